@@ -1,0 +1,14 @@
+"""The one error for what a person can mend: parameters, data, a missing file."""
+
+
+class Mistake(SystemExit):
+    """Ends a stage with exit status 1 and its message on stderr, without a traceback.
+
+    The message says what was found, where, what was expected, and the key or command that mends it.
+    """
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """The first ``most`` of ``names`` for a message, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
