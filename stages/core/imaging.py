@@ -1,0 +1,157 @@
+"""Read images of any kind into 8-bit grey or RGB, once, and take all that later stages need."""
+
+import hashlib
+import io
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from pathlib import Path
+from typing import NamedTuple
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps
+
+MOST_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
+THUMBNAIL = 64  # pixels, the side of the square that the audit compares
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+
+
+class Picture(NamedTuple):
+    """A decoded image. ``pixels`` and ``thumbnail`` are uint8 (side, side, C), C being 1 for grey and 3 for
+    RGB; ``width``, ``height`` and ``mode`` are those of the file, the hashes hexadecimal."""
+
+    pixels: np.ndarray
+    thumbnail: np.ndarray
+    width: int
+    height: int
+    mode: str
+    bytes_sha256: str
+    pixels_sha256: str
+    phash: str
+
+
+class Unreadable(ValueError):
+    """What was given is not an image that can be decoded; the message says why."""
+
+
+def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
+    """Write a zip that is equal for equal images: sorted names, one time for all, nothing compressed."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(names):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.external_attr = 0o644 << 16
+            entry.create_system = 3
+            archive.writestr(entry, content(name))
+
+
+def decode(content: bytes) -> tuple[Image.Image, str]:
+    """An image as 8-bit grey ("L") or RGB, upright, and the mode that its file has.
+
+    RGB whose channels are equal becomes grey; 16-bit grey is scaled to 8 bits; transparency is dropped; of
+    an animation the first frame counts. Raises Unreadable.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own limit is lower, and only a warning
+            image = Image.open(io.BytesIO(content))
+            mode = image.mode
+            if image.width * image.height > MOST_PIXELS:
+                raise Unreadable(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+            image = ImageOps.exif_transpose(image)
+            image.load()
+    except Unreadable:
+        raise
+    except Exception as error:  # each of Pillow's decoders raises errors of its own
+        reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
+        raise Unreadable(reason or type(error).__name__) from None
+    if mode.startswith("I"):
+        values = np.asarray(image, dtype=np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
+        return Image.fromarray((values // 257).astype(np.uint8)), mode
+    if mode == "F":
+        raise Unreadable("floating-point pixels have no known range")
+    if mode in ("1", "L", "LA"):
+        return image.convert("L"), mode
+    colour = image.convert("RGB")
+    values = np.asarray(colour)
+    if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
+        return colour.getchannel(0), mode
+    return colour, mode
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
+
+    Pillow's 8-bit resize computes with integers, so it gives the same bytes on every machine.
+    """
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def picture(content: bytes, side: int) -> Picture:
+    """Decode one file. Raises Unreadable."""
+    image, mode = decode(content)
+    shape = f"{image.mode} {image.width} {image.height} ".encode()
+    return Picture(
+        pixels=square(image, side),
+        thumbnail=square(image, THUMBNAIL),
+        width=image.width,
+        height=image.height,
+        mode=mode,
+        bytes_sha256=hashlib.sha256(content).hexdigest(),
+        pixels_sha256=hashlib.sha256(shape + image.tobytes()).hexdigest(),
+        phash=str(imagehash.phash(image)),
+    )
+
+
+def pictures(archive: str | Path, names: list[str], side: int) -> Iterator[Picture | Unreadable]:
+    """Decode ``names`` out of a zip on all cores, in their order, in bounded memory."""
+    with zipfile.ZipFile(archive) as source, ThreadPoolExecutor(cpu_count()) as pool:
+
+        def one(name: str) -> Picture | Unreadable:
+            try:
+                return picture(source.read(name), side)
+            except Unreadable as reason:
+                return reason
+
+        for start in range(0, len(names), 256):
+            yield from pool.map(one, names[start : start + 256])
+
+
+class Stack:
+    """Collects images of one size into a .npy of shape (N, side, side, C), uint8, on disk from the start.
+
+    C is 1 while every image is grey; the first colour image widens what is already there.
+    """
+
+    def __init__(self, path: Path, most: int, side: int) -> None:
+        self.path, self.most, self.side = path, most, side
+        self.count = 0
+        self.array = self._open(path, 1)
+
+    def _open(self, path: Path, channels: int) -> np.memmap:
+        return np.lib.format.open_memmap(path, "w+", np.uint8, (self.most, self.side, self.side, channels))
+
+    def add(self, pixels: np.ndarray) -> None:
+        if pixels.shape[-1] > self.array.shape[-1]:
+            self._resize(self.most, 3)
+        self.array[self.count] = pixels  # grey is broadcast over three channels
+        self.count += 1
+
+    def finish(self) -> None:
+        """Leave exactly the images added."""
+        if self.count < self.most:
+            self._resize(self.count, self.array.shape[-1])
+        self.array.flush()
+
+    def _resize(self, most: int, channels: int) -> None:
+        old, beside = self.array, self.path.with_suffix(".wider.npy")
+        self.most = most
+        self.array = self._open(beside, channels)
+        for start in range(0, self.count, 1024):
+            self.array[start : min(start + 1024, self.count)] = old[start : min(start + 1024, self.count)]
+        beside.replace(self.path)

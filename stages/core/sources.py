@@ -1,0 +1,363 @@
+"""Bring images, labels and patients from wherever they are into one shape."""
+
+import io
+import os
+import re
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import pandas as pd
+from PIL import Image
+
+from core import archives, files, phantom, tables
+from core.errors import Mistake, some
+from core.params import Data
+
+IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
+MOST_DOWNLOADED = 1 << 38  # bytes
+
+
+class Raw(NamedTuple):
+    """What a source holds. ``labels`` has the columns of tables.LABELS, sorted by file; ``listed`` those of
+    tables.LISTED; ``content`` gives the bytes of a file named in ``labels``."""
+
+    labels: pd.DataFrame
+    listed: pd.DataFrame
+    content: Callable[[str], bytes]
+    provenance: dict[str, Any]
+
+
+@contextmanager
+def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
+    """Open the source that ``data`` describes; relative locations are taken from ``root``.
+
+    Raises Mistake for whatever a person can mend: no such source, no network, a wrong hash, an unsafe
+    archive, labels and images that don't fit each other.
+    """
+    if data.source == "phantom":
+        yield _phantom(data, seed)
+        return
+    assert data.location is not None  # the schema has seen to it
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=_scratch()) as scratch:
+        if data.source == "kaggle":
+            folder, known = _kaggle(data.location)
+        elif data.source == "folder":
+            folder, known = root / data.location, {}
+            if not folder.is_dir():
+                raise Mistake(f"data.location: there is no folder {folder}")
+        else:
+            archive = _fetch(data.location, Path(scratch)) if "://" in data.location else root / data.location
+            if not archive.is_file():
+                raise Mistake(f"data.location: there is no archive {archive}")
+            found = files.sha256(archive)
+            if data.sha256 is not None and found != data.sha256:
+                raise Mistake(f"{data.location} has the sha256 {found}, and data.sha256 is {data.sha256}: another file")
+            folder, known = Path(scratch) / "unpacked", {"sha256": found}
+            folder.mkdir()
+            archives.unpack(archive, folder)
+        yield collect(folder, data, root, known)
+
+
+def collect(folder: Path, data: Data, root: Path, known: dict[str, Any] | None = None) -> Raw:
+    """Read labels, patients and lists of a folder, and hold them against its images."""
+    base = folder / data.within if data.within else folder
+    if not base.is_dir():
+        raise Mistake(f"data.within: there is no folder {data.within!r} in {data.location}")
+    images, others = _walk(base)
+    if not images:
+        raise Mistake(f"{data.location}: there is no image in it ({', '.join(sorted(IMAGES))})")
+
+    faults: dict[str, list[str]] = {}
+    if data.labels is None:
+        classes = {file: Path(file).parent.name for file in images}
+        classes = {file: name for file, name in classes.items() if name}
+        rows = None
+    else:
+        rows = _labelled_rows(base, folder, data, root)
+        classes, rows = _match_labels(rows, images, data, faults)
+    faults["images without a label"] = sorted(set(images) - set(classes))
+    patients = _patients(classes, rows, data, faults)
+
+    bad = {file for names in faults.values() for file in names}
+    kept = sorted(set(classes) - bad)
+    faults = {what: names for what, names in faults.items() if names}
+    if faults and data.unusable == "fail":
+        raise Mistake(
+            "\n".join(f"{data.location}: {len(names):,} {what}: {some(names)}" for what, names in faults.items())
+            + "\nMend the source, or drop these: data.unusable: drop"
+        )
+    table = pd.DataFrame(
+        {
+            "file": kept,
+            "label": _binary({file: classes[file] for file in kept}, data),
+            "patient": pd.array([patients.get(file) for file in kept], dtype="string"),
+        }
+    )
+    provenance = {
+        "source": data.source,
+        "synthetic": False,
+        "location": _public(data.location or ""),
+        "version": None,
+        "sha256": None,
+        "licence": _licence(others, base),
+        **(known or {}),
+        "images": len(table),
+        "positives": int(table["label"].sum()),
+        "patients": int(table["patient"].nunique()) if data.patient else None,
+        "other_files": len(others),
+        "dropped": {what: len(names) for what, names in faults.items()},
+    }
+    listed = _listed(table, base, folder, data, root)
+    return Raw(table, listed, lambda file: (base / file).read_bytes(), provenance)
+
+
+def _phantom(data: Data, seed: int) -> Raw:
+    made = data.phantom
+    patches = sorted(phantom.draw(made.images, made.patients, made.side, seed), key=lambda patch: patch.name)
+    pixels = {patch.name: patch.pixels for patch in patches}
+    labels = pd.DataFrame(
+        {
+            "file": [patch.name for patch in patches],
+            "label": [patch.label for patch in patches],
+            "patient": pd.array([patch.patient for patch in patches], dtype="string"),
+        }
+    )
+
+    def content(file: str) -> bytes:
+        written = io.BytesIO()
+        # BMP is not compressed: the bytes of a PNG depend on the zlib that wrote it.
+        Image.fromarray(pixels[file]).save(written, "BMP")
+        return written.getvalue()
+
+    provenance = {
+        "source": "phantom",
+        "synthetic": True,
+        "location": None,
+        "version": None,
+        "sha256": None,
+        "licence": "none: synthetic images, drawn by stages/core/phantom.py",
+        "images": len(labels),
+        "positives": int(labels["label"].sum()),
+        "patients": int(labels["patient"].nunique()),
+        "other_files": 0,
+        "dropped": {},
+    }
+    return Raw(labels, pd.DataFrame(columns=tables.LISTED), content, provenance)
+
+
+def _scratch() -> Path:
+    """A folder on the disk that the results go to: the system's own /tmp is often small."""
+    folder = Path("data")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
+    import kagglehub  # two seconds that only this source should pay
+
+    try:
+        folder = Path(kagglehub.dataset_download(location))
+    except Exception as error:  # kagglehub raises requests', its own and urllib3's; each means the same here
+        reason = " ".join(str(error).split())[:200]
+        raise Mistake(
+            f"Kaggle's data set {location} can't be fetched ({type(error).__name__}: {reason}). "
+            "Without network: unpack it by hand and use data.source folder"
+        ) from None
+    return folder, {"version": folder.name if folder.parent.name == "versions" else None}
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, file, code, message, headers, url):  # type: ignore[no-untyped-def]
+        if not url.startswith("https://"):
+            raise Mistake(f"data.location leads on to {_public(url)}, which is not https")
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+def _fetch(address: str, folder: Path) -> Path:
+    if not address.startswith("https://"):
+        raise Mistake(f"data.location must be a path or an https address, not {_public(address)}")
+    target = folder / "archive"
+    try:
+        with urllib.request.build_opener(_HttpsOnly).open(address, timeout=60) as answer, open(target, "wb") as file:
+            left = min(MOST_DOWNLOADED, shutil.disk_usage(folder).free)
+            while chunk := answer.read(files.CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise Mistake(f"{_public(address)} is larger than this disk has free, or than 256 GiB")
+                file.write(chunk)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise Mistake(f"{_public(address)} can't be fetched: {error}") from None
+    return target
+
+
+def _public(location: str) -> str:
+    """An address without user, password and query, which may hold a credential."""
+    if "://" not in location:
+        return location
+    parts = urlsplit(location)
+    host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _walk(base: Path) -> tuple[list[str], list[str]]:
+    """Images and other files below ``base``, as sorted paths with / from there."""
+    images, others = [], []
+    inside = base.resolve()
+    for at, folders, names in os.walk(base):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in folders + names:
+            path = Path(at, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise Mistake(f"{path} is a link that leads out of {base}, which is not followed: put the file there")
+        for name in names:
+            if not name.startswith("."):
+                file = Path(at, name).relative_to(base).as_posix()
+                (images if Path(name).suffix.lower() in IMAGES else others).append(file)
+    return sorted(images), sorted(others)
+
+
+class _Names:
+    """Finds the file that a table means: by its path, or by as much of the path's end as is unique."""
+
+    def __init__(self, images: list[str]) -> None:
+        self.images = set(images)
+        self.by_name: dict[str, list[str]] = {}
+        for file in images:
+            self.by_name.setdefault(file.rpartition("/")[2], []).append(file)
+
+    def find(self, name: str) -> str | None:
+        name = name.replace("\\", "/").removeprefix("./")
+        if name in self.images:
+            return name
+        ends = [file for file in self.by_name.get(name.rpartition("/")[2], []) if file.endswith("/" + name)]
+        if len(ends) > 1:
+            raise Mistake(f"the name {name} fits {len(ends)} images: {some(ends)}. Write more of the path in the table")
+        return ends[0] if ends else None
+
+
+def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Path:
+    """A table inside the source, found by the end of its path, or a path of this machine."""
+    for inside in (base, folder):
+        found = sorted(path for path in inside.rglob(Path(name).name) if path.as_posix().endswith("/" + name))
+        if len(found) > 1:
+            raise Mistake(f"{key}: {name} stands {len(found)} times in the source. Write more of its path")
+        if found:
+            return found[0]
+    if (root / name).is_file():
+        return root / name
+    raise Mistake(f"{key}: there is no {name}, neither in the source nor at {(root / name).resolve()}")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
+        raise Mistake(f"{path} can't be read as a CSV in UTF-8: {error}") from None
+    rows.columns = [str(column).strip() for column in rows.columns]
+    return rows
+
+
+def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[str]":
+    if column not in rows.columns:
+        raise Mistake(f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, rows.columns))}")
+    return rows[column].str.strip()
+
+
+def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
+    assert data.labels is not None
+    rows = _read_csv(_table_path(data.labels, "data.labels", base, folder, root))
+    chosen = {
+        "name": _column(rows, data.file_column, "data.file_column", data.labels),
+        "class": _column(rows, data.label_column, "data.label_column", data.labels),
+    }
+    if data.patient is not None and not data.patient_is_pattern:
+        chosen["patient"] = _column(rows, data.patient, "data.patient", data.labels)
+    return pd.DataFrame(chosen)
+
+
+def _match_labels(
+    rows: pd.DataFrame, images: list[str], data: Data, faults: dict[str, list[str]]
+) -> tuple[dict[str, str], pd.DataFrame]:
+    """The class of each image that the table labels once, and the table's rows with their file."""
+    names = _Names(images)
+    rows = rows.assign(file=[names.find(name) for name in rows["name"]])
+    faults["labels without an image"] = sorted(rows.loc[rows["file"].isna(), "name"])
+    rows = rows[rows["file"].notna()]
+    faults[f"names given twice in {data.labels}"] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
+    labelled = rows[rows["class"] != ""].drop_duplicates("file")
+    return dict(zip(labelled["file"], labelled["class"], strict=True)), labelled
+
+
+def _patients(
+    classes: dict[str, str], rows: pd.DataFrame | None, data: Data, faults: dict[str, list[str]]
+) -> dict[str, str]:
+    if data.patient is None:
+        return {}
+    if data.patient_is_pattern:
+        pattern = re.compile(data.patient)
+        whole = "/" in data.patient
+        matches = {file: pattern.search(file if whole else file.rpartition("/")[2]) for file in classes}
+        found = {file: match["patient"] for file, match in matches.items() if match and match["patient"]}
+    else:
+        assert rows is not None
+        found = {file: patient for file, patient in zip(rows["file"], rows["patient"], strict=True) if patient}
+    faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(found))
+    return found
+
+
+def _binary(classes: dict[str, str], data: Data) -> list[int]:
+    counts = pd.Series(list(classes.values()), dtype="string").value_counts()
+    where = f"column {data.label_column!r} of {data.labels}" if data.labels else "the folders that the images lie in"
+    found = some([f"{name!r} ({count:,} images)" for name, count in counts.items()], 8)
+    if len(counts) != 2 or data.positive not in counts.index:
+        hint = "" if data.labels else ". Where labels stand in a table, name it: data.labels"
+        raise Mistake(
+            f"{data.location}: {where} must hold two classes, one of them data.positive = {data.positive!r}; "
+            f"found {found or 'none'}{hint}"
+        )
+    return [int(name == data.positive) for name in classes.values()]
+
+
+def _listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
+    """The part that the user's lists give to each image, patients' names replaced by their images."""
+    names = _Names(list(table["file"]))
+    of_patient = table.groupby("patient")["file"].apply(list).to_dict()
+    rows: list[tuple[str, str]] = []
+    for part, name in data.lists.given().items():
+        path = _table_path(name, f"data.lists.{part}", base, folder, root)
+        if path.suffix.lower() == ".csv":
+            entries = list(_column(_read_csv(path), data.file_column, "data.file_column", name))
+        else:
+            entries = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        unknown = []
+        for entry in dict.fromkeys(entries):
+            file = names.find(entry)
+            found = [file] if file else of_patient.get(entry, [])
+            rows += [(file, part) for file in found]
+            if not found:
+                unknown.append(entry)
+        if unknown and data.unusable == "fail":
+            raise Mistake(
+                f"data.lists.{part}: {len(unknown):,} of {len(entries):,} entries of {name} are neither an image nor a "
+                f"patient: {some(unknown)}. Mend the list, or pass over them: data.unusable: drop"
+            )
+    listed = pd.DataFrame(rows, columns=tables.LISTED).sort_values("file", kind="stable")
+    twice = listed[listed["file"].duplicated(keep=False)]
+    if len(twice):
+        raise Mistake(f"data.lists: {twice['file'].nunique():,} images stand in two lists: {some(list(twice['file'].unique()))}")
+    return listed
+
+
+def _licence(others: list[str], base: Path) -> str | None:
+    for file in others:
+        if re.fullmatch(r"licen[cs]e(\.(txt|md))?", file, re.IGNORECASE):
+            lines = (base / file).read_text(encoding="utf-8", errors="replace").split("\n")
+            return next((line.strip() for line in lines if line.strip()), None)
+    return None

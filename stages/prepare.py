@@ -1,0 +1,49 @@
+"""Decode every image once: an array to train on, thumbnails and hashes to find copies with.
+
+Reads   data/raw/images.zip, data/raw/labels.csv, params.yaml (prepare, data.unusable)
+Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/index.csv
+Alone   python stages/prepare.py
+"""
+
+from core import files, imaging, params, tables
+from core.errors import Mistake, some
+from tqdm import tqdm
+
+ARCHIVE = "data/raw/images.zip"
+LABELS = "data/raw/labels.csv"
+IMAGES = "data/prepared/images.npy"
+THUMBNAILS = "data/prepared/thumbnails.npy"
+INDEX = "data/prepared/index.csv"
+
+
+def main() -> None:
+    chosen = params.load("prepare", "data.unusable")
+    labels = tables.read(LABELS, tables.LABELS)
+    side, count = chosen.prepare.image_size, len(labels)
+
+    rows, unreadable = [], []
+    with files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails:
+        large, small = imaging.Stack(images, count, side), imaging.Stack(thumbnails, count, imaging.THUMBNAIL)
+        pictures = imaging.pictures(ARCHIVE, list(labels["file"]), side)
+        for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
+            if isinstance(picture, imaging.Unreadable):
+                unreadable.append(f"{entry.file} ({picture})")
+                continue
+            large.add(picture.pixels)
+            small.add(picture.thumbnail)
+            rows.append((len(rows), entry.file, entry.label, entry.patient, *picture[2:]))
+        if unreadable and (chosen.data.unusable == "fail" or not rows):
+            raise Mistake(
+                f"{len(unreadable):,} of {count:,} images can't be decoded: {some(unreadable)}\n"
+                "Mend them in the source, or drop them: data.unusable: drop"
+            )
+        large.finish()
+        small.finish()
+    tables.write(tables.frame(rows, tables.INDEX), INDEX, tables.INDEX)
+
+    shape = " x ".join(map(str, large.array.shape))
+    print(f"{len(rows):,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")
+
+
+if __name__ == "__main__":
+    main()
