@@ -6,6 +6,7 @@ Alone   python stages/audit.py
 """
 
 import numpy as np
+
 from core import auditing, drawing, files, tables
 
 LABELS = "data/raw/labels.csv"

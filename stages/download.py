@@ -15,9 +15,8 @@ PROVENANCE = "data/raw/provenance.json"
 
 def main() -> None:
     chosen = params.load("data", "seed")
-    with sources.gather(chosen.data, chosen.seed, files.root()) as raw:
-        with files.whole(IMAGES) as unfinished:
-            imaging.pack(raw.labels["file"], raw.content, unfinished)
+    with sources.gather(chosen.data, chosen.seed, files.root()) as raw, files.whole(IMAGES) as unfinished:
+        imaging.pack(raw.labels["file"], raw.content, unfinished)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)
     files.write_json(PROVENANCE, raw.provenance)

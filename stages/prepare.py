@@ -5,9 +5,13 @@ Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/in
 Alone   python stages/prepare.py
 """
 
+from functools import partial
+from zipfile import ZipFile
+
+from tqdm import tqdm
+
 from core import files, imaging, params, tables
 from core.errors import Mistake, some
-from tqdm import tqdm
 
 ARCHIVE = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
@@ -22,9 +26,9 @@ def main() -> None:
     side, count = chosen.prepare.image_size, len(labels)
 
     rows, unreadable = [], []
-    with files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails:
+    with ZipFile(ARCHIVE) as archive, files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails:
         large, small = imaging.Stack(images, count, side), imaging.Stack(thumbnails, count, imaging.THUMBNAIL)
-        pictures = imaging.pictures(ARCHIVE, list(labels["file"]), side)
+        pictures = imaging.decode_all(list(labels["file"]), archive.read, partial(imaging.picture, side=side))
         for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
             if isinstance(picture, imaging.Unreadable):
                 unreadable.append(f"{entry.file} ({picture})")

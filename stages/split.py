@@ -36,7 +36,11 @@ def main() -> None:
     )
 
     print(splitting.describe(figures))
-    print(f"LEAK, reported as split.on_leak asks:\n{leak}" if leak else "No test image has a copy or a patient in training.")
+    print(
+        f"LEAK, reported as split.on_leak asks:\n{leak}"
+        if leak
+        else "No test image has a copy or a patient in training."
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def _untar(archive: Path, target: Path) -> None:
             if member.islnk():
                 original = allowance.place(member.linkname)
                 if not original.is_file():
-                    raise Mistake(f"{archive}: {member.name} links to {member.linkname}, which does not stand before it")
+                    raise Mistake(
+                        f"{archive}: {member.name} links to {member.linkname}, which does not stand before it"
+                    )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.link(original, path)
             elif member.isreg():

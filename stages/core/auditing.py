@@ -51,14 +51,17 @@ def summarise(index: pd.DataFrame, clusters: pd.DataFrame, unreadable: int) -> d
 
 def explain(figures: dict[str, Any], conflicting: list[list[str]]) -> str:
     """What was found, what it means, and which parameter deals with it: plain text."""
+    kind = "SYNTHETIC images" if figures["synthetic"] else "images"
     lines = [
-        f"{figures['images']:,} {'SYNTHETIC ' if figures['synthetic'] else ''}images, {figures['distinct_images']:,} of them distinct; "
+        f"{figures['images']:,} {kind}, {figures['distinct_images']:,} of them distinct; "
         f"{figures['positives']:,} positive, {figures['distinct_positives']:,} of them distinct"
     ]
     if figures["patients"] is None:
         lines.append("Patients are not known: a split cannot keep them apart. data.patient tells where they stand.")
     else:
-        lines.append(f"{figures['patients']:,} patients, {figures['positive_patients']:,} of them with a positive image")
+        lines.append(
+            f"{figures['patients']:,} patients, {figures['positive_patients']:,} of them with a positive image"
+        )
         if figures["positive_patients"] < 10:
             lines.append("So few positive patients cannot show how a classifier does on new ones.")
     if figures["redundant_copies"]:

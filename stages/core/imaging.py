@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
-MOST_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 THUMBNAIL = 64  # pixels, the side of the square that the audit compares
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
@@ -55,15 +54,11 @@ def decode(content: bytes) -> tuple[Image.Image, str]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own limit is lower, and only a warning
-            image = Image.open(io.BytesIO(content))
+            warnings.simplefilter("ignore")  # from 89 megapixels on Pillow warns, and refuses from twice as many
+            image: Image.Image = Image.open(io.BytesIO(content))
             mode = image.mode
-            if image.width * image.height > MOST_PIXELS:
-                raise Unreadable(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
             image = ImageOps.exif_transpose(image)
             image.load()
-    except Unreadable:
-        raise
     except Exception as error:  # each of Pillow's decoders raises errors of its own
         reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
         raise Unreadable(reason or type(error).__name__) from None
@@ -108,16 +103,36 @@ def picture(content: bytes, side: int) -> Picture:
     )
 
 
-def pictures(archive: str | Path, names: list[str], side: int) -> Iterator[Picture | Unreadable]:
-    """Decode ``names`` out of a zip on all cores, in their order, in bounded memory."""
-    with zipfile.ZipFile(archive) as source, ThreadPoolExecutor(cpu_count()) as pool:
+def pixels(content: bytes, side: int) -> np.ndarray:
+    """Decode one file to uint8 (side, side, C) and nothing else. Raises Unreadable."""
+    return square(decode(content)[0], side)
 
-        def one(name: str) -> Picture | Unreadable:
-            try:
-                return picture(source.read(name), side)
-            except Unreadable as reason:
-                return reason
 
+def fit_into(place: np.ndarray, found: np.ndarray | Unreadable) -> str:
+    """Write an image into its place (side, side, C) of a stack; or return why it does not belong there."""
+    if isinstance(found, Unreadable):
+        return str(found)
+    if found.shape[-1] > place.shape[-1]:
+        return "a colour image, and the model was trained on grey ones"
+    place[:] = found  # grey is broadcast over three channels
+    return ""
+
+
+Made = TypeVar("Made")
+
+
+def decode_all(
+    names: list[str], read: Callable[[str], bytes], make: Callable[[bytes], Made]
+) -> Iterator[Made | Unreadable]:
+    """``make(read(name))`` for each name in order, on all cores, in bounded memory; or why it can't be had."""
+
+    def one(name: str) -> Made | Unreadable:
+        try:
+            return make(read(name))
+        except Unreadable as reason:
+            return reason
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(names), 256):
             yield from pool.map(one, names[start : start + 256])
 

@@ -193,7 +193,9 @@ def load(*declared: str, path: str | Path = PATH) -> Params:
     except (YAMLError, ValueError) as error:
         raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
-        raise Mistake(f"{path} must be a mapping of keys to values, and holds {'nothing' if given is None else given!r}")
+        raise Mistake(
+            f"{path} must be a mapping of keys to values, and holds {'nothing' if given is None else given!r}"
+        )
     try:
         params = Params.model_validate(given)
     except ValidationError as errors:
@@ -225,7 +227,9 @@ def _explain(errors: ValidationError) -> list[str]:
 
 def _keys(section: type[BaseModel]) -> set[str]:
     inner = [field.annotation for field in section.model_fields.values()]
-    return set(section.model_fields).union(*(_keys(kind) for kind in inner if isinstance(kind, type) and issubclass(kind, Section)))
+    return set(section.model_fields).union(
+        *(_keys(kind) for kind in inner if isinstance(kind, type) and issubclass(kind, Section))
+    )
 
 
 _KEYS = _keys(Params)

@@ -18,7 +18,7 @@ from core.tables import SYNTHETIC
 
 WINDOW = 19  # pixels; the side of the square that a nucleus is drawn into
 SINE = np.array([0, 383, 707, 924, 1000, 924, 707, 383, 0, -383, -707, -924, -1000, -924, -707, -383])
-HEALTHY_IN_1000 = 400  # patients without a positive patch
+HEALTHY_IN_1000 = 500  # patients without a positive patch
 
 
 class Patch(NamedTuple):
@@ -48,13 +48,16 @@ def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
 
 def _patient(number: int, count: int, side: int, seed: int, planted: bool, conflict: bool) -> Iterator[Patch]:
     random = np.random.RandomState([seed % 2**32, number])
-    prevalence = 0 if random.randint(1000) < HEALTHY_IN_1000 else random.randint(400, 900)
+    prevalence = 0 if random.randint(1000) < HEALTHY_IN_1000 else random.randint(550, 950)
     copies = 3 if planted and count >= 8 else 2 if planted else 0
     labels = (random.randint(1000, size=count - copies) < prevalence).astype(np.int64)
     pixels = _tissue(random, labels, side)
 
     patient = f"p{number:04d}"
-    patches = [Patch(f"{SYNTHETIC}{patient}_{k:04d}.bmp", patient, int(label), pixels[k]) for k, label in enumerate(labels)]
+    patches = [
+        Patch(f"{SYNTHETIC}{patient}_{k:04d}.bmp", patient, int(label), pixels[k]) for k, label in enumerate(labels)
+    ]
+
     def plant(**changes: Any) -> None:
         patches.append(patches[0]._replace(name=f"{SYNTHETIC}{patient}_{len(patches):04d}.bmp", **changes))
 
@@ -78,11 +81,11 @@ def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.
     stain = np.array([110, 70, 150]) + random.randint(-34, 35, size=3)
     radius = random.randint(28, 43)  # tenths of a pixel
     grain = random.randint(3, 10)
-    crowding = random.randint(-3, 4)
+    crowding = random.randint(-6, 7)
 
     # What makes the label: how many nuclei, how unequal in size, how far from round. The severity
     # (0 to 1000) of the two classes overlaps, so that no classifier is perfect.
-    severity = np.clip(np.where(labels == 1, 660, 340) + random.randint(-300, 301, size=count), 0, 1000)
+    severity = np.clip(np.where(labels == 1, 690, 310) + random.randint(-280, 281, size=count), 0, 1000)
     area = side * side
     nuclei = np.maximum(3, (12 + crowding + severity * 42 // 1000) * area // 4096)
     irregular = 20 + severity * 520 // 1000  # thousandths of the radius
@@ -101,8 +104,11 @@ def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.
         inside = _blobs(random, size[part], spread[part], step)
         np.maximum.at(
             cover,
-            (image[part, None, None], row[part, None, None] + step[:, None] + WINDOW // 2,
-             column[part, None, None] + step + WINDOW // 2),
+            (
+                image[part, None, None],
+                row[part, None, None] + step[:, None] + WINDOW // 2,
+                column[part, None, None] + step + WINDOW // 2,
+            ),
             inside * shade[part, None, None],
         )
     half = WINDOW // 2

@@ -70,7 +70,7 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any] | None =
     base = folder / data.within if data.within else folder
     if not base.is_dir():
         raise Mistake(f"data.within: there is no folder {data.within!r} in {data.location}")
-    images, others = _walk(base)
+    images, others = walk(base)
     if not images:
         raise Mistake(f"{data.location}: there is no image in it ({', '.join(sorted(IMAGES))})")
 
@@ -206,9 +206,10 @@ def _public(location: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def _walk(base: Path) -> tuple[list[str], list[str]]:
+def walk(base: Path) -> tuple[list[str], list[str]]:
     """Images and other files below ``base``, as sorted paths with / from there."""
-    images, others = [], []
+    images: list[str] = []
+    others: list[str] = []
     inside = base.resolve()
     for at, folders, names in os.walk(base):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
@@ -221,6 +222,21 @@ def _walk(base: Path) -> tuple[list[str], list[str]]:
                 file = Path(at, name).relative_to(base).as_posix()
                 (images if Path(name).suffix.lower() in IMAGES else others).append(file)
     return sorted(images), sorted(others)
+
+
+def expand(paths: list[Path]) -> list[str]:
+    """The files named, and the images below the folders named. Raises Mistake where there is none."""
+    found: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            found += [(path / file).as_posix() for file in walk(path)[0]]
+        elif path.is_file():
+            found.append(path.as_posix())
+        else:
+            raise Mistake(f"there is no image or folder {path}")
+    if not found:
+        raise Mistake(f"there is no image in {some([str(path) for path in paths])} ({', '.join(sorted(IMAGES))})")
+    return found
 
 
 class _Names:
@@ -287,7 +303,7 @@ def _match_labels(
 ) -> tuple[dict[str, str], pd.DataFrame]:
     """The class of each image that the table labels once, and the table's rows with their file."""
     names = _Names(images)
-    rows = rows.assign(file=[names.find(name) for name in rows["name"]])
+    rows = rows.assign(file=pd.array([names.find(name) for name in rows["name"]], dtype="string"))
     faults["labels without an image"] = sorted(rows.loc[rows["file"].isna(), "name"])
     rows = rows[rows["file"].notna()]
     faults[f"names given twice in {data.labels}"] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
@@ -351,7 +367,9 @@ def _listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Pat
     listed = pd.DataFrame(rows, columns=tables.LISTED).sort_values("file", kind="stable")
     twice = listed[listed["file"].duplicated(keep=False)]
     if len(twice):
-        raise Mistake(f"data.lists: {twice['file'].nunique():,} images stand in two lists: {some(list(twice['file'].unique()))}")
+        raise Mistake(
+            f"data.lists: {twice['file'].nunique():,} images stand in two lists: {some(list(twice['file'].unique()))}"
+        )
     return listed
 
 

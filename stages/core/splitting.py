@@ -12,9 +12,7 @@ from core.errors import Mistake, some
 from core.params import PARTS, Split
 
 
-def assign(
-    index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, chosen: Split, seed: int
-) -> pd.DataFrame:
+def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, chosen: Split, seed: int) -> pd.DataFrame:
     """Give every image of ``index`` a part: train, val, test or dropped.
 
     ``clusters`` and ``listed`` have the columns of tables.CLUSTERS and tables.LISTED. Returns those of
@@ -44,8 +42,8 @@ def assign(
 
     split["part"] = pd.array(["dropped"] * len(split), dtype="string")
     if chosen.strategy == "predefined":
-        part = split["file"].map(listed.set_index("file")["part"]).fillna("dropped")
-        split.loc[~dropped, "part"] = part[~dropped]
+        wanted = split["file"].map(listed.set_index("file")["part"]).fillna("dropped")
+        split.loc[~dropped, "part"] = wanted[~dropped]
         if chosen.duplicates == "together":
             _refuse_torn_groups(split)
     else:
@@ -55,6 +53,8 @@ def assign(
 
     for part in PARTS:
         if not (split["part"] == part).any():
+            if chosen.strategy == "predefined":
+                raise Mistake(f"the part {part} would get no image: none that data.lists.{part} names is here")
             raise Mistake(
                 f"the part {part} would get no image: {split['group'].nunique():,} groups of images that belong "
                 f"together are too few for split.train {chosen.train:g}, val {chosen.val:g}, test {chosen.test:g}"
@@ -113,7 +113,7 @@ def _distribute(groups: "pd.Series[Any]", labels: "pd.Series[Any]", fractions: n
         have[best] += size
         left -= size > 0
     part = np.array(PARTS)[chosen]
-    return part[table.index.get_indexer(groups)]
+    return part[table.index.get_indexer(pd.Index(groups))]
 
 
 def _refuse_torn_groups(split: pd.DataFrame) -> None:
@@ -191,7 +191,9 @@ def explain_leak(split: pd.DataFrame) -> str | None:
     test = shared[shared["part"] == "test"]
     lines = []
     if (copies := test[test["copy_in_train"]]).size:
-        lines.append(f"{len(copies):,} of {len(test):,} test images are copies of a training image: {some(list(copies['file']))}")
+        lines.append(
+            f"{len(copies):,} of {len(test):,} test images are copies of a training image: {some(list(copies['file']))}"
+        )
     if (known := test[test["patient_in_train"].fillna(False)]).size:
         patients = sorted(known["patient"].unique())
         lines.append(

@@ -1,0 +1,47 @@
+# make help lists the targets. All of them work without a network once .venv is made.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help repro test test-fast lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+repro: .venv/ready  ## install what is needed, run the pipeline, say where the results are
+	dvc repro
+	@echo
+	@echo "Figures  metrics/evaluate.json (and audit, split, train beside it); dvc metrics show"
+	@echo "Plots    plots/evaluate/evaluation.png, plots/evaluate/training.png; dvc plots show"
+	@echo "Scores   data/predictions.csv, an image a row"
+	@echo "Model    models/; python stages/predict.py IMAGE_OR_FOLDER"
+
+test: .venv/ready-dev  ## all tests, training ones too
+	python -m pytest
+
+test-fast: .venv/ready-dev  ## tests that neither train nor run DVC
+	python -m pytest -m "not slow"
+
+lint: .venv/ready-dev  ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+clean:  ## delete the environment; data, models and caches stay
+	rm -rf .venv
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or later is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)." \
+	    "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	@free=$$(df -Pk . | awk 'NR == 2 {print $$4}'); [ -d .venv ] || [ "$$free" -ge 8000000 ] || \
+	  { echo "8 GB of disk are needed (6 GB of them for PyTorch), and $$((free / 1000000)) GB are free here."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

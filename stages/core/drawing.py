@@ -1,0 +1,138 @@
+"""Pictures for people. What DVC overlays between runs are the tables beside them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed, and none is looked for
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from core import files, tables
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+TEST, VALIDATION, NEGATIVE, POSITIVE = "#0072B2", "#E69F00", "#0072B2", "#D55E00"
+LARGEST_CLUSTERS = 12
+SHOWN_OF_EACH = 8
+
+
+@contextmanager
+def _page(path: str | Path, size: tuple[float, float], grid: tuple[int, int], synthetic: bool) -> Iterator[Any]:
+    """A figure of ``grid`` axes that becomes a PNG, marked where what it shows is synthetic."""
+    figure, axes = plt.subplots(*grid, figsize=size, layout="constrained", squeeze=False)
+    if synthetic:
+        figure.suptitle("SYNTHETIC images: says nothing about patients", fontsize=10, color="0.35")
+    try:
+        yield axes
+        with files.whole(path) as unfinished:
+            # Without the version of matplotlib, which would make equal pictures differ.
+            figure.savefig(unfinished, dpi=100, metadata={"Software": None})
+    finally:
+        plt.close(figure)
+
+
+def copies(index: pd.DataFrame, clusters: pd.DataFrame, thumbnails: np.ndarray, path: str | Path) -> None:
+    """The largest clusters of copies, a row each: ``thumbnails`` is uint8 (N, side, side, C) in the index's order."""
+    rows = clusters.merge(index[["row", "file", "label", "patient"]], on="file")
+    largest = rows["cluster"].value_counts(sort=False).sort_values(ascending=False, kind="stable")[:LARGEST_CLUSTERS]
+    height, width = max(len(largest), 1), min(SHOWN_OF_EACH, max(4, largest.max() if len(largest) else 0))
+    with _page(path, (1.35 * width, 1.6 * height + 0.4), (height, width), tables.is_synthetic(index)) as axes:
+        for axis in axes.flat:
+            axis.axis("off")
+        if largest.empty:
+            axes[0, 0].text(0, 0.5, "No image has a copy.", fontsize=12)
+        for line, (cluster, count) in zip(axes, largest.items(), strict=False):
+            members = rows[rows["cluster"] == cluster]
+            patients = members["patient"].nunique() or "unknown"
+            line[0].set_title(f"{count:,} equal images, patients: {patients}", fontsize=8, loc="left")
+            for axis, member in zip(line, members.itertuples(), strict=False):
+                image = thumbnails[int(member.row)]  # type: ignore[arg-type]
+                axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+                axis.text(
+                    0.5, -0.04, f"label {member.label}", transform=axis.transAxes, ha="center", va="top", fontsize=7
+                )
+
+
+def training(curves: str | Path, best: int, path: str | Path, synthetic: bool) -> None:
+    """Loss, accuracy and learning rate by epoch, the kept epoch ``best`` marked.
+
+    ``curves`` is the folder of tables that dvclive wrote; steps count from 0 there, epochs from 1 here.
+    """
+    with _page(path, (11, 3.4), (1, 3), synthetic) as axes:
+        for axis, measure in zip(axes[0], ("loss", "accuracy"), strict=False):
+            for part, colour in (("train", TEST), ("val", VALIDATION)):
+                table = pd.read_csv(Path(curves, part, f"{measure}.tsv"), sep="\t")
+                axis.plot(table["step"] + 1, table[measure], color=colour, label=part, marker=".")
+            axis.set_ylabel(measure)
+        axes[0, 0].set_ylim(bottom=0)
+        axes[0, 1].set_ylim(0, 1.02)
+        table = pd.read_csv(Path(curves, "lr.tsv"), sep="\t")
+        axes[0, 2].plot(table["step"] + 1, table["lr"], color="0.3", marker=".")
+        axes[0, 2].set_ylabel("learning rate")
+        axes[0, 2].set_yscale("log")
+        for axis in axes[0]:
+            axis.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[0, 0].legend(frameon=False, fontsize=8)
+
+
+def evaluation(
+    curves: dict[str, dict[str, pd.DataFrame]],
+    counts: np.ndarray,
+    bins: pd.DataFrame,
+    figures: dict[str, Any],
+    path: str | Path,
+) -> None:
+    """ROC and PR curves, confusion matrix and histogram of the test set.
+
+    ``curves`` holds, under "roc" and "pr", a table for "test" and "val"; ``counts`` is (2, 2), rows being the
+    true class; ``bins`` as scoring.histogram gives them; ``figures`` the content of metrics/evaluate.json.
+    """
+    test = figures["test"]
+    with _page(path, (9, 8), (2, 2), figures["synthetic"]) as axes:
+        for axis, (kind, x, y) in zip(
+            axes[0],
+            [("roc", "false positive rate", "sensitivity"), ("pr", "sensitivity", "precision")],
+            strict=True,
+        ):
+            for part, colour in (("val", VALIDATION), ("test", TEST)):
+                table = curves[kind][part]
+                axis.plot(
+                    table.iloc[:, 0],
+                    table.iloc[:, 1],
+                    color=colour,
+                    drawstyle="steps-post" if kind == "pr" else None,
+                    label=part,
+                )
+            area = test[f"{kind}_auc"]["value"]
+            axis.set_title(
+                f"{kind.upper()}, area on test: {'not defined' if area is None else format(area, '.3f')}", fontsize=10
+            )
+            axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axis.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
+        axes[0, 0].plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+
+        matrix = axes[1, 0]
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        matrix.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            shade = "white" if share[row, column] > 0.5 else "black"
+            matrix.text(column, row, f"{count:,}", ha="center", va="center", color=shade, fontsize=14)
+        matrix.set(xticks=[0, 1], yticks=[0, 1], xlabel="predicted", ylabel="actual")
+        matrix.set_xticklabels(["negative", "positive"])
+        matrix.set_yticklabels(["negative", "positive"], rotation=90, va="center")
+        matrix.set_title(f"{test['images']:,} test images at threshold {figures['threshold']:.3g}", fontsize=10)
+
+        bars, width = axes[1, 1], 1 / len(bins)
+        bars.bar(bins["probability"] - width / 4, bins["negatives"], width / 2, color=NEGATIVE, label="negative")
+        bars.bar(bins["probability"] + width / 4, bins["positives"], width / 2, color=POSITIVE, label="positive")
+        bars.axvline(figures["threshold"], color="0.4", linestyle=":")
+        bars.set(xlabel="probability of positive", ylabel="test images", xlim=(0, 1))
+        bars.legend(frameon=False)

@@ -1,0 +1,63 @@
+"""Give the probability of being positive for new images. Research only: no medical device.
+
+Reads   models/model.safetensors, models/model.json, and the images or folders named
+Writes  a CSV (file, probability, error) to the screen, or to --out
+Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv]
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from core import files, imaging, networks, sources, training
+from core.errors import Mistake
+
+AT_ONCE = 1024  # images in memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The probability of being positive for new images. Research only.")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="a folder with all below it")
+    parser.add_argument("--models", type=Path, default="models", help="folder of model.safetensors and model.json")
+    parser.add_argument("--out", type=Path, help="CSV to write; without it the table goes to the screen")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    asked = parser.parse_args()
+
+    paths = sources.expand(asked.paths)
+    model = networks.describe(asked.models / "model.json")
+    classifier = networks.restore(asked.models / "model.safetensors", model)
+    device = training.choose_device(asked.device)
+    make = partial(imaging.pixels, side=model["image_size"])
+
+    rows: list[tuple[str, float | None, str]] = []
+    bar = tqdm(total=len(paths), unit=" images", disable=None)
+    for start in range(0, len(paths), AT_ONCE):
+        some = paths[start : start + AT_ONCE]
+        read = list(imaging.decode_all(some, lambda name: Path(name).read_bytes(), make))
+        stack = np.zeros((len(some), model["image_size"], model["image_size"], model["channels"]), np.uint8)
+        why = [imaging.fit_into(stack[at], pixels) for at, pixels in enumerate(read)]
+        good = np.array([at for at, reason in enumerate(why) if not reason], dtype=np.int64)
+        chances = dict(zip(good, training.probabilities(classifier, stack, good, device), strict=True))
+        rows += [(name, chances.get(at), why[at]) for at, name in enumerate(some)]
+        bar.update(len(some))
+    bar.close()
+
+    table = pd.DataFrame(rows, columns=["file", "probability", "error"]).to_csv(index=False, lineterminator="\n")
+    if asked.out:
+        files.write_text(asked.out, table)
+    else:
+        sys.stdout.write(table)
+    if model["synthetic"]:
+        print("This model was trained on SYNTHETIC images: it says nothing about patients.", file=sys.stderr)
+    failed = sum(1 for row in rows if row[2])
+    if failed:
+        raise Mistake(f"{failed:,} of {len(rows):,} images have no probability: the column error says why")
+
+
+if __name__ == "__main__":
+    main()

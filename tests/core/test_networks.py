@@ -1,0 +1,161 @@
+import hashlib
+import urllib.error
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from conftest import TOP
+from core import networks
+from core.errors import Mistake
+
+
+def small(head="linear"):
+    torch.manual_seed(1)
+    return networks.Classifier("shufflenet_v2_x0_5", head, 32)
+
+
+def test_the_originals_network_has_20_178_769_parameters_and_its_head():
+    with torch.device("meta"):
+        classifier = networks.Classifier("efficientnet_v2_s", "selu", 384)
+    assert sum(parameter.numel() for parameter in classifier.parameters()) == 20_178_769
+    layers = [
+        layer for layer in classifier.network.classifier.modules() if not isinstance(layer, nn.Sequential | nn.Identity)
+    ]
+    assert [type(layer) for layer in layers] == [nn.Dropout, nn.SELU, nn.Linear]
+    assert layers[0].p == 0.2 and (layers[2].in_features, layers[2].out_features) == (1280, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", networks.backbones())
+def test_every_backbone_of_torchvision_gives_one_logit_that_can_be_negative(backbone):
+    # On the meta device nothing is computed but shapes; RegNet's constructor computes with numbers.
+    with torch.device("cpu" if backbone.startswith("regnet") else "meta"):
+        classifier = networks.Classifier(backbone, "selu", 224).eval().to("meta")
+    assert classifier(torch.zeros(2, 1, 224, 224, device="meta")).shape == (2,)
+    after_head = list(classifier.network.modules())[-3:]
+    assert not isinstance(after_head[-1], nn.ReLU) and not isinstance(after_head[-2], nn.ReLU)
+
+
+def test_a_negative_logit_survives_squeezenet():
+    torch.manual_seed(1)
+    classifier = networks.Classifier("squeezenet1_1", "linear", 64).eval()
+    nn.init.constant_(classifier.head.bias, -5.0)
+    assert classifier(torch.zeros(1, 3, 64, 64)).item() < 0
+
+
+def test_grey_images_are_as_the_same_grey_in_rgb_and_bytes_as_fractions():
+    classifier = small().eval()
+    grey = torch.randint(256, (2, 1, 32, 32), dtype=torch.uint8)
+    rgb = grey.expand(-1, 3, -1, -1)
+    assert torch.equal(classifier(grey), classifier(rgb))
+    assert torch.equal(classifier(grey), classifier(grey.float() / 255))
+
+
+def test_normalisation_equals_torchvisions_own():
+    from torchvision.transforms.v2.functional import normalize
+
+    classifier, seen = small().eval(), []
+    classifier.network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    images = torch.rand(2, 3, 32, 32)
+    classifier(images)
+    assert torch.allclose(seen[0], normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), atol=1e-6)
+
+
+def test_an_unknown_backbone_lists_those_there_are():
+    with pytest.raises(Mistake, match=r"model.backbone is 'resnet19', which must be one of: alexnet, .*resnet18"):
+        networks.build("resnet19", "linear", 64, "none", TOP)
+
+
+def test_a_size_that_a_transformer_cannot_cut_is_explained():
+    with pytest.raises(Mistake, match=r"vit_b_16 can't take prepare.image_size 65"):
+        networks.build("vit_b_16", "linear", 65, "none", TOP)
+
+
+@pytest.mark.parametrize("kind", [".safetensors", ".pth"])
+def test_weights_of_torchvisions_form_fill_all_but_the_head(tmp_path, kind):
+    torch.manual_seed(2)
+    published = torchvision.models.shufflenet_v2_x0_5()
+    path = tmp_path / f"w{kind}"
+    (save_file if kind == ".safetensors" else torch.save)(published.state_dict(), path)
+    found = networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
+    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+    assert found.head.out_features == 1
+
+
+def test_a_model_of_this_project_is_taken_whole(tmp_path):
+    trained = small()
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    found = networks.build("shufflenet_v2_x0_5", "linear", 32, "model.safetensors", tmp_path)
+    assert torch.equal(found.head.weight, trained.head.weight)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_file(torchvision.models.shufflenet_v2_x1_0().state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(Mistake, match=r"does not fit shufflenet_v2_x0_5 .*expected"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "w.safetensors", tmp_path)
+    with pytest.raises(Mistake, match="is not of squeezenet1_1: it lacks"):
+        networks.build("squeezenet1_1", "linear", 32, "w.safetensors", tmp_path)
+
+
+class Planted:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch planted",)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Planted()}, tmp_path / "w.pth")
+    with pytest.raises(Mistake, match="no weights that can be read safely"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "w.pth", tmp_path)
+    assert not (tmp_path / "planted").exists()
+
+
+def test_missing_weights_are_one_line(tmp_path):
+    with pytest.raises(Mistake, match=r"there are no weights at .*gone.pth \(model.weights"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "gone.pth", tmp_path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    return tmp_path / "checkpoints"
+
+
+def test_imagenet_weights_without_network_say_which_file_goes_where(hub, monkeypatch):
+    def unreachable(*arguments):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(Mistake) as caught:
+        networks.build("efficientnet_v2_s", "selu", 384, "imagenet", TOP)
+    assert f"Put the file at {hub / 'efficientnet_v2_s-dd5fe13b.pth'}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_cache(hub, monkeypatch):
+    hub.mkdir()
+    cached = hub / "shufflenetv2_x0.5-f707e7126e.pth"
+    torch.manual_seed(3)
+    published = torchvision.models.shufflenet_v2_x0_5()
+    torch.save(published.state_dict(), cached)
+    with pytest.raises(Mistake, match="which should start with f707e7126e: delete it"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
+    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+    monkeypatch.setattr(networks, "_published_hash", lambda name: digest[:8])
+    found = networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
+    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+
+
+def test_a_model_that_does_not_fit_its_description_is_refused(tmp_path):
+    save_file(small().state_dict(), tmp_path / "model.safetensors")
+    description = {"backbone": "shufflenet_v2_x0_5", "head": "linear", "image_size": 32}
+    assert networks.restore(tmp_path / "model.safetensors", description).head.out_features == 1
+    with pytest.raises(Mistake, match=r"does not fit its model\.json"):
+        networks.restore(tmp_path / "model.safetensors", description | {"head": "selu"})
+    with pytest.raises(Mistake, match="train a model with dvc repro"):
+        networks.describe(tmp_path / "model.json")

@@ -1,0 +1,125 @@
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import TOP
+from core import params
+from core.errors import Mistake
+
+TEXT = (TOP / "params.yaml").read_text()
+
+
+def load(tmp_path, old="", new="", *declared):
+    assert old in TEXT
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT.replace(old, new, 1))
+    return params.load(*(declared or ("train",)), path=path)
+
+
+def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
+    assert load(tmp_path, "lr: 0.001", "lr: 1e-06").train.lr == 0.000001
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lr: 0.001", "lr: fast", "train.lr = 'fast': input should be a valid number"),
+        ("lr: 0.001", "lr: -1.0", "train.lr = -1.0: input should be greater than 0"),
+        ("lr: 0.001", "lr: .nan", "train.lr = nan: input should be a finite number"),
+        ("epochs: 30", "epochs: 2.5", "train.epochs = 2.5: input should be a valid integer"),
+        ("seed: 1", "sede: 1", "sede is not a parameter"),
+        ("seed: 1", "sede: 1", "seed is missing"),
+        ("  head: linear", "  haed: linear", "model.haed is not a parameter"),
+        ("seed: 1", "seed: 1\nseed: 2", 'line 6: found duplicate key "seed"'),
+        ("train: 0.7", "train: 0.8", "split: train + val + test must be 1, not 1.1"),
+        ("threshold: 0.5", "threshold: best", "evaluate.threshold = 'best': input should be a valid number, or"),
+        ("source: phantom", "source: folder", "data: location is null, and source folder needs one"),
+        ("location: null", "location: x", "data: location must be null for source phantom, not 'x'"),
+        ("patient: null", "patient: '(a'", "data.patient = '(a': is not a regular expression"),
+        ("patient: null", "patient: '^[^_]+'", "data.patient = '^[^_]+': must hold a group (?P<patient>...)"),
+        ("train: null", "train: a", "data.lists: val and test must be given too"),
+        ("images: 1200", "images: 100", "data.phantom: images (100) must be at least 4 times patients (60)"),
+        ("device: auto", "device: tpu", "train.device = 'tpu'"),
+    ],
+)
+def test_a_fault_is_one_line_with_key_value_and_what_is_allowed(tmp_path, old, new, message):
+    with pytest.raises(Mistake) as caught:
+        load(tmp_path, old, new)
+    assert any(message in line for line in str(caught.value).splitlines()), str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "seed: [1\n", "1", "seed: !!python/object:os.system 1\n", "\x00"])
+def test_what_is_no_mapping_is_one_line(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(Mistake) as caught:
+        params.load("seed", path=path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "location", "sha256", "message"),
+    [
+        ("archive", "http://example.org/a.zip", "0" * 64, "must be https"),
+        ("archive", "https://example.org/a.zip", None, "sha256 is null"),
+        ("folder", "here", "0" * 64, "sha256 must be null for source folder"),
+        ("kaggle", "only-a-name", None, "must be owner/name"),
+    ],
+)
+def test_sources_that_cannot_be_trusted_are_refused(chosen, source, location, sha256, message):
+    with pytest.raises(Mistake, match=message):
+        chosen({"data.source": source, "data.location": location, "data.sha256": sha256})
+
+
+def test_a_stage_gets_only_the_keys_that_it_declares(tmp_path):
+    chosen = load(tmp_path, "", "", "prepare", "data.unusable")
+    assert chosen.prepare.image_size == 64 and chosen.data.unusable == "fail"
+    with pytest.raises(AttributeError):
+        _ = chosen.train
+    with pytest.raises(AttributeError):
+        _ = chosen.data.location
+
+
+def test_every_key_of_the_schema_has_a_comment_in_params_yaml():
+    # A key's comment stands behind it, or for a mapping behind one of its keys.
+    bare = [line.strip() for line in TEXT.splitlines() if re.match(r"\s+\w+: \S", line) and "#" not in line]
+    assert set(bare) <= {"images: 1200", "val: null", "test: null", "val: 0.1", "test: 0.2", "batch_size: 16"}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
+    from ruamel.yaml import YAML
+
+    document = YAML(typ="safe", pure=True).load(TEXT)
+    section = data.draw(st.sampled_from([*document]))
+    value = data.draw(VALUES)
+    if isinstance(document[section], dict):
+        document[section][data.draw(st.sampled_from([*document[section]]))] = value
+    else:
+        document[section] = value
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(document, file)
+    try:
+        params.load(*document, path=path)
+    except Mistake as mistake:
+        assert "params.yaml" in str(mistake)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=60))
+def test_no_text_gives_a_traceback(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    with pytest.raises(Mistake):
+        params.load("seed", path=path)

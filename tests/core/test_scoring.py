@@ -1,0 +1,125 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics
+
+from core import scoring
+from core.errors import Mistake
+
+MEASURES = [
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "f1",
+    "roc_auc",
+    "pr_auc",
+    "brier",
+]
+
+
+def predictions(labels, probabilities, patients=None, copies=None, known=None):
+    count = len(labels)
+    return pd.DataFrame(
+        {
+            "file": [f"f{n}" for n in range(count)],
+            "label": labels,
+            "probability": probabilities,
+            "patient": pd.array(patients or [None] * count, dtype="string"),
+            "copy_in_train": pd.array(copies or [False] * count, dtype="boolean"),
+            "patient_in_train": pd.array(known or [None] * count, dtype="boolean"),
+        }
+    )
+
+
+def test_the_measures_equal_scikit_learns_and_a_count_by_hand():
+    labels = np.array([1, 1, 1, 0, 0, 0, 0, 1])
+    probabilities = np.array([0.9, 0.5, 0.4, 0.6, 0.1, 0.2, 0.4, 0.8])
+    found = scoring.measures(labels, probabilities, 0.5)
+    called = probabilities >= 0.5
+    assert found == pytest.approx(
+        {
+            "accuracy": 6 / 8, "balanced_accuracy": 0.75, "sensitivity": 3 / 4, "specificity": 3 / 4,
+            "precision": metrics.precision_score(labels, called), "f1": metrics.f1_score(labels, called),
+            "roc_auc": 13.5 / 16, "pr_auc": metrics.average_precision_score(labels, probabilities),
+            "brier": metrics.brier_score_loss(labels, probabilities),
+        }
+    )  # fmt: skip
+
+
+def test_a_probability_at_the_threshold_is_positive():
+    assert scoring.measures(np.array([1]), np.array([0.5]), 0.5)["sensitivity"] == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "undefined"),
+    [
+        ([0, 0], [0.1, 0.9], {"balanced_accuracy", "sensitivity", "f1", "roc_auc", "pr_auc"}),
+        ([1, 1], [0.1, 0.9], {"balanced_accuracy", "specificity", "roc_auc", "pr_auc"}),
+        ([0, 1], [0.1, 0.2], {"precision"}),
+        ([], [], MEASURES),
+    ],
+)  # fmt: skip
+def test_what_is_not_defined_is_none_and_never_zero(labels, probabilities, undefined):
+    found = scoring.measures(np.array(labels), np.array(probabilities), 0.5)
+    assert {name for name, value in found.items() if value is None} == undefined
+
+
+def test_unseen_is_what_has_neither_a_copy_nor_a_patient_in_training():
+    rows = predictions([0] * 4, [0.1] * 4, list("abcd"), [True, False, False, True], [False, True, False, True])
+    assert list(scoring.unseen(rows)["file"]) == ["f2"]
+    assert list(scoring.unseen(predictions([0, 0], [0.1, 0.1], copies=[True, False]))["file"]) == ["f1"]
+
+
+def test_a_patients_score_is_the_mean_and_the_label_that_of_any_image():
+    rows = predictions([0, 1, 0], [0.2, 0.6, 0.3], ["a", "a", "b"])
+    found = scoring.by_patient(rows).set_index("patient")
+    assert found.loc["a", "probability"] == pytest.approx(0.4) and found.loc["a", "label"] == 1
+    assert found.loc["b", "label"] == 0
+
+
+def test_the_summary_has_every_block_and_null_where_patients_are_unknown():
+    test = predictions([0, 1], [0.2, 0.6], ["a", "b"], known=[True, True])
+    blocks = scoring.summarise(test, test, 0.5, 0.5)
+    assert blocks["test"]["accuracy"] == {"value": 1.0, "low": None, "high": None}
+    assert blocks["test_unseen"]["images"] == 0 and blocks["test_unseen"]["roc_auc"]["value"] is None
+    assert blocks["test_patients"]["patients"] == 2 and blocks["test_patients"]["roc_auc"]["value"] == 1.0
+    unknown = predictions([0, 1], [0.2, 0.6])
+    assert scoring.summarise(unknown, unknown, 0.5, 0.5)["test_patients"] is None
+    text = scoring.explain({"synthetic": True, "threshold": 0.5} | blocks)
+    assert "SYNTHETIC" in text and "Training has seen 2 of these test images" in text
+
+
+def test_a_threshold_is_chosen_for_the_best_balanced_accuracy_on_validation():
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, 300)
+    rows = predictions(labels, np.clip(0.2 + 0.2 * labels + random.normal(0, 0.1, 300), 0, 1))
+    found = scoring.choose_threshold("validation", rows)
+    best = max(metrics.balanced_accuracy_score(labels, rows["probability"] >= at) for at in np.linspace(0, 1, 1001))
+    assert metrics.balanced_accuracy_score(labels, rows["probability"] >= found) == pytest.approx(best)
+    assert scoring.choose_threshold(0.3, rows) == 0.3
+
+
+def test_a_threshold_from_one_class_is_refused():
+    with pytest.raises(Mistake, match="validation has 0 positives among 2 images"):
+        scoring.choose_threshold("validation", predictions([0, 0], [0.1, 0.2]))
+
+
+def test_the_curves_enclose_the_areas_that_are_reported():
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 2, 200)
+    rows = predictions(labels, np.round(random.random(200) * 0.5 + 0.3 * labels, 2))
+    found = scoring.curves({"test": rows})
+    roc, reported = found["roc"]["test"], scoring.measures(labels, rows["probability"].to_numpy(), 0.5)
+    assert np.trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(reported["roc_auc"])
+    assert scoring.curves({"test": rows[:0]})["pr"]["test"].empty
+
+
+def test_the_histogram_and_the_confusion_count_every_image_once():
+    labels, probabilities = [0, 0, 1, 1, 1], [0.0, 0.6, 0.55, 1.0, 0.2]
+    rows = predictions(labels, probabilities)
+    bins = scoring.histogram(rows)
+    assert bins["negatives"].sum() == 2 and bins["positives"].sum() == 3
+    counts = scoring.confusion(scoring.call(rows, 0.5))
+    assert counts.tolist() == [[1, 1], [1, 2]]

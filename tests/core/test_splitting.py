@@ -1,0 +1,161 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core import auditing, splitting, tables
+from core.errors import Mistake
+from core.params import PARTS, Split
+
+NONE = pd.DataFrame(columns=tables.LISTED)
+
+
+def rules(**changes):
+    known = {"strategy": "patient", "duplicates": "together", "on_leak": "fail", "train": 0.7, "val": 0.1, "test": 0.2}
+    return Split(**(known | changes))
+
+
+def index(rows):
+    """An index of (label, patient, pixels) with files f000, f001, ..."""
+    table = pd.DataFrame(rows, columns=["label", "patient", "pixels_sha256"])
+    table.insert(0, "file", [f"f{number:03d}" for number in range(len(table))])
+    table.insert(0, "row", range(len(table)))
+    return table.astype({"file": "string", "patient": "string"})
+
+
+def assign(images, seed=1, listed=NONE, **changes):
+    return splitting.assign(images, auditing.find_copies(images), listed, rules(**changes), seed)
+
+
+def lists(parts):
+    return pd.DataFrame({"file": [f"f{n:03d}" for n in range(len(parts))], "part": parts}).astype("string")
+
+
+IMAGES = st.lists(
+    st.tuples(st.integers(0, 1), st.sampled_from("abcdefghijklmnop"), st.integers(0, 60).map(str)),
+    min_size=40,
+    max_size=120,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=IMAGES, seed=st.integers(0, 9))
+def test_copies_and_patients_never_land_on_both_sides_of_the_split(rows, seed):
+    images = index(rows)
+    try:
+        split = assign(images, seed)
+    except Mistake as mistake:
+        assert "would get no image" in str(mistake)  # copies tied all patients together
+        return
+    placed = images.assign(part=split["part"])
+    assert (placed.groupby("patient")["part"].nunique() == 1).all()
+    assert (placed.groupby("pixels_sha256")["part"].nunique() == 1).all()
+    assert splitting.explain_leak(split) is None
+    assert not any(count for count in splitting.measure_leak(split).values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=IMAGES, seed=st.integers(0, 9))
+def test_drop_keeps_one_of_each_image_and_none_whose_labels_contradict(rows, seed):
+    images = index(rows)
+    try:
+        split = assign(images, seed, duplicates="drop", strategy="image")
+    except Mistake:
+        return
+    kept = images[split["part"] != "dropped"]
+    labels = images.groupby("pixels_sha256")["label"].nunique()
+    assert set(kept["pixels_sha256"]) == set(labels.index[labels == 1])
+    assert not kept["pixels_sha256"].duplicated().any()
+
+
+def test_images_alone_meet_the_fractions_of_each_label_to_one_image():
+    images = index([(int(n < 300), f"p{n}", str(n)) for n in range(1000)])
+    split = assign(images, strategy="image")
+    for label, count in ((1, 300), (0, 700)):
+        found = split[split["label"] == label]["part"].value_counts()
+        assert [abs(found[part] - count * share) <= 1 for part, share in zip(PARTS, (0.7, 0.1, 0.2), strict=True)] == [
+            True
+        ] * 3
+
+
+def test_whole_patients_meet_the_fractions_nearly():
+    random = np.random.default_rng(1)
+    rows = [
+        (int(random.random() < 0.4), f"p{p}", f"{p}-{n}") for p in range(100) for n in range(random.integers(5, 40))
+    ]
+    split = assign(index(rows))
+    for part, share in zip(PARTS, (0.7, 0.1, 0.2), strict=True):
+        found = split[split["part"] == part]
+        assert len(found) / len(split) == pytest.approx(share, abs=0.01)
+        assert found["label"].mean() == pytest.approx(split["label"].mean(), abs=0.02)
+
+
+def test_each_part_gets_one_of_three_positive_patients_however_unequal():
+    rows = [(1, p, f"{p}{n}") for p, count in (("a", 400), ("b", 300), ("c", 250)) for n in range(count)]
+    rows += [(0, f"q{n % 150}", f"n{n}") for n in range(1200)]
+    split = assign(index(rows))
+    assert {part: int(split[split["part"] == part]["label"].any()) for part in PARTS} == dict.fromkeys(PARTS, 1)
+
+
+def test_the_same_seed_gives_the_same_split_and_another_a_different_one():
+    images = index([(n % 3 == 0, f"p{n % 40}", str(n)) for n in range(400)])
+    assert assign(images, 1).equals(assign(images, 1))
+    assert not assign(images, 1).equals(assign(images, 2))
+
+
+def test_lists_are_followed_and_images_on_none_are_dropped():
+    images = index([(n % 2, f"p{n}", str(n)) for n in range(5)])
+    listed = lists(["train", "val", "test", "train"])
+    split = assign(images, listed=listed, strategy="predefined")
+    assert list(split["part"]) == ["train", "val", "test", "train", "dropped"]
+
+
+def test_lists_that_tear_copies_apart_are_refused_unless_copies_are_kept():
+    images = index([(1, "a", "x"), (1, "b", "y"), (0, "c", "x")])
+    listed = lists(["train", "val", "test"])
+    with pytest.raises(Mistake, match="put copies of one image into different parts .*f000, f002"):
+        assign(images, listed=listed, strategy="predefined")
+    split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
+    assert splitting.measure_leak(split)["test_copies_in_train"] == 1
+
+
+def test_the_leak_is_counted_as_by_hand_and_explained_by_name():
+    # train: x of a, y of b; test: copy of x (positive) of a, z of b, w of c; val: copy of y of d
+    images = index([(1, "a", "x"), (0, "b", "y"), (1, "a", "x"), (0, "b", "z"), (0, "c", "w"), (0, "d", "y")])
+    listed = lists(["train", "train", "test", "test", "test", "val"])
+    split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
+    assert splitting.measure_leak(split) == {
+        "test_copies_in_train": 1, "test_positive_copies_in_train": 1, "test_near_copies_in_train": None,
+        "test_patients_in_train": 2, "val_copies_in_train": 1, "val_positive_copies_in_train": 0,
+        "val_near_copies_in_train": None, "val_patients_in_train": 0,
+    }  # fmt: skip
+    text = splitting.explain_leak(split)
+    assert "1 of 3 test images are copies of a training image: f002" in text
+    assert "2 of 3 test images are of 2 patients who are also in training: a, b" in text
+
+
+def test_unknown_patients_are_null_in_the_leak_and_refused_by_strategy_patient():
+    images = index([(n % 2, None, str(n)) for n in range(20)])
+    with pytest.raises(Mistake, match=r"data\.patient"):
+        assign(images)
+    split = assign(images, strategy="image")
+    assert splitting.measure_leak(split)["test_patients_in_train"] is None
+    assert splitting.summarise(split)["test"]["patients"] is None
+    assert splitting.explain_leak(split) is None
+
+
+def test_too_few_groups_for_the_parts_are_an_error_that_says_so():
+    with pytest.raises(Mistake, match="the part .* would get no image: 2 groups"):
+        assign(index([(0, "a", "x"), (1, "b", "y")]))
+
+
+def test_predefined_without_lists_names_the_parameters():
+    with pytest.raises(Mistake, match=r"data\.lists\.train"):
+        assign(index([(0, "a", "x")]), strategy="predefined")
+
+
+def test_a_part_of_one_class_is_said():
+    images = index([(0, "a", "x"), (1, "b", "y"), (0, "c", "z")])
+    split = assign(images, listed=lists(["train", "val", "test"]), strategy="predefined")
+    assert "test has one class only" in splitting.describe(splitting.summarise(split))

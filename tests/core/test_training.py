@@ -1,0 +1,165 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from core import batches, networks, training
+from core.errors import Mistake
+
+COUNT = 48
+
+
+@pytest.fixture
+def data():
+    """Bright images are positive: something that any network learns in a few steps."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, COUNT)
+    images = (60 + 120 * labels[:, None, None, None] + random.integers(0, 40, (COUNT, 32, 32, 1))).astype(np.uint8)
+    return images, labels, {"train": np.arange(32), "val": np.arange(32, COUNT)}
+
+
+def fit(chosen, data, seed=1, report=lambda epoch: None, **changes):
+    images, labels, rows = data
+    known = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "fp32"} | changes
+    rules = chosen({f"train.{name.replace('__', '.')}": value for name, value in known.items()})
+    training.repeatable(seed)
+    classifier = networks.Classifier("shufflenet_v2_x0_5", "linear", 32)
+    return classifier, training.fit(classifier, images, rows, labels, rules.train, seed, report)
+
+
+def losses(classifier, state, data):
+    images, labels, rows = data
+    classifier.load_state_dict(state)
+    chances = training.probabilities(classifier, images, rows["val"], torch.device("cpu"))
+    truth = labels[rows["val"]]
+    return -np.mean(truth * np.log(chances) + (1 - truth) * np.log(1 - chances))
+
+
+def test_the_best_epochs_weights_are_really_kept(chosen, data):
+    """The original project kept a reference, and so the last epoch's."""
+    epochs = []
+    # Labels of validation turned round: what is learned makes the last epoch worse than the first.
+    _, labels, rows = data
+    labels[rows["val"]] = 1 - labels[rows["val"]]
+    classifier, fitted = fit(chosen, data, report=epochs.append, epochs=6)
+    last = losses(classifier, {name: value.clone() for name, value in classifier.state_dict().items()}, data)
+    assert fitted.best == min(epochs, key=lambda epoch: epoch.val_loss) and fitted.best.number < 6
+    assert losses(classifier, fitted.state, data) == pytest.approx(fitted.best.val_loss, rel=1e-4)
+    assert last == pytest.approx(epochs[-1].val_loss, rel=0.05) and last > fitted.best.val_loss * 1.01
+
+
+def test_equal_seeds_give_equal_bytes_and_others_not(chosen, data):
+    first, again, other = (fit(chosen, data, seed)[1] for seed in (1, 1, 2))
+    assert first.best == again.best
+    assert all(torch.equal(first.state[name], again.state[name]) for name in first.state)
+    assert not all(torch.equal(first.state[name], other.state[name]) for name in first.state)
+
+
+def test_training_lowers_the_loss(chosen, data):
+    epochs = []
+    fit(chosen, data, report=epochs.append, epochs=8)
+    assert min(epoch.train_loss for epoch in epochs) < 0.5 * epochs[0].train_loss
+
+
+def test_it_stops_after_so_many_epochs_without_improvement_and_lowers_the_rate_before(chosen, data):
+    epochs = []
+    fitted = fit(chosen, data, report=epochs.append, epochs=40, lr=0.3, early_stopping=4, plateau_patience=1)[1]
+    assert fitted.stopped_early and fitted.epochs == len(epochs) == fitted.best.number + 4 < 40
+    # More than one epoch without improvement: from the third on the rate is 0.3 of what it was.
+    assert epochs[fitted.best.number + 2].lr == pytest.approx(0.3 * epochs[fitted.best.number + 1].lr)
+
+
+def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypatch):
+    """One epoch of the recipe written out: same order, NAdam, BCEWithLogitsLoss, means over images."""
+    images, labels, rows = data
+    epochs = []
+    fit(chosen, data, report=epochs.append, epochs=1, lr=0.002, augment__geometry="none")
+
+    training.repeatable(1)
+    network = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).to(memory_format=torch.channels_last)
+    optimiser, criterion = torch.optim.NAdam(network.parameters(), lr=0.002), nn.BCEWithLogitsLoss()
+    order = rows["train"][torch.randperm(32, generator=torch.Generator().manual_seed(100_004)).numpy()]
+    total = right = 0.0
+    for start in range(0, 32, 8):
+        taken = order[start : start + 8]
+        truth = torch.tensor(labels[taken], dtype=torch.float32)
+        logits = network(torch.tensor(images[taken]).permute(0, 3, 1, 2))
+        loss = criterion(logits, truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total += loss.item() * 8
+        right += ((logits > 0) == (truth > 0.5)).sum().item()
+    network.eval()
+    with torch.no_grad():
+        held = network(torch.tensor(images[rows["val"]]).permute(0, 3, 1, 2))
+    truth = torch.tensor(labels[rows["val"]], dtype=torch.float32)
+    assert epochs[0].train_loss == pytest.approx(total / 32, rel=1e-5)
+    assert epochs[0].train_accuracy == right / 32
+    assert epochs[0].val_loss == pytest.approx(criterion(held, truth).item(), rel=1e-4)
+    assert epochs[0].val_accuracy == pytest.approx(((held > 0) == (truth > 0.5)).double().mean().item())
+
+
+def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(chosen, data):
+    training.repeatable(1)
+    before = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).state_dict()
+    after = fit(chosen, data, freeze_backbone=True)[1].state
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"network.fc.weight", "network.fc.bias"}
+
+
+def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
+    images, _, rows = data
+    means = []
+    for weight in (1.0, 20.0):
+        classifier, _ = fit(chosen, data, epochs=1, positive_weight=weight)
+        means.append(training.probabilities(classifier, images, rows["train"], torch.device("cpu")).mean())
+    assert means[1] > means[0]
+
+
+def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append(norm))
+    plain, decayed = (fit(chosen, data, epochs=2, clip_norm=0.5, weight_decay=decay)[1] for decay in (0.0, 0.5))
+    assert set(seen) == {0.5}
+    name = "network.fc.weight"
+    assert not torch.equal(plain.state[name], decayed.state[name])
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, data, monkeypatch):
+    monkeypatch.setattr(
+        training, "binary_cross_entropy_with_logits", lambda logit, target, pos_weight: logit.sum() * math.nan
+    )
+    with pytest.raises(Mistake, match=r"nan in training .* at epoch 1: lower train\.lr"):
+        fit(chosen, data)
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(Mistake, match=r"train\.device is cuda:99"):
+        training.choose_device("cuda:99")
+
+
+def test_probabilities_do_not_depend_on_what_else_is_in_the_batch(data):
+    images = data[0]
+    torch.manual_seed(1)
+    classifier = networks.Classifier("shufflenet_v2_x0_5", "linear", 32)
+    together = training.probabilities(classifier, images, np.arange(10), torch.device("cpu"))
+    alone = training.probabilities(classifier, images, np.array([7]), torch.device("cpu"))
+    assert together[7] == pytest.approx(alone[0], abs=1e-5)
+    assert together.shape == (10,) and ((together > 0) & (together < 1)).all()
+
+
+def test_bf16_autocast_trains_too(chosen, data):
+    fitted = fit(chosen, data, epochs=1, precision="bf16")[1]
+    assert math.isfinite(fitted.best.val_loss) and fitted.state["network.fc.weight"].dtype == torch.float32
+
+
+def test_the_whole_set_is_read_once_per_epoch_and_no_second_time(chosen, data, monkeypatch):
+    taken = []
+    read = batches.Pixels._read
+    monkeypatch.setattr(batches.Pixels, "_read", lambda self, rows: taken.append(rows) or read(self, rows))
+    fit(chosen, data, epochs=2)
+    counts = np.bincount(np.concatenate(taken), minlength=COUNT)
+    assert (counts == 2).all()

@@ -1,0 +1,143 @@
+"""dvc.yaml and the scripts must say the same, or a change would rerun too little."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from conftest import TOP
+from core import params
+
+DVC = YAML(typ="safe").load((TOP / "dvc.yaml").read_text())
+STAGES = DVC["stages"]
+
+
+def imported(script: Path, seen: set[Path] | None = None) -> set[Path]:
+    """The modules of core that a script imports, and those that they import."""
+    seen = set() if seen is None else seen
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "core":
+            _, _, inner = (node.module or "").partition(".")
+            for name in [inner] if inner else [alias.name for alias in node.names]:
+                module = TOP / "stages" / "core" / f"{name}.py"
+                if module not in seen:
+                    seen.add(module)
+                    imported(module, seen)
+    return seen
+
+
+def constants(stage: str) -> set[str]:
+    """The paths that stand in capitals at the top of a stage's script."""
+    tree = ast.parse((TOP / "stages" / f"{stage}.py").read_text())
+    return {node.value.value for node in tree.body if isinstance(node, ast.Assign)}
+
+
+def plain(entries) -> set[str]:
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or []}
+
+
+def written(stage: str) -> set[str]:
+    return plain(STAGES[stage].get("outs")) | plain(STAGES[stage].get("metrics"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_module_that_a_stage_imports_is_its_dependency_and_no_other(stage):
+    script = TOP / "stages" / f"{stage}.py"
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith("stages/")}
+    assert declared == {str(path.relative_to(TOP)) for path in imported(script) | {script}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_declared_parameter_is_asked_for_and_no_other(stage):
+    calls = [
+        argument.value
+        for node in ast.walk(ast.parse((TOP / "stages" / f"{stage}.py").read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "params.load"
+        for argument in node.args
+    ]
+    assert sorted(calls) == sorted(STAGES[stage].get("params", []))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_path_of_a_script_is_declared_and_every_declared_path_is_in_the_script(stage):
+    declared = {dep for dep in STAGES[stage]["deps"] if not dep.startswith("stages/")} | written(stage)
+    used = {path for path in constants(stage) if path != "plots/train/plots/metrics"}  # inside plots/train
+    assert used | ({"plots/train"} & declared) == declared
+
+
+def test_every_data_dependency_is_written_by_an_earlier_stage():
+    known: set[str] = set()
+    for stage, content in STAGES.items():
+        assert {dep for dep in content["deps"] if not dep.startswith("stages/")} <= known
+        known |= written(stage)
+
+
+def test_every_parameter_is_read_somewhere():
+    code = [ast.parse(path.read_text()) for path in (TOP / "stages").rglob("*.py") if path.name != "params.py"]
+    names = {node.attr for tree in code for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+    def leaves(section):
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            yield from leaves(kind) if isinstance(kind, type) and issubclass(kind, params.Section) else [name]
+
+    # split.train, val and test and those of data.lists are read by the names in PARTS.
+    assert set(leaves(params.Params)) - names <= set(params.PARTS)
+
+
+def test_what_shows_patients_pixels_is_never_in_git():
+    for stage in STAGES.values():
+        for entry in stage["outs"]:
+            if isinstance(entry, dict):
+                path, options = next(iter(entry.items()))
+                assert options == {"cache": False} and path in ("plots/train", "plots/evaluate")
+
+
+def test_plots_name_files_that_stages_write():
+    folders = set().union(*(written(stage) for stage in STAGES))
+    for plot in DVC["plots"]:
+        paths = [plot] if isinstance(plot, str) else list(next(iter(plot.values()))["y"])
+        for path in paths:
+            assert any(path == folder or path.startswith(f"{folder}/") for folder in folders), path
+
+
+def test_core_never_imports_a_script():
+    scripts = {path.stem for path in (TOP / "stages").glob("*.py")}
+    for path in (TOP / "stages" / "core").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = (
+                    {alias.name.split(".")[0] for alias in node.names}
+                    if isinstance(node, ast.Import)
+                    else {node.module}
+                )
+                assert not names & scripts, path
+
+
+@pytest.mark.parametrize("recipe", sorted((TOP / "recipes").glob("*.txt")), ids=lambda path: path.stem)
+def test_a_recipe_sets_parameters_that_exist_to_values_that_are_allowed(recipe, chosen):
+    import shlex
+
+    words = shlex.split(recipe.read_text())
+    assert set(words[::2]) == {"--set-param"}
+    changes = dict(word.split("=", 1) for word in words[1::2])
+    read = YAML(typ="safe", pure=True).load
+    chosen({key: read(value) for key, value in changes.items()})
+
+
+def test_the_original_recipe_is_the_published_one(chosen):
+    """Each value stands in the original's README: sections Model Architecture, Preprocessing, Training."""
+    import shlex
+
+    read = YAML(typ="safe", pure=True).load
+    words = shlex.split((TOP / "recipes" / "original.txt").read_text())[1::2]
+    made = chosen({key: read(value) for key, value in (word.split("=", 1) for word in words)})
+    assert (made.model.backbone, made.model.weights, made.model.head) == ("efficientnet_v2_s", "imagenet", "selu")
+    assert (made.train.epochs, made.train.early_stopping, made.train.batch_size, made.train.lr) == (60, 12, 16, 0.002)
+    assert (made.train.plateau_factor, made.train.plateau_patience) == (0.3, 7)
+    assert (made.split.strategy, made.split.train, made.split.val, made.split.test) == ("image", 0.7, 0.1, 0.2)
+    assert made.prepare.image_size == 384
+    off = made.train
+    assert (off.weight_decay, off.positive_weight, off.clip_norm, off.freeze_backbone) == (0, 1, None, False)
+    assert off.augment.model_dump() == {"geometry": "none", "brightness": 0, "contrast": 0, "stain": 0}

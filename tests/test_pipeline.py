@@ -1,0 +1,236 @@
+"""The pipeline as its users run it: real DVC in a temporary clone, on a small set of phantoms."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import TOP, change_parameters, image, put
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
+    "train.epochs": 1, "model.backbone": "shufflenet_v2_x0_5",
+}  # fmt: skip
+STAGES = ["download", "prepare", "audit", "split", "train", "evaluate"]
+
+
+class Clone:
+    """A clone of the working tree, as a user has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command, good=True):
+        found = subprocess.run(
+            [*map(str, command)], cwd=self.folder, capture_output=True, text=True, timeout=600,
+            env={name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))},
+        )  # fmt: skip
+        assert (found.returncode == 0) is good, f"{command}\n{found.stdout}\n{found.stderr}"
+        return found.stdout + found.stderr
+
+    def ran(self, *command):
+        """The stages that a command of DVC ran."""
+        said = self.run(*command)
+        return [stage for stage in STAGES if f"Running stage '{stage}'" in said]
+
+    def metrics(self, name):
+        return json.loads((self.folder / "metrics" / f"{name}.json").read_text())
+
+    def change(self, key, value):
+        """Edit one key of params.yaml."""
+        change_parameters(self.folder / "params.yaml", {key: value})
+
+
+def clone_to(folder: Path) -> Clone:
+    """The files that git tracks or would track, as one commit, without anyone's cache."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (TOP / name).is_file():
+            put(folder, {name: (TOP / name).read_bytes()})
+    clone = Clone(folder)
+    clone.run("git", "init", "-q", "-b", "main")
+    clone.run("git", "config", "user.name", "Test")
+    clone.run("git", "config", "user.email", "test@example.org")
+    for key, value in SMALL.items():
+        clone.change(key, value)
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "As cloned")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone in which the small pipeline has run and is committed."""
+    clone = clone_to(tmp_path_factory.mktemp("clone"))
+    clone.first = clone.ran("dvc", "repro")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "Small run")
+    return clone
+
+
+@pytest.fixture(autouse=True)
+def restored(request):
+    """Each test finds the clone as committed, and DVC's cache full."""
+    yield
+    if "clone" in request.fixturenames:
+        clone = request.getfixturevalue("clone")
+        clone.run("git", "checkout", "-q", "-f", "main")
+        clone.run("git", "clean", "-fdq")
+        clone.run("dvc", "checkout", "-q", "-f")
+
+
+def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
+    assert clone.first == STAGES
+    assert clone.ran("dvc", "repro") == []
+    assert "Data and pipelines are up to date" in clone.run("dvc", "status")
+    predictions = pd.read_csv(clone.folder / "data/predictions.csv")
+    assert set(predictions["part"]) == {"val", "test"} and predictions["probability"].between(0, 1).all()
+    assert len(predictions) == sum(clone.metrics("split")[part]["images"] for part in ("val", "test"))
+    assert predictions["file"].str.startswith("synthetic/").all()
+    assert np.load(clone.folder / "data/prepared/images.npy").shape == (160, 32, 32, 3)
+    assert all(clone.metrics(name)["synthetic"] for name in ("audit", "split", "train", "evaluate"))
+
+
+def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
+    tracked = clone.run("git", "ls-files").split()
+    assert "metrics/evaluate.json" in tracked and "plots/evaluate/test_roc.csv" in tracked
+    assert not [
+        name for name in tracked if name.startswith(("data/", "models/", "plots/audit/")) and ".gitignore" not in name
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("evaluate.threshold", 0.4, ["evaluate"]),
+        ("train.lr", 0.0005, ["train", "evaluate"]),
+        ("train.device", "cpu", ["train", "evaluate"]),
+        ("model.head", "selu", ["train", "evaluate"]),
+        ("prepare.image_size", 48, ["prepare", "train", "evaluate"]),
+        ("split.duplicates", "drop", ["split", "train", "evaluate"]),
+        ("seed", 2, STAGES),
+        ("data.phantom.images", 164, STAGES),
+    ],
+)
+def test_a_changed_parameter_reruns_just_what_it_touches(clone, key, value, expected):
+    clone.change(key, value)
+    assert clone.ran("dvc", "repro") == expected
+
+
+def test_a_changed_threshold_of_the_drawing_does_not_train_again(clone):
+    path = clone.folder / "stages/core/drawing.py"
+    path.write_text(path.read_text().replace("figsize=size", "figsize=(size[0], size[1])"))
+    assert "train" not in clone.ran("dvc", "repro")
+
+
+def test_two_runs_from_scratch_give_the_same_bytes(clone, tmp_path):
+    other = clone_to(tmp_path / "other")
+    other.ran("dvc", "repro")
+    assert (other.folder / "dvc.lock").read_bytes() == (clone.folder / "dvc.lock").read_bytes()
+
+
+def test_experiments_set_parameters_queue_and_run_aside(clone):
+    clone.run("dvc", "exp", "run", "--name", "plain", "-S", "train.lr=0.000001")
+    assert "lr: 1e-06" in (clone.folder / "params.yaml").read_text()
+    clone.run("git", "checkout", "-q", "-f", "main")
+    clone.run("dvc", "exp", "run", "--temp", "--name", "aside", "-S", "evaluate.threshold=0.3")
+    clone.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "evaluate.threshold=0.2")
+    clone.run("dvc", "exp", "run", "--run-all")
+    shown = clone.run("dvc", "exp", "show", "--csv")
+    assert {"plain", "aside", "queued"} <= set(shown.replace("\n", ",").split(","))
+    assert clone.metrics("evaluate")["threshold"] == 0.5
+    compared = json.loads(clone.run("dvc", "metrics", "diff", "--json", "main", "queued"))
+    assert compared["metrics/evaluate.json"]["threshold"] == {"old": 0.5, "new": 0.2, "diff": -0.3}
+
+
+def test_a_relative_location_is_found_from_an_experiment_run_aside(clone):
+    put(clone.folder, {f"mine/{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)})
+    clone.run("dvc", "exp", "run", "--temp", "--name", "mine", "-S", "data.source=folder", "-S", "data.location=mine",
+              "-S", "split.strategy=image")  # fmt: skip
+    shown = json.loads(clone.run("dvc", "metrics", "show", "--json", "mine"))
+    assert shown["mine"]["data"]["metrics/audit.json"]["data"]["images"] == 40
+
+
+def test_metrics_and_plots_are_compared_between_branches_without_a_cache(clone, tmp_path):
+    clone.run("git", "checkout", "-q", "-b", "other")
+    clone.change("evaluate.threshold", 0.9)
+    clone.run("dvc", "repro")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "Other threshold")
+    bare = Clone(tmp_path / "bare")
+    clone.run("git", "clone", "-q", clone.folder, bare.folder)
+    bare.run("git", "fetch", "-q", "origin", "main:main")
+    assert "threshold" in bare.run("dvc", "metrics", "diff", "main", "origin/other")
+    page = clone.folder / "compared"
+    clone.run("dvc", "plots", "diff", "main", "other", "-o", page)
+    text = (page / "index.html").read_text()
+    for title in ("ROC", "Precision and recall", "Confusion matrix of the test set", "Scores of the test set", "Loss",
+                  "Accuracy", "Learning rate"):  # fmt: skip
+        assert f'"title":"{title}"' in text.replace('": "', '":"'), title
+    assert '"other"' in text and '"main"' in text
+
+
+def test_a_split_that_leaks_is_refused_and_what_was_there_stays(clone):
+    before = clone.metrics("split")
+    clone.change("split.strategy", "image")
+    said = clone.run("dvc", "repro", good=False)
+    assert "The split is refused" in said and "split.on_leak: report" in said and "Traceback" not in said
+    clone.change("split.on_leak", "report")
+    assert clone.ran("dvc", "repro") == ["split", "train", "evaluate"]
+    leak = clone.metrics("split")["leak"]
+    assert leak["test_patients_in_train"] > 0 and before["leak"]["test_patients_in_train"] == 0
+    figures = clone.metrics("evaluate")
+    assert figures["test_unseen"]["images"] == figures["test"]["images"] - leak["test_patients_in_train"]
+
+
+def test_a_mistake_in_the_parameters_is_one_line_and_leaves_everything(clone):
+    clone.change("train.lr", "fast")
+    said = clone.run("python", "stages/train.py", good=False)
+    assert said == "params.yaml: train.lr = 'fast': input should be a valid number\n"
+    assert (clone.folder / "models/model.safetensors").is_file()
+
+
+def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
+    files = {f"mine/{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)}
+    put(clone.folder, files | {"mine/1/bad.png": b"no image"})
+    for key, value in {"data.source": "folder", "data.location": "mine", "split.strategy": "image"}.items():
+        clone.change(key, value)
+    said = clone.run("dvc", "repro", good=False)
+    assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in said and "data.unusable: drop" in said
+    clone.change("data.unusable", "drop")
+    clone.run("dvc", "repro")
+    assert clone.metrics("audit")["unreadable"] == 1 and clone.metrics("audit")["images"] == 40
+    assert np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r").shape == (40, 32, 32, 1)
+
+
+def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evaluation(clone, tmp_path):
+    import zipfile
+
+    predictions = pd.read_csv(clone.folder / "data/predictions.csv", index_col="file")["probability"]
+    alone = Clone(tmp_path / "alone")
+    shutil.copytree(clone.folder / "models", alone.folder / "models")
+    shutil.copytree(clone.folder / "stages", alone.folder / "stages")
+    with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
+        archive.extractall(alone.folder / "new")
+    put(alone.folder, {"new/broken.png": b"no image", "grey.png": image(99)})
+    said = alone.run("python", "stages/predict.py", "new", "grey.png", "--out", "out.csv", good=False)
+    assert "1 of 162 images have no probability" in said and "SYNTHETIC" in said and "Traceback" not in said
+    found = pd.read_csv(alone.folder / "out.csv", index_col="file")
+    assert found.loc["new/broken.png", "error"] == "not an image"
+    assert 0 < found.loc["grey.png", "probability"] < 1
+    both = predictions.index
+    assert np.allclose(found.loc[["new/" + name for name in both], "probability"], predictions, atol=1e-6)
+    assert "no image or folder nowhere" in alone.run("python", "stages/predict.py", "nowhere", good=False)
