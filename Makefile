@@ -32,12 +32,12 @@ clean:  ## delete the environment; data, models and caches stay
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "Python 3.11 or later is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)." \
+	  { echo "Python 3.11 or later is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)." \
 	    "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	@free=$$(df -Pk . | awk 'NR == 2 {print $$4}'); [ -d .venv ] || [ "$$free" -ge 8000000 ] || \
-	  { echo "8 GB of disk are needed (6 GB of them for PyTorch), and $$((free / 1000000)) GB are free here."; exit 1; }
+	@free=$$(df -Pk . | awk 'NR == 2 {print $$4}'); [ -d .venv ] || [ "$$free" -ge 7000000 ] || \
+	  { echo "7 GB of disk are needed, most of them for PyTorch, and $$((free / 1000000)) GB are free here."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -5,8 +5,6 @@ Writes  data/audit/clusters.csv, metrics/audit.json, plots/audit/copies.png
 Alone   python stages/audit.py
 """
 
-import numpy as np
-
 from core import auditing, drawing, files, tables
 
 LABELS = "data/raw/labels.csv"
@@ -26,7 +24,7 @@ def main() -> None:
 
     tables.write(clusters, CLUSTERS, tables.CLUSTERS)
     files.write_json(METRICS, figures)
-    drawing.copies(index, clusters, np.load(THUMBNAILS, mmap_mode="r"), COPIES)
+    drawing.copies(index, clusters, files.read_array(THUMBNAILS), COPIES)
     print(auditing.explain(figures, auditing.conflicts(index, clusters)))
 
 

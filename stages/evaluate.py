@@ -6,8 +6,6 @@ Writes  data/predictions.csv, metrics/evaluate.json, plots/evaluate/
 Alone   python stages/evaluate.py
 """
 
-import numpy as np
-
 from core import drawing, files, networks, params, scoring, splitting, tables, training
 
 IMAGES = "data/prepared/images.npy"
@@ -28,9 +26,9 @@ def main() -> None:
     predictions = predictions[predictions["part"].isin(["val", "test"])].reset_index(drop=True)
 
     training.repeatable(0)
-    classifier = networks.restore(WEIGHTS, networks.describe(MODEL))
+    classifier = networks.restore(WEIGHTS, files.read_json(MODEL))
     device = training.choose_device(chosen.train.device)
-    images = np.load(IMAGES, mmap_mode="r")
+    images = files.read_array(IMAGES)
     predictions["probability"] = training.probabilities(classifier, images, predictions["row"].to_numpy(), device)
 
     part = {name: predictions[predictions["part"] == name] for name in ("val", "test")}

@@ -29,7 +29,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     paths = sources.expand(asked.paths)
-    model = networks.describe(asked.models / "model.json")
+    model = files.read_json(asked.models / "model.json")
     classifier = networks.restore(asked.models / "model.safetensors", model)
     device = training.choose_device(asked.device)
     make = partial(imaging.pixels, side=model["image_size"])

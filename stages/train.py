@@ -23,7 +23,7 @@ PLOTS = "plots/train"
 
 def main() -> None:
     chosen = params.load("model", "train", "seed")
-    images = np.load(IMAGES, mmap_mode="r")
+    images = files.read_array(IMAGES)
     split = tables.read(SPLIT, tables.SPLIT)
     rows = {part: split.loc[split["part"] == part, "row"].to_numpy() for part in ("train", "val")}
     labels = np.zeros(len(images), dtype=np.int64)

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from core.errors import Mistake
+
 CHUNK = 1 << 20
 
 
@@ -34,8 +38,21 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def there(path: str | Path) -> Path:
+    """The path of what another stage wrote. Raises Mistake where it is missing."""
+    if not Path(path).is_file():
+        raise Mistake(f"{path} is not here: make it with dvc repro, or fetch it with dvc pull")
+    return Path(path)
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """A .npy as a memory map that can't be written to. Raises Mistake where it is missing."""
+    array: np.ndarray = np.load(there(path), mmap_mode="r")
+    return array
+
+
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return json.loads(there(path).read_text(encoding="utf-8"))
 
 
 def sha256(path: str | Path) -> str:

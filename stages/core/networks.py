@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from core import files
 from core.errors import Mistake
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
@@ -88,19 +87,9 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
     return classifier
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """The content of a model.json: backbone, head, image_size (pixels), channels (1 or 3), synthetic."""
-    try:
-        description: dict[str, Any] = files.read_json(path)
-    except (OSError, ValueError) as error:
-        raise Mistake(
-            f"{path} can't be read ({error}): train a model with dvc repro, or fetch one with dvc pull"
-        ) from None
-    return description
-
-
 def restore(weights: str | Path, description: dict[str, Any]) -> Classifier:
-    """The classifier whose model.json holds ``description``. Raises Mistake where the weights are not its own."""
+    """The classifier of models/: ``description`` is the content of its model.json, with backbone, head and
+    image_size (pixels). Raises Mistake where the weights are not its own."""
     classifier = Classifier(description["backbone"], description["head"], description["image_size"])
     state = _read(Path(weights))
     try:

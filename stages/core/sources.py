@@ -49,11 +49,15 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         if data.source == "kaggle":
             folder, known = _kaggle(data.location)
         elif data.source == "folder":
-            folder, known = root / data.location, {}
+            folder, known = root / Path(data.location).expanduser(), {}
             if not folder.is_dir():
                 raise Mistake(f"data.location: there is no folder {folder}")
         else:
-            archive = _fetch(data.location, Path(scratch)) if "://" in data.location else root / data.location
+            archive = (
+                _fetch(data.location, Path(scratch))
+                if "://" in data.location
+                else root / Path(data.location).expanduser()
+            )
             if not archive.is_file():
                 raise Mistake(f"data.location: there is no archive {archive}")
             found = files.sha256(archive)

@@ -27,10 +27,10 @@ _KINDS = {
 
 
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
-    """Read a table of this project: ``columns`` is one of the lists above."""
+    """Read a table of this project: ``columns`` is one of the lists above. Raises Mistake where it is missing."""
     kinds = {column: _KINDS.get(column, "string") for column in columns}
     # Only an empty cell is missing: a file or a patient may be called NA or null.
-    return pd.read_csv(path, usecols=columns, dtype=kinds, keep_default_na=False, na_values=[""])[columns]
+    return pd.read_csv(files.there(path), usecols=columns, dtype=kinds, keep_default_na=False, na_values=[""])[columns]
 
 
 def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:

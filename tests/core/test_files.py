@@ -1,6 +1,7 @@
 import pytest
 
 from core import files, tables
+from core.errors import Mistake
 
 
 def test_a_file_is_whole_or_not_there_and_what_was_there_stays(tmp_path):
@@ -19,6 +20,12 @@ def test_json_reads_back_exactly_and_takes_no_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", {"a": float("nan")})
     assert files.read_json(tmp_path / "a.json") == value
+
+
+def test_what_another_stage_should_have_written_is_named_where_it_is_missing(tmp_path):
+    for read in (files.read_json, files.read_array, lambda path: tables.read(path, tables.SPLIT)):
+        with pytest.raises(Mistake, match="gone is not here: make it with dvc repro"):
+            read(tmp_path / "gone")
 
 
 def test_the_hash_is_the_published_one(tmp_path):

@@ -157,5 +157,3 @@ def test_a_model_that_does_not_fit_its_description_is_refused(tmp_path):
     assert networks.restore(tmp_path / "model.safetensors", description).head.out_features == 1
     with pytest.raises(Mistake, match=r"does not fit its model\.json"):
         networks.restore(tmp_path / "model.safetensors", description | {"head": "selu"})
-    with pytest.raises(Mistake, match="train a model with dvc repro"):
-        networks.describe(tmp_path / "model.json")

@@ -1,4 +1,6 @@
+import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -163,3 +165,20 @@ def test_the_whole_set_is_read_once_per_epoch_and_no_second_time(chosen, data, m
     fit(chosen, data, epochs=2)
     counts = np.bincount(np.concatenate(taken), minlength=COUNT)
     assert (counts == 2).all()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_loss_images_per_second_and_time_left(chosen, data, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    fit(chosen, data, epochs=2)
+    assert re.search(r"\d+/64 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, epoch [12]/2, loss \d\.\d+", screen.getvalue())
+
+
+def test_what_is_no_terminal_gets_no_bar(chosen, data, capsys):
+    fit(chosen, data, epochs=1)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,52 @@
+"""What a new user meets first: the two commands, on a machine that lacks something."""
+
+import os
+import subprocess
+
+import pytest
+
+from conftest import TOP
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make on the project's Makefile in an empty folder, with some commands of the machine replaced."""
+    (tmp_path / "Makefile").write_text((TOP / "Makefile").read_text())
+    (tmp_path / "requirements.txt").write_text("")
+    (tmp_path / "bin").mkdir()
+
+    def run(*arguments, **replaced):
+        for name, script in replaced.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        found = subprocess.run(
+            ["make", *arguments], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PATH": path}
+        )
+        return found.returncode, found.stdout + found.stderr
+
+    return run
+
+
+def test_help_lists_every_target_that_has_a_description(make):
+    code, said = make("help")
+    assert code == 0
+    for target in ("repro", "test", "test-fast", "lint", "clean"):
+        assert f"\n{target} " in f"\n{said}"
+
+
+def test_an_older_python_is_named_with_the_way_out(make):
+    code, said = make("repro", python3='[ "$1" = --version ] && { echo Python 3.9.1; exit; }; exit 1')
+    assert code and "Python 3.11 or later is needed, and python3 is Python 3.9.1" in said
+    assert "make repro PYTHON=python3.12" in said
+
+
+def test_no_python_at_all_is_said(make):
+    code, said = make("repro", "PYTHON=python-that-is-not-there")
+    assert code and "Python 3.11 or later is needed, and python-that-is-not-there is missing" in said
+
+
+def test_too_little_disk_is_said_before_anything_is_installed(make, tmp_path):
+    code, said = make("repro", df="echo Filesystem; echo disk 9 9 1000000 9% /")
+    assert code and "7 GB of disk are needed" in said and "1 GB are free here" in said
+    assert not (tmp_path / ".venv").exists()
