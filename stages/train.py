@@ -38,6 +38,7 @@ def main() -> None:
     with Live(PLOTS, dvcyaml=None, save_dvc_exp=False, report=None) as live:
 
         def report(epoch: training.Epoch) -> None:
+            live.step = epoch.number
             live.log_metric("train/loss", epoch.train_loss)
             live.log_metric("val/loss", epoch.val_loss)
             live.log_metric("train/accuracy", epoch.train_accuracy)

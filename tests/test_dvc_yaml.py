@@ -141,3 +141,17 @@ def test_the_original_recipe_is_the_published_one(chosen):
     off = made.train
     assert (off.weight_decay, off.positive_weight, off.clip_norm, off.freeze_backbone) == (0, 1, None, False)
     assert off.augment.model_dump() == {"geometry": "none", "brightness": 0, "contrast": 0, "stain": 0}
+
+
+def test_the_committed_default_run_is_synthetic_leaks_nothing_and_learned_something():
+    import json
+
+    found = {name: json.loads((TOP / "metrics" / f"{name}.json").read_text()) for name in ("split", "evaluate")}
+    assert all(metrics["synthetic"] for metrics in found.values())
+    leak = found["split"]["leak"]
+    assert {name for name, count in leak.items() if count is None} == {
+        "test_near_copies_in_train",
+        "val_near_copies_in_train",
+    }
+    assert not any(leak.values())
+    assert 0.80 <= found["evaluate"]["test"]["roc_auc"]["value"] <= 0.95

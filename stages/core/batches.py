@@ -1,14 +1,19 @@
 """Images from the memory map to the device, and augmentation there, a whole batch at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.errors import Mistake
-from core.params import Augment
+
+if TYPE_CHECKING:  # pydantic is not needed to train
+    from core.params import Augment
 
 # Optical densities of haematoxylin, eosin and residual per channel of RGB:
 # Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution (2001), table 1.

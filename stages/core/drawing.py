@@ -62,18 +62,18 @@ def copies(index: pd.DataFrame, clusters: pd.DataFrame, thumbnails: np.ndarray, 
 def training(curves: str | Path, best: int, path: str | Path, synthetic: bool) -> None:
     """Loss, accuracy and learning rate by epoch, the kept epoch ``best`` marked.
 
-    ``curves`` is the folder of tables that dvclive wrote; steps count from 0 there, epochs from 1 here.
+    ``curves`` is the folder of tables that dvclive wrote.
     """
     with _page(path, (11, 3.4), (1, 3), synthetic) as axes:
         for axis, measure in zip(axes[0], ("loss", "accuracy"), strict=False):
             for part, colour in (("train", TEST), ("val", VALIDATION)):
                 table = pd.read_csv(Path(curves, part, f"{measure}.tsv"), sep="\t")
-                axis.plot(table["step"] + 1, table[measure], color=colour, label=part, marker=".")
+                axis.plot(table["step"], table[measure], color=colour, label=part, marker=".")
             axis.set_ylabel(measure)
         axes[0, 0].set_ylim(bottom=0)
         axes[0, 1].set_ylim(0, 1.02)
         table = pd.read_csv(Path(curves, "lr.tsv"), sep="\t")
-        axes[0, 2].plot(table["step"] + 1, table["lr"], color="0.3", marker=".")
+        axes[0, 2].plot(table["step"], table["lr"], color="0.3", marker=".")
         axes[0, 2].set_ylabel("learning rate")
         axes[0, 2].set_yscale("log")
         for axis in axes[0]:
@@ -116,7 +116,7 @@ def evaluation(
                 f"{kind.upper()}, area on test: {'not defined' if area is None else format(area, '.3f')}", fontsize=10
             )
             axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-            axis.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
+            axis.legend(frameon=False, loc="lower right" if kind == "roc" else "best")
         axes[0, 0].plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
 
         matrix = axes[1, 0]

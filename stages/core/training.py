@@ -1,10 +1,12 @@
 """Train a classifier, and score images with one."""
 
+from __future__ import annotations
+
 import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from core import batches
 from core.batches import Pixels
 from core.errors import Mistake
 from core.networks import Classifier
-from core.params import Train
+
+if TYPE_CHECKING:  # pydantic is not needed to train
+    from core.params import Train
 
 SCORED_AT_ONCE = {"cpu": 64, "cuda": 256}  # images
 

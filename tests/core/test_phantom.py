@@ -3,6 +3,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 
 from core import phantom
 
@@ -68,3 +71,25 @@ def test_some_patients_have_no_positive_image_and_others_many(patches):
 def test_too_few_images_for_the_patients_is_an_error():
     with pytest.raises(ValueError, match="100 images are too few for 60 patients"):
         next(phantom.draw(100, 60, 64, seed=1))
+
+
+def test_a_split_by_image_flatters_a_classifier_and_one_by_patient_still_finds_the_signal(patches):
+    """By scikit-learn alone: a random forest on colours and quantiles, in five folds of either kind."""
+
+    def features(pixels):
+        grey = pixels.mean(axis=-1)
+        levels = np.quantile(grey, [0.05, 0.25, 0.5, 0.75, 0.95])
+        dark = (grey < (levels[0] + levels[-1]) / 2).mean()
+        return [*pixels.mean((0, 1)), *pixels.std((0, 1)), *levels, dark, np.abs(np.diff(grey, axis=0)).mean()]
+
+    known = np.array([features(patch.pixels.astype(float)) for patch in patches])
+    labels, patients = np.array([patch.label for patch in patches]), [patch.patient for patch in patches]
+
+    def area(folds, groups=None):
+        forest = RandomForestClassifier(200, random_state=0)
+        chances = cross_val_predict(forest, known, labels, cv=folds, groups=groups, method="predict_proba")
+        return roc_auc_score(labels, chances[:, 1])
+
+    by_patient, by_image = area(GroupKFold(5), patients), area(KFold(5, shuffle=True, random_state=0))
+    assert 0.75 < by_patient < 0.95
+    assert by_image - by_patient > 0.04

@@ -58,7 +58,7 @@ def test_a_probability_at_the_threshold_is_positive():
         ([0, 0], [0.1, 0.9], {"balanced_accuracy", "sensitivity", "f1", "roc_auc", "pr_auc"}),
         ([1, 1], [0.1, 0.9], {"balanced_accuracy", "specificity", "roc_auc", "pr_auc"}),
         ([0, 1], [0.1, 0.2], {"precision"}),
-        ([], [], MEASURES),
+        ([], [], set(MEASURES)),
     ],
 )  # fmt: skip
 def test_what_is_not_defined_is_none_and_never_zero(labels, probabilities, undefined):
