@@ -39,11 +39,10 @@ def main() -> None:
     called = scoring.call(part["test"], threshold)
     bins = scoring.histogram(part["test"])
 
-    for kind, tables_of_kind in curves.items():
-        for name, curve in tables_of_kind.items():
-            tables.write(curve, f"{PLOTS}/{name}_{kind}.csv", list(curve.columns))
-    tables.write(called, f"{PLOTS}/confusion.csv", list(called.columns))
-    tables.write(bins, f"{PLOTS}/histogram.csv", list(bins.columns))
+    drawn = {f"{name}_{kind}": curve for kind, by_part in curves.items() for name, curve in by_part.items()}
+    for name, table in (drawn | {"confusion": called, "histogram": bins}).items():
+        marked = table.assign(synthetic=True) if figures["synthetic"] else table
+        tables.write(marked, f"{PLOTS}/{name}.csv", list(marked.columns))
     drawing.evaluation(curves, scoring.confusion(called), bins, figures, f"{PLOTS}/evaluation.png")
     drawing.training(CURVES, files.read_json(TRAINED)["best_epoch"], f"{PLOTS}/training.png", figures["synthetic"])
     tables.write(predictions, PREDICTIONS, tables.PREDICTIONS)

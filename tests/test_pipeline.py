@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score
 
 from conftest import TOP, change_parameters, image, put
 
@@ -99,9 +102,33 @@ def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
     predictions = pd.read_csv(clone.folder / "data/predictions.csv")
     assert set(predictions["part"]) == {"val", "test"} and predictions["probability"].between(0, 1).all()
     assert len(predictions) == sum(clone.metrics("split")[part]["images"] for part in ("val", "test"))
-    assert predictions["file"].str.startswith("synthetic/").all()
+    assert predictions["file"].str.startswith("synthetic-phantom/").all()
     assert np.load(clone.folder / "data/prepared/images.npy").shape == (160, 32, 32, 3)
     assert all(clone.metrics(name)["synthetic"] for name in ("audit", "split", "train", "evaluate"))
+
+
+def test_the_probabilities_belong_to_the_labels_that_validation_was_measured_with(clone):
+    """What train measured on validation must follow from predictions.csv and the raw labels alone."""
+    rows = pd.read_csv(clone.folder / "data/predictions.csv").query("part == 'val'")
+    labels = pd.read_csv(clone.folder / "data/raw/labels.csv", index_col="file").loc[rows["file"], "label"].to_numpy()
+    chances = rows["probability"].to_numpy()
+    loss = -np.mean(labels * np.log(chances) + (1 - labels) * np.log(1 - chances))
+    trained = clone.metrics("train")
+    assert trained["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert trained["val_accuracy"] == pytest.approx(np.mean((chances > 0.5) == labels))
+    images = np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r")
+    with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
+        for row, name in zip(rows["row"][:9], rows["file"], strict=False):
+            assert np.array_equal(images[row], np.asarray(Image.open(archive.open(name))))
+
+
+def test_the_threshold_is_chosen_on_validation_and_never_on_test(clone):
+    clone.change("evaluate.threshold", "validation")
+    assert clone.ran("dvc", "repro") == ["evaluate"]
+    rows = pd.read_csv(clone.folder / "data/predictions.csv").query("part == 'val'")
+    scores = {at: balanced_accuracy_score(rows["label"], rows["probability"] >= at) for at in rows["probability"]}
+    threshold = clone.metrics("evaluate")["threshold"]
+    assert scores.get(threshold, 0.5) == pytest.approx(max(*scores.values(), 0.5))
 
 
 def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
@@ -219,8 +246,6 @@ def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
 
 
 def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evaluation(clone, tmp_path):
-    import zipfile
-
     predictions = pd.read_csv(clone.folder / "data/predictions.csv", index_col="file")["probability"]
     alone = Clone(tmp_path / "alone")
     shutil.copytree(clone.folder / "models", alone.folder / "models")

@@ -5,18 +5,33 @@ link, a device, an encrypted member, too many members or too many bytes end the 
 of that archive is used.
 """
 
+import errno
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from io import BufferedWriter
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from core.errors import Mistake
 
 MOST_FILES = 20_000_000
 MOST_BYTES = 1 << 40
+
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)
+_NAMES_AT_FAULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def unpack(archive: str | Path, target: str | Path) -> None:
@@ -34,8 +49,8 @@ def unpack(archive: str | Path, target: str | Path) -> None:
             _untar(archive, target)
         else:
             raise Mistake(f"{archive} is neither a zip nor a tar (gz, xz)")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, *_NAMES_AT_FAULT):
             raise  # of this machine (no space, no permission), not of the archive
         raise Mistake(f"{archive} is damaged: {error}") from None
 
@@ -57,7 +72,7 @@ def _unzip(archive: Path, target: Path) -> None:
 
 
 def _untar(archive: Path, target: Path) -> None:
-    with tarfile.open(archive, errorlevel=2) as source:
+    with tarfile.open(archive, errorlevel=2, tarinfo=_Header) as source:
         allowance = _Allowance(archive, target)
         for member in source:
             path = allowance.place(member.name)
@@ -79,6 +94,22 @@ def _untar(archive: Path, target: Path) -> None:
                     shutil.copyfileobj(content, file, 1 << 20)
             else:
                 raise Mistake(f"{archive}: {member.name} is a symbolic link or a device, which is not followed")
+        assert source.fileobj is not None
+        while source.fileobj.read(1 << 20):  # to the end, where gzip and xz check what they gave
+            pass
+
+
+class _Header(tarfile.TarInfo):
+    """Tarfile takes a damaged or missing header behind the first for the end of the archive: here it is an error."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the zeros that do end it
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a member's {error}, or the archive was cut there") from None
 
 
 def _create(path: Path, archive: Path) -> BufferedWriter:

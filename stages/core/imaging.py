@@ -46,8 +46,8 @@ def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path
             archive.writestr(entry, content(name))
 
 
-def decode(content: bytes) -> tuple[Image.Image, str]:
-    """An image as 8-bit grey ("L") or RGB, upright, and the mode that its file has.
+def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
+    """An image as 8-bit grey ("L") or RGB, upright; the mode that its file has; and its pixels at full depth.
 
     RGB whose channels are equal becomes grey; 16-bit grey is scaled to 8 bits; transparency is dropped; of
     an animation the first frame counts. Raises Unreadable.
@@ -66,16 +66,19 @@ def decode(content: bytes) -> tuple[Image.Image, str]:
         values = np.asarray(image, dtype=np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
-        return Image.fromarray((values // 257).astype(np.uint8)), mode
+        scaled = Image.fromarray((values // 257).astype(np.uint8))
+        # Different images of 12 bits in 16 may be equal once scaled. Values that come from 8 bits stay copies of those.
+        return scaled, mode, scaled.tobytes() if (values % 257 == 0).all() else values.astype("<u2").tobytes()
     if mode == "F":
         raise Unreadable("floating-point pixels have no known range")
     if mode in ("1", "L", "LA"):
-        return image.convert("L"), mode
+        image = image.convert("L")
+        return image, mode, image.tobytes()
     colour = image.convert("RGB")
     values = np.asarray(colour)
     if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
-        return colour.getchannel(0), mode
-    return colour, mode
+        colour = colour.getchannel(0)
+    return colour, mode, colour.tobytes()
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:
@@ -89,7 +92,7 @@ def square(image: Image.Image, side: int) -> np.ndarray:
 
 def picture(content: bytes, side: int) -> Picture:
     """Decode one file. Raises Unreadable."""
-    image, mode = decode(content)
+    image, mode, exact = decode(content)
     shape = f"{image.mode} {image.width} {image.height} ".encode()
     return Picture(
         pixels=square(image, side),
@@ -98,7 +101,7 @@ def picture(content: bytes, side: int) -> Picture:
         height=image.height,
         mode=mode,
         bytes_sha256=hashlib.sha256(content).hexdigest(),
-        pixels_sha256=hashlib.sha256(shape + image.tobytes()).hexdigest(),
+        pixels_sha256=hashlib.sha256(shape + exact).hexdigest(),
         phash=str(imagehash.phash(image)),
     )
 
@@ -131,6 +134,8 @@ def decode_all(
             return make(read(name))
         except Unreadable as reason:
             return reason
+        except OSError as error:
+            return Unreadable(error.strerror or str(error))
 
     with ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(names), 256):

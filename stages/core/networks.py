@@ -38,6 +38,13 @@ class Classifier(nn.Module):
         self.network = network
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        try:
+            with torch.inference_mode():
+                self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {reason}") from None
+        self.train()
 
     @property
     def head(self) -> nn.Module:

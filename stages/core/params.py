@@ -70,7 +70,7 @@ class Data(Section):
     @field_validator("patient")
     @classmethod
     def _a_pattern_names_its_group(cls, patient: str | None) -> str | None:
-        if patient is not None and re.search(r"[(\[\\^$*+?|]", patient):
+        if patient is not None and "(?P<" in patient:
             try:
                 groups = re.compile(patient).groupindex
             except re.error as error:
@@ -84,6 +84,8 @@ class Data(Section):
         if self.source == "phantom":
             if self.location is not None:
                 raise ValueError(f"location must be null for source phantom, not {self.location!r}")
+            if self.lists.given():
+                raise ValueError("lists must be null for source phantom, whose images are on none")
             return self
         if self.location is None:
             raise ValueError(f"location is null, and source {self.source} needs one")
@@ -96,8 +98,17 @@ class Data(Section):
         if self.sha256 is not None and self.source != "archive":
             raise ValueError(f"sha256 must be null for source {self.source}: it is an archive's")
         if self.labels is None and self.patient is not None and not self.patient_is_pattern:
-            raise ValueError(f"patient names the column {self.patient!r}, but labels is null: no table has columns")
+            raise ValueError(
+                f"patient names the column {self.patient!r}, but labels is null; a pattern needs (?P<patient>...)"
+            )
         return self
+
+    @field_validator("within")
+    @classmethod
+    def _below(cls, within: str | None) -> str | None:
+        if within is not None and (within.startswith("/") or ".." in within.split("/")):
+            raise ValueError("must be a folder inside the source, without ..")
+        return within
 
     @property
     def patient_is_pattern(self) -> bool:

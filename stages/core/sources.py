@@ -1,5 +1,6 @@
 """Bring images, labels and patients from wherever they are into one shape."""
 
+import http.client
 import io
 import os
 import re
@@ -196,7 +197,7 @@ def _fetch(address: str, folder: Path) -> Path:
                 if left < 0:
                     raise Mistake(f"{_public(address)} is larger than this disk has free, or than 256 GiB")
                 file.write(chunk)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         raise Mistake(f"{_public(address)} can't be fetched: {error}") from None
     return target
 
@@ -205,9 +206,11 @@ def _public(location: str) -> str:
     """An address without user, password and query, which may hold a credential."""
     if "://" not in location:
         return location
-    parts = urlsplit(location)
-    host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return "the address in data.location"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def walk(base: Path) -> tuple[list[str], list[str]]:
@@ -224,6 +227,10 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
         for name in names:
             if not name.startswith("."):
                 file = Path(at, name).relative_to(base).as_posix()
+                if not file.isprintable():  # bytes that are not UTF-8 come as surrogates, which are not
+                    raise Mistake(f"{base} holds a file whose name can't be written: {file!a}. Rename it")
+                if not Path(at, name).is_file():
+                    raise Mistake(f"{Path(at, name)} is not a file: a link to nothing, or a pipe. Remove it")
                 (images if Path(name).suffix.lower() in IMAGES else others).append(file)
     return sorted(images), sorted(others)
 
@@ -265,11 +272,15 @@ class _Names:
 def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Path:
     """A table inside the source, found by the end of its path, or a path of this machine."""
     for inside in (base, folder):
-        found = sorted(path for path in inside.rglob(Path(name).name) if path.as_posix().endswith("/" + name))
+        if (inside / name).is_file():
+            return inside / name
+        found = [file for file in walk(inside)[1] if file.endswith("/" + name)]
         if len(found) > 1:
-            raise Mistake(f"{key}: {name} stands {len(found)} times in the source. Write more of its path")
+            raise Mistake(
+                f"{key}: {name} stands {len(found)} times in the source: {some(found)}. Write more of its path"
+            )
         if found:
-            return found[0]
+            return inside / found[0]
     if (root / name).is_file():
         return root / name
     raise Mistake(f"{key}: there is no {name}, neither in the source nor at {(root / name).resolve()}")
@@ -277,7 +288,9 @@ def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Pa
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        rows = pd.read_csv(
+            path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
+        )
     except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
         raise Mistake(f"{path} can't be read as a CSV in UTF-8: {error}") from None
     rows.columns = [str(column).strip() for column in rows.columns]
@@ -355,7 +368,11 @@ def _listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Pat
         if path.suffix.lower() == ".csv":
             entries = list(_column(_read_csv(path), data.file_column, "data.file_column", name))
         else:
-            entries = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            try:
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise Mistake(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+            entries = [line.strip() for line in lines if line.strip()]
         unknown = []
         for entry in dict.fromkeys(entries):
             file = names.find(entry)
@@ -368,7 +385,7 @@ def _listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Pat
                 f"data.lists.{part}: {len(unknown):,} of {len(entries):,} entries of {name} are neither an image nor a "
                 f"patient: {some(unknown)}. Mend the list, or pass over them: data.unusable: drop"
             )
-    listed = pd.DataFrame(rows, columns=tables.LISTED).sort_values("file", kind="stable")
+    listed = pd.DataFrame(rows, columns=tables.LISTED).drop_duplicates().sort_values("file", kind="stable")
     twice = listed[listed["file"].duplicated(keep=False)]
     if len(twice):
         raise Mistake(

@@ -20,9 +20,7 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     strategy lacks what it needs (patients, lists), or a part would be empty.
     """
     split = index[["row", "file", "label", "patient"]].copy()
-    # A copy can be exact in one cluster and near in another; the exact one is the closer tie.
-    closest = clusters.sort_values("kind", kind="stable").drop_duplicates("file").set_index("file")["cluster"]
-    split["cluster"] = split["file"].map(closest).astype("Int64")
+    split["cluster"] = split["file"].map(clusters.set_index("file")["cluster"]).astype("Int64")
 
     if chosen.strategy == "patient" and split["patient"].isna().any():
         raise Mistake(
@@ -32,7 +30,11 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     if chosen.strategy == "predefined" and listed.empty:
         raise Mistake("split.strategy predefined needs the lists data.lists.train, .val and .test")
 
-    dropped = _redundant(split) if chosen.duplicates == "drop" else np.zeros(len(split), dtype=bool)
+    dropped = np.zeros(len(split), dtype=bool)
+    if chosen.strategy == "predefined":
+        dropped |= ~split["file"].isin(listed["file"]).to_numpy(dtype=bool)
+    if chosen.duplicates == "drop":  # of the listed images only, so that a copy on no list can't push out one that is
+        dropped[~dropped] = _redundant(split[~dropped])
     ties = []
     if chosen.strategy == "patient":
         ties.append(split["patient"])
@@ -42,8 +44,7 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
 
     split["part"] = pd.array(["dropped"] * len(split), dtype="string")
     if chosen.strategy == "predefined":
-        wanted = split["file"].map(listed.set_index("file")["part"]).fillna("dropped")
-        split.loc[~dropped, "part"] = wanted[~dropped]
+        split.loc[~dropped, "part"] = split["file"].map(listed.set_index("file")["part"])[~dropped]
         if chosen.duplicates == "together":
             _refuse_torn_groups(split)
     else:
@@ -97,21 +98,20 @@ def _distribute(groups: "pd.Series[Any]", labels: "pd.Series[Any]", fractions: n
     wanted = fractions[:, None] * sizes.sum(axis=0)  # (parts, 2)
     weight = 1 / np.maximum(wanted, 1e-9)
     have = np.zeros_like(wanted)
-    left = (sizes > 0).sum(axis=0)
+    left = np.array([len(sizes), *(sizes > 0).sum(axis=0)])  # groups at all, with a negative, with a positive
     chosen = np.zeros(len(sizes), dtype=np.int64)
     for group in order:
         size = sizes[group]
         # Of the squared misfit only the change by adding this group differs between the parts.
         change = ((2 * (have - wanted) + size) * size * weight).sum(axis=1)
-        for label in (0, 1):
-            lacking = have[:, label] == 0
-            if size[label] and lacking.any() and left[label] <= lacking.sum():
-                change = np.where(lacking, change, np.inf)
-                break
-        best = int(change.argmin())
+        has = np.array([True, *(size > 0)])
+        lacking = np.column_stack([have.sum(axis=1) == 0, have == 0])
+        scarce = lacking[:, has & (left <= lacking.sum(axis=0))]
+        # The part that lacks most of what has become scarce; among equals the best fit.
+        best = int(np.lexsort((change, -scarce.sum(axis=1)))[0])
         chosen[group] = best
         have[best] += size
-        left -= size > 0
+        left -= has
     part = np.array(PARTS)[chosen]
     return part[table.index.get_indexer(pd.Index(groups))]
 
@@ -183,6 +183,16 @@ def describe(figures: dict[str, Any]) -> str:
     if figures["dropped"]:
         lines.append(f"dropped {figures['dropped']:,} images")
     return "\n".join(lines)
+
+
+def assure(split: pd.DataFrame) -> str:
+    """What a split without a known leak promises, and what it can't."""
+    if split["patient"].isna().any():
+        return (
+            "No test image has a copy in training. Patients are not known (data.patient), so that some are on both "
+            "sides can't be excluded."
+        )
+    return "No test image has a copy or a patient in training."
 
 
 def explain_leak(split: pd.DataFrame) -> str | None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from core import files
 
-SYNTHETIC = "synthetic/"  # begins the name of every phantom, so that each table says what it is about
+SYNTHETIC = "synthetic-phantom/"  # begins the name of every phantom, so that each table says what it is about
 
 LABELS = ["file", "label", "patient"]
 LISTED = ["file", "part"]

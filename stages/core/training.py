@@ -56,7 +56,10 @@ def choose_device(name: str) -> torch.device:
     """The device for ``train.device``. Raises Mistake where there is none of that name."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise Mistake(f"the device is {name!r}, and must be auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Mistake(f"train.device is {name}, and this machine has {torch.cuda.device_count()} GPUs: use auto or cpu")
     return device
@@ -91,6 +94,8 @@ def fit(
     ``images`` is uint8 (N, H, W, C), ``labels`` 0 or 1 (N,); ``rows`` holds the row numbers of "train" and
     "val". ``report`` is called after each epoch. Raises Mistake when the loss is no number any more.
     """
+    if len(rows["train"]) < 2:
+        raise Mistake(f"{len(rows['train'])} image to train on is too few: two are the least, for batch normalisation")
     device = choose_device(chosen.device)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=choose_precision(chosen.precision, device) == "bf16")
     classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

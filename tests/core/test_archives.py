@@ -1,4 +1,6 @@
+import gzip
 import io
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -129,3 +131,38 @@ def test_what_is_no_archive_is_named(tmp_path, target):
     (tmp_path / "a").write_text("hello")
     with pytest.raises(Mistake, match="neither a zip nor a tar"):
         archives.unpack(tmp_path / "a", target)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+@pytest.mark.parametrize("harm", ["header", "cut at a member", "middle"])
+def test_a_tar_that_is_cut_or_damaged_behind_its_first_member_is_never_taken_for_whole(tmp_path, target, mode, harm):
+    """Tarfile itself takes such a place for the end, and would lose the images behind it without a word."""
+    path = tar(tmp_path / "plain", [(f"{n}.png", bytes([n]) * 600) for n in range(9)])
+    content = bytearray(path.read_bytes())
+    if harm == "header":
+        content[4 * 1536 + 5] ^= 0xFF
+    elif harm == "cut at a member":
+        content = content[: 4 * 1536]
+    packed = {"w": bytes, "w:gz": gzip.compress, "w:xz": lzma.compress}[mode](bytes(content))
+    if harm == "middle":
+        packed = packed[: len(packed) // 2] if mode == "w" else packed[:-6] + b"xxxxxx"
+    path.write_bytes(packed)
+    with pytest.raises(Mistake, match="is damaged|neither a zip nor a tar"):
+        archives.unpack(path, target)
+
+
+@pytest.mark.parametrize("members", [[("0", b"1"), ("0/a.png", b"2")], [("a" * 300 + ".png", b"1")]])
+def test_names_that_no_disk_can_hold_are_the_archives_fault(tmp_path, target, members):
+    with pytest.raises(Mistake, match="is damaged|stands in it twice"):
+        archives.unpack(zipped(tmp_path / "a.zip", members), target)
+
+
+def test_a_zip_with_a_damaged_member_is_named(tmp_path, target):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(range(256)) * 40)
+    content = bytearray(path.read_bytes())
+    content[45:60] = b"x" * 15
+    path.write_bytes(content)
+    with pytest.raises(Mistake, match="is damaged"):
+        archives.unpack(path, target)

@@ -123,3 +123,12 @@ def test_images_come_in_their_order_and_a_bad_one_in_its_place():
     found = list(imaging.decode_all(list(content), content.__getitem__, lambda given: imaging.pixels(given, 8)))
     assert isinstance(found[300], imaging.Unreadable)
     assert [int(each[0, 0, 0]) for each in found[301:]] == [number % 256 for number in range(301, 600)]
+
+
+def test_images_of_12_bits_that_differ_are_no_copies_though_they_look_alike_in_8():
+    dark = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    first, other = (saved(Image.fromarray(values), "PNG") for values in (dark, dark + 1))
+    assert np.array_equal(imaging.pixels(first, 8), imaging.pixels(other, 8))
+    assert imaging.picture(first, 8).pixels_sha256 != imaging.picture(other, 8).pixels_sha256
+    eight = imaging.picture(image(GRADIENT), 8).pixels_sha256
+    assert imaging.picture(saved(Image.fromarray(GRADIENT.astype(np.uint16) * 257), "PNG"), 8).pixels_sha256 == eight

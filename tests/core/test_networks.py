@@ -157,3 +157,9 @@ def test_a_model_that_does_not_fit_its_description_is_refused(tmp_path):
     assert networks.restore(tmp_path / "model.safetensors", description).head.out_features == 1
     with pytest.raises(Mistake, match=r"does not fit its model\.json"):
         networks.restore(tmp_path / "model.safetensors", description | {"head": "selu"})
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("inception_v3", 64), ("alexnet", 32), ("vgg11", 16)])
+def test_a_size_too_small_for_the_backbone_is_said_before_training(backbone, size):
+    with pytest.raises(Mistake, match=rf"model.backbone {backbone} can't take prepare.image_size {size}"):
+        networks.build(backbone, "linear", size, "none", TOP)

@@ -123,3 +123,21 @@ def test_the_histogram_and_the_confusion_count_every_image_once():
     assert bins["negatives"].sum() == 2 and bins["positives"].sum() == 3
     counts = scoring.confusion(scoring.call(rows, 0.5))
     assert counts.tolist() == [[1, 1], [1, 2]]
+
+
+def test_both_thresholds_come_from_validation_and_each_from_its_own_rows():
+    validation = predictions([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.9], ["a", "a", "b", "b"])
+    test = predictions([0, 0, 1, 1], [0.5, 0.6, 0.7, 0.8], ["c", "c", "d", "d"])
+    chosen = scoring.choose_threshold("validation", validation)
+    assert chosen == 0.3  # the lowest positive of validation; on test it would be 0.7
+    blocks = scoring.summarise(test, validation, chosen, "validation")
+    assert blocks["test_patients"]["threshold"] == pytest.approx(0.6)  # the mean of patient b
+    assert blocks["test"]["positive_patients"] == 1 and blocks["test"]["patients"] == 2
+    assert blocks["test"]["specificity"]["value"] == 0.0
+
+
+def test_the_precision_curve_falls_from_all_precise_to_the_prevalence():
+    labels = [0, 1, 0, 1, 1, 0, 0, 0]
+    curve = scoring.curves({"test": predictions(labels, [0.1, 0.9, 0.8, 0.7, 0.6, 0.2, 0.3, 0.4])})["pr"]["test"]
+    assert curve.iloc[0].to_dict() == {"sensitivity": 1.0, "precision": 3 / 8}
+    assert curve.iloc[-1].to_dict() == {"sensitivity": 0.0, "precision": 1.0}

@@ -1,5 +1,6 @@
 import http.server
 import json
+import os
 import ssl
 import threading
 from pathlib import Path
@@ -256,3 +257,37 @@ def test_a_kaggle_set_is_read_as_the_folder_that_kagglehub_gives(gather, monkeyp
     monkeypatch.setattr(kagglehub, "dataset_download", {"owner/name": str(versions / "3")}.get)
     raw, labels = gather("owner/name", kind="kaggle")
     assert len(labels) == 4 and raw.provenance["version"] == "3"
+
+
+def test_the_topmost_table_of_that_name_is_the_one_meant(gather, two):
+    put(two, {"old/labels.csv": "file,label\n"})
+    assert sum(gather(two, LABELS)[1].values()) == 2
+
+
+@pytest.mark.parametrize("end", [",", ""])
+def test_a_comma_at_the_end_of_each_row_shifts_no_column(gather, two, end):
+    table = "file,label\n" + "".join(f"{name}.png,{label}{end}\n" for name, label in zip("abcd", "0011", strict=True))
+    put(two, {"labels.csv": table})
+    assert list(gather(two, LABELS)[1].values()) == [0, 0, 1, 1]
+
+
+def test_a_link_to_nothing_and_a_name_that_is_not_utf_8_are_named(gather, two):
+    (two / "0" / "x.png").symlink_to("gone.png")
+    with pytest.raises(Mistake, match="x.png is not a file"):
+        gather(two)
+    (two / "0" / "x.png").unlink()
+    Path(os.fsdecode(os.fsencode(two / "0") + b"/\xff.png")).write_bytes(image(1))
+    with pytest.raises(Mistake, match="whose name can't be written"):
+        gather(two)
+
+
+def test_a_list_that_is_not_utf_8_is_named(gather, two, tmp_path):
+    put(tmp_path, {"1.txt": b"caf\xe9", "2.txt": "b.png", "3.txt": "c.png"})
+    with pytest.raises(Mistake, match="1.txt is not UTF-8"):
+        gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
+
+
+@pytest.mark.parametrize("address", ["https://host:abc/x.zip", "https://exa mple.org/x", "https://[bad/x"])
+def test_an_address_that_is_none_is_one_line(gather, address):
+    with pytest.raises(Mistake):
+        gather(address, {"data.sha256": "0" * 64}, "archive")

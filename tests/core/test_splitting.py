@@ -159,3 +159,31 @@ def test_a_part_of_one_class_is_said():
     images = index([(0, "a", "x"), (1, "b", "y"), (0, "c", "z")])
     split = assign(images, listed=lists(["train", "val", "test"]), strategy="predefined")
     assert "test has one class only" in splitting.describe(splitting.summarise(split))
+
+
+def test_a_copy_on_no_list_does_not_push_out_the_one_that_is_listed():
+    images = index([(0, "a", "x"), (0, "b", "x"), (1, "c", "y"), (0, "d", "z")])
+    listed = pd.DataFrame({"file": ["f001", "f002", "f003"], "part": ["train", "val", "test"]}).astype("string")
+    split = assign(images, listed=listed, strategy="predefined", duplicates="drop")
+    assert list(split["part"]) == ["dropped", "train", "val", "test"]
+
+
+def test_three_patients_are_enough_for_three_parts():
+    rows = [(label, patient, f"{patient}{label}{n}") for patient, counts in
+            {"a": (0, 6), "b": (0, 9), "c": (5, 2), "d": (4, 7)}.items()
+            for label, count in enumerate(counts) for n in range(count)]  # fmt: skip
+    for seed in range(5):
+        assert set(assign(index(rows), seed)["part"]) == set(PARTS)
+
+
+def test_the_parts_are_counted_as_by_hand_and_unknown_patients_are_not_vouched_for():
+    images = index([(1, "a", "x"), (0, "a", "y"), (0, "b", "z"), (1, "c", "v"), (0, "d", "w")])
+    split = assign(images, listed=lists(["train", "train", "train", "val", "test"]), strategy="predefined")
+    assert splitting.summarise(split) == {
+        "train": {"images": 3, "positives": 1, "patients": 2, "positive_patients": 1},
+        "val": {"images": 1, "positives": 1, "patients": 1, "positive_patients": 1},
+        "test": {"images": 1, "positives": 0, "patients": 1, "positive_patients": 0},
+        "dropped": 0,
+    }
+    assert splitting.assure(split) == "No test image has a copy or a patient in training."
+    assert "can't be excluded" in splitting.assure(split.assign(patient=pd.array([None] * 5, dtype="string")))

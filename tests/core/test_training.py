@@ -123,9 +123,9 @@ def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
 
 def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch):
     seen = []
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append(norm))
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append((len(parameters) > 50, norm)))
     plain, decayed = (fit(chosen, data, epochs=2, clip_norm=0.5, weight_decay=decay)[1] for decay in (0.0, 0.5))
-    assert set(seen) == {0.5}
+    assert set(seen) == {(True, 0.5)}
     name = "network.fc.weight"
     assert not torch.equal(plain.state[name], decayed.state[name])
 
@@ -153,8 +153,17 @@ def test_probabilities_do_not_depend_on_what_else_is_in_the_batch(data):
     assert together.shape == (10,) and ((together > 0) & (together < 1)).all()
 
 
-def test_bf16_autocast_trains_too(chosen, data):
+def test_bf16_autocast_trains_too(chosen, data, monkeypatch):
+    seen = set()
+    forward = networks.Classifier.forward
+
+    def spied(self, images):
+        seen.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return forward(self, images)
+
+    monkeypatch.setattr(networks.Classifier, "forward", spied)
     fitted = fit(chosen, data, epochs=1, precision="bf16")[1]
+    assert torch.bfloat16 in seen
     assert math.isfinite(fitted.best.val_loss) and fitted.state["network.fc.weight"].dtype == torch.float32
 
 
@@ -182,3 +191,25 @@ def test_a_terminal_shows_loss_images_per_second_and_time_left(chosen, data, mon
 def test_what_is_no_terminal_gets_no_bar(chosen, data, capsys):
     fit(chosen, data, epochs=1)
     assert capsys.readouterr().err == ""
+
+
+def test_every_training_batch_is_augmented_and_no_validation_batch(chosen, data, monkeypatch):
+    seen = []
+    augment = batches.augment
+    monkeypatch.setattr(batches, "augment", lambda *given: seen.append(len(given[0])) or augment(*given))
+    fit(chosen, data, epochs=2)
+    assert sum(seen) == 2 * 32
+
+
+def test_the_rate_follows_the_validation_loss_and_not_that_of_training(chosen, data):
+    _, labels, rows = data
+    labels[rows["val"]] = 1 - labels[rows["val"]]  # so it rises while that of training falls
+    epochs = []
+    fit(chosen, data, report=epochs.append, epochs=8, plateau_patience=0)
+    assert epochs[-1].train_loss < epochs[0].train_loss and epochs[-1].lr < 0.1 * epochs[0].lr
+
+
+def test_one_image_or_none_to_train_on_is_said(chosen, data):
+    images, labels, rows = data
+    with pytest.raises(Mistake, match="1 image to train on"):
+        fit(chosen, (images, labels, rows | {"train": rows["train"][:1]}))
