@@ -288,11 +288,11 @@ def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Pa
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        rows = pd.read_csv(
-            path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
-        )
+        rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
         raise Mistake(f"{path} can't be read as a CSV in UTF-8: {error}") from None
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas took the first column for row names, and shifted the rest
+        raise Mistake(f"{path}: rows have more cells than the header names columns (a comma at the end of each row?)")
     rows.columns = [str(column).strip() for column in rows.columns]
     return rows
 
