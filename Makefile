@@ -11,6 +11,7 @@ help:  ## list the targets
 repro: .venv/ready  ## install what is needed, run the pipeline, say where the results are
 	dvc repro
 	@echo
+	@echo "The commands below need the environment: source .venv/bin/activate"
 	@echo "Figures  metrics/evaluate.json (and audit, split, train beside it); dvc metrics show"
 	@echo "Plots    plots/evaluate/evaluation.png, plots/evaluate/training.png; dvc plots show"
 	@echo "Scores   data/predictions.csv, an image a row"
