@@ -40,8 +40,6 @@ def unpack(archive: str | Path, target: str | Path) -> None:
     Raises Mistake that names the archive, the member and what is wrong with it.
     """
     archive, target = Path(archive), Path(target)
-    if not archive.is_file():
-        raise Mistake(f"data.location: there is no archive {archive}")
     try:
         if zipfile.is_zipfile(archive):
             _unzip(archive, target)

@@ -22,7 +22,7 @@ HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
 class Pixels:
     """The image array, uint8 (N, H, W, C), held whole on the device where it takes at most half of what is
-    free there; elsewhere read from the memory map, one batch ahead of its use."""
+    free there; elsewhere read from the memory map, two batches ahead of their use."""
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
         self.images, self.device = images, device

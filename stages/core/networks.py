@@ -1,6 +1,5 @@
 """Torchvision's classification networks with one logit, from scratch or from weights that were checked."""
 
-import hashlib
 import pickle
 import re
 import urllib.error
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from core import files
 from core.errors import Mistake
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
@@ -166,7 +166,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
                 f"model.weights imagenet: {weights.url} can't be fetched ({error}). "
                 f"Put the file at {path}, or set model.weights to its path, or to none"
             ) from None
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = files.sha256(path)
     if not found.startswith(_published_hash(name)):
         raise Mistake(f"{path} has the sha256 {found}, which should start with {_published_hash(name)}: delete it")
     return _read(path)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
+from core import tables
 from core.errors import Mistake
 
 
@@ -39,16 +40,10 @@ def measures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) ->
 
 def figures(predictions: pd.DataFrame, threshold: float) -> dict[str, Any]:
     """The measures of some rows of predictions, each as {value, low, high}, and what stands behind them."""
-    known = predictions["patient"].notna().any()
-    positive = predictions[predictions["label"] == 1]
     found = measures(predictions["label"].to_numpy(), predictions["probability"].to_numpy(), threshold)
-    return {
-        "images": len(predictions),
-        "positives": len(positive),
-        "patients": predictions["patient"].nunique() if known else None,
-        "positive_patients": positive["patient"].nunique() if known else None,
-        # The interval belongs to the bootstrap over patients, which this release does not have yet.
-        **{name: {"value": value, "low": None, "high": None} for name, value in found.items()},
+    # The interval belongs to the bootstrap over patients, which this release does not have yet.
+    return tables.counts(predictions) | {
+        name: {"value": value, "low": None, "high": None} for name, value in found.items()
     }
 
 
@@ -103,7 +98,7 @@ def summarise(test: pd.DataFrame, validation: pd.DataFrame, threshold: float, as
 
 def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
     """ROC and PR curves of each of ``part``, as tables; without rows where one class is missing."""
-    tables: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
+    found: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
     for name, rows in part.items():
         roc = pd.DataFrame(columns=["false_positive_rate", "sensitivity"], dtype=float)
         pr = pd.DataFrame(columns=["sensitivity", "precision"], dtype=float)
@@ -114,8 +109,8 @@ def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
                 rows["label"], rows["probability"], drop_intermediate=True
             )
             pr = pd.DataFrame({"sensitivity": sensitivity, "precision": precision})
-        tables["roc"][name], tables["pr"][name] = roc, pr
-    return tables
+        found["roc"][name], found["pr"][name] = roc, pr
+    return found
 
 
 def call(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:

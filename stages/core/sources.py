@@ -46,19 +46,16 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         yield _phantom(data, seed)
         return
     assert data.location is not None  # the schema has seen to it
+    local = root / Path(data.location).expanduser()
     with tempfile.TemporaryDirectory(prefix=".download-", dir=_scratch()) as scratch:
         if data.source == "kaggle":
             folder, known = _kaggle(data.location)
         elif data.source == "folder":
-            folder, known = root / Path(data.location).expanduser(), {}
+            folder, known = local, {}
             if not folder.is_dir():
                 raise Mistake(f"data.location: there is no folder {folder}")
         else:
-            archive = (
-                _fetch(data.location, Path(scratch))
-                if "://" in data.location
-                else root / Path(data.location).expanduser()
-            )
+            archive = _fetch(data.location, Path(scratch)) if "://" in data.location else local
             if not archive.is_file():
                 raise Mistake(f"data.location: there is no archive {archive}")
             found = files.sha256(archive)
@@ -70,7 +67,7 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         yield collect(folder, data, root, known)
 
 
-def collect(folder: Path, data: Data, root: Path, known: dict[str, Any] | None = None) -> Raw:
+def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     """Read labels, patients and lists of a folder, and hold them against its images."""
     base = folder / data.within if data.within else folder
     if not base.is_dir():
@@ -105,20 +102,9 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any] | None =
             "patient": pd.array([patients.get(file) for file in kept], dtype="string"),
         }
     )
-    provenance = {
-        "source": data.source,
-        "synthetic": False,
-        "location": _public(data.location or ""),
-        "version": None,
-        "sha256": None,
-        "licence": _licence(others, base),
-        **(known or {}),
-        "images": len(table),
-        "positives": int(table["label"].sum()),
-        "patients": int(table["patient"].nunique()) if data.patient else None,
-        "other_files": len(others),
-        "dropped": {what: len(names) for what, names in faults.items()},
-    }
+    known = {"licence": _licence(others, base)} | known
+    dropped = {what: len(names) for what, names in faults.items()}
+    provenance = _provenance(data, table, known, len(others), dropped)
     listed = _listed(table, base, folder, data, root)
     return Raw(table, listed, lambda file: (base / file).read_bytes(), provenance)
 
@@ -141,20 +127,29 @@ def _phantom(data: Data, seed: int) -> Raw:
         Image.fromarray(pixels[file]).save(written, "BMP")
         return written.getvalue()
 
-    provenance = {
-        "source": "phantom",
-        "synthetic": True,
-        "location": None,
-        "version": None,
-        "sha256": None,
-        "licence": "none: synthetic images, drawn by stages/core/phantom.py",
-        "images": len(labels),
-        "positives": int(labels["label"].sum()),
-        "patients": int(labels["patient"].nunique()),
-        "other_files": 0,
-        "dropped": {},
-    }
+    licence = {"licence": "none: synthetic images, drawn by stages/core/phantom.py"}
+    provenance = _provenance(data, labels, licence, other_files=0, dropped={})
     return Raw(labels, pd.DataFrame(columns=tables.LISTED), content, provenance)
+
+
+def _provenance(
+    data: Data, labels: pd.DataFrame, known: dict[str, Any], other_files: int, dropped: dict[str, int]
+) -> dict[str, Any]:
+    """Where the images are from: ``known`` may hold version, sha256 and licence."""
+    counts = tables.counts(labels)
+    return {
+        "source": data.source,
+        "synthetic": data.source == "phantom",
+        "location": _public(data.location) if data.location else None,
+        "version": known.get("version"),
+        "sha256": known.get("sha256"),
+        "licence": known.get("licence"),
+        "images": counts["images"],
+        "positives": counts["positives"],
+        "patients": counts["patients"],
+        "other_files": other_files,
+        "dropped": dropped,
+    }
 
 
 def _scratch() -> Path:

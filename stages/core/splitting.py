@@ -158,17 +158,7 @@ def measure_leak(split: pd.DataFrame) -> dict[str, int | None]:
 
 def summarise(split: pd.DataFrame) -> dict[str, Any]:
     """How many images, positives, patients and positive patients each part has, and how many were dropped."""
-    known = split["patient"].notna().any()
-    figures: dict[str, Any] = {}
-    for part in PARTS:
-        rows = split[split["part"] == part]
-        positive = rows[rows["label"] == 1]
-        figures[part] = {
-            "images": len(rows),
-            "positives": len(positive),
-            "patients": rows["patient"].nunique() if known else None,
-            "positive_patients": positive["patient"].nunique() if known else None,
-        }
+    figures: dict[str, Any] = {part: tables.counts(split[split["part"] == part]) for part in PARTS}
     return figures | {"dropped": int((split["part"] == "dropped").sum())}
 
 

@@ -26,17 +26,34 @@ _KINDS = {
 }  # fmt: skip
 
 
+def _kinds(columns: list[str]) -> dict[str, str]:
+    return {column: _KINDS.get(column, "string") for column in columns}
+
+
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
     """Read a table of this project: ``columns`` is one of the lists above. Raises Mistake where it is missing."""
-    kinds = {column: _KINDS.get(column, "string") for column in columns}
     # Only an empty cell is missing: a file or a patient may be called NA or null.
-    return pd.read_csv(files.there(path), usecols=columns, dtype=kinds, keep_default_na=False, na_values=[""])[columns]
+    return pd.read_csv(
+        files.there(path), usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""]
+    )[columns]
 
 
 def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:
     """Write ``columns`` of a table whole or not at all, in the order of its rows."""
     with files.whole(path) as unfinished:
         table[columns].to_csv(unfinished, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def counts(table: pd.DataFrame) -> dict[str, int | None]:
+    """Images, positives, patients and positive patients among some rows; null where patients are not known."""
+    positive = table[table["label"] == 1]
+    known = table["patient"].notna().any()
+    return {
+        "images": len(table),
+        "positives": len(positive),
+        "patients": table["patient"].nunique() if known else None,
+        "positive_patients": positive["patient"].nunique() if known else None,
+    }
 
 
 def is_synthetic(table: pd.DataFrame) -> bool:
@@ -46,4 +63,4 @@ def is_synthetic(table: pd.DataFrame) -> bool:
 
 def frame(rows: list[tuple[object, ...]], columns: list[str]) -> pd.DataFrame:
     """A table in memory of the same kinds as ``read`` gives."""
-    return pd.DataFrame(rows, columns=columns).astype({column: _KINDS.get(column, "string") for column in columns})
+    return pd.DataFrame(rows, columns=columns).astype(_kinds(columns))
