@@ -14,12 +14,10 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from core import files, tables
+from core import files
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 TEST, VALIDATION, NEGATIVE, POSITIVE = "#0072B2", "#E69F00", "#0072B2", "#D55E00"
-LARGEST_CLUSTERS = 12
-SHOWN_OF_EACH = 8
 
 
 @contextmanager
@@ -35,28 +33,6 @@ def _page(path: str | Path, size: tuple[float, float], grid: tuple[int, int], sy
             figure.savefig(unfinished, dpi=100, metadata={"Software": None})
     finally:
         plt.close(figure)
-
-
-def copies(index: pd.DataFrame, clusters: pd.DataFrame, thumbnails: np.ndarray, path: str | Path) -> None:
-    """The largest clusters of copies, a row each: ``thumbnails`` is uint8 (N, side, side, C) in the index's order."""
-    rows = clusters.merge(index[["row", "file", "label", "patient"]], on="file")
-    largest = rows["cluster"].value_counts(sort=False).sort_values(ascending=False, kind="stable")[:LARGEST_CLUSTERS]
-    height, width = max(len(largest), 1), min(SHOWN_OF_EACH, max(4, largest.max() if len(largest) else 0))
-    with _page(path, (1.35 * width, 1.6 * height + 0.4), (height, width), tables.is_synthetic(index)) as axes:
-        for axis in axes.flat:
-            axis.axis("off")
-        if largest.empty:
-            axes[0, 0].text(0, 0.5, "No image has a copy.", fontsize=12)
-        for line, (cluster, count) in zip(axes, largest.items(), strict=False):
-            members = rows[rows["cluster"] == cluster]
-            patients = members["patient"].nunique() or "unknown"
-            line[0].set_title(f"{count:,} equal images, patients: {patients}", fontsize=8, loc="left")
-            for axis, member in zip(line, members.itertuples(), strict=False):
-                image = thumbnails[int(member.row)]  # type: ignore[arg-type]
-                axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-                axis.text(
-                    0.5, -0.04, f"label {member.label}", transform=axis.transAxes, ha="center", va="top", fontsize=7
-                )
 
 
 def training(curves: str | Path, best: int, path: str | Path, synthetic: bool) -> None:

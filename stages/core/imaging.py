@@ -20,7 +20,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 class Picture(NamedTuple):
     """A decoded image. ``pixels`` and ``thumbnail`` are uint8 (side, side, C), C being 1 for grey and 3 for
-    RGB; ``width``, ``height`` and ``mode`` are those of the file, the hashes hexadecimal."""
+    RGB; ``width``, ``height`` and ``mode`` are those of the file; the hashes are hexadecimal, ``phash`` that of
+    the grey thumbnail."""
 
     pixels: np.ndarray
     thumbnail: np.ndarray
@@ -81,6 +82,14 @@ def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
     return colour, mode, colour.tobytes()
 
 
+def grey_levels(images: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, H, W, 1 or 3) as grey uint8 (N, H, W), weighed as Pillow does (ITU-R BT.601)."""
+    if images.shape[-1] == 1:
+        return images[..., 0]
+    weighed = images @ np.array([19595, 38470, 7471], dtype=np.uint32)
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)
+
+
 def square(image: Image.Image, side: int) -> np.ndarray:
     """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
 
@@ -94,15 +103,16 @@ def picture(content: bytes, side: int) -> Picture:
     """Decode one file. Raises Unreadable."""
     image, mode, exact = decode(content)
     shape = f"{image.mode} {image.width} {image.height} ".encode()
+    thumbnail = square(image, THUMBNAIL)
     return Picture(
         pixels=square(image, side),
-        thumbnail=square(image, THUMBNAIL),
+        thumbnail=thumbnail,
         width=image.width,
         height=image.height,
         mode=mode,
         bytes_sha256=hashlib.sha256(content).hexdigest(),
         pixels_sha256=hashlib.sha256(shape + exact).hexdigest(),
-        phash=str(imagehash.phash(image)),
+        phash=str(imagehash.phash(Image.fromarray(grey_levels(thumbnail[None])[0]))),
     )
 
 

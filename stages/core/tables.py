@@ -16,6 +16,7 @@ LABELS = ["file", "label", "patient"]
 LISTED = ["file", "part"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
+FINDINGS = ["file", "finding", "detail"]
 SPLIT = ["row", "file", "label", "patient", "cluster", "group", "part"]
 PREDICTIONS = ["row", "file", "patient", "label", "part", "probability", "copy_in_train", "patient_in_train"]
 

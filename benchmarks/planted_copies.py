@@ -1,0 +1,140 @@
+"""How well near copies are found: recall and precision for each change planted into images, and the time.
+
+python benchmarks/planted_copies.py                      phantoms (SYNTHETIC)
+python benchmarks/planted_copies.py FOLDER [--images N]  the images below a folder
+python benchmarks/planted_copies.py --growth             seconds by number of phantoms
+"""
+
+import argparse
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from core import copies, imaging, phantom, sources
+
+Change = Callable[[Image.Image], Image.Image]
+
+
+def recompressed(image: Image.Image) -> Image.Image:
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=75)
+    return Image.open(written)
+
+
+def resized(share: float) -> Change:
+    return lambda image: image.resize(
+        (round(image.width * share), round(image.height * share)), Image.Resampling.BICUBIC
+    )
+
+
+def cropped(left: float, top: float, right: float, bottom: float) -> Change:
+    """Cut off shares of the sides."""
+    return lambda image: image.crop(
+        (round(left * image.width), round(top * image.height),
+         round((1 - right) * image.width), round((1 - bottom) * image.height))
+    )  # fmt: skip
+
+
+def padded(image: Image.Image) -> Image.Image:
+    return ImageOps.expand(image, round(0.04 * image.width), 0)
+
+
+CHANGES: dict[str, Change] = {
+    "recompressed, JPEG 75": recompressed,
+    "resized to 80 %": resized(0.8),
+    "brightness + 15 %": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+    "brightness - 15 %": lambda image: ImageEnhance.Brightness(image).enhance(0.85),
+    "contrast + 15 %": lambda image: ImageEnhance.Contrast(image).enhance(1.15),
+    "contrast - 15 %": lambda image: ImageEnhance.Contrast(image).enhance(0.85),
+    "cropped by 4 %, 2 % a side": cropped(0.02, 0.02, 0.02, 0.02),
+    "cropped by 4 % a side": cropped(0.04, 0.04, 0.04, 0.04),
+    "cropped by 4 % at one corner": cropped(0.04, 0.04, 0, 0),
+    "padded by 4 % a side": padded,
+    "mirrored": ImageOps.mirror,
+    "turned by 90 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "turned by 180 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    "turned by 270 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_270),
+}
+
+
+def thumbnails(images: list[Image.Image]) -> np.ndarray:
+    """As stages/prepare.py makes them, in grey: uint8 (N, 64, 64)."""
+    return np.stack([imaging.grey_levels(imaging.square(image, imaging.THUMBNAIL)[None])[0] for image in images])
+
+
+def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
+    """The pairs found, and the correlations of the closest pairs rejected."""
+    found, rejected = copies.near_pairs(grey, [str(imagehash.phash(Image.fromarray(image))) for image in grey])
+    return set(zip(found["one"], found["other"], strict=True)), rejected["correlation"].to_numpy()
+
+
+def plant(images: list[Image.Image], change: Change, chosen: np.ndarray) -> tuple[float, float]:
+    """Recall and precision when changed copies of the ``chosen`` images are added to all of them.
+
+    Pairs that are found without any planting are left out of both: they may be copies of their own.
+    """
+    grey = thumbnails(images)
+    own, _ = search(grey)
+    found, _ = search(np.concatenate([grey, thumbnails([change(images[number]) for number in chosen])]))
+    source = np.concatenate([np.arange(len(images)), chosen])
+    wanted = {(int(number), len(images) + place) for place, number in enumerate(chosen)}
+    # A changed copy of one of a pair that was there is a copy of the other, too.
+    false = [
+        pair
+        for pair in found - wanted
+        if source[pair[0]] != source[pair[1]] and tuple(sorted(source[list(pair)])) not in own
+    ]
+    hits = len(found & wanted)
+    return hits / len(wanted), hits / max(hits + len(false), 1)
+
+
+def phantoms(count: int) -> list[Image.Image]:
+    """Phantoms that are all different."""
+    seen = {patch.pixels.tobytes(): patch.pixels for patch in phantom.draw(count, max(3, count // 20), 64, 1)}
+    return [Image.fromarray(pixels) for pixels in seen.values()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--images", type=int, default=300, help="how many are changed (default 300)")
+    parser.add_argument("--growth", action="store_true")
+    asked = parser.parse_args()
+    if asked.growth:
+        print("phantoms   seconds   microseconds a pair")
+        for count in (1000, 2000, 4000, 8000, 16000):
+            images = thumbnails(phantoms(count))
+            start = time.perf_counter()
+            search(images)
+            took = time.perf_counter() - start
+            print(f"{len(images):8,} {took:9.1f} {2e6 * took / len(images) ** 2:12.3f}")
+        return
+
+    if asked.folder:
+        read = {path: Path(path).read_bytes() for path in sources.expand([asked.folder])}
+        kept = {content: path for path, content in reversed(read.items())}  # the first of equal files
+        images = [imaging.decode(content)[0] for content in sorted(kept, key=kept.__getitem__)]
+    else:
+        images = phantoms(1200)
+    start = time.perf_counter()
+    own, rejected = search(thumbnails(images))
+    took = time.perf_counter() - start
+    print(f"{len(images):,} {'images' if asked.folder else 'SYNTHETIC images'}: {len(own)} pairs in {took:.1f} s")
+    print("closest pairs rejected, by correlation:", *rejected[:5].round(3))
+    chosen = np.random.RandomState(2).permutation(len(images))[: asked.images]
+    print(f"{'change planted':30}  recall  precision")
+    for name, change in CHANGES.items():
+        recall, precision = plant(images, change, chosen)
+        print(f"{name:30} {recall:7.3f} {precision:10.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import copies, imaging
+from planted_copies import CHANGES, phantoms, plant, search, thumbnails
+
+ASKED = [name for name in CHANGES if "corner" not in name]  # the rest is measured and reported, not promised
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return phantoms(400)
+
+
+@pytest.fixture(scope="module")
+def mammograms(shared):
+    """The first 200 distinct images of the archive, many of them different views of one breast."""
+    import tarfile
+
+    images: dict[bytes, Image.Image] = {}
+    with tarfile.open(shared / "breast-histopathology-images-modified.tar") as archive:
+        for member in archive:
+            if member.isfile() and member.name.endswith(".png") and len(images) < 200:
+                content = archive.extractfile(member).read()
+                if content not in images:
+                    images[content] = imaging.decode(content)[0]
+    return list(images.values())
+
+
+@pytest.mark.parametrize("change", ASKED)
+def test_changed_copies_of_phantoms_are_found_and_nothing_else(synthetic, change):
+    recall, precision = plant(synthetic, CHANGES[change], np.arange(0, 400, 5))
+    assert recall >= 0.95 and precision >= 0.99
+
+
+@pytest.mark.parametrize("change", ASKED)
+def test_changed_copies_of_mammograms_are_found_and_nothing_else(mammograms, change):
+    recall, precision = plant(mammograms, CHANGES[change], np.arange(0, 200, 3))
+    assert recall >= 0.95 and precision >= 0.99
+
+
+def test_different_views_of_a_breast_are_no_copies_though_their_hashes_are_close(mammograms):
+    grey = thumbnails(mammograms)
+    found, rejected = search(grey)
+    assert not found and len(rejected)  # the hash proposed some, the correlation refused them all
+    assert rejected.max() < copies.SAME
+
+
+def test_the_hash_is_imagehashs():
+    grey = thumbnails(phantoms(40))
+    ours = copies.hashes(copies._small(grey, 0.0))
+    assert [row.tobytes().hex() for row in ours] == [str(imagehash.phash(Image.fromarray(image))) for image in grey]
+
+
+def test_an_image_without_detail_is_in_no_pair():
+    random = np.random.RandomState(0)
+    grey = np.full((6, 64, 64), 200, np.uint8)
+    grey[3:] -= random.randint(0, 2, (3, 64, 64)).astype(np.uint8)
+    assert search(grey)[0] == set()
+
+
+def test_noise_alone_makes_no_copies():
+    random = np.random.RandomState(0)
+    assert search(random.randint(0, 256, (300, 64, 64)).astype(np.uint8))[0] == set()
+
+
+def test_one_image_or_none_has_no_copies():
+    for count in (0, 1):
+        assert search(np.zeros((count, 64, 64), np.uint8))[0] == set()
+
+
+def test_the_order_of_the_images_does_not_matter(synthetic):
+    grey = thumbnails([*synthetic[:60], *(CHANGES["mirrored"](image) for image in synthetic[:20])])
+    found, _ = search(grey)
+    back, _ = search(grey[::-1])
+    assert found == {(len(grey) - 1 - other, len(grey) - 1 - one) for one, other in back} and len(found) >= 20
