@@ -22,17 +22,17 @@ def main() -> None:
     listed = tables.read(LISTS, tables.LISTED)
 
     split = splitting.assign(index, clusters, listed, chosen.split, chosen.seed)
-    leak = splitting.explain_leak(split)
+    leak = splitting.explain_leak(split, clusters)
     if leak and chosen.split.on_leak == "fail":
         raise Mistake(
             f"The split is refused: a result on it would measure memory.\n{leak}\n"
             "Keep them apart: split.strategy: patient and split.duplicates: together. "
             "To see what the leak does to the figures: split.on_leak: report"
         )
-    figures = splitting.summarise(split)
+    figures = splitting.summarise(split, chosen.split)
     tables.write(split, SPLIT, tables.SPLIT)
     files.write_json(
-        METRICS, {"synthetic": tables.is_synthetic(split)} | figures | {"leak": splitting.measure_leak(split)}
+        METRICS, {"synthetic": tables.is_synthetic(split)} | figures | {"leak": splitting.measure_leak(split, clusters)}
     )
 
     print(splitting.describe(figures))

@@ -126,6 +126,17 @@ class Split(Section):
     train: Fraction
     val: Fraction
     test: Fraction
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Count
+
+    @model_validator(mode="after")
+    def _a_fold_there_is(self) -> "Split":
+        if self.folds is not None:
+            if self.strategy == "predefined":
+                raise ValueError("folds must be null for strategy predefined, whose lists say what to test on")
+            if self.fold > self.folds:
+                raise ValueError(f"fold must be from 1 to folds ({self.folds}), not {self.fold}")
+        return self
 
     @model_validator(mode="after")
     def _one_whole(self) -> "Split":

@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from core import tables
+from core import groups, tables
 from core.errors import Mistake, some
 from core.params import PARTS, Split
 
@@ -19,8 +17,10 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     tables.SPLIT in the order of ``index``. Equal arguments give an equal split. Raises Mistake where the
     strategy lacks what it needs (patients, lists), or a part would be empty.
     """
-    split = index[["row", "file", "label", "patient"]].copy()
-    split["cluster"] = split["file"].map(clusters.set_index("file")["cluster"]).astype("Int64")
+    split = index[["row", "file", "label", "patient"]].reset_index(drop=True)
+    copied = groups.copied(split, clusters)
+    # One cluster for exact and near copies alike: whatever stands in a row of either kind.
+    split["cluster"] = groups.joined(split, [copied]).where(split.index.isin(copied.index))
 
     if chosen.strategy == "patient" and split["patient"].isna().any():
         raise Mistake(
@@ -40,7 +40,7 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
         ties.append(split["patient"])
     if chosen.duplicates == "together":
         ties.append(split["cluster"])
-    split["group"] = pd.array(_components(len(split), ties), dtype="Int64")
+    split["group"] = groups.joined(split, ties)
 
     split["part"] = pd.array(["dropped"] * len(split), dtype="string")
     if chosen.strategy == "predefined":
@@ -48,17 +48,16 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
         if chosen.duplicates == "together":
             _refuse_torn_groups(split)
     else:
-        fractions = np.array([getattr(chosen, part) for part in PARTS])
-        kept = split[~dropped]
-        split.loc[~dropped, "part"] = _distribute(kept["group"], kept["label"], fractions, seed)
+        split.loc[~dropped, "part"] = _parts(split[~dropped], chosen, seed)
 
     for part in PARTS:
         if not (split["part"] == part).any():
             if chosen.strategy == "predefined":
                 raise Mistake(f"the part {part} would get no image: none that data.lists.{part} names is here")
+            asked = f"split.train {chosen.train:g}, val {chosen.val:g}, test {chosen.test:g}"
             raise Mistake(
                 f"the part {part} would get no image: {split['group'].nunique():,} groups of images that belong "
-                f"together are too few for split.train {chosen.train:g}, val {chosen.val:g}, test {chosen.test:g}"
+                f"together are too few for {asked if chosen.folds is None else f'split.folds {chosen.folds}'}"
             )
     return split[tables.SPLIT]
 
@@ -70,26 +69,25 @@ def _redundant(split: pd.DataFrame) -> np.ndarray:
     return (known & (split["cluster"].duplicated() | (labels > 1))).to_numpy(dtype=bool)
 
 
-def _components(count: int, ties: list["pd.Series[Any]"]) -> np.ndarray:
-    """Number the sets of rows that any of ``ties`` joins: int32 (count,). Missing values join nothing."""
-    rows, nodes, total = [np.arange(count)], [np.arange(count)], count
-    for tie in ties:
-        codes, values = pd.factorize(tie)
-        rows.append(np.flatnonzero(codes >= 0))
-        nodes.append(total + codes[codes >= 0])
-        total += len(values)
-    row, node = np.concatenate(rows), np.concatenate(nodes)
-    graph = coo_array((np.ones(len(row), dtype=np.int8), (row, node)), shape=(total, total))
-    return connected_components(graph, directed=False)[1][:count]
+def _parts(kept: pd.DataFrame, chosen: Split, seed: int) -> np.ndarray:
+    """The part of each row of ``kept``, its groups whole: by the fractions, or with one fold to test on."""
+    if chosen.folds is None:
+        return np.array(PARTS)[_distribute(kept, np.array([chosen.train, chosen.val, chosen.test]), seed)]
+    tested = _distribute(kept, np.full(chosen.folds, 1 / chosen.folds), seed) == chosen.fold - 1
+    part = np.where(tested, "test", "train").astype("<U5")
+    val = chosen.val / (chosen.train + chosen.val)
+    part[~tested] = np.array(PARTS)[_distribute(kept[~tested], np.array([1 - val, val]), seed)]
+    return part
 
 
-def _distribute(groups: "pd.Series[Any]", labels: "pd.Series[Any]", fractions: np.ndarray, seed: int) -> np.ndarray:
-    """Spread groups over the parts, greedily from the largest, where images and positives fit best.
+def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndarray:
+    """Spread groups over as many parts as ``fractions``, greedily from the largest, where they fit best: (rows,).
 
     The misfit is the chi-square distance from the wanted numbers of negatives and of positives. While the
     groups with a positive (or a negative) are no more than the parts without one, those parts come first.
     """
-    table = pd.DataFrame({"group": groups, "positive": labels == 1, "negative": labels == 0}).groupby("group").sum()
+    positive = kept["label"] == 1
+    table = pd.DataFrame({"group": kept["group"], "positive": positive, "negative": ~positive}).groupby("group").sum()
     sizes = table[["negative", "positive"]].to_numpy(dtype=np.float64)  # (groups, 2)
     shuffled = np.random.RandomState(seed).permutation(len(sizes))
     # Groups of positives first: they are the fewer, and what is left of the others evens the parts out.
@@ -112,8 +110,7 @@ def _distribute(groups: "pd.Series[Any]", labels: "pd.Series[Any]", fractions: n
         chosen[group] = best
         have[best] += size
         left -= has
-    part = np.array(PARTS)[chosen]
-    return part[table.index.get_indexer(pd.Index(groups))]
+    return chosen[table.index.get_indexer(pd.Index(kept["group"]))]
 
 
 def _refuse_torn_groups(split: pd.DataFrame) -> None:
@@ -128,7 +125,7 @@ def _refuse_torn_groups(split: pd.DataFrame) -> None:
 
 
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
-    """For each row, whether train holds a copy of the image, and another image of its patient.
+    """For each row, whether train holds a copy of the image, exact or near, and another image of its patient.
 
     Columns copy_in_train and patient_in_train, boolean; the latter is missing where patients are unknown.
     """
@@ -142,34 +139,73 @@ def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def measure_leak(split: pd.DataFrame) -> dict[str, int | None]:
-    """The figures of metrics/split.json under ``leak``: images of test and of val that train knows."""
-    shared = split.join(shared_with_train(split))
+def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
+    """``split`` with shared_with_train, and whether the copy in train is an exact one: column exact_in_train."""
+    exact = groups.copied(split, clusters, "exact")
+    trained = exact[exact.index.isin(split.index[split["part"] == "train"])]
+    there = split.index.isin(exact.index[exact.isin(trained)])
+    return split.join(shared_with_train(split)).assign(exact_in_train=there)
+
+
+def measure_leak(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
+    """The figures of metrics/split.json under ``leak``: images of test and of val that train knows.
+
+    Copies are exact ones; near copies are counted where there is no exact one.
+    """
+    shared = _known_by_train(split, clusters)
     leak: dict[str, int | None] = {}
     for part in ("test", "val"):
         rows = shared[shared["part"] == part]
-        leak[f"{part}_copies_in_train"] = int(rows["copy_in_train"].sum())
-        leak[f"{part}_positive_copies_in_train"] = int((rows["copy_in_train"] & (rows["label"] == 1)).sum())
-        leak[f"{part}_near_copies_in_train"] = None  # near copies are not searched for yet
+        leak[f"{part}_copies_in_train"] = int(rows["exact_in_train"].sum())
+        leak[f"{part}_positive_copies_in_train"] = int((rows["exact_in_train"] & (rows["label"] == 1)).sum())
+        leak[f"{part}_near_copies_in_train"] = int((rows["copy_in_train"] & ~rows["exact_in_train"]).sum())
         known = rows["patient"].notna().any()
         leak[f"{part}_patients_in_train"] = int(rows["patient_in_train"].sum()) if known else None
     return leak
 
 
-def summarise(split: pd.DataFrame) -> dict[str, Any]:
-    """How many images, positives, patients and positive patients each part has, and how many were dropped."""
+def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
+    """How many images, positives, patients and positive patients each part has, and how many were dropped.
+
+    ``deviation`` is by how much a part's share of the images and of the positives exceeds the one asked for,
+    null where lists gave the parts; ``positive_groups`` how many groups with a positive there were to assign.
+    """
     figures: dict[str, Any] = {part: tables.counts(split[split["part"] == part]) for part in PARTS}
-    return figures | {"dropped": int((split["part"] == "dropped").sum())}
+    kept = split[split["part"] != "dropped"]
+    asked = {part: getattr(chosen, part) for part in PARTS}
+    if chosen.folds is not None:
+        rest = (1 - 1 / chosen.folds) / (chosen.train + chosen.val)
+        asked = {"train": chosen.train * rest, "val": chosen.val * rest, "test": 1 / chosen.folds}
+    for part in PARTS:
+        figures[part]["deviation"] = {
+            name: None
+            if chosen.strategy == "predefined" or not total
+            else round(figures[part][name] / total - asked[part], 6)
+            for name, total in (("images", len(kept)), ("positives", int((kept["label"] == 1).sum())))
+        }
+    return figures | {
+        "dropped": len(split) - len(kept),
+        "positive_groups": int(kept.loc[kept["label"] == 1, "group"].nunique()),
+    }
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """One line for each part: plain text."""
+    """One line for each part, how far it is from what was asked, and what is missing: plain text."""
     lines = []
     for part in PARTS:
-        counts = {name.replace("_", " "): count for name, count in figures[part].items() if count is not None}
-        lines.append(f"{part:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+        counts = {name.replace("_", " "): count for name, count in figures[part].items() if isinstance(count, int)}
+        line = f"{part:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        off = {name: share for name, share in figures[part]["deviation"].items() if share is not None}
+        if off:
+            line += "; off by " + ", ".join(f"{100 * share:+.1f} % of all {name}" for name, share in off.items())
+        lines.append(line)
         if figures[part]["positives"] in (0, figures[part]["images"]):
             lines.append(f"{part} has one class only: most measures on it are not defined.")
+    if figures["positive_groups"] < len(PARTS):
+        lines.append(
+            f"There are {figures['positive_groups']} groups with a positive image for {len(PARTS)} parts: one goes "
+            "without. Only images of more patients help; split.folds tests on each group in turn."
+        )
     if figures["dropped"]:
         lines.append(f"dropped {figures['dropped']:,} images")
     return "\n".join(lines)
@@ -179,21 +215,24 @@ def assure(split: pd.DataFrame) -> str:
     """What a split without a known leak promises, and what it can't."""
     if split["patient"].isna().any():
         return (
-            "No test image has a copy in training. Patients are not known (data.patient), so that some are on both "
-            "sides can't be excluded."
+            "No test image has a copy, exact or near, in training. Patients are not known (data.patient), so that "
+            "some are on both sides can't be excluded."
         )
-    return "No test image has a copy or a patient in training."
+    return "No test image has a copy, exact or near, or a patient in training."
 
 
-def explain_leak(split: pd.DataFrame) -> str | None:
+def explain_leak(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
     """Which images and patients of the test set training knows; None where it knows none."""
-    shared = split.join(shared_with_train(split))
+    shared = _known_by_train(split, clusters)
     test = shared[shared["part"] == "test"]
     lines = []
-    if (copies := test[test["copy_in_train"]]).size:
-        lines.append(
-            f"{len(copies):,} of {len(test):,} test images are copies of a training image: {some(list(copies['file']))}"
-        )
+    for kind, copied in (
+        ("copies", test[test["exact_in_train"]]),
+        ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
+    ):
+        if len(copied):
+            names = some(list(copied["file"]))
+            lines.append(f"{len(copied):,} of {len(test):,} test images are {kind} of a training image: {names}")
     if (known := test[test["patient_in_train"].fillna(False)]).size:
         patients = sorted(known["patient"].unique())
         lines.append(

@@ -12,7 +12,8 @@ NONE = pd.DataFrame(columns=tables.LISTED)
 
 
 def rules(**changes):
-    known = {"strategy": "patient", "duplicates": "together", "on_leak": "fail", "train": 0.7, "val": 0.1, "test": 0.2}
+    known = {"strategy": "patient", "duplicates": "together", "on_leak": "fail", "train": 0.7, "val": 0.1, "test": 0.2,
+             "folds": None, "fold": 1}  # fmt: skip
     return Split(**(known | changes))
 
 
@@ -24,8 +25,17 @@ def index(rows):
     return table.astype({"file": "string", "patient": "string"})
 
 
-def assign(images, seed=1, listed=NONE, **changes):
-    return splitting.assign(images, auditing.find_copies(images), listed, rules(**changes), seed)
+NO_NEAR = pd.DataFrame(columns=["one", "other", "distance", "correlation"])
+
+
+def clusters(images, near=()):
+    """The exact copies of an index, and the near copies given as pairs of files."""
+    pairs = pd.DataFrame([(*pair, 4, 0.98) for pair in near], columns=NO_NEAR.columns) if near else NO_NEAR
+    return auditing.cluster(images, pairs)
+
+
+def assign(images, seed=1, listed=NONE, near=(), **changes):
+    return splitting.assign(images, clusters(images, near), listed, rules(**changes), seed)
 
 
 def lists(parts):
@@ -51,8 +61,8 @@ def test_copies_and_patients_never_land_on_both_sides_of_the_split(rows, seed):
     placed = images.assign(part=split["part"])
     assert (placed.groupby("patient")["part"].nunique() == 1).all()
     assert (placed.groupby("pixels_sha256")["part"].nunique() == 1).all()
-    assert splitting.explain_leak(split) is None
-    assert not any(count for count in splitting.measure_leak(split).values())
+    assert splitting.explain_leak(split, clusters(images)) is None
+    assert not any(splitting.measure_leak(split, clusters(images)).values())
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,7 +127,7 @@ def test_lists_that_tear_copies_apart_are_refused_unless_copies_are_kept():
     with pytest.raises(Mistake, match="put copies of one image into different parts .*f000, f002"):
         assign(images, listed=listed, strategy="predefined")
     split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
-    assert splitting.measure_leak(split)["test_copies_in_train"] == 1
+    assert splitting.measure_leak(split, clusters(images))["test_copies_in_train"] == 1
 
 
 def test_the_leak_is_counted_as_by_hand_and_explained_by_name():
@@ -125,12 +135,12 @@ def test_the_leak_is_counted_as_by_hand_and_explained_by_name():
     images = index([(1, "a", "x"), (0, "b", "y"), (1, "a", "x"), (0, "b", "z"), (0, "c", "w"), (0, "d", "y")])
     listed = lists(["train", "train", "test", "test", "test", "val"])
     split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
-    assert splitting.measure_leak(split) == {
-        "test_copies_in_train": 1, "test_positive_copies_in_train": 1, "test_near_copies_in_train": None,
+    assert splitting.measure_leak(split, clusters(images)) == {
+        "test_copies_in_train": 1, "test_positive_copies_in_train": 1, "test_near_copies_in_train": 0,
         "test_patients_in_train": 2, "val_copies_in_train": 1, "val_positive_copies_in_train": 0,
-        "val_near_copies_in_train": None, "val_patients_in_train": 0,
+        "val_near_copies_in_train": 0, "val_patients_in_train": 0,
     }  # fmt: skip
-    text = splitting.explain_leak(split)
+    text = splitting.explain_leak(split, clusters(images))
     assert "1 of 3 test images are copies of a training image: f002" in text
     assert "2 of 3 test images are of 2 patients who are also in training: a, b" in text
 
@@ -140,9 +150,9 @@ def test_unknown_patients_are_null_in_the_leak_and_refused_by_strategy_patient()
     with pytest.raises(Mistake, match=r"data\.patient"):
         assign(images)
     split = assign(images, strategy="image")
-    assert splitting.measure_leak(split)["test_patients_in_train"] is None
-    assert splitting.summarise(split)["test"]["patients"] is None
-    assert splitting.explain_leak(split) is None
+    assert splitting.measure_leak(split, clusters(images))["test_patients_in_train"] is None
+    assert splitting.summarise(split, rules(strategy="image"))["test"]["patients"] is None
+    assert splitting.explain_leak(split, clusters(images)) is None
 
 
 def test_too_few_groups_for_the_parts_are_an_error_that_says_so():
@@ -158,7 +168,7 @@ def test_predefined_without_lists_names_the_parameters():
 def test_a_part_of_one_class_is_said():
     images = index([(0, "a", "x"), (1, "b", "y"), (0, "c", "z")])
     split = assign(images, listed=lists(["train", "val", "test"]), strategy="predefined")
-    assert "test has one class only" in splitting.describe(splitting.summarise(split))
+    assert "test has one class only" in splitting.describe(splitting.summarise(split, rules(strategy="predefined")))
 
 
 def test_a_copy_on_no_list_does_not_push_out_the_one_that_is_listed():
@@ -179,11 +189,76 @@ def test_three_patients_are_enough_for_three_parts():
 def test_the_parts_are_counted_as_by_hand_and_unknown_patients_are_not_vouched_for():
     images = index([(1, "a", "x"), (0, "a", "y"), (0, "b", "z"), (1, "c", "v"), (0, "d", "w")])
     split = assign(images, listed=lists(["train", "train", "train", "val", "test"]), strategy="predefined")
-    assert splitting.summarise(split) == {
-        "train": {"images": 3, "positives": 1, "patients": 2, "positive_patients": 1},
-        "val": {"images": 1, "positives": 1, "patients": 1, "positive_patients": 1},
-        "test": {"images": 1, "positives": 0, "patients": 1, "positive_patients": 0},
+    unknown = {"images": None, "positives": None}
+    assert splitting.summarise(split, rules(strategy="predefined")) == {
+        "train": {"images": 3, "positives": 1, "patients": 2, "positive_patients": 1, "deviation": unknown},
+        "val": {"images": 1, "positives": 1, "patients": 1, "positive_patients": 1, "deviation": unknown},
+        "test": {"images": 1, "positives": 0, "patients": 1, "positive_patients": 0, "deviation": unknown},
         "dropped": 0,
+        "positive_groups": 2,
     }
-    assert splitting.assure(split) == "No test image has a copy or a patient in training."
+    assert splitting.assure(split) == "No test image has a copy, exact or near, or a patient in training."
     assert "can't be excluded" in splitting.assure(split.assign(patient=pd.array([None] * 5, dtype="string")))
+
+
+def test_near_copies_of_different_patients_stay_together_and_are_counted_where_they_do_not():
+    images = index([(n % 3 == 0, f"p{n}", str(n)) for n in range(60)])
+    near = [(f"f{n:03d}", f"f{n + 1:03d}") for n in range(0, 60, 2)]
+    split = assign(images, near=near)
+    part = split.set_index("file")["part"]
+    assert all(part[one] == part[other] for one, other in near)
+
+    apart = assign(images, near=near, strategy="predefined", duplicates="keep",
+                   listed=lists(["train", "test"] * 20 + ["val"] * 20))  # fmt: skip
+    leak = splitting.measure_leak(apart, clusters(images, near))
+    assert (leak["test_copies_in_train"], leak["test_near_copies_in_train"]) == (0, 20)
+    said = splitting.explain_leak(apart, clusters(images, near))
+    assert "20 of 20 test images are near copies of a training image: f001, f003" in said
+
+
+def test_drop_keeps_one_of_near_copies_too():
+    images = index([(n % 2, f"p{n}", str(n)) for n in range(40)])
+    split = assign(images, near=[("f000", "f002"), ("f004", "f005")], duplicates="drop")
+    # f004 and f005 contradict each other in their labels, so that neither can be believed
+    assert list(split.loc[split["part"] == "dropped", "file"]) == ["f002", "f004", "f005"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=IMAGES, seed=st.integers(0, 9))
+def test_each_fold_tests_on_other_patients_and_all_of_them_on_every_image(rows, seed):
+    images = index(rows).assign(pixels_sha256=[str(n) for n in range(len(rows))])
+    if images["patient"].nunique() < 12:
+        return
+    tested = []
+    for fold in (1, 2, 3, 4):
+        split = assign(images, seed, folds=4, fold=fold)
+        assert (split.groupby("patient")["part"].nunique() == 1).all()
+        tested += list(split.loc[split["part"] == "test", "file"])
+    assert sorted(tested) == list(images["file"])
+
+
+def test_folds_share_the_rest_between_train_and_val_as_asked():
+    images = index([(n % 2, f"p{n}", str(n)) for n in range(900)])
+    split = assign(images, folds=3, fold=2, train=0.6, val=0.2)
+    assert split["part"].value_counts().to_dict() == {"train": 450, "test": 300, "val": 150}
+    chosen = rules(folds=3, fold=2, train=0.6, val=0.2)
+    off = [splitting.summarise(split, chosen)[part]["deviation"] for part in PARTS]
+    assert off == [{"images": 0, "positives": 0}] * 3
+
+
+def test_the_deviation_from_the_fractions_is_the_one_counted_by_hand():
+    # 2 of 3 patients can't be nearer to 70 % of the images than 60 %
+    images = index([(n % 2, "abc"[n // 4 if n < 8 else 2], str(n)) for n in range(10)])
+    split = assign(images, train=0.7, val=0.2, test=0.1)
+    figures = splitting.summarise(split, rules(train=0.7, val=0.2, test=0.1))
+    share = {part: (split["part"] == part).mean() for part in PARTS}
+    for part, asked in (("train", 0.7), ("val", 0.2), ("test", 0.1)):
+        assert figures[part]["deviation"]["images"] == pytest.approx(share[part] - asked)
+    assert "off by" in splitting.describe(figures)
+
+
+def test_fewer_positive_groups_than_parts_are_said_with_what_helps():
+    images = index([(int(n < 8), f"p{n // 4}", str(n)) for n in range(80)])
+    split = assign(images)
+    said = splitting.describe(splitting.summarise(split, rules()))
+    assert "2 groups with a positive image for 3 parts" in said and "split.folds" in said
