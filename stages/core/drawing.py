@@ -61,22 +61,24 @@ def training(curves: str | Path, best: int, path: str | Path, synthetic: bool) -
 
 def evaluation(
     curves: dict[str, dict[str, pd.DataFrame]],
+    reliability: pd.DataFrame,
     counts: np.ndarray,
     bins: pd.DataFrame,
     figures: dict[str, Any],
     path: str | Path,
 ) -> None:
-    """ROC and PR curves, confusion matrix and histogram of the test set.
+    """ROC and PR curves, reliability, confusion matrix, histogram and measures with their intervals.
 
-    ``curves`` holds, under "roc" and "pr", a table for "test" and "val"; ``counts`` is (2, 2), rows being the
-    true class; ``bins`` as scoring.histogram gives them; ``figures`` the content of metrics/evaluate.json.
+    ``curves`` holds, under "roc" and "pr", a table for "test" and "val"; ``reliability`` and ``bins`` are those of
+    calibration.reliability and scoring.histogram; ``counts`` is (2, 2), rows being the true class; ``figures`` the
+    content of metrics/evaluate.json.
     """
     test = figures["test"]
-    with _page(path, (9, 8), (2, 2), figures["synthetic"]) as axes:
+    with _page(path, (13.5, 8), (2, 3), figures["synthetic"]) as axes:
         for axis, (kind, x, y) in zip(
             axes[0],
             [("roc", "false positive rate", "sensitivity"), ("pr", "sensitivity", "precision")],
-            strict=True,
+            strict=False,
         ):
             for part, colour in (("val", VALIDATION), ("test", TEST)):
                 table = curves[kind][part]
@@ -87,13 +89,11 @@ def evaluation(
                     drawstyle="steps-post" if kind == "pr" else None,
                     label=part,
                 )
-            area = test[f"{kind}_auc"]["value"]
-            axis.set_title(
-                f"{kind.upper()}, area on test: {'not defined' if area is None else format(area, '.3f')}", fontsize=10
-            )
+            axis.set_title(f"{kind.upper()}, area on test: {_text(test[f'{kind}_auc'])}", fontsize=10)
             axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
             axis.legend(frameon=False, loc="lower right" if kind == "roc" else "best")
         axes[0, 0].plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+        _reliability(axes[0, 2], reliability, figures["calibration"])
 
         matrix = axes[1, 0]
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -111,4 +111,53 @@ def evaluation(
         bars.bar(bins["probability"] + width / 4, bins["positives"], width / 2, color=POSITIVE, label="positive")
         bars.axvline(figures["threshold"], color="0.4", linestyle=":")
         bars.set(xlabel="probability of positive", ylabel="test images", xlim=(0, 1))
+        bars.yaxis.set_major_locator(MaxNLocator(integer=True))
         bars.legend(frameon=False)
+        _intervals(axes[1, 2], figures)
+
+
+def _text(entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return "not defined"
+    bounds = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    return f"{entry['value']:.3f}{bounds}"
+
+
+def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) -> None:
+    axis.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+    axis.plot(table["probability"], table["positive_share"], color=TEST, marker="o", markersize=4)
+    for bin_ in table.itertuples():
+        axis.annotate(
+            f"{bin_.images:,}",
+            (bin_.probability, bin_.positive_share),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color="0.35",
+        )
+    error = calibration["expected_error"]["after" if calibration["applied"] else "before"]
+    axis.set_title(
+        f"Reliability on test, expected error: {'not defined' if error is None else format(error, '.3f')}", fontsize=10
+    )
+    axis.set(
+        xlabel="mean probability (images beside)", ylabel="share of positives", xlim=(-0.02, 1.02), ylim=(-0.05, 1.1)
+    )
+
+
+def _intervals(axis: Any, figures: dict[str, Any]) -> None:
+    """Each measure on the whole test set and on what training knows nothing of, with its interval."""
+    names = [name for name, entry in figures["test"].items() if isinstance(entry, dict)]
+    for block, colour, shift in (("test", TEST, -0.14), ("test_unseen", VALIDATION, 0.14)):
+        for place, name in enumerate(names):
+            entry = figures[block][name]
+            if entry["value"] is not None:
+                axis.plot(entry["value"], place + shift, color=colour, marker="o", markersize=4)
+            if entry["low"] is not None:
+                axis.plot([entry["low"], entry["high"]], [place + shift] * 2, color=colour)
+        axis.plot([], [], color=colour, marker="o", markersize=4, label=block.replace("test_", ""))
+    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axis.invert_yaxis()
+    axis.set(xlim=(-0.02, 1.02))
+    axis.set_title("Measures, 95 % intervals", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)

@@ -180,6 +180,7 @@ class Train(Section):
 
 class Evaluate(Section):
     threshold: Fraction | Literal["validation"]
+    calibration: Literal["none", "temperature"]
 
 
 class Params(Section):

@@ -1,4 +1,4 @@
-"""What a classifier's probabilities are worth, each figure undefined rather than guessed."""
+"""What a classifier's probabilities are worth, each figure with its interval, undefined rather than guessed."""
 
 from typing import Any
 
@@ -6,21 +6,25 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
-from core import tables
+from core import bootstrap, tables
+from core.bootstrap import Scores
 from core.errors import Mistake
+
+MEASURES = tuple(bootstrap.RESTS_ON)
+POINTS = (0.90, 0.95)  # specificity at which sensitivity is given, and the reverse
 
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def measures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, float | None]:
-    """The measures of one set of images: labels 0 or 1 (N,), probabilities in [0, 1] (N,).
+def measures(scores: Scores) -> dict[str, float | None]:
+    """The measures of one set of images.
 
-    An image counts as positive from ``threshold`` on. None stands for what is not defined: sensitivity
-    without positives, precision where nothing is called positive, the areas under the curves with one class.
+    None stands for what is not defined: sensitivity without positives, precision where nothing is called
+    positive, the areas under the curves with one class.
     """
-    positive, called = labels == 1, probabilities >= threshold
+    labels, called, positive = scores.labels, scores.called, scores.labels == 1
     hits, false_alarms = int((called & positive).sum()), int((called & ~positive).sum())
     misses, passed = int((~called & positive).sum()), int((~called & ~positive).sum())
     sensitivity, specificity = _ratio(hits, hits + misses), _ratio(passed, passed + false_alarms)
@@ -32,25 +36,54 @@ def measures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) ->
         "specificity": specificity,
         "precision": _ratio(hits, hits + false_alarms),
         "f1": _ratio(2 * hits, 2 * hits + false_alarms + misses) if positive.any() else None,
-        "roc_auc": float(metrics.roc_auc_score(labels, probabilities)) if both else None,
-        "pr_auc": float(metrics.average_precision_score(labels, probabilities)) if both else None,
-        "brier": float(np.mean((probabilities - labels) ** 2)) if len(labels) else None,
+        "roc_auc": float(metrics.roc_auc_score(labels, scores.probabilities)) if both else None,
+        "pr_auc": float(metrics.average_precision_score(labels, scores.probabilities)) if both else None,
+        "brier": float(np.mean((scores.probabilities - labels) ** 2)) if len(labels) else None,
     }
 
 
-def figures(predictions: pd.DataFrame, threshold: float) -> dict[str, Any]:
-    """The measures of some rows of predictions, each as {value, low, high}, and what stands behind them."""
-    found = measures(predictions["label"].to_numpy(), predictions["probability"].to_numpy(), threshold)
-    # The interval belongs to the bootstrap over patients, which this release does not have yet.
-    return tables.counts(predictions) | {
-        name: {"value": value, "low": None, "high": None} for name, value in found.items()
-    }
+def scores(predictions: pd.DataFrame, threshold: float) -> Scores:
+    """The columns label, probability and unit of predictions, called positive from ``threshold`` on."""
+    probabilities = predictions["probability"].to_numpy(dtype=np.float64)
+    units = pd.factorize(predictions["unit"])[0].astype(np.int64)
+    return Scores(predictions["label"].to_numpy(), probabilities, probabilities >= threshold, units)
 
 
-def by_patient(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a patient: the mean probability of the images, and label 1 where any of them is positive."""
+def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
+    """Measures as {value, low, high}, low and high being the 95 % interval of a bootstrap over the units.
+
+    What is not defined is None, and a key ``reason`` says why.
+    """
+    ranks = bool({"roc_auc", "pr_auc"} & set(names))
+    resampled = bootstrap.resample(found, seed, ranks) if len(found.labels) else {}
+    values = measures(found)
+    entries: dict[str, dict[str, Any]] = {}
+    for name in names:
+        value = values[name]
+        entries[name] = {"value": value, "low": None, "high": None}
+        if value is None:
+            entries[name]["reason"] = _why_undefined(found)
+            continue
+        bounds = bootstrap.interval(name, value, resampled[name], found)
+        if isinstance(bounds, str):
+            entries[name]["reason"] = f"no interval: {bounds}"
+        else:
+            entries[name]["low"], entries[name]["high"] = bounds
+    return entries
+
+
+def _why_undefined(found: Scores) -> str:
+    if not len(found.labels):
+        return "no image"
+    if (found.labels == 0).all():
+        return "no positive image"
+    return "no negative image" if (found.labels == 1).all() else "nothing is called positive"
+
+
+def by_patient(predictions: pd.DataFrame, how: str) -> pd.DataFrame:
+    """One row a patient: the "mean" or "max" of its images' probabilities, and label 1 where any is positive."""
     rows = predictions.groupby("patient", as_index=False).agg(
-        probability=("probability", "mean"), label=("label", "max")
+        probability=("probability", how), label=("label", "max"), unit=("unit", "first")
     )
     return rows.astype({"patient": "string"})
 
@@ -77,23 +110,66 @@ def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
     return float(min(1.0, thresholds[np.argmax(sensitivity - false_alarms)]))
 
 
-def summarise(test: pd.DataFrame, validation: pd.DataFrame, threshold: float, asked: float | str) -> dict[str, Any]:
-    """The blocks of metrics/evaluate.json: ``test``, ``test_unseen``, and ``test_patients`` by patient.
+def summarise(
+    test: pd.DataFrame, validation: pd.DataFrame, threshold: float, asked: float | str, seed: int
+) -> dict[str, Any]:
+    """The blocks of metrics/evaluate.json: ``test``, ``test_unseen``, ``leak`` (test less unseen), ``test_patients``
+    and ``operating_points``.
 
-    The last has a threshold of its own, chosen on validation's patients where ``asked`` is "validation", and
-    is null where patients are not known.
+    Patients are scored by the mean and by the maximum of their images, each with a threshold of its own, chosen on
+    validation's patients where ``asked`` is "validation"; null where patients are not known.
     """
-    blocks: dict[str, Any] = {"test": figures(test, threshold), "test_unseen": figures(unseen(test), threshold)}
-    blocks["test_patients"] = None
+    fresh = unseen(test)
+    of_test = _block(test, threshold, seed)
+    of_fresh = of_test if len(fresh) == len(test) else _block(fresh, threshold, seed)
+    blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_fresh, "leak": {}, "test_patients": None}
+    for name in ("accuracy", "sensitivity", "roc_auc"):
+        values = of_test[name]["value"], of_fresh[name]["value"]
+        blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
-        patients = by_patient(validation)
-        # Of few patients in validation all may be of one class: then the images' threshold has to do.
-        own = choose_threshold(asked, patients) if patients["label"].nunique() == 2 else threshold
-        of_patients = figures(by_patient(test), own)
-        blocks["test_patients"] = {"threshold": own} | {
-            name: value for name, value in of_patients.items() if name not in ("images", "positives")
-        }
-    return blocks
+        blocks["test_patients"] = {}
+        for how in ("mean", "max"):
+            patients = by_patient(validation, how)
+            # Of few patients in validation all may be of one class: then the images' threshold has to do.
+            own = choose_threshold(asked, patients) if patients["label"].nunique() == 2 else threshold
+            block = _block(by_patient(test, how), own, seed)
+            blocks["test_patients"][how] = {"threshold": own} | {
+                name: value for name, value in block.items() if name not in ("images", "positives")
+            }
+    return blocks | {"operating_points": operating_points(test, validation, seed)}
+
+
+def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
+    counted = tables.counts(predictions)
+    known, negative = counted["patients"] is not None, predictions[predictions["label"] == 0]
+    counted["negative_patients"] = negative["patient"].nunique() if known else None
+    return counted | figures(scores(predictions, threshold), seed)
+
+
+def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """Sensitivity and specificity of ``test`` at thresholds chosen on ``validation``.
+
+    ``specificity_90`` is the lowest threshold with a specificity of 0.90 or more there, ``sensitivity_90`` the
+    highest with such a sensitivity. Each is null with a reason where validation has one class only.
+    """
+    points: dict[str, Any] = {}
+    for fixed in ("specificity", "sensitivity"):
+        for goal in POINTS:
+            name = f"{fixed}_{100 * goal:.0f}"
+            if validation["label"].nunique() < 2:
+                points[name] = {"threshold": None, "reason": "validation has one class only"}
+                continue
+            false_alarms, sensitivity, thresholds = metrics.roc_curve(
+                validation["label"], validation["probability"], drop_intermediate=False
+            )
+            reached = 1 - false_alarms >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
+            # From the highest threshold down specificity falls and sensitivity rises.
+            chosen = np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]
+            threshold = float(thresholds[chosen])
+            entries = figures(scores(test, threshold), seed, ("sensitivity", "specificity"))
+            # The highest threshold of all calls nothing positive; infinity is not JSON.
+            points[name] = {"threshold": threshold if np.isfinite(threshold) else None} | entries
+    return points
 
 
 def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
@@ -140,18 +216,23 @@ def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
 
 def explain(figures: dict[str, Any]) -> str:
     """The measures as columns of plain text: the whole test set, what training knows nothing of, and patients."""
-    names = {"test": "test", "test_unseen": "unseen", "test_patients": "by patient"}
-    blocks = {title: figures[name] for name, title in names.items() if figures[name] is not None}
+    blocks = {"test": figures["test"], "unseen": figures["test_unseen"]}
+    if figures["test_patients"] is not None:
+        blocks["patients' mean"] = figures["test_patients"]["mean"]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
-    lines.append(" " * 18 + "".join(f"{title:>12}" for title in blocks))
+    lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
     for row in figures["test"]:
-        found = [block.get(row) for block in blocks.values()]
-        cells = [entry["value"] if isinstance(entry, dict) else entry for entry in found]
-        texts = ["-" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else f"{cell:,}" for cell in cells]
-        lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>12}" for text in texts))
-    known = figures["test"]["images"] - figures["test_unseen"]["images"]
-    if known:
-        lines.append(
-            f"Training has seen {known:,} of these test images, or others of their patients: believe 'unseen'."
-        )
+        texts = [_cell(block.get(row)) for block in blocks.values()]
+        lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
     return "\n".join(lines)
+
+
+def _cell(entry: Any) -> str:
+    """A count, or a measure with its interval; "-" for what is not defined."""
+    if not isinstance(entry, dict):
+        return "-" if entry is None else f"{entry:,}"
+    if entry["value"] is None:
+        return "-"
+    if entry["low"] is None:
+        return f"{entry['value']:.3f} (no interval)"
+    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"

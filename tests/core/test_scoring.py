@@ -27,16 +27,21 @@ def predictions(labels, probabilities, patients=None, copies=None, known=None):
             "label": labels,
             "probability": probabilities,
             "patient": pd.array(patients or [None] * count, dtype="string"),
+            "unit": pd.factorize(pd.Series(patients or range(count)))[0],
             "copy_in_train": pd.array(copies or [False] * count, dtype="boolean"),
             "patient_in_train": pd.array(known or [None] * count, dtype="boolean"),
         }
     )
 
 
+def measured(labels, probabilities, threshold=0.5):
+    return scoring.measures(scoring.scores(predictions(labels, probabilities), threshold))
+
+
 def test_the_measures_equal_scikit_learns_and_a_count_by_hand():
     labels = np.array([1, 1, 1, 0, 0, 0, 0, 1])
     probabilities = np.array([0.9, 0.5, 0.4, 0.6, 0.1, 0.2, 0.4, 0.8])
-    found = scoring.measures(labels, probabilities, 0.5)
+    found = measured(labels, probabilities)
     called = probabilities >= 0.5
     assert found == pytest.approx(
         {
@@ -49,7 +54,7 @@ def test_the_measures_equal_scikit_learns_and_a_count_by_hand():
 
 
 def test_a_probability_at_the_threshold_is_positive():
-    assert scoring.measures(np.array([1]), np.array([0.5]), 0.5)["sensitivity"] == 1
+    assert measured([1], [0.5])["sensitivity"] == 1
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ def test_a_probability_at_the_threshold_is_positive():
     ],
 )  # fmt: skip
 def test_what_is_not_defined_is_none_and_never_zero(labels, probabilities, undefined):
-    found = scoring.measures(np.array(labels), np.array(probabilities), 0.5)
+    found = measured(labels, probabilities)
     assert {name for name, value in found.items() if value is None} == undefined
 
 
@@ -74,21 +79,54 @@ def test_unseen_is_what_has_neither_a_copy_nor_a_patient_in_training():
 
 def test_a_patients_score_is_the_mean_and_the_label_that_of_any_image():
     rows = predictions([0, 1, 0], [0.2, 0.6, 0.3], ["a", "a", "b"])
-    found = scoring.by_patient(rows).set_index("patient")
+    found = scoring.by_patient(rows, "mean").set_index("patient")
     assert found.loc["a", "probability"] == pytest.approx(0.4) and found.loc["a", "label"] == 1
     assert found.loc["b", "label"] == 0
+    assert scoring.by_patient(rows, "max").set_index("patient").loc["a", "probability"] == 0.6
 
 
-def test_the_summary_has_every_block_and_null_where_patients_are_unknown():
+def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defined():
     test = predictions([0, 1], [0.2, 0.6], ["a", "b"], known=[True, True])
-    blocks = scoring.summarise(test, test, 0.5, 0.5)
-    assert blocks["test"]["accuracy"] == {"value": 1.0, "low": None, "high": None}
-    assert blocks["test_unseen"]["images"] == 0 and blocks["test_unseen"]["roc_auc"]["value"] is None
-    assert blocks["test_patients"]["patients"] == 2 and blocks["test_patients"]["roc_auc"]["value"] == 1.0
+    blocks = scoring.summarise(test, test, 0.5, 0.5, seed=1)
+    # two patients who both agree: 0.025 ** (1 / 2)
+    assert blocks["test"]["accuracy"] == {"value": 1.0, "low": pytest.approx(0.158114, abs=1e-6), "high": 1.0}
+    alone = {"value": 1.0, "low": None, "high": None}
+    reason = "no interval: what it rests on comes from one patient or group of copies"
+    assert blocks["test"]["sensitivity"] == alone | {"reason": reason}
+    assert blocks["test_unseen"]["images"] == 0
+    assert blocks["test_unseen"]["roc_auc"] == {"value": None, "low": None, "high": None, "reason": "no image"}
+    assert blocks["leak"] == {"accuracy": None, "sensitivity": None, "roc_auc": None}
+    assert blocks["test_patients"]["mean"]["patients"] == 2
+    assert blocks["test_patients"]["max"]["roc_auc"]["value"] == 1.0
     unknown = predictions([0, 1], [0.2, 0.6])
-    assert scoring.summarise(unknown, unknown, 0.5, 0.5)["test_patients"] is None
+    assert scoring.summarise(unknown, unknown, 0.5, 0.5, seed=1)["test_patients"] is None
     text = scoring.explain({"synthetic": True, "threshold": 0.5} | blocks)
-    assert "SYNTHETIC" in text and "Training has seen 2 of these test images" in text
+    assert "SYNTHETIC" in text and "1.000 (0.158 to 1.000)" in text and "1.000 (no interval)" in text
+
+
+def test_the_leak_is_what_the_known_images_add():
+    labels, known = [0, 1, 0, 1, 0, 1], [True, True, False, False, False, False]
+    test = predictions(labels, [0.1, 0.9, 0.2, 0.8, 0.9, 0.1], list("abcdef"), known=known)
+    blocks = scoring.summarise(test, test, 0.5, 0.5, seed=1)
+    assert blocks["leak"]["accuracy"] == pytest.approx(4 / 6 - 2 / 4)
+    assert blocks["test_unseen"]["roc_auc"]["value"] == 0.25  # of (0.8, 0.1) against (0.2, 0.9) one is above
+    assert blocks["leak"]["roc_auc"] == blocks["test"]["roc_auc"]["value"] - 0.25
+
+
+def test_operating_points_are_chosen_on_validation_and_measured_on_test():
+    labels = [0] * 20 + [1] * 20
+    validation = predictions(labels, [n / 40 for n in range(40)])
+    test = predictions(labels, [n / 40 + 0.1 for n in range(20)] + [n / 40 - 0.2 for n in range(20, 40)])
+    points = scoring.operating_points(test, validation, seed=1)
+    assert set(points) == {"specificity_90", "specificity_95", "sensitivity_90", "sensitivity_95"}
+    # On validation 18 of 20 negatives lie below 18 / 40, 19 below 19 / 40; 18 of 20 positives from 22 / 40 on.
+    assert [points[name]["threshold"] for name in sorted(points)] == [22 / 40, 21 / 40, 18 / 40, 19 / 40]
+    called = test["probability"] >= 18 / 40
+    assert points["specificity_90"]["specificity"]["value"] == (~called[:20]).mean()
+    assert points["specificity_90"]["sensitivity"]["value"] == called[20:].mean()
+    assert points["specificity_90"]["sensitivity"]["low"] is not None
+    one_class = scoring.operating_points(test, validation[:20], seed=1)
+    assert one_class["sensitivity_90"] == {"threshold": None, "reason": "validation has one class only"}
 
 
 def test_a_threshold_is_chosen_for_the_best_balanced_accuracy_on_validation():
@@ -111,7 +149,7 @@ def test_the_curves_enclose_the_areas_that_are_reported():
     labels = random.integers(0, 2, 200)
     rows = predictions(labels, np.round(random.random(200) * 0.5 + 0.3 * labels, 2))
     found = scoring.curves({"test": rows})
-    roc, reported = found["roc"]["test"], scoring.measures(labels, rows["probability"].to_numpy(), 0.5)
+    roc, reported = found["roc"]["test"], scoring.measures(scoring.scores(rows, 0.5))
     assert np.trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(reported["roc_auc"])
     assert scoring.curves({"test": rows[:0]})["pr"]["test"].empty
 
@@ -130,8 +168,8 @@ def test_both_thresholds_come_from_validation_and_each_from_its_own_rows():
     test = predictions([0, 0, 1, 1], [0.5, 0.6, 0.7, 0.8], ["c", "c", "d", "d"])
     chosen = scoring.choose_threshold("validation", validation)
     assert chosen == 0.3  # the lowest positive of validation; on test it would be 0.7
-    blocks = scoring.summarise(test, validation, chosen, "validation")
-    assert blocks["test_patients"]["threshold"] == pytest.approx(0.6)  # the mean of patient b
+    blocks = scoring.summarise(test, validation, chosen, "validation", seed=1)
+    assert blocks["test_patients"]["mean"]["threshold"] == pytest.approx(0.6)  # the mean of patient b
     assert blocks["test"]["positive_patients"] == 1 and blocks["test"]["patients"] == 2
     assert blocks["test"]["specificity"]["value"] == 0.0
 

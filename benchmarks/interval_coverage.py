@@ -1,0 +1,94 @@
+"""How often 95 % intervals hold the truth: a simulation with a known AUC and correlated images of each patient.
+
+    python benchmarks/interval_coverage.py [--runs 500]
+
+Half of the patients are positive, with 5 to 40 images each ("apart"); or every patient has images of both
+kinds ("mixed"). Half of the variance of a score is the patient's. The images' bootstrap, which takes each image
+for a patient of its own, stands beside it.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+from scipy.stats import norm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from core import scoring
+from core.bootstrap import Scores
+
+DESIGNS = ("apart", "mixed")
+
+
+def truth(shift: float, threshold: float) -> dict[str, float]:
+    """The measures of an endless population, whose scores have variance 1 in each class, ``shift`` apart."""
+    return {
+        "roc_auc": float(norm.cdf(shift / np.sqrt(2))),
+        "sensitivity": float(norm.sf(threshold - shift)),
+        "specificity": float(norm.cdf(threshold)),
+    }
+
+
+def draw(design: str, patients: int, shift: float, threshold: float, seed: int) -> Scores:
+    """One test set of so many patients."""
+    random = np.random.RandomState(seed)
+    images = random.randint(5, 41, patients)
+    units = np.repeat(np.arange(patients), images)
+    if design == "apart":
+        labels = (np.arange(patients) % 2)[units]
+    else:
+        labels = (random.random_sample(len(units)) < random.uniform(0.2, 0.8, patients)[units]).astype(int)
+    own = random.standard_normal(patients)[units]
+    score = np.sqrt(0.5) * own + np.sqrt(0.5) * random.standard_normal(len(units)) + shift * labels
+    return Scores(labels, expit(score), score >= threshold, units)
+
+
+def covered(design: str, patients: int, shift: float, runs: int, by_image: bool) -> tuple[dict[str, float], float]:
+    """The share of runs whose interval holds the truth, for each measure, and the mean width of the AUC's."""
+    threshold = shift / 2
+    known = truth(shift, threshold)
+    holds: dict[str, list[bool]] = {name: [] for name in known}
+    widths = []
+    for found in _runs(design, patients, shift, threshold, runs, by_image):
+        for name, entry in found.items():
+            if entry["low"] is not None:
+                holds[name].append(entry["low"] <= known[name] <= entry["high"])
+        widths.append(found["roc_auc"]["high"] - found["roc_auc"]["low"])
+    return {name: float(np.mean(held)) for name, held in holds.items()}, float(np.mean(widths))
+
+
+def _runs(
+    design: str, patients: int, shift: float, threshold: float, runs: int, by_image: bool
+) -> Iterator[dict[str, dict[str, float]]]:
+    for seed in range(runs):
+        scores = draw(design, patients, shift, threshold, seed)
+        if by_image:
+            scores = scores._replace(units=np.arange(len(scores.labels)))
+        yield scoring.figures(scores, seed, ("roc_auc", "sensitivity", "specificity"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=500)
+    asked = parser.parse_args()
+    print(f"coverage in % of {asked.runs} runs; width of the AUC's interval")
+    print("design  patients  true AUC   over patients: AUC sens. spec. width   over images: AUC sens. spec. width")
+    for design in DESIGNS:
+        for patients in (12, 20, 40, 80):
+            for shift in (1.0, 2.0):
+                cells = []
+                for by_image in (False, True):
+                    held, width = covered(design, patients, shift, asked.runs, by_image)
+                    cells.append("".join(f"{100 * share:6.1f}" for share in held.values()) + f"{width:6.2f}")
+                print(
+                    f"{design:7}{patients:9}{truth(shift, 0)['roc_auc']:10.3f}   {cells[0]:>30}   {cells[1]:>27}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

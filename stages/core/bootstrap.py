@@ -1,0 +1,166 @@
+"""95 % intervals from a bootstrap over patients: all images of a drawn patient come along.
+
+Images of a patient are not independent, so that resampling images would promise far too much. Percentiles of
+the resamples would do so as well where patients are few. The interval is therefore a t interval on the logit
+scale, whose standard error comes from the resamples and whose degrees of freedom from the effective number of
+patients (Kish's (sum m)^2 / sum m^2 of the images m that each has). For the correction of standard error and
+quantile see Hesterberg 2015, The American Statistician 69(4), 371-386; for degrees of freedom from an effective
+number of clusters Carter, Schnepel and Steigerwald 2017, Review of Economics and Statistics 99(4), 698-709. The
+combination is ours: benchmarks/interval_coverage.py shows what it holds.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from scipy.special import expit, logit
+
+RESAMPLES = 2000
+LEVEL = 0.95
+AT_ONCE = 1_000_000  # images times resamples in memory, for each core
+
+
+class Scores(NamedTuple):
+    """What a figure is computed from: labels (N,) 0 or 1, probabilities (N,) in [0, 1], called positive (N,) bool,
+    units (N,): the patient (or cluster) of each image, numbered from 0."""
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    called: np.ndarray
+    units: np.ndarray
+
+
+# The images on which a measure rests. Of several sets the one with the fewest patients limits it.
+RESTS_ON: dict[str, Callable[[Scores], list[np.ndarray]]] = {
+    "accuracy": lambda s: [np.ones(len(s.labels), dtype=bool)],
+    "balanced_accuracy": lambda s: [s.labels == 1, s.labels == 0],
+    "sensitivity": lambda s: [s.labels == 1],
+    "specificity": lambda s: [s.labels == 0],
+    "precision": lambda s: [s.called],
+    "f1": lambda s: [(s.labels == 1) | s.called],
+    "roc_auc": lambda s: [s.labels == 1, s.labels == 0],
+    "pr_auc": lambda s: [s.labels == 1, s.labels == 0],
+    "brier": lambda s: [np.ones(len(s.labels), dtype=bool)],
+}
+
+
+def resample(scores: Scores, seed: int, ranks: bool = True) -> dict[str, np.ndarray]:
+    """Each measure of RESAMPLES resamples of the units: float64 (RESAMPLES,), NaN where it is not defined.
+
+    Equal labels, units and seed draw equal resamples, so that two classifiers can be compared on each. Without
+    ``ranks`` the areas under the curves are left out, which take most of the time.
+    """
+    labels, units = scores.labels.astype(np.float64), scores.units
+    count = int(units.max()) + 1
+    positive, called = labels == 1, scores.called
+    squared = (scores.probabilities - labels) ** 2
+    cells = [positive & called, positive & ~called, ~positive & called, ~positive & ~called, squared]
+    by_unit = np.column_stack([np.bincount(units, cell, count) for cell in cells])  # (units, 5)
+
+    order = np.argsort(-scores.probabilities, kind="stable")
+    ranked = -scores.probabilities[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of equal probabilities
+    unit_of, positive_of = units[order], positive[order]
+
+    def chunk(first: int, many: int) -> dict[str, np.ndarray]:
+        random = np.random.RandomState([seed % 2**32, first])
+        drawn = random.randint(count, size=(many, count), dtype=np.int32) + np.arange(many)[:, None] * count
+        times = np.bincount(drawn.ravel(), minlength=many * count).reshape(many, count)
+        found = _counted(times @ by_unit)
+        if ranks:
+            weight = times.astype(np.float32)[:, unit_of]
+            found |= _ranked(weight, positive_of, starts)
+        return found
+
+    each = max(1, min(RESAMPLES, AT_ONCE // max(len(labels), count)))
+    firsts = range(0, RESAMPLES, each)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        chunks = list(pool.map(lambda first: chunk(first, min(each, RESAMPLES - first)), firsts))
+    return {name: np.concatenate([part[name] for part in chunks]) for name in chunks[0]}
+
+
+def _counted(sums: np.ndarray) -> dict[str, np.ndarray]:
+    hits, misses, false_alarms, passed, squared = sums.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity, specificity = hits / (hits + misses), passed / (passed + false_alarms)
+        f1 = 2 * hits / (2 * hits + false_alarms + misses)
+        total = hits + misses + false_alarms + passed
+        return {
+            "accuracy": (hits + passed) / total,
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": hits / (hits + false_alarms),
+            "f1": np.where(hits + misses > 0, f1, np.nan),
+            "brier": squared / total,
+        }
+
+
+def _ranked(weight: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
+    """Areas under the curves of images weighed ``weight`` (R, N), highest probability first.
+
+    ``starts`` are where a new probability begins. Counts in float32 are exact up to 16 million images.
+    """
+    good, bad = weight * positive, weight * ~positive
+    if len(starts) < len(positive):
+        good, bad = np.add.reduceat(good, starts, axis=1), np.add.reduceat(bad, starts, axis=1)
+    hits, false_alarms = np.cumsum(good, axis=1), np.cumsum(bad, axis=1)
+    positives, negatives = hits[:, -1].astype(np.float64), false_alarms[:, -1].astype(np.float64)
+    # Positives ranked above a negative; of equal probabilities half counts (Mann-Whitney).
+    above = np.einsum("rn,rn->r", bad, hits - good / 2, dtype=np.float64)
+    hits /= np.maximum(hits + false_alarms, 1, out=false_alarms)
+    precise = np.einsum("rn,rn->r", good, hits, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pr_auc = np.where(negatives > 0, precise / positives, np.nan)
+        return {"roc_auc": above / (positives * negatives), "pr_auc": pr_auc}
+
+
+def effective(units: np.ndarray) -> float:
+    """The number of equally large patients that would tell as much: (sum m)^2 / sum m^2 of their images m."""
+    images = np.bincount(units).astype(np.float64)
+    return float(images.sum() ** 2 / (images**2).sum()) if len(units) else 0.0
+
+
+def interval(measure: str, value: float, resampled: np.ndarray, scores: Scores) -> tuple[float, float] | str:
+    """The 95 % interval of a measure in [0, 1], or why there is none.
+
+    Where all resamples agree on 0 or 1 the bound is that of k patients who all agree, 0.025^(1/k): for a mean of
+    numbers in [0, 1], such as how well each patient does, no mean below it makes k ones likelier than 2.5 %.
+    """
+    sets = [scores.units[images] for images in RESTS_ON[measure](scores)]
+    patients = min(len(np.unique(units)) for units in sets)
+    if patients < 2:
+        return "what it rests on comes from one patient or group of copies"
+    freedom = max(min(effective(units) for units in sets) - 1, 0.5)
+    spread = float(np.nanstd(resampled, ddof=1))
+    if value in (0, 1):
+        reach = ((1 - LEVEL) / 2) ** (1 / patients)
+        return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
+    if not spread > 1e-12:
+        return "all resamples agree"
+    widened = spread * np.sqrt((freedom + 1) / freedom)
+    half = stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * widened / (value * (1 - value))
+    return float(expit(logit(value) - half)), float(expit(logit(value) + half))
+
+
+def difference(
+    values: tuple[float, float], resampled: np.ndarray, measure: str, both: tuple[Scores, Scores]
+) -> tuple[float, float, float] | str:
+    """The 95 % interval of a paired difference (second less first) and its two-sided p, or why there are none.
+
+    ``resampled`` is the difference on each resample. The same t interval as above, on the plain scale.
+    """
+    sets = [scores.units[images] for scores in both for images in RESTS_ON[measure](scores)]
+    if min(len(np.unique(units)) for units in sets) < 2:
+        return "what it rests on comes from one patient or group of copies"
+    freedom = max(min(effective(units) for units in sets) - 1, 0.5)
+    spread = float(np.nanstd(resampled, ddof=1)) * np.sqrt((freedom + 1) / freedom)
+    found = values[1] - values[0]
+    if not spread > 1e-12:
+        return (0.0, 0.0, 1.0) if found == 0 else "all resamples agree"
+    known = stats.t(max(freedom, 1))
+    half = float(known.ppf((1 + LEVEL) / 2)) * spread
+    return found - half, found + half, float(2 * known.sf(abs(found) / spread))

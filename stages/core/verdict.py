@@ -1,0 +1,92 @@
+"""Say in words what stands behind a figure, and what it is worth."""
+
+from typing import Any
+
+FEW = 10  # patients of a class: with fewer an interval is wide, and its promise rests on little
+
+
+def word(figures: dict[str, Any]) -> str:
+    """The content of metrics/verdict.md, from that of metrics/evaluate.json."""
+    test, fresh = figures["test"], figures["test_unseen"]
+    leaked = test["images"] - fresh["images"]
+    lines = ["# Verdict", "", f"**{_headline(figures)}**", ""]
+    if figures["synthetic"]:
+        lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
+    lines.append(f"- The test set: {_basis(test)}.")
+    if leaked:
+        lines.append(
+            f"- **It leaks.** Training has seen {leaked:,} of its {test['images']:,} images, as copies or other images "
+            f"of their patients. What it measures there is memory. Left to believe: {_basis(fresh)}."
+        )
+        shown = [
+            f"{name.replace('_', ' ')} {test[name]['value']:.3f} on all, {fresh[name]['value']:.3f} on the rest"
+            for name, difference in figures["leak"].items()
+            if difference is not None
+        ]
+        if shown:
+            lines.append(f"- What the leak is worth: {'; '.join(shown)}.")
+    elif test["patients"] is None:
+        lines.append("- No test image has a copy in training; whether patients are on both sides is not known.")
+    else:
+        lines.append("- Nothing leaked: no test image has a copy, exact or near, or a patient in training.")
+    lines += [f"- {line}" for line in _worth(fresh)]
+    lines += ["", "Intervals are 95 %, from a bootstrap over patients. Research only: no medical device.", ""]
+    return "\n".join(lines)
+
+
+def _basis(block: dict[str, Any]) -> str:
+    if block["patients"] is None:
+        return f"{block['images']:,} images, {block['positives']:,} positive, patients not known"
+    return (
+        f"{block['images']:,} images of {block['patients']:,} patients; {block['positives']:,} positive images of "
+        f"{block['positive_patients']:,} patients"
+    )
+
+
+def _headline(figures: dict[str, Any]) -> str:
+    """The verdict in one sentence, on what training knows nothing of."""
+    block = figures["test_unseen"]
+    leaks = block["images"] < figures["test"]["images"]
+    but = "The test set leaks. " if leaks else ""
+    where = "without the leak, " if leaks else ""
+    if not block["images"]:
+        return "Not evidence of anything: training has seen every test image, or others of its patients."
+    area = block["roc_auc"]
+    if area["value"] is None:
+        return f"{but}Not evidence of anything: {area['reason']}{' but leaked ones' if leaks else ''} in the test set."
+    if block["positive_patients"] == 1:
+        return f"{but}Not evidence of anything: {where}all positives come from one patient."
+    if area["low"] is None:
+        return f"{but}Not evidence of anything: {area['reason']}."
+    found = f"ROC AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
+    if block["patients"] is None:
+        return f"{but}{found}, if every image is of another patient: whose they are is not known."
+    few = min(block["positive_patients"], block["negative_patients"])
+    rests = f", on {few:,} patients of the rarer class: few" if few < FEW else ""
+    if area["low"] > 0.5:
+        return f"{but}Better than chance: {where}{found}{rests}."
+    if area["high"] < 0.5:
+        return f"{but}Worse than chance: {where}{found}{rests}."
+    return f"{but}Cannot be told from chance: {where}{found}{rests}."
+
+
+def _worth(block: dict[str, Any]) -> list[str]:
+    """What the figures mean for a hundred images, and against calling everything by the commoner class."""
+    lines = []
+    for name, words in (
+        ("sensitivity", "Of 100 positive images it finds"),
+        ("specificity", "Of 100 negative images it passes"),
+    ):
+        entry = block[name]
+        if entry["value"] is not None:
+            bounds = (
+                f"({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
+                if entry["low"] is not None
+                else f"({entry['reason']})"
+            )
+            lines.append(f"{words} {100 * entry['value']:.0f} {bounds}.")
+    if block["images"] and block["accuracy"]["value"] is not None:
+        commoner = max(block["positives"], block["images"] - block["positives"]) / block["images"]
+        accuracy = block["accuracy"]["value"]
+        lines.append(f"Accuracy {accuracy:.3f}; to call every image by the commoner class gives {commoner:.3f}.")
+    return lines
