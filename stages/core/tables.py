@@ -5,6 +5,7 @@ look like numbers; ``patient`` and ``cluster`` are missing where they are not kn
 """
 
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -33,10 +34,13 @@ def _kinds(columns: list[str]) -> dict[str, str]:
 
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
     """Read a table of this project: ``columns`` is one of the lists above. Raises Mistake where it is missing."""
+    with files.there(path).open(encoding="utf-8", newline="") as text:
+        return parse(text, columns)
+
+
+def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
     # Only an empty cell is missing: a file or a patient may be called NA or null.
-    return pd.read_csv(
-        files.there(path), usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""]
-    )[columns]
+    return pd.read_csv(text, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""])[columns]
 
 
 def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:

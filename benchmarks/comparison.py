@@ -1,0 +1,78 @@
+"""How often compare.py tells runs apart: equal models that differ in the seed, and a truly better one.
+
+    python benchmarks/comparison.py [--pairs 50]
+
+A simulation: 100 patients of 5 to 40 images, half of them positive. A model's score is the class, what the patient
+looks like to any model, what the patient looks like to this one, and noise; the seed changes the last two.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from scipy.stats import norm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from core import comparing
+
+PATIENTS = 100
+EQUAL, BETTER = 1.5, 2.5  # distance of the classes, in standard deviations of a score
+
+
+def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparing.Run, comparing.Run], pd.DataFrame]:
+    """Two runs on one simulated test set, and its images."""
+    random = np.random.RandomState(seed)
+    patient = np.repeat(np.arange(PATIENTS), random.randint(5, 41, PATIENTS))
+    label = patient % 2
+    common = random.standard_normal(PATIENTS)
+    made = []
+    for number, distance in enumerate(distances, start=1):
+        own = random.standard_normal(PATIENTS)
+        noise = random.standard_normal(len(patient))
+        score = distance * (label - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
+        table = pd.DataFrame(
+            {
+                "file": [f"f{image}" for image in range(len(patient))],
+                "label": label,
+                "patient": pd.array([f"p{one}" for one in patient], dtype="string"),
+                "cluster": pd.array([None] * len(patient), dtype="Int64"),
+                "part": "test",
+                "probability": expit(score + np.sqrt(0.4) * noise),
+                "copy_in_train": pd.array([False] * len(patient), dtype="boolean"),
+                "patient_in_train": pd.array([False] * len(patient), dtype="boolean"),
+            }
+        )
+        made.append(comparing.Run(f"seed {number}", table, table, 0.5, {}))
+    pair = made[0], made[1]
+    return pair, comparing.test_images(pair, shared=False)
+
+
+def simulated(seed: int) -> tuple[tuple[comparing.Run, comparing.Run], pd.DataFrame]:
+    """Two equally good models that differ in the seed alone."""
+    return runs(seed, (EQUAL, EQUAL))
+
+
+def better(seed: int) -> tuple[tuple[comparing.Run, comparing.Run], pd.DataFrame]:
+    """The second model is truly better."""
+    return runs(seed, (EQUAL, BETTER))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=50)
+    asked = parser.parse_args()
+    for words, draw, distances in (("equal", simulated, (EQUAL, EQUAL)), ("better", better, (EQUAL, BETTER))):
+        told = [comparing.measure(*draw(seed)).set_index("measure")["differ"] for seed in range(asked.pairs)]
+        areas = " and ".join(f"{norm.cdf(distance / np.sqrt(2)):.3f}" for distance in distances)
+        print(
+            f"{words:7} true AUC {areas}: told apart in any measure in {sum(each.any() for each in told)} of "
+            f"{asked.pairs} pairs, by ROC AUC in {sum(each['roc_auc'] for each in told)}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Say whether two revisions, branches or experiments can be told apart, and what changed between them.
+
+Reads   data/predictions.csv, data/split.csv, metrics/evaluate.json, params.yaml of both, by way of DVC
+Writes  nothing; text to the screen, Markdown with --md
+Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: against the workspace
+"""
+
+import argparse
+
+from core import comparing, revisions, tables
+
+PREDICTIONS = "data/predictions.csv"
+SPLIT = "data/split.csv"
+METRICS = "metrics/evaluate.json"
+PARAMS = "params.yaml"
+
+
+def load(revision: str) -> comparing.Run:
+    return comparing.Run(
+        name=revision,
+        split=revisions.table(revision, SPLIT, tables.SPLIT),
+        predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
+        threshold=revisions.metrics(revision, METRICS)["threshold"],
+        params=revisions.parameters(revision, PARAMS),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Can two revisions, branches or experiments be told apart?")
+    parser.add_argument("first", metavar="REV", help="a commit, branch, tag or experiment")
+    parser.add_argument("second", metavar="REV", nargs="?", default=revisions.WORKSPACE, help="default: the workspace")
+    parser.add_argument("--md", action="store_true", help="Markdown, for a pull request")
+    parser.add_argument("--shared", action="store_true", help="compare the test images in both where test sets differ")
+    asked = parser.parse_args()
+
+    runs = load(asked.first), load(asked.second)
+    images = comparing.test_images(runs, asked.shared)
+    print(comparing.explain(runs, images, comparing.measure(runs, images), asked.md), end="")
+
+
+if __name__ == "__main__":
+    main()

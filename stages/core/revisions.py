@@ -1,0 +1,56 @@
+"""Read what a revision, branch or experiment holds, by way of DVC."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import pandas as pd
+from dvc.exceptions import DvcException
+from dvc.scm import RevError
+from ruamel.yaml import YAML
+from scmrepo.exceptions import SCMError
+
+from core import tables
+from core.errors import Mistake
+
+WORKSPACE = "workspace"  # the name under which DVC, too, knows what is not committed
+
+
+def text(revision: str, path: str) -> str:
+    """The content of a file at a revision, from DVC's cache or remote where git does not have it. Raises Mistake."""
+    if revision == WORKSPACE:
+        if not Path(path).is_file():
+            raise Mistake(f"{path} is not here: make it with dvc repro, or fetch it with dvc pull")
+        return Path(path).read_text(encoding="utf-8")
+    try:
+        content: str = dvc.api.read(path, rev=revision, encoding="utf-8")
+        return content
+    except (RevError, SCMError):
+        raise Mistake(f"{revision} is no commit, branch, tag or experiment here: dvc exp list, git branch") from None
+    except (DvcException, OSError) as error:
+        raise Mistake(
+            f"{path} of {revision} can't be read ({error}). Fetch it with dvc fetch --all-commits, or get an "
+            "experiment and its files with dvc exp pull; a run that never reached this stage has none"
+        ) from None
+
+
+def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
+    return tables.parse(io.StringIO(text(revision, path)), columns)
+
+
+def metrics(revision: str, path: str) -> Any:
+    return json.loads(text(revision, path))
+
+
+def parameters(revision: str, path: str) -> dict[str, Any]:
+    """All parameters, each under its whole key: ``train.lr``."""
+    return _flat(YAML(typ="safe", pure=True).load(text(revision, path)))
+
+
+def _flat(given: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat

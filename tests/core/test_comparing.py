@@ -1,0 +1,138 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from comparison import better, simulated
+from core import comparing
+from core.errors import Mistake
+
+
+def run(rows, name="one", threshold=0.5, params=None):
+    """A run of (file, label, patient, cluster, part, probability)."""
+    table = pd.DataFrame(rows, columns=["file", "label", "patient", "cluster", "part", "probability"])
+    table = table.astype({"file": "string", "patient": "string", "cluster": "Int64"})
+    table["copy_in_train"] = pd.array([False] * len(table), dtype="boolean")
+    table["patient_in_train"] = pd.array([False] * len(table), dtype="boolean")
+    return comparing.Run(name, table, table[table["part"].isin(["val", "test"])], threshold, params or {})
+
+
+ROWS = [(f"f{n}", n % 2, f"p{n // 4}", None, "test", 0.2 + 0.5 * (n % 2) + 0.01 * n) for n in range(24)]
+ROWS += [(f"t{n}", n % 2, f"q{n}", None, "train", 0.5) for n in range(8)]
+
+
+def changed(**changes):
+    """ROWS with some columns of one file replaced: changed(f3={"label": 0})."""
+    names = ["file", "label", "patient", "cluster", "part", "probability"]
+    return [tuple((dict(zip(names, row, strict=True)) | changes.get(row[0], {})).values()) for row in ROWS]
+
+
+def said(first, second, shared=False, markdown=False):
+    images = comparing.test_images((first, second), shared)
+    return comparing.explain((first, second), images, comparing.measure((first, second), images), markdown)
+
+
+def test_equal_runs_give_equal_figures():
+    text = said(run(ROWS), run(ROWS, "two"))
+    assert "one and two give equal figures." in text and "no change" in text
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        [row for row in ROWS if row[0] != "f3"],
+        [*ROWS, ("new", 1, "z", None, "test", 0.5)],
+        changed(f3={"label": 0}),
+        changed(f3={"part": "train"}),
+    ],
+)
+def test_different_test_sets_are_refused_and_compared_where_they_are_shared(second):
+    with pytest.raises(Mistake, match="the test sets differ: .* --shared"):
+        said(run(ROWS), run(second, "two"))
+    count = 24 if len(second) > len(ROWS) else 23
+    assert f"On {count} test images in both" in said(run(ROWS), run(second, "two"), shared=True)
+
+
+def test_runs_without_a_test_image_in_common_cannot_be_compared():
+    with pytest.raises(Mistake, match="no test image in common"):
+        said(run(ROWS), run([("x", 1, "z", None, "test", 0.5)], "two"), shared=True)
+
+
+def test_what_changed_in_the_data_is_counted_and_named():
+    second = changed(f1={"label": 0}, f2={"patient": "zz"}, f4={"part": "train"}, t1={"part": "dropped"})[1:]
+    second.append(("new", 1, "z", None, "train", 0.5))
+    assert comparing.changed_images((run(ROWS), run(second, "two"))) == {
+        "added": ["new"],
+        "removed": ["f0"],
+        "relabelled": ["f1"],
+        "given to another patient": ["f2"],
+        "moved from test to train": ["f4"],
+        "moved from train to dropped": ["t1"],
+    }
+    assert "1 relabelled: f1" in said(run(ROWS), run(second, "two"), shared=True)
+
+
+def test_what_changed_in_the_parameters_is_said():
+    first, second = (
+        run(ROWS, params={"lr": 0.1, "gone": 1, "same": 2}),
+        run(ROWS, "two", params={"lr": None, "same": 2}),
+    )
+    assert comparing.changed_params((first, second)) == {"lr": (0.1, None), "gone": (1, "absent")}
+    assert "lr: 0.1 -> null" in said(first, second)
+
+
+def test_images_joined_by_copies_in_either_run_are_drawn_together():
+    second = changed(f0={"cluster": 7}, f4={"cluster": 7})  # joins patients p0 and p1
+    images = comparing.test_images((run(ROWS), run(second, "two")), shared=False)
+    assert images["unit"].nunique() == 5 and images.loc[images["file"].isin(["f0", "f4"]), "unit"].nunique() == 1
+
+
+def test_each_run_keeps_its_own_threshold():
+    first, second = run(ROWS, threshold=0.0), run(ROWS, "two", threshold=2.0)
+    table = comparing.measure((first, second), comparing.test_images((first, second), False)).set_index("measure")
+    assert table.loc["sensitivity", ["first", "second"]].tolist() == [1, 0]
+    assert pd.isna(table.loc["precision", "second"]) and table.loc["precision", "reason"] == "not defined"
+
+
+def test_holm_stops_at_the_first_that_is_not_significant():
+    p = pd.Series([0.012, 0.04, None, 0.001, 0.03], dtype="Float64")
+    # 0.001 <= 0.05 / 4, 0.012 <= 0.05 / 3, 0.03 > 0.05 / 2: so neither 0.03 nor 0.04, though that is below 0.05
+    assert comparing._holm(p).tolist() == [True, False, False, True, False]
+
+
+def test_positives_of_one_patient_let_nothing_be_said_of_them():
+    rows = [(f"f{n}", int(n < 5), "p" if n < 5 else f"q{n}", None, "test", 0.1 + 0.01 * n) for n in range(30)]
+    other = [(*row[:5], 0.9 - row[5]) for row in rows]
+    table = said(run(rows), run(other, "two"))
+    area = next(line for line in table.splitlines() if line.startswith("ROC AUC"))
+    assert "one patient" in area
+
+
+def test_a_leak_of_either_run_is_said_first_of_all_images():
+    leaky = run(ROWS, "two")
+    leaky.predictions["patient_in_train"] = pd.array([True] * 24, dtype="boolean")
+    assert "LEAK: training of two has seen 24 of its 24 test images" in said(run(ROWS), leaky)
+
+
+def test_markdown_is_a_table_of_equal_columns():
+    lines = [line for line in said(run(ROWS), run(ROWS, "two"), markdown=True).splitlines() if line.startswith("|")]
+    assert len(lines) == 11 and {line.count("|") for line in lines} == {7}
+
+
+def test_runs_that_differ_in_the_seed_alone_cannot_be_told_apart_in_nine_of_ten_pairs():
+    told = [bool(comparing.measure(*simulated(seed))["differ"].any()) for seed in range(50)]
+    assert sum(told) <= 5
+
+
+def test_a_truly_better_model_is_told_apart_and_named():
+    for seed in range(5):
+        runs, images = better(seed)
+        measured = comparing.measure(runs, images).set_index("measure")
+        assert measured.loc["roc_auc", "differ"] and measured.loc["roc_auc", "difference"] > 0
+        text = comparing.explain(runs, images, measured.reset_index(), False)
+        assert "seed 1 and seed 2 differ: " in text and "seed 2 is higher" in text
+
+
+def test_unknown_patients_are_drawn_image_by_image():
+    rows = [(*row[:2], None, *row[3:]) for row in ROWS]
+    images = comparing.test_images((run(rows), run(rows, "two")), shared=False)
+    assert images["unit"].nunique() == 24 and np.issubdtype(images["unit"].dtype, np.integer)
