@@ -140,10 +140,14 @@ def summarise(
 
 
 def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
-    counted = tables.counts(predictions)
-    known, negative = counted["patients"] is not None, predictions[predictions["label"] == 0]
-    counted["negative_patients"] = negative["patient"].nunique() if known else None
-    return counted | figures(scores(predictions, threshold), seed)
+    return counts(predictions) | figures(scores(predictions, threshold), seed)
+
+
+def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
+    """What stands behind a figure: images, positives, and patients with any, a positive and a negative image."""
+    found = tables.counts(predictions)
+    negative = predictions.loc[predictions["label"] == 0, "patient"].nunique()
+    return found | {"negative_patients": None if found["patients"] is None else negative}
 
 
 def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:
@@ -222,12 +226,12 @@ def explain(figures: dict[str, Any]) -> str:
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
     for row in figures["test"]:
-        texts = [_cell(block.get(row)) for block in blocks.values()]
+        texts = [cell(block.get(row)) for block in blocks.values()]
         lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
     return "\n".join(lines)
 
 
-def _cell(entry: Any) -> str:
+def cell(entry: Any) -> str:
     """A count, or a measure with its interval; "-" for what is not defined."""
     if not isinstance(entry, dict):
         return "-" if entry is None else f"{entry:,}"

@@ -1,0 +1,52 @@
+"""Test on every patient in turn: run k folds as DVC experiments, and gather mean, spread and the pooled result.
+
+Reads   the repository, by way of DVC; data/predictions.csv, data/split.csv, metrics/evaluate.json of each fold
+Writes  experiments folds-K-1 to folds-K-K; metrics/folds.json
+Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
+"""
+
+import argparse
+import subprocess
+
+from core import files, folding, groups, params, revisions, tables, verdict
+from core.errors import Mistake
+
+PREDICTIONS = "data/predictions.csv"
+SPLIT = "data/split.csv"
+METRICS = "metrics/evaluate.json"
+FOLDS = "metrics/folds.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Test on every patient in turn, and gather the folds.")
+    parser.add_argument("folds", type=int, metavar="K", help="how many folds, 2 or more")
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="for every fold")
+    asked = parser.parse_args()
+    if asked.folds < 2:
+        raise Mistake(f"{asked.folds} folds: at least 2 are needed, so that each is tested by what the others taught")
+    seed = params.load("seed").seed
+
+    names = [f"folds-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
+    for fold, name in enumerate(names, start=1):
+        subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # of an earlier call
+        changes = [*asked.set_param, f"split.folds={asked.folds}", f"split.fold={fold}"]
+        print(f"fold {fold} of {asked.folds}: dvc exp run --temp --name {name}", flush=True)
+        options = [word for change in changes for word in ("--set-param", change)]
+        if subprocess.run(["dvc", "exp", "run", "--temp", "--name", name, *options]).returncode:
+            raise Mistake(f"fold {fold} failed; see above. Folds that ended are kept and cost nothing a second time")
+
+    predictions, thresholds = [], []
+    for name in names:
+        split = revisions.table(name, SPLIT, tables.SPLIT)
+        unit = groups.joined(split, [split["patient"], split["cluster"]]).to_numpy()
+        found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
+        predictions.append(found.assign(unit=found["file"].map(dict(zip(split["file"], unit, strict=True)))))
+        thresholds.append(revisions.metrics(name, METRICS)["threshold"])
+    figures = folding.summarise(folding.pool(predictions, thresholds), seed)
+    files.write_json(FOLDS, figures)
+    print(folding.explain(figures), "", verdict.word(figures | figures["pooled"] | {"leak": {}}), sep="\n", end="")
+    print(f"Each fold's figures: {FOLDS}; its experiment: dvc exp show")
+
+
+if __name__ == "__main__":
+    main()
