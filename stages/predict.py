@@ -2,7 +2,7 @@
 
 Reads   models/model.safetensors, models/model.json, and the images or folders named
 Writes  a CSV (file, probability, error) to the screen, or to --out
-Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv]
+Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv] [--temperature T]
 """
 
 import argparse
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from core import files, imaging, networks, sources, training
+from core import calibration, files, imaging, networks, sources, training
 from core.errors import Mistake
 
 AT_ONCE = 1024  # images in memory
@@ -25,8 +25,16 @@ def main() -> None:
     parser.add_argument("paths", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="a folder with all below it")
     parser.add_argument("--models", type=Path, default="models", help="folder of model.safetensors and model.json")
     parser.add_argument("--out", type=Path, help="CSV to write; without it the table goes to the screen")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="that of metrics/evaluate.json, where evaluate.calibration uses it",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
+    if asked.temperature <= 0:
+        raise Mistake(f"--temperature {asked.temperature:g}: it must be above 0; 1 leaves probabilities as they are")
 
     paths = sources.expand(asked.paths)
     model = files.read_json(asked.models / "model.json")
@@ -42,7 +50,8 @@ def main() -> None:
         stack = np.zeros((len(some), model["image_size"], model["image_size"], model["channels"]), np.uint8)
         why = [imaging.fit_into(stack[at], pixels) for at, pixels in enumerate(read)]
         good = np.array([at for at, reason in enumerate(why) if not reason], dtype=np.int64)
-        chances = dict(zip(good, training.probabilities(classifier, stack, good, device), strict=True))
+        raw = training.probabilities(classifier, stack, good, device)
+        chances = dict(zip(good, calibration.tempered(raw, asked.temperature), strict=True))
         rows += [(name, chances.get(at), why[at]) for at, name in enumerate(some)]
         bar.update(len(some))
     bar.close()

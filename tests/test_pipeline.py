@@ -193,6 +193,72 @@ def test_a_relative_location_is_found_from_an_experiment_run_aside(clone):
     assert clone.metrics("audit")["images"] == 40
 
 
+def test_every_figure_has_its_interval_and_the_verdict_says_what_stands_behind_it(clone):
+    figures = clone.metrics("evaluate")
+    for name, entry in figures["test"].items():
+        if isinstance(entry, dict) and entry["value"] is not None:
+            assert (entry["low"] is None and entry["reason"]) or entry["low"] <= entry["value"] <= entry["high"], name
+    assert set(figures["operating_points"]) == {
+        "specificity_90", "specificity_95", "sensitivity_90", "sensitivity_95"
+    }  # fmt: skip
+    assert {"brier", "expected_error", "temperature", "applied"} <= set(figures["calibration"])
+    said = (clone.folder / "metrics/verdict.md").read_text()
+    assert "SYNTHETIC" in said and f"{figures['test']['patients']} patients" in said and "no medical device" in said
+    for sheet in ("regions", "audit/copies", "audit/conflicts", "audit/rejected"):
+        assert Image.open(clone.folder / f"plots/{sheet}.png").width > 100
+    assert not clone.run("git", "ls-files", "plots/audit", "plots/regions.png")
+
+
+def test_the_planted_near_copies_are_found_by_the_audit(clone):
+    found = clone.metrics("audit")
+    # Each of the 20 patients has a brighter and a mirrored copy: three pairs, of which one is brighter and mirrored.
+    assert found["near_pairs"] == 60 and found["near_clusters"] == 20
+    rows = pd.read_csv(clone.folder / "data/audit/clusters.csv")
+    assert (rows["file"].str[:23].groupby(rows["cluster"]).nunique() == 1).all()  # never of two patients
+
+
+def test_the_temperature_softens_every_probability_where_it_is_asked_for(clone):
+    before = pd.read_csv(clone.folder / "data/predictions.csv")["probability"].to_numpy()
+    temperature = clone.metrics("evaluate")["calibration"]["temperature"]
+    clone.change("evaluate.calibration", "temperature")
+    assert clone.ran("dvc", "repro") == ["evaluate"]
+    after = pd.read_csv(clone.folder / "data/predictions.csv")["probability"].to_numpy()
+    assert np.allclose(np.log(after / (1 - after)), np.log(before / (1 - before)) / temperature)
+    assert clone.metrics("evaluate")["calibration"]["applied"]
+
+
+def test_two_revisions_are_compared_through_dvc_and_different_test_sets_refused(clone):
+    clone.run("dvc", "exp", "run", "--name", "faster", "-S", "train.lr=0.01")
+    clone.run("git", "checkout", "-q", "-f", "main")
+    clone.run("dvc", "checkout", "-q", "-f")
+    said = clone.run("python", "stages/compare.py", "main", "faster")
+    assert "train.lr: 0.001 -> 0.01" in said and "ROC AUC" in said and "SYNTHETIC" in said
+    assert "main and workspace give equal figures." in clone.run("python", "stages/compare.py", "main")
+    assert "| ROC AUC |" in clone.run("python", "stages/compare.py", "main", "faster", "--md")
+
+    clone.run("dvc", "exp", "run", "--name", "apart", "-S", "split.test=0.3", "-S", "split.train=0.6")
+    clone.run("git", "checkout", "-q", "-f", "main")
+    refused = clone.run("python", "stages/compare.py", "main", "apart", good=False)
+    assert "the test sets differ" in refused and "--shared" in refused and "Traceback" not in refused
+    said = clone.run("python", "stages/compare.py", "main", "apart", "--shared")
+    assert "moved from train to test" in said and "split.test: 0.2 -> 0.3" in said
+    unknown = clone.run("python", "stages/compare.py", "nowhere", good=False)
+    assert "nowhere is no commit, branch, tag or experiment here" in unknown and "Traceback" not in unknown
+
+
+def test_one_command_runs_all_folds_and_tests_on_every_image_once(clone):
+    said = clone.run("python", "stages/folds.py", "3", "--set-param", "train.lr=0.002")
+    assert "pooled" in said and "# Verdict" in said
+    figures = clone.metrics("folds")
+    assert figures["pooled"]["test"]["images"] == 160 == sum(fold["images"] for fold in figures["folds"])
+    assert figures["pooled"]["test"]["patients"] == 20 == sum(fold["patients"] for fold in figures["folds"])
+    areas = [fold["roc_auc"] for fold in figures["folds"]]
+    assert figures["spread"]["roc_auc"]["mean"] == pytest.approx(np.mean(areas))
+    assert figures["spread"]["roc_auc"]["standard_deviation"] == pytest.approx(np.std(areas, ddof=1))
+    assert {"folds-3-1", "folds-3-2", "folds-3-3"} <= set(clone.run("dvc", "exp", "list", "--name-only").split())
+    assert clone.metrics("evaluate")["test"]["images"] < 160  # the workspace is as it was
+
+
 def test_metrics_and_plots_are_compared_between_branches_without_a_cache(clone, tmp_path):
     clone.run("git", "checkout", "-q", "-b", "other")
     clone.change("evaluate.threshold", 0.9)
@@ -205,8 +271,8 @@ def test_metrics_and_plots_are_compared_between_branches_without_a_cache(clone, 
     assert "threshold" in bare.run("dvc", "metrics", "diff", "main", "origin/other")
     said = clone.run("dvc", "plots", "diff", "--json", "main", "other")
     plots = json.JSONDecoder().raw_decode(said)[0]["data"]
-    for title in ("ROC", "Precision and recall", "Confusion matrix of the test set", "Scores of the test set", "Loss",
-                  "Accuracy", "Learning rate"):  # fmt: skip
+    for title in ("ROC", "Precision and recall", "Confusion matrix of the test set", "Scores of the test set",
+                  "Reliability of the test set", "Loss", "Accuracy", "Learning rate"):  # fmt: skip
         assert {tuple(sorted(plot["revisions"])) for plot in plots[title]} == {("main", "other")}
         assert all(plot["type"] == "vega" for plot in plots[title])
 
