@@ -23,9 +23,9 @@ from core import copies, imaging, phantom, sources
 Change = Callable[[Image.Image], Image.Image]
 
 
-def recompressed(image: Image.Image) -> Image.Image:
+def recompressed(image: Image.Image, quality: int = 75) -> Image.Image:
     written = io.BytesIO()
-    image.save(written, "JPEG", quality=75)
+    image.save(written, "JPEG", quality=quality)
     return Image.open(written)
 
 

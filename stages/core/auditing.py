@@ -122,15 +122,18 @@ def find(index: pd.DataFrame, clusters: pd.DataFrame, grey: np.ndarray, unreadab
     of = index.set_index("file")
     for kind in ("exact", "near"):
         for files in conflicts(index, clusters, kind):
-            labels = dict(of.loc[files, "label"])
-            for file in files:
-                against = [other for other in files if labels[other] != labels[file]]
-                rows.append((file, "conflict", f"label {labels[file]}, not so its {kind} copies {some(against, 1)}"))
+            labels = of.loc[files, "label"]
+            for label in (0, 1):
+                against = some(list(labels.index[labels != label]), 1)
+                detail = f"label {label}, not so its {kind} copies {against}"
+                rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
     for files in _across_patients(index, clusters):
-        patients = dict(of.loc[files, "patient"].dropna())
-        for file, patient in patients.items():
-            others = sorted(set(patients.values()) - {patient})
-            rows.append((file, "two-patients", f"patient {patient}, its copies are of {some(others, 3)}"))
+        owners = of.loc[files, "patient"].dropna()
+        names = sorted(owners.unique())
+        words = {name: some([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
+        rest = some(names, 3)
+        for file, owner in owners.items():
+            rows.append((file, "two-patients", f"patient {owner}, its copies are of {words.get(owner, rest)}"))
     return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
 
 
@@ -193,6 +196,8 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
             f"{figures['patients']:,} patients, {figures['positive_patients']:,} of them with a positive image; "
             f"{each['min']:,.0f} to {each['max']:,.0f} images each, median {each['median']:,.0f}"
         )
+        if each["max"] == 1:
+            lines.append("Each image is of another patient: is data.patient right?")
     apart = figures["positive_groups"]
     who = "positive images that aren't copies" if figures["patients"] is None else "positive patients"
     if apart < 3:
@@ -220,10 +225,10 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
 
     meaning = {
         "conflict": "have copies with another label, so one label is wrong; split.duplicates: drop leaves them out",
-        "two-patients": "have copies under another patient: one person twice, or a mix-up; a split keeps both together",
+        "two-patients": "have copies under another patient: one person twice, or a mix-up; a split takes both for one",
         "unreadable": "can't be decoded; data.unusable: drop left them out",
         "blank": "hold one grey level only",
-        "near-blank": f"hold hardly anything (standard deviation below {copies.FLAT:g} grey levels)",
+        "near-blank": f"show too little to seek near copies of (standard deviation below {copies.FLAT:g} grey levels)",
         "size": "are of unusual size; all are squeezed to prepare.image_size",
         "mode": "have an unusual colour mode",
         "brightness": "are unusually dark or bright",
@@ -265,7 +270,7 @@ def draw(
     contradicting = [
         row(f"{len(files):,} {kind} copies with different labels", files)
         for kind in ("exact", "near")
-        for files in conflicts(index, clusters, kind)
+        for files in conflicts(index, clusters, kind)[: sheets.LONGEST]
     ]
     save("conflicts", "Copies that carry different labels", "No copies carry different labels", contradicting)
 

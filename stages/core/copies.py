@@ -14,11 +14,13 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dct
 
+from core import groups
+
 PAIRS = ["one", "other", "distance", "correlation"]
 
 CROPS = (0.0, 0.03, 0.06)  # of each side, cut off one image before it is hashed and sought among the others
 REACH = 10  # bits of 64 by which a proposed pair's hashes may differ
-MOST = 16  # neighbours looked at, for each of an image's 24 crops and turns: keeps the work in proportion
+MOST = 24  # nearest neighbours of an image that are looked at: keeps the work in proportion to the images
 ALIKE = 0.5  # correlation of detail at half size, below which no pair is looked at closely
 SAME = 0.96  # correlation of detail at full size, from which a pair counts as copies
 FLAT = 2.0  # grey levels: an image with a smaller standard deviation has no detail to compare
@@ -47,17 +49,34 @@ def near_pairs(grey: np.ndarray, phash: Sequence[str]) -> tuple[pd.DataFrame, pd
     ``grey`` is uint8 (N, 64, 64), of images that are all different; ``phash`` their hashes, hexadecimal. Both
     tables have the columns of PAIRS: the two positions, the bits between the hashes, and the correlation of
     detail (-1 to 1) after the best alignment; the most alike come first. Images without detail are in no pair.
+    Of many copies of one image not every pair is looked at, but enough to join them.
     """
     plain = np.frombuffer(bytes.fromhex("".join(phash)), np.uint8).reshape(-1, 8)
-    proposed = _propose(grey, plain, np.flatnonzero(spread(grey) >= FLAT))
+    members = np.flatnonzero(spread(grey) >= FLAT)
+    found: list[pd.DataFrame] = []
+    asked = members
+    while len(asked):
+        proposed = _propose(grey, plain, members, asked)
+        found.append(proposed.assign(correlation=_confirm_all(grey, proposed)))
+        # Copies of one kind may fill each other's neighbourhood. So one stands for all, and looks around again.
+        joined = found[-1][found[-1]["correlation"] >= SAME]
+        name = groups.linked(len(grey), joined["one"].to_numpy(), joined["other"].to_numpy())
+        first = np.unique(name[members], return_index=True)[1]
+        several = np.bincount(name[members], minlength=len(grey)) > 1
+        members = np.sort(members[first])
+        asked = members[several[name[members]]]
+    pairs = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=PAIRS).astype({"correlation": float})
+    pairs = pairs.sort_values(["correlation", "one", "other"], ascending=[False, True, True])
+    pairs = pairs.drop_duplicates(["one", "other"])[PAIRS].reset_index(drop=True)
+    same = pairs["correlation"] >= SAME
+    return pairs[same], pairs[~same][:100].reset_index(drop=True)
+
+
+def _confirm_all(grey: np.ndarray, proposed: pd.DataFrame) -> np.ndarray:
     batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda batch: _confirm(grey, batch), batches))
-    proposed["correlation"] = np.concatenate([*found, np.empty(0, np.float32)]).astype(np.float64).round(4)
-    proposed = proposed.sort_values(["correlation", "one", "other"], ascending=[False, True, True])
-    pairs = proposed.drop_duplicates(["one", "other"])[PAIRS].reset_index(drop=True)
-    same = pairs["correlation"] >= SAME
-    return pairs[same], pairs[~same][:100].reset_index(drop=True)
+    return np.concatenate([*found, np.empty(0, np.float32)]).astype(np.float64).round(4)
 
 
 def spread(grey: np.ndarray) -> np.ndarray:
@@ -65,24 +84,28 @@ def spread(grey: np.ndarray) -> np.ndarray:
     return np.array([image.std() for image in grey])
 
 
-def _propose(grey: np.ndarray, plain: np.ndarray, members: np.ndarray) -> pd.DataFrame:
-    """Pairs among ``members`` whose hashes are near: one, other, distance, turn (of other) and zoom."""
+def _propose(grey: np.ndarray, plain: np.ndarray, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
+    """Pairs of one of ``asked`` and one of ``members`` whose hashes are near.
+
+    Columns one, other, distance, turn (of other) and zoom (of other, to begin aligning with).
+    """
     index = faiss.IndexBinaryMultiHash(64, 4, 16)  # four tables of 16 bits, each looked up with one bit flipped, too
     index.nflip = 1
     index.add(plain[members])
     seen = []
     for crop in CROPS:
-        small = _small(grey[members], crop)
+        small = _small(grey[asked], crop)
         for turn in range(8):
             distance, place = index.search(hashes(turned(small, turn)), MOST)
             line, rank = np.nonzero((place >= 0) & (distance <= REACH))
-            one, other = members[place[line, rank]], members[line]
+            one, other = members[place[line, rank]], asked[line]
             seen.append(
                 pd.DataFrame(
                     {"one": one, "other": other, "distance": distance[line, rank], "turn": turn, "crop": crop}
                 )[one != other]
             )
-    found = pd.concat(seen, ignore_index=True)
+    found = pd.concat(seen).sort_values(["other", "distance", "crop", "turn", "one"], ignore_index=True)
+    found = found[found.groupby("other").cumcount() < MOST].reset_index(drop=True)
     # The same pair comes twice, from each of its images: turned back, a turn is another one, a mirroring itself.
     swap = (found["one"] > found["other"]).to_numpy()
     back = np.where(found["turn"] >= 4, found["turn"], -found["turn"] % 4)
@@ -147,11 +170,11 @@ def _align(one: np.ndarray, other: np.ndarray, place: np.ndarray, steps: int) ->
         fixed, moved = _centred(one, inside), _centred(moved, inside)
         gain = (fixed * moved).sum((1, 2)) / np.maximum((moved * moved).sum((1, 2)), 1e-9)
         left = gain[:, None, None] * moved - fixed
-        jacobian = (slopes * inside[:, None]).reshape(len(one), 4, -1)
+        jacobian = (slopes * inside[:, None]).reshape(len(one), 4, side * side)
         curvature = jacobian @ jacobian.transpose(0, 2, 1)
         damping = 1e-4 * np.trace(curvature, axis1=1, axis2=2) + 1e-6
         curvature += damping[:, None, None] * np.identity(4)
-        step = np.linalg.solve(curvature, jacobian @ left.reshape(len(one), -1, 1)).reshape(-1, 2, 2)
+        step = np.linalg.solve(curvature, jacobian @ left.reshape(len(one), side * side, 1)).reshape(-1, 2, 2)
         scale = np.clip(place[:, :, 0] / np.maximum(1 + step[:, :, 0], 0.5), *SCALES)
         shift = np.clip(place[:, :, 1] - scale * step[:, :, 1], -SHIFT, SHIFT)
         place = np.stack([scale, shift], axis=2).astype(np.float32)
