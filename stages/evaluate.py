@@ -42,7 +42,7 @@ def main() -> None:
     threshold = scoring.choose_threshold(chosen.evaluate.threshold, part["val"])
     figures = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
     figures |= scoring.summarise(part["test"], part["val"], threshold, chosen.evaluate.threshold, chosen.seed)
-    figures |= {"calibration": quality}
+    figures |= {"test_known_to_val": len(splitting.known_to_val(split)), "calibration": quality}
     verdict = verdicts.word(figures)
 
     curves = scoring.curves(part)

@@ -37,7 +37,8 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
         dropped[~dropped] = _redundant(split[~dropped])
     ties = []
     if chosen.strategy == "patient":
-        ties.append(split["patient"])
+        # Whoever shares an image is one person under two names, even where one of each image is kept.
+        ties.append(split["patient"] if chosen.duplicates == "keep" else _person(split))
     if chosen.duplicates == "together":
         ties.append(split["cluster"])
     split["group"] = groups.joined(split, ties)
@@ -58,8 +59,28 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
             raise Mistake(
                 f"the part {part} would get no image: {split['group'].nunique():,} groups of images that belong "
                 f"together are too few for {asked if chosen.folds is None else f'split.folds {chosen.folds}'}"
+                + _largest(split)
             )
     return split[tables.SPLIT]
+
+
+def _person(split: pd.DataFrame) -> "pd.Series[Any]":
+    """Number the patients, those as one who share an image; missing where the patient is not known."""
+    return groups.joined(split, [split["patient"], split["cluster"]]).where(split["patient"].notna())
+
+
+def _largest(split: pd.DataFrame) -> str:
+    """Which copies join the most patients to one group, for a message; empty where none do."""
+    members = split[split["group"] == split["group"].mode()[0]]
+    if members["patient"].nunique() < 2:
+        return ""
+    ties = members.groupby("cluster")["patient"].nunique()
+    shown = members.loc[members["cluster"] == ties.idxmax(), "file"]
+    return (
+        f".\nCopies join {members['patient'].nunique():,} patients to one group, such as {some(list(shown), 3)}. "
+        "If they show nothing (blank images), leave them out of the source; if they are no copies, "
+        "split.duplicates: keep"
+    )
 
 
 def _redundant(split: pd.DataFrame) -> np.ndarray:
@@ -125,16 +146,22 @@ def _refuse_torn_groups(split: pd.DataFrame) -> None:
 
 
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
-    """For each row, whether train holds a copy of the image, exact or near, and another image of its patient.
+    """For each row, whether train holds a copy of the image, exact or near, and an image of its patient.
 
-    Columns copy_in_train and patient_in_train, boolean; the latter is missing where patients are unknown.
+    Columns copy_in_train and patient_in_train, boolean; the latter is missing where patients are unknown. Patients
+    who share an image count as one, dropped images included.
     """
-    train = split[split["part"] == "train"]
-    patient = split["patient"].isin(train["patient"].dropna()).astype("boolean")
+    return _shared(split, "train")
+
+
+def _shared(split: pd.DataFrame, part: str) -> pd.DataFrame:
+    within = split["part"] == part
+    person = _person(split)
+    known = person.isin(person[within].dropna()).astype("boolean")
     return pd.DataFrame(
         {
-            "copy_in_train": split["cluster"].isin(train["cluster"].dropna()).astype("boolean"),
-            "patient_in_train": patient.mask(split["patient"].isna()),
+            f"copy_in_{part}": split["cluster"].isin(split.loc[within, "cluster"].dropna()).astype("boolean"),
+            f"patient_in_{part}": known.mask(split["patient"].isna()),
         }
     )
 
@@ -150,7 +177,8 @@ def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame
 def measure_leak(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
     """The figures of metrics/split.json under ``leak``: images of test and of val that train knows.
 
-    Copies are exact ones; near copies are counted where there is no exact one.
+    Copies are exact ones; near copies are counted where there is no exact one. ``test_known_to_val`` are test images
+    with a copy or a patient in validation, which chose the best epoch.
     """
     shared = _known_by_train(split, clusters)
     leak: dict[str, int | None] = {}
@@ -161,7 +189,14 @@ def measure_leak(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int |
         leak[f"{part}_near_copies_in_train"] = int((rows["copy_in_train"] & ~rows["exact_in_train"]).sum())
         known = rows["patient"].notna().any()
         leak[f"{part}_patients_in_train"] = int(rows["patient_in_train"].sum()) if known else None
+    leak["test_known_to_val"] = len(known_to_val(split))
     return leak
+
+
+def known_to_val(split: pd.DataFrame) -> pd.DataFrame:
+    """The test images that have a copy or their patient in validation."""
+    shared = _shared(split, "val").fillna(False).any(axis=1)
+    return split[(split["part"] == "test") & shared]
 
 
 def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
@@ -238,5 +273,10 @@ def explain_leak(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
         lines.append(
             f"{len(known):,} of {len(test):,} test images are of {len(patients):,} patients who are also in training: "
             f"{some(patients)}"
+        )
+    if len(known := known_to_val(split)):
+        lines.append(
+            f"{len(known):,} of {len(test):,} test images have a copy or their patient in validation, which chooses "
+            f"the best epoch: {some(list(known['file']))}"
         )
     return "\n".join(lines) or None

@@ -137,8 +137,9 @@ def test_the_leak_is_counted_as_by_hand_and_explained_by_name():
     split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
     assert splitting.measure_leak(split, clusters(images)) == {
         "test_copies_in_train": 1, "test_positive_copies_in_train": 1, "test_near_copies_in_train": 0,
-        "test_patients_in_train": 2, "val_copies_in_train": 1, "val_positive_copies_in_train": 0,
-        "val_near_copies_in_train": 0, "val_patients_in_train": 0,
+        "test_patients_in_train": 2, "test_known_to_val": 1,
+        "val_copies_in_train": 1, "val_positive_copies_in_train": 0, "val_near_copies_in_train": 0,
+        "val_patients_in_train": 1,  # d shares y with b, who is in train: one person under two names
     }  # fmt: skip
     text = splitting.explain_leak(split, clusters(images))
     assert "1 of 3 test images are copies of a training image: f002" in text
@@ -262,3 +263,38 @@ def test_fewer_positive_groups_than_parts_are_said_with_what_helps():
     split = assign(images)
     said = splitting.describe(splitting.summarise(split, rules()))
     assert "2 groups with a positive image for 3 parts" in said and "split.folds" in said
+
+
+@pytest.mark.parametrize("duplicates", ["together", "drop"])
+def test_one_person_under_two_names_is_never_on_both_sides(duplicates):
+    # Patients a0 and b0 share an image, a1 and b1 share one, and so on.
+    images = index([(0 if n == 0 else n % 2, f"{side}{who}", f"shared{who}" if n == 0 else f"{side}{who}-{n}")
+                    for who in range(20) for side in "ab" for n in range(5)])  # fmt: skip
+    for seed in range(5):
+        split = assign(images, seed, duplicates=duplicates)
+        kept = split[split["part"] != "dropped"]
+        assert (kept["part"].groupby(kept["patient"].str[1:]).nunique() == 1).all()
+
+
+def test_one_person_under_two_names_is_a_leak_even_where_the_shared_image_was_dropped():
+    images = index([(0, "a", "x"), (1, "a", "y"), (0, "b", "x"), (1, "b", "z"), (0, "c", "w")])
+    split = assign(images, listed=lists(["train", "train", "test", "test", "val"]), strategy="predefined",
+                   duplicates="drop")  # fmt: skip
+    assert split.loc[2, "part"] == "dropped"
+    assert splitting.measure_leak(split, clusters(images))["test_patients_in_train"] == 1  # f003, by way of x
+
+
+def test_a_test_set_that_validation_knows_is_refused_and_counted():
+    images = index([(0, "a", "x"), (1, "b", "y"), (0, "c", "z"), (1, "c", "v"), (1, "d", "y")])
+    split = assign(images, listed=lists(["train", "val", "val", "test", "test"]), strategy="predefined",
+                   duplicates="keep")  # fmt: skip
+    assert splitting.measure_leak(split, clusters(images))["test_known_to_val"] == 2
+    said = splitting.explain_leak(split, clusters(images))
+    assert "2 of 2 test images have a copy or their patient in validation" in said and "f003, f004" in said
+
+
+def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
+    rows = [(0 if n == 0 else n % 2, f"p{patient}", "blank" if n == 0 else f"{patient}-{n}")
+            for patient in range(10) for n in range(3)]  # fmt: skip
+    with pytest.raises(Mistake, match="Copies join 10 patients to one group, such as f000, f003, f006 and 7 more"):
+        assign(index(rows))
