@@ -3,8 +3,9 @@
     python benchmarks/interval_coverage.py [--runs 500]
 
 Half of the patients are positive, with 5 to 40 images each ("apart"); or every patient has images of both
-kinds ("mixed"). Half of the variance of a score is the patient's. The images' bootstrap, which takes each image
-for a patient of its own, stands beside it.
+kinds ("mixed"); or patients are apart and one positive patient in ten looks like a negative one ("hard"). Half of
+the variance of a score is the patient's. The images' bootstrap, which takes each image for a patient of its own,
+stands beside it.
 """
 
 import argparse
@@ -21,14 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core import scoring
 from core.bootstrap import Scores
 
-DESIGNS = ("apart", "mixed")
+DESIGNS = ("apart", "mixed", "hard")
+HARD = 0.1
 
 
-def truth(shift: float, threshold: float) -> dict[str, float]:
+def truth(design: str, shift: float, threshold: float) -> dict[str, float]:
     """The measures of an endless population, whose scores have variance 1 in each class, ``shift`` apart."""
+    hard = HARD if design == "hard" else 0
     return {
-        "roc_auc": float(norm.cdf(shift / np.sqrt(2))),
-        "sensitivity": float(norm.sf(threshold - shift)),
+        "roc_auc": float((1 - hard) * norm.cdf(shift / np.sqrt(2)) + hard * 0.5),
+        "sensitivity": float((1 - hard) * norm.sf(threshold - shift) + hard * norm.sf(threshold)),
         "specificity": float(norm.cdf(threshold)),
     }
 
@@ -38,26 +41,29 @@ def draw(design: str, patients: int, shift: float, threshold: float, seed: int) 
     random = np.random.RandomState(seed)
     images = random.randint(5, 41, patients)
     units = np.repeat(np.arange(patients), images)
-    if design == "apart":
+    if design != "mixed":
         labels = (np.arange(patients) % 2)[units]
     else:
         labels = (random.random_sample(len(units)) < random.uniform(0.2, 0.8, patients)[units]).astype(int)
     own = random.standard_normal(patients)[units]
-    score = np.sqrt(0.5) * own + np.sqrt(0.5) * random.standard_normal(len(units)) + shift * labels
+    score = np.sqrt(0.5) * own + np.sqrt(0.5) * random.standard_normal(len(units))
+    shown = labels * (random.random_sample(patients) >= HARD)[units] if design == "hard" else labels
+    score += shift * shown
     return Scores(labels, expit(score), score >= threshold, units)
 
 
 def covered(design: str, patients: int, shift: float, runs: int, by_image: bool) -> tuple[dict[str, float], float]:
     """The share of runs whose interval holds the truth, for each measure, and the mean width of the AUC's."""
     threshold = shift / 2
-    known = truth(shift, threshold)
+    known = truth(design, shift, threshold)
     holds: dict[str, list[bool]] = {name: [] for name in known}
     widths = []
     for found in _runs(design, patients, shift, threshold, runs, by_image):
         for name, entry in found.items():
             if entry["low"] is not None:
                 holds[name].append(entry["low"] <= known[name] <= entry["high"])
-        widths.append(found["roc_auc"]["high"] - found["roc_auc"]["low"])
+        if found["roc_auc"]["low"] is not None:
+            widths.append(found["roc_auc"]["high"] - found["roc_auc"]["low"])
     return {name: float(np.mean(held)) for name, held in holds.items()}, float(np.mean(widths))
 
 
@@ -79,15 +85,13 @@ def main() -> None:
     print("design  patients  true AUC   over patients: AUC sens. spec. width   over images: AUC sens. spec. width")
     for design in DESIGNS:
         for patients in (12, 20, 40, 80):
-            for shift in (1.0, 2.0):
+            for shift in (2.0, 3.0) if design == "hard" else (1.0, 2.0):
                 cells = []
                 for by_image in (False, True):
                     held, width = covered(design, patients, shift, asked.runs, by_image)
                     cells.append("".join(f"{100 * share:6.1f}" for share in held.values()) + f"{width:6.2f}")
-                print(
-                    f"{design:7}{patients:9}{truth(shift, 0)['roc_auc']:10.3f}   {cells[0]:>30}   {cells[1]:>27}",
-                    flush=True,
-                )
+                area = truth(design, shift, 0)["roc_auc"]
+                print(f"{design:7}{patients:9}{area:10.3f}   {cells[0]:>30}   {cells[1]:>27}", flush=True)
 
 
 if __name__ == "__main__":

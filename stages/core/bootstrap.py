@@ -47,6 +47,10 @@ RESTS_ON: dict[str, Callable[[Scores], list[np.ndarray]]] = {
 }
 
 
+# What a measure is for patients unlike those of the test set, at worst and at best: as good as chance, or all wrong.
+UNLIKE = {"balanced_accuracy": (0.5, 1.0), "roc_auc": (0.5, 1.0), "brier": (0.0, 0.25)}
+
+
 def resample(scores: Scores, seed: int, ranks: bool = True) -> dict[str, np.ndarray]:
     """Each measure of RESAMPLES resamples of the units: float64 (RESAMPLES,), NaN where it is not defined.
 
@@ -127,23 +131,35 @@ def effective(units: np.ndarray) -> float:
 def interval(measure: str, value: float, resampled: np.ndarray, scores: Scores) -> tuple[float, float] | str:
     """The 95 % interval of a measure in [0, 1], or why there is none.
 
-    Where all resamples agree on 0 or 1 the bound is that of k patients who all agree, 0.025^(1/k): for a mean of
-    numbers in [0, 1], such as how well each patient does, no mean below it makes k ones likelier than 2.5 %.
+    Resamples can't show a kind of patient that is not in the test set. Yet of k patients none is of a kind that makes
+    up a share 1 - 0.025^(1/k) of all with a chance of 2.5 % (exact binomial; k is the effective number). So the
+    interval holds at least what the value becomes with such a share of UNLIKE patients; where all resamples agree on
+    0 or 1, that alone.
     """
-    sets = [scores.units[images] for images in RESTS_ON[measure](scores)]
-    patients = min(len(np.unique(units)) for units in sets)
-    if patients < 2:
-        return "what it rests on comes from one patient or group of copies"
-    freedom = max(min(effective(units) for units in sets) - 1, 0.5)
-    spread = float(np.nanstd(resampled, ddof=1))
+    found = _limit(measure, (scores,))
+    if isinstance(found, str):
+        return found
+    patients, freedom = found
+    alike = ((1 - LEVEL) / 2) ** (1 / patients)
+    worst, best = UNLIKE.get(measure, (0.0, 1.0))
+    least, most = alike * value + (1 - alike) * worst, alike * value + (1 - alike) * best
     if value in (0, 1):
-        reach = ((1 - LEVEL) / 2) ** (1 / patients)
-        return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
+        return min(value, least), max(value, most)
+    spread = float(np.nanstd(resampled, ddof=1))
     if not spread > 1e-12:
         return "all resamples agree"
     widened = spread * np.sqrt((freedom + 1) / freedom)
     half = stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * widened / (value * (1 - value))
-    return float(expit(logit(value) - half)), float(expit(logit(value) + half))
+    return min(float(expit(logit(value) - half)), least), max(float(expit(logit(value) + half)), most)
+
+
+def _limit(measure: str, both: tuple[Scores, ...]) -> tuple[float, float] | str:
+    """The effective number of patients that a measure rests on, and the degrees of freedom; or why it says nothing."""
+    sets = [scores.units[images] for scores in both for images in RESTS_ON[measure](scores)]
+    if min(len(np.unique(units)) for units in sets) < 2:
+        return "what it rests on comes from one patient or group of copies"
+    patients = min(effective(units) for units in sets)
+    return patients, max(patients - 1, 0.5)
 
 
 def difference(
@@ -151,16 +167,17 @@ def difference(
 ) -> tuple[float, float, float] | str:
     """The 95 % interval of a paired difference (second less first) and its two-sided p, or why there are none.
 
-    ``resampled`` is the difference on each resample. The same t interval as above, on the plain scale.
+    ``resampled`` is the difference on each resample. The same t interval as above, on the plain scale. Where all
+    resamples agree on a difference p is the sign test's, of the effective number of patients.
     """
-    sets = [scores.units[images] for scores in both for images in RESTS_ON[measure](scores)]
-    if min(len(np.unique(units)) for units in sets) < 2:
-        return "what it rests on comes from one patient or group of copies"
-    freedom = max(min(effective(units) for units in sets) - 1, 0.5)
+    limit = _limit(measure, both)
+    if isinstance(limit, str):
+        return limit
+    patients, freedom = limit
     spread = float(np.nanstd(resampled, ddof=1)) * np.sqrt((freedom + 1) / freedom)
     found = values[1] - values[0]
     if not spread > 1e-12:
-        return (0.0, 0.0, 1.0) if found == 0 else "all resamples agree"
+        return found, found, 1.0 if found == 0 else min(1.0, 2 * 0.5**patients)
     known = stats.t(max(freedom, 1))
     half = float(known.ppf((1 + LEVEL) / 2)) * spread
     return found - half, found + half, float(2 * known.sf(abs(found) / spread))

@@ -144,10 +144,13 @@ def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, 
 
 
 def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
-    """What stands behind a figure: images, positives, and patients with any, a positive and a negative image."""
-    found = tables.counts(predictions)
-    negative = predictions.loc[predictions["label"] == 0, "patient"].nunique()
-    return found | {"negative_patients": None if found["patients"] is None else negative}
+    """What stands behind a figure: images, positives, patients with any and with a positive image; and the groups of
+    patients and copies (``unit``) that have a positive and a negative image, which are what it really rests on."""
+    units = {
+        f"{name}_groups": predictions.loc[predictions["label"] == label, "unit"].nunique()
+        for label, name in ((1, "positive"), (0, "negative"))
+    }
+    return tables.counts(predictions) | units
 
 
 def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 FEW = 10  # patients of a class: with fewer an interval is wide, and its promise rests on little
+LEAST = 6  # patients of a class: even if all agree, fewer can't reject chance at 5 % in a sign test (2 / 2**5 is above)
 
 
 def word(figures: dict[str, Any]) -> str:
@@ -29,8 +30,14 @@ def word(figures: dict[str, Any]) -> str:
         lines.append("- No test image has a copy in training; whether patients are on both sides is not known.")
     else:
         lines.append("- Nothing leaked: no test image has a copy, exact or near, or a patient in training.")
+    if figures.get("test_known_to_val"):
+        lines.append(
+            f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which chose "
+            "the best epoch: the figures flatter."
+        )
     lines += [f"- {line}" for line in _worth(fresh)]
-    lines += ["", "Intervals are 95 %, from a bootstrap over patients. Research only: no medical device.", ""]
+    over = "images and their copies, as patients are not known" if test["patients"] is None else "patients"
+    lines += ["", f"Intervals are 95 %, from a bootstrap over {over}. Research only: no medical device.", ""]
     return "\n".join(lines)
 
 
@@ -54,15 +61,19 @@ def _headline(figures: dict[str, Any]) -> str:
     area = block["roc_auc"]
     if area["value"] is None:
         return f"{but}Not evidence of anything: {area['reason']}{' but leaked ones' if leaks else ''} in the test set."
-    if block["positive_patients"] == 1:
-        return f"{but}Not evidence of anything: {where}all positives come from one patient."
+    if block["positive_groups"] == 1:
+        who = "one image and its copies" if block["patients"] is None else "one patient"
+        return f"{but}Not evidence of anything: {where}all positives come from {who}."
     if area["low"] is None:
         return f"{but}Not evidence of anything: {area['reason']}."
     found = f"ROC AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
+    few = min(block["positive_groups"], block["negative_groups"])
+    who = "images that are no copies" if block["patients"] is None else "patients who share no image"
+    rests = f", on {few:,} {who} in the rarer class: few" if few < FEW else ""
     if block["patients"] is None:
-        return f"{but}{found}, if every image is of another patient: whose they are is not known."
-    few = min(block["positive_patients"], block["negative_patients"])
-    rests = f", on {few:,} patients of the rarer class: few" if few < FEW else ""
+        rests += ", if every image is of another patient: whose they are is not known"
+    if area["low"] > 0.5 and few < LEAST:
+        return f"{but}Too few patients to tell from chance: {where}{found}{rests}."
     if area["low"] > 0.5:
         return f"{but}Better than chance: {where}{found}{rests}."
     if area["high"] < 0.5:

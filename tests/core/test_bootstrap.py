@@ -4,7 +4,7 @@ from sklearn import metrics
 
 from core import bootstrap
 from core.bootstrap import Scores
-from interval_coverage import covered, draw
+from interval_coverage import DESIGNS, covered, draw
 
 
 def sample(count=300, patients=25, seed=0, ties=False):
@@ -64,14 +64,33 @@ def test_the_effective_number_of_patients_is_kishs():
 
 
 def test_patients_who_all_agree_bound_a_figure_by_how_many_they_are():
+    """A share of 1 - 0.025 ** (1 / 20) of patients may be unlike them: no better than chance, or all wrong."""
     labels = np.tile([0, 1], 20)
     scores = Scores(labels, labels * 0.8 + 0.1, labels == 1, np.arange(40) // 2)
     found = bootstrap.interval("roc_auc", 1.0, bootstrap.resample(scores, 0)["roc_auc"], scores)
-    assert found == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+    assert found == (pytest.approx(0.5 + 0.5 * 0.025 ** (1 / 20)), 1.0)
     wrong = scores._replace(called=labels == 0)
     assert bootstrap.interval("accuracy", 0.0, bootstrap.resample(wrong, 0)["accuracy"], wrong) == (
         0.0, pytest.approx(1 - 0.025 ** (1 / 20)),
     )  # fmt: skip
+
+
+def test_one_missed_image_never_narrows_the_interval_of_none_missed():
+    labels, units = np.ones(300, int), np.arange(300) // 100
+    found = Scores(labels, np.full(300, 0.9), np.ones(300, bool), units)
+    missed = found._replace(called=np.arange(300) > 0)
+    bounds = [
+        bootstrap.interval("sensitivity", value, bootstrap.resample(each, 0, ranks=False)["sensitivity"], each)
+        for value, each in ((1.0, found), (299 / 300, missed))
+    ]
+    assert bounds[1][0] <= bounds[0][0] == pytest.approx(0.025 ** (1 / 3))
+
+
+def test_a_patient_with_most_of_the_images_counts_as_little_more_than_one():
+    units = np.concatenate([np.zeros(990, int), np.arange(1, 10)])
+    scores = Scores(np.ones(999, int), np.full(999, 0.9), np.ones(999, bool), units)
+    low, _ = bootstrap.interval("sensitivity", 1.0, bootstrap.resample(scores, 0, ranks=False)["sensitivity"], scores)
+    assert low < 0.03
 
 
 def test_one_patient_gives_no_interval_however_many_images_there_are():
@@ -93,11 +112,11 @@ def test_intervals_stay_between_0_and_1_and_hold_the_value():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("design", ["apart", "mixed"])
+@pytest.mark.parametrize("design", DESIGNS)
 def test_intervals_hold_a_known_truth_as_often_as_they_promise_and_those_over_images_do_not(design):
-    held, _ = covered(design, patients=30, shift=1.5, runs=500, by_image=False)
+    held, _ = covered(design, patients=60, shift=1.5, runs=500, by_image=False)
     assert all(0.92 <= share <= 0.98 for share in held.values()), held
-    naive, _ = covered(design, patients=30, shift=1.5, runs=100, by_image=True)
+    naive, _ = covered(design, patients=60, shift=1.5, runs=100, by_image=True)
     assert all(share < 0.85 for share in naive.values()), naive
 
 
@@ -114,6 +133,13 @@ def test_a_paired_difference_is_judged_far_finer_than_two_intervals_would():
     assert 0 < low < high and p < 0.05
     whole = bootstrap.interval("roc_auc", 0.85, bootstrap.resample(first, 1)["roc_auc"], first)
     assert high - low < 0.3 * (whole[1] - whole[0])
+
+
+def test_patients_who_all_agree_on_a_difference_are_judged_by_the_sign_test():
+    labels = np.repeat([0, 1], 20)
+    right = Scores(labels, 0.1 + 0.8 * labels, labels == 1, np.arange(40))
+    low, high, p = compared(right._replace(probabilities=0.9 - 0.8 * labels), right, seed=1)
+    assert low == high == 1 and p == pytest.approx(2 * 0.5**20)
 
 
 def test_equal_classifiers_differ_by_nothing():

@@ -5,7 +5,7 @@ import pytest
 from core import scoring, verdict
 
 
-def judged(labels, probabilities, patients, known=None, synthetic=False):
+def judged(labels, probabilities, patients, known=None, synthetic=False, units=None):
     count = len(labels)
     test = pd.DataFrame(
         {
@@ -13,7 +13,7 @@ def judged(labels, probabilities, patients, known=None, synthetic=False):
             "label": labels,
             "probability": probabilities,
             "patient": pd.array(patients or [None] * count, dtype="string"),
-            "unit": pd.factorize(pd.Series(patients or range(count)))[0],
+            "unit": pd.factorize(pd.Series(units or patients or range(count)))[0],
             "copy_in_train": pd.array([False] * count, dtype="boolean"),
             "patient_in_train": pd.array(known or [None if patients is None else False] * count, dtype="boolean"),
         }
@@ -46,9 +46,18 @@ def test_positives_of_one_patient_are_not_evidence_of_anything():
     assert "**Not evidence of anything: all positives come from one patient.**" in judged(LABELS, GOOD, patients)
 
 
-def test_few_patients_are_called_few():
-    patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // 20}" for n in range(100)]
-    assert "on 5 patients of the rarer class: few" in judged(LABELS, GOOD, patients)
+def test_positives_of_patients_who_share_images_are_counted_as_one():
+    patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // 50}" for n in range(100)]
+    said = judged(LABELS, GOOD, patients, units=[*patients[:100], *["q"] * 100])
+    assert "**Not evidence of anything: all positives come from one patient" in said
+
+
+@pytest.mark.parametrize(("each", "words"), [(20, "Too few patients to tell from chance"), (14, "Better than chance")])
+def test_few_patients_are_called_few_and_five_too_few(each, words):
+    patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // each}" for n in range(100)]
+    said = judged(LABELS, GOOD, patients)
+    assert f"**{words}: ROC AUC" in said
+    assert f"on {-(-100 // each)} patients who share no image in the rarer class: few" in said
 
 
 def test_a_test_set_that_training_has_seen_is_not_evidence_of_anything():

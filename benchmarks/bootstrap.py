@@ -1,0 +1,33 @@
+"""How long the intervals of many predictions take: 2,000 resamples of 100,000 images.
+
+python benchmarks/bootstrap.py
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from core import bootstrap, scoring
+from core.bootstrap import Scores
+
+IMAGES = 100_000
+
+
+def main() -> None:
+    random = np.random.RandomState(0)
+    labels = random.randint(0, 2, IMAGES)
+    probabilities = np.clip(random.random_sample(IMAGES) * 0.8 + 0.2 * labels, 0, 1)
+    print(f"{bootstrap.RESAMPLES:,} resamples of {IMAGES:,} images, all {len(scoring.MEASURES)} measures")
+    for patients in (300, 5_000, IMAGES):
+        units = random.permutation(IMAGES) % patients
+        start = time.perf_counter()
+        scoring.figures(Scores(labels, probabilities, probabilities >= 0.5, units), seed=1)
+        print(f"{patients:8,} patients {time.perf_counter() - start:6.1f} s")
+
+
+if __name__ == "__main__":
+    main()
