@@ -42,6 +42,7 @@ def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparing.Run
                 "cluster": pd.array([None] * len(patient), dtype="Int64"),
                 "part": "test",
                 "probability": expit(score + np.sqrt(0.4) * noise),
+                "pixels_sha256": "",
                 "copy_in_train": pd.array([False] * len(patient), dtype="boolean"),
                 "patient_in_train": pd.array([False] * len(patient), dtype="boolean"),
             }

@@ -1,6 +1,7 @@
 """Say whether two revisions, branches or experiments can be told apart, and what changed between them.
 
-Reads   data/predictions.csv, data/split.csv, metrics/evaluate.json, params.yaml of both, by way of DVC
+Reads   data/predictions.csv, data/split.csv, data/prepared/index.csv, metrics/evaluate.json, params.yaml of both,
+        by way of DVC
 Writes  nothing; text to the screen, Markdown with --md
 Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: against the workspace
 """
@@ -11,16 +12,18 @@ from core import comparing, revisions, tables
 
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
+INDEX = "data/prepared/index.csv"
 METRICS = "metrics/evaluate.json"
 PARAMS = "params.yaml"
 
 
 def load(revision: str) -> comparing.Run:
+    pixels = revisions.table(revision, INDEX, ["file", "pixels_sha256"])
     return comparing.Run(
         name=revision,
-        split=revisions.table(revision, SPLIT, tables.SPLIT),
+        split=revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left"),
         predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
-        threshold=revisions.metrics(revision, METRICS)["threshold"],
+        threshold=revisions.threshold(revision, METRICS),
         params=revisions.parameters(revision, PARAMS),
     )
 

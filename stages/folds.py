@@ -41,7 +41,7 @@ def main() -> None:
         unit = groups.joined(split, [split["patient"], split["cluster"]]).to_numpy()
         found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
         predictions.append(found.assign(unit=found["file"].map(dict(zip(split["file"], unit, strict=True)))))
-        thresholds.append(revisions.metrics(name, METRICS)["threshold"])
+        thresholds.append(revisions.threshold(name, METRICS))
     figures = folding.summarise(folding.pool(predictions, thresholds), seed)
     files.write_json(FOLDS, figures)
     print(folding.explain(figures), "", verdict.word(figures | figures["pooled"] | {"leak": {}}), sep="\n", end="")

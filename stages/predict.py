@@ -33,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
-    if asked.temperature <= 0:
+    if not asked.temperature > 0:
         raise Mistake(f"--temperature {asked.temperature:g}: it must be above 0; 1 leaves probabilities as they are")
 
     paths = sources.expand(asked.paths)

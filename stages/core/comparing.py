@@ -14,7 +14,8 @@ SURE = 0.05  # the share of equal pairs that may be called different, over all m
 
 
 class Run(NamedTuple):
-    """A revision: its name for people, its tables split and predictions, its threshold, and params.yaml flattened."""
+    """A revision: its name for people, its tables split (with pixels_sha256) and predictions, its threshold, and
+    params.yaml flattened."""
 
     name: str
     split: pd.DataFrame
@@ -33,13 +34,15 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     columns = ["file", "label", "patient", "probability"]
     both = tests[0][columns].merge(tests[1][columns], on="file", suffixes=("_0", "_1"))
     relabelled = both["label_0"] != both["label_1"]
-    same = both[~relabelled].rename(columns={"label_0": "label", "patient_0": "patient"})
+    pixels = [both["file"].map(run.split.set_index("file")["pixels_sha256"]) for run in runs]
+    replaced = pixels[0] != pixels[1]  # another image under the same name
+    same = both[~relabelled & ~replaced].rename(columns={"label_0": "label", "patient_0": "patient"})
     alone = [len(test) - len(both) for test in tests]
-    if (any(alone) or relabelled.any()) and not shared:
+    if (any(alone) or len(same) < len(both)) and not shared:
         raise Mistake(
             f"the test sets differ: {alone[0]:,} images only in {runs[0].name}, {alone[1]:,} only in {runs[1].name}, "
-            f"{int(relabelled.sum()):,} with another label, {len(same):,} the same. "
-            "Compare those in both: --shared"
+            f"{int(relabelled.sum()):,} with another label, {int(replaced.sum()):,} with other pixels, {len(same):,} "
+            "the same. Compare those that are the same: --shared"
         )
     if same.empty:
         raise Mistake(f"{runs[0].name} and {runs[1].name} have no test image in common: nothing can be compared")
@@ -102,7 +105,7 @@ def _holm(p: "pd.Series[Any]") -> np.ndarray:
 
 
 def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
-    """The files that were added, removed, relabelled, given to another patient or moved between parts."""
+    """The files that were added, removed, replaced, relabelled, given to another patient or moved between parts."""
     both = runs[0].split.merge(runs[1].split, on="file", how="outer", suffixes=("_0", "_1"), indicator="where")
     kept = both[both["where"] == "both"]
     patients = [kept[f"patient_{number}"].fillna("") for number in (0, 1)]
@@ -110,6 +113,7 @@ def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
     found = {
         "added": both[both["where"] == "right_only"],
         "removed": both[both["where"] == "left_only"],
+        "with other pixels": kept[kept["pixels_sha256_0"] != kept["pixels_sha256_1"]],
         "relabelled": kept[kept["label_0"] != kept["label_1"]],
         "given to another patient": kept[patients[0] != patients[1]],
     }
@@ -146,7 +150,7 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame,
         ("Images", [f"{len(files):,} {what}: {some(files, 3)}" for what, files in changed_images(runs).items()]),
     ):
         lines += ["", f"**{title}**" if markdown else title, ""][: 3 if markdown else 2]
-        lines += [bullet + entry for entry in entries] or [bullet + "no change"]
+        lines += [bullet + (f"`{entry}`" if markdown else entry) for entry in entries] or [bullet + "no change"]
     return "\n".join(lines) + "\n"
 
 
@@ -196,7 +200,7 @@ def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> lis
             cells[-1].append("cannot be told apart" if row["difference"] else "equal")
     if markdown:
         rule = "|" + " --- |" * len(cells[0])
-        lines = ["| " + " | ".join(row) + " |" for row in cells]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
         return [lines[0], rule, *lines[1:]]
     widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

@@ -37,11 +37,18 @@ def text(revision: str, path: str) -> str:
 
 
 def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
-    return tables.parse(io.StringIO(text(revision, path)), columns)
+    try:
+        return tables.parse(io.StringIO(text(revision, path)), columns)
+    except ValueError as error:
+        raise Mistake(f"{path} of {revision} is not a table of this pipeline: {error}") from None
 
 
-def metrics(revision: str, path: str) -> Any:
-    return json.loads(text(revision, path))
+def threshold(revision: str, path: str) -> float:
+    """The threshold of a metrics/evaluate.json."""
+    try:
+        return float(json.loads(text(revision, path))["threshold"])
+    except (ValueError, KeyError, TypeError):
+        raise Mistake(f"{path} of {revision} holds no threshold: it was not written by this pipeline") from None
 
 
 def parameters(revision: str, path: str) -> dict[str, Any]:

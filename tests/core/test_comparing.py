@@ -13,6 +13,7 @@ def run(rows, name="one", threshold=0.5, params=None):
     table = table.astype({"file": "string", "patient": "string", "cluster": "Int64"})
     table["copy_in_train"] = pd.array([False] * len(table), dtype="boolean")
     table["patient_in_train"] = pd.array([False] * len(table), dtype="boolean")
+    table["pixels_sha256"] = "pixels of " + table["file"]
     return comparing.Run(name, table, table[table["part"].isin(["val", "test"])], threshold, params or {})
 
 
@@ -69,6 +70,20 @@ def test_what_changed_in_the_data_is_counted_and_named():
         "moved from train to dropped": ["t1"],
     }
     assert "1 relabelled: f1" in said(run(ROWS), run(second, "two"), shared=True)
+
+
+def test_other_images_under_the_same_names_are_no_common_test_set():
+    second = run(ROWS, "two")
+    second.split.loc[:2, "pixels_sha256"] = "others"
+    with pytest.raises(Mistake, match="3 with other pixels, 21 the same"):
+        said(run(ROWS), second)
+    text = said(run(ROWS), second, shared=True)
+    assert "On 21 test images" in text and "3 with other pixels: f0, f1, f2" in text
+
+
+def test_a_name_with_a_bar_does_not_break_the_markdown():
+    lines = [line for line in said(run(ROWS, "a|b"), run(ROWS), markdown=True).splitlines() if line.startswith("| ")]
+    assert {line.replace("\\|", "").count("|") for line in lines} == {7}
 
 
 def test_what_changed_in_the_parameters_is_said():
