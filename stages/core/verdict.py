@@ -68,8 +68,8 @@ def _headline(figures: dict[str, Any]) -> str:
         return f"{but}Not evidence of anything: {area['reason']}."
     found = f"ROC AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
     few = min(block["positive_groups"], block["negative_groups"])
-    who = "images that are no copies" if block["patients"] is None else "patients who share no image"
-    rests = f", on {few:,} {who} in the rarer class: few" if few < FEW else ""
+    who = "images" if block["patients"] is None else "patients"
+    rests = f", on {few:,} independent {who} of the rarer class" if few < FEW else ""
     if block["patients"] is None:
         rests += ", if every image is of another patient: whose they are is not known"
     if area["low"] > 0.5 and few < LEAST:

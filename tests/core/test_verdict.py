@@ -29,7 +29,7 @@ MANY = [f"p{n // 5}" for n in range(200)]
 
 def test_a_good_classifier_on_many_patients_is_better_than_chance_and_nothing_leaked():
     said = judged(LABELS, GOOD, MANY)
-    assert "**Better than chance: ROC AUC 0.9" in said and "few" not in said
+    assert "**Better than chance: ROC AUC 0.9" in said and "independent" not in said
     assert "200 images of 40 patients; 100 positive images of 20 patients" in said and "Nothing leaked" in said
 
 
@@ -57,7 +57,7 @@ def test_few_patients_are_called_few_and_five_too_few(each, words):
     patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // each}" for n in range(100)]
     said = judged(LABELS, GOOD, patients)
     assert f"**{words}: ROC AUC" in said
-    assert f"on {-(-100 // each)} patients who share no image in the rarer class: few" in said
+    assert f"on {-(-100 // each)} independent patients of the rarer class.**" in said
 
 
 def test_a_test_set_that_training_has_seen_is_not_evidence_of_anything():
