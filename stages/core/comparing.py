@@ -140,8 +140,8 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame,
     if tables.is_synthetic(images):
         lines += ["SYNTHETIC images: nothing here says anything about patients.", ""]
     lines += [f"**{_headline(runs, measured)}**" if markdown else _headline(runs, measured), ""]
-    lines += [f"On {counted['images']:,} test images in both, {whose}, {counted['positives']:,} images positive."]
     lines += [_leak(run) for run in runs if _leak(run)]
+    lines += [f"On {counted['images']:,} test images in both, {whose}, {counted['positives']:,} images positive."]
     lines += ["", *_table(runs, measured, markdown), ""]
     lines.append("Differences: paired bootstrap over patients, 95 %; words: p by Holm's procedure over all measures.")
     bullet = "- " if markdown else "  "
@@ -164,10 +164,14 @@ def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
     if differ.empty:
         return f"{first} and {second} cannot be told apart."
     names = [
-        f"{name.replace('_', ' ')} {difference:+.3f}"
+        f"{name.replace('_', ' ')} {_signed(difference)}"
         for name, difference in zip(differ["measure"], differ["difference"], strict=True)
     ]
     return f"{first} and {second} differ: {', '.join(names)} ({second} less {first})."
+
+
+def _signed(difference: float) -> str:
+    return f"{difference:+.3f}" if difference == 0 or abs(difference) >= 0.0005 else f"{difference:+.0e}"
 
 
 def _yaml(value: Any) -> str:
@@ -187,9 +191,9 @@ def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> lis
     for row in measured.to_dict("records"):
         known = {name: row[name] for name in ("first", "second", "difference", "p") if not pd.isna(row[name])}
         texts = [f"{known[name]:.3f}" if name in known else "-" for name in ("first", "second")]
-        difference = f"{known['difference']:+.3f}" if "difference" in known else "-"
+        difference = _signed(known["difference"]) if "difference" in known else "-"
         if "p" in known:
-            difference += f" ({row['low']:+.3f} to {row['high']:+.3f})"
+            difference += f" ({_signed(row['low'])} to {_signed(row['high'])})"
         p_value = f"{known['p']:.3f}" if "p" in known else "-"
         cells.append([LABELS.get(row["measure"], row["measure"].replace("_", " ")), *texts, difference, p_value])
         if "p" not in known:

@@ -15,9 +15,10 @@ def word(figures: dict[str, Any]) -> str:
         lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
     lines.append(f"- The test set: {_basis(test)}.")
     if leaked:
+        left = f"Left to believe: {_basis(fresh)}." if fresh["images"] else "Nothing is left to believe."
         lines.append(
             f"- **It leaks.** Training has seen {leaked:,} of its {test['images']:,} images, as copies or other images "
-            f"of their patients. What it measures there is memory. Left to believe: {_basis(fresh)}."
+            f"of their patients. What it measures there is memory. {left}"
         )
         shown = [
             f"{name.replace('_', ' ')} {test[name]['value']:.3f} on all, {fresh[name]['value']:.3f} on the rest"
@@ -33,7 +34,7 @@ def word(figures: dict[str, Any]) -> str:
     if figures.get("test_known_to_val"):
         lines.append(
             f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which chose "
-            "the best epoch: the figures flatter."
+            "the best epoch, so the figures flatter."
         )
     lines += [f"- {line}" for line in _worth(fresh)]
     over = "images and their copies, as patients are not known" if test["patients"] is None else "patients"
@@ -45,9 +46,13 @@ def _basis(block: dict[str, Any]) -> str:
     if block["patients"] is None:
         return f"{block['images']:,} images, {block['positives']:,} positive, patients not known"
     return (
-        f"{block['images']:,} images of {block['patients']:,} patients; {block['positives']:,} positive images of "
-        f"{block['positive_patients']:,} patients"
+        f"{_many(block['images'], 'image')} of {_many(block['patients'], 'patient')}; "
+        f"{_many(block['positives'], 'positive image')} of {_many(block['positive_patients'], 'patient')}"
     )
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _headline(figures: dict[str, Any]) -> str:

@@ -62,7 +62,8 @@ def test_few_patients_are_called_few_and_five_too_few(each, words):
 
 def test_a_test_set_that_training_has_seen_is_not_evidence_of_anything():
     said = judged(LABELS, GOOD, MANY, known=[True] * 200)
-    assert "**Not evidence of anything: training has seen every test image" in said and "It leaks" in said
+    assert "**Not evidence of anything: training has seen every test image" in said
+    assert "It leaks" in said and "Nothing is left to believe." in said
 
 
 def test_what_leaked_is_counted_and_the_verdict_rests_on_the_rest():
