@@ -76,13 +76,14 @@ def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
     return set(zip(found["one"], found["other"], strict=True)), rejected["correlation"].to_numpy()
 
 
-def plant(images: list[Image.Image], change: Change, chosen: np.ndarray) -> tuple[float, float]:
+def plant(
+    grey: np.ndarray, own: set[tuple[int, int]], images: list[Image.Image], change: Change, chosen: np.ndarray
+) -> tuple[float, float]:
     """Recall and precision when changed copies of the ``chosen`` images are added to all of them.
 
-    Pairs that are found without any planting are left out of both: they may be copies of their own.
+    ``grey`` and ``own`` are the thumbnails of ``images`` and the pairs found without any planting, which are left out
+    of both: they may be copies of their own.
     """
-    grey = thumbnails(images)
-    own, _ = search(grey)
     found, _ = search(np.concatenate([grey, thumbnails([change(images[number]) for number in chosen])]))
     source = np.concatenate([np.arange(len(images)), chosen])
     wanted = {(int(number), len(images) + place) for place, number in enumerate(chosen)}
@@ -125,14 +126,15 @@ def main() -> None:
     else:
         images = phantoms(1200)
     start = time.perf_counter()
-    own, rejected = search(thumbnails(images))
+    grey = thumbnails(images)
+    own, rejected = search(grey)
     took = time.perf_counter() - start
     print(f"{len(images):,} {'images' if asked.folder else 'SYNTHETIC images'}: {len(own)} pairs in {took:.1f} s")
     print("closest pairs rejected, by correlation:", *rejected[:5].round(3))
     chosen = np.random.RandomState(2).permutation(len(images))[: asked.images]
     print(f"{'change planted':30}  recall  precision")
     for name, change in CHANGES.items():
-        recall, precision = plant(images, change, chosen)
+        recall, precision = plant(grey, own, images, change, chosen)
         print(f"{name:30} {recall:7.3f} {precision:10.3f}")
 
 

@@ -44,7 +44,14 @@ def main() -> None:
         thresholds.append(revisions.threshold(name, METRICS))
     figures = folding.summarise(folding.pool(predictions, thresholds), seed)
     files.write_json(FOLDS, figures)
-    print(folding.explain(figures), "", verdict.word(figures | figures["pooled"] | {"leak": {}}), sep="\n", end="")
+    print(
+        "All folds",
+        folding.explain(figures),
+        "",
+        verdict.word(figures | figures["pooled"] | {"leak": {}}),
+        sep="\n",
+        end="",
+    )
     print(f"Each fold's figures: {FOLDS}; its experiment: dvc exp show")
 
 

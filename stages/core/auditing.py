@@ -277,6 +277,7 @@ def draw(
     closest = [
         row(f"correlation of detail {correlation:.3f}, hashes {distance} bits apart", [one, other])
         for one, other, distance, correlation in rejected[:LARGEST].to_numpy()
+        if correlation >= copies.ALIKE
     ]
     title = f"Alike, but no copies: correlation below {copies.SAME:g}"
     save("rejected", title, "No two images came close to being copies", closest)

@@ -64,9 +64,8 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
     """For each measure both values, their difference (second less first) with its 95 % interval and p, and in words
     whether the runs can be told apart.
 
-    The p-values are of a paired bootstrap over units; ``differ`` takes them by Holm's step-down procedure (1979,
-    Scandinavian Journal of Statistics 6, 65-70), so that of two equal runs at most one pair in twenty is called
-    different in any measure.
+    The p-values are of a paired bootstrap over units, adjusted by Holm's step-down procedure (1979, Scandinavian
+    Journal of Statistics 6, 65-70): so at most one pair of equal runs in twenty is called different in any measure.
     """
     both: list[Scores] = []
     for number, run in enumerate(runs):
@@ -91,17 +90,17 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
                 row["low"], row["high"], row["p"] = found
         rows.append(row)
     table = pd.DataFrame(rows).astype(dict.fromkeys(["first", "second", "difference", "low", "high", "p"], "Float64"))
-    return table.assign(differ=_holm(table["p"]))
+    table["p"] = pd.array(_holm(table["p"]), dtype="Float64")
+    return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
 
 
 def _holm(p: "pd.Series[Any]") -> np.ndarray:
-    """Which of the p-values are significant together at SURE: bool, False where p is missing."""
+    """The p-values adjusted for being looked at together: float64, NaN where p is missing."""
     values = p.to_numpy(dtype=np.float64, na_value=np.nan)
     order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
-    kept = values[order] <= SURE / np.arange(len(order), 0, -1)
-    significant = np.zeros(len(values), dtype=bool)
-    significant[order[np.cumprod(kept, dtype=bool)]] = True
-    return significant
+    adjusted = np.full(len(values), np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)), 1)
+    return adjusted
 
 
 def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
@@ -143,7 +142,10 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame,
     lines += [_leak(run) for run in runs if _leak(run)]
     lines += [f"On {counted['images']:,} test images in both, {whose}, {counted['positives']:,} images positive."]
     lines += ["", *_table(runs, measured, markdown), ""]
-    lines.append("Differences: paired bootstrap over patients, 95 %; words: p by Holm's procedure over all measures.")
+    lines.append(
+        "Differences: paired bootstrap over patients, 95 % each; p: adjusted for all measures together (Holm), so that "
+        "one of them alone may exclude 0 by chance."
+    )
     bullet = "- " if markdown else "  "
     for title, entries in (
         ("Parameters", [f"{key}: {_yaml(old)} -> {_yaml(new)}" for key, (old, new) in changed_params(runs).items()]),

@@ -112,6 +112,7 @@ def evaluation(
         bars.axvline(figures["threshold"], color="0.4", linestyle=":")
         bars.set(xlabel="probability of positive", ylabel="test images", xlim=(0, 1))
         bars.yaxis.set_major_locator(MaxNLocator(integer=True))
+        bars.set_title("Scores", fontsize=10)
         bars.legend(frameon=False)
         _intervals(axes[1, 2], figures)
 
@@ -141,7 +142,10 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
         f"Reliability on test, expected error: {'not defined' if error is None else format(error, '.3f')}", fontsize=10
     )
     axis.set(
-        xlabel="mean probability (images beside)", ylabel="share of positives", xlim=(-0.02, 1.02), ylim=(-0.05, 1.1)
+        xlabel="mean probability (beside a point: its images)",
+        ylabel="share of positives",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.05, 1.1),
     )
 
 

@@ -88,7 +88,7 @@ def gallery(
             captions.append(f"label {entry['label']}, probability {entry['probability']:.2f}")
             captions.append(entry["file"].rpartition("/")[2])
         rows.append(sheets.Row(f"{start + 1} to {start + len(tiles) // 2}", tiles, captions))
-    title = f"Test images, worst mistakes first; warm: what spoke for the class called (Grad-CAM, {side} x {side})"
+    title = f"Worst mistakes of the test set; bright: what argued for the class called (Grad-CAM, {side} x {side})"
     return sheets.save(title, rows, path, synthetic)
 
 

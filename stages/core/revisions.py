@@ -31,8 +31,8 @@ def text(revision: str, path: str) -> str:
         raise Mistake(f"{revision} is no commit, branch, tag or experiment here: dvc exp list, git branch") from None
     except (DvcException, OSError) as error:
         raise Mistake(
-            f"{path} of {revision} can't be read ({error}). Fetch it with dvc fetch --all-commits, or get an "
-            "experiment and its files with dvc exp pull; a run that never reached this stage has none"
+            f"{path} of {revision} is neither in DVC's cache here nor in a remote ({' '.join(str(error).split())}). "
+            "Check that revision out and run dvc repro; or fetch it: dvc fetch --all-commits, dvc exp pull"
         ) from None
 
 

@@ -228,7 +228,7 @@ def explain(figures: dict[str, Any]) -> str:
         blocks["patients' mean"] = figures["test_patients"]["mean"]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
-    for row in figures["test"]:
+    for row in [name for name in figures["test"] if not name.endswith("_groups")]:
         texts = [cell(block.get(row)) for block in blocks.values()]
         lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
     return "\n".join(lines)

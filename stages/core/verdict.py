@@ -78,7 +78,7 @@ def _headline(figures: dict[str, Any]) -> str:
     if block["patients"] is None:
         rests += ", if every image is of another patient: whose they are is not known"
     if area["low"] > 0.5 and few < LEAST:
-        return f"{but}Too few patients to tell from chance: {where}{found}{rests}."
+        return f"{but}Above chance here, but too few patients to say so of others: {where}{found}{rests}."
     if area["low"] > 0.5:
         return f"{but}Better than chance: {where}{found}{rests}."
     if area["high"] < 0.5:

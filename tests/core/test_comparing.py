@@ -108,10 +108,10 @@ def test_each_run_keeps_its_own_threshold():
     assert pd.isna(table.loc["precision", "second"]) and table.loc["precision", "reason"] == "not defined"
 
 
-def test_holm_stops_at_the_first_that_is_not_significant():
+def test_p_is_adjusted_by_holms_procedure():
     p = pd.Series([0.012, 0.04, None, 0.001, 0.03], dtype="Float64")
-    # 0.001 <= 0.05 / 4, 0.012 <= 0.05 / 3, 0.03 > 0.05 / 2: so neither 0.03 nor 0.04, though that is below 0.05
-    assert comparing._holm(p).tolist() == [True, False, False, True, False]
+    # 4 * 0.001, 3 * 0.012, 2 * 0.03, and for 0.04 no less than for 0.03 before it
+    assert comparing._holm(p) == pytest.approx([0.036, 0.06, np.nan, 0.004, 0.06], nan_ok=True)
 
 
 def test_positives_of_one_patient_let_nothing_be_said_of_them():

@@ -52,7 +52,9 @@ def test_positives_of_patients_who_share_images_are_counted_as_one():
     assert "**Not evidence of anything: all positives come from one patient" in said
 
 
-@pytest.mark.parametrize(("each", "words"), [(20, "Too few patients to tell from chance"), (14, "Better than chance")])
+@pytest.mark.parametrize(
+    ("each", "words"), [(20, "Above chance here, but too few patients to say so of others"), (14, "Better than chance")]
+)
 def test_few_patients_are_called_few_and_five_too_few(each, words):
     patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // each}" for n in range(100)]
     said = judged(LABELS, GOOD, patients)
