@@ -53,7 +53,7 @@ def near_pairs(grey: np.ndarray, phash: Sequence[str]) -> tuple[pd.DataFrame, pd
     """
     plain = np.frombuffer(bytes.fromhex("".join(phash)), np.uint8).reshape(-1, 8)
     members = np.flatnonzero(spread(grey) >= FLAT)
-    found: list[pd.DataFrame] = []
+    found = [pd.DataFrame(columns=PAIRS).astype({"one": int, "other": int, "distance": int, "correlation": float})]
     asked = members
     while len(asked):
         proposed = _propose(grey, plain, members, asked)
@@ -65,7 +65,7 @@ def near_pairs(grey: np.ndarray, phash: Sequence[str]) -> tuple[pd.DataFrame, pd
         several = np.bincount(name[members], minlength=len(grey)) > 1
         members = np.sort(members[first])
         asked = members[several[name[members]]]
-    pairs = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=PAIRS).astype({"correlation": float})
+    pairs = pd.concat(found, ignore_index=True)
     pairs = pairs.sort_values(["correlation", "one", "other"], ascending=[False, True, True])
     pairs = pairs.drop_duplicates(["one", "other"])[PAIRS].reset_index(drop=True)
     same = pairs["correlation"] >= SAME

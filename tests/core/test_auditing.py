@@ -24,6 +24,7 @@ SET = index(
         ("f", 0, "s", "z"),
     ]
 )
+NONE_FOUND = tables.frame([], tables.CLUSTERS)
 NONE = pd.DataFrame(columns=["one", "other", *copies.PAIRS[2:]])
 random = np.random.RandomState(0)
 GREY = random.randint(90, 110, (6, 64, 64)).astype(np.uint8)
@@ -156,6 +157,15 @@ def test_near_copies_are_sought_among_distinct_images_alone_and_named_by_file():
     images["phash"] = [str(imagehash.phash(Image.fromarray(image))) for image in grey]
     found, _ = auditing.find_near_copies(images, grey)
     assert [tuple(pair) for pair in found[["one", "other"]].to_numpy()] == [("a", "c")]
+
+
+@pytest.mark.parametrize("grey", [np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((64, 64), np.uint8), GREY])
+def test_a_set_of_blank_or_of_unlike_images_has_no_near_copies(grey):
+    images = SET.assign(pixels_sha256=list("abcdef"))
+    images["phash"] = [str(imagehash.phash(Image.fromarray(image))) for image in grey]
+    near, _ = auditing.find_near_copies(images, grey)
+    assert near.empty and auditing.cluster(images, near).empty
+    auditing.summarise(images, auditing.cluster(images, near), near, auditing.find(images, NONE_FOUND, grey, []))
 
 
 @pytest.mark.parametrize("empty", [True, False])
