@@ -1,16 +1,15 @@
 """Score the test set, and beside it the part of the test set that training knows nothing of.
 
-Reads   data/prepared/images.npy, data/audit/clusters.csv, data/split.csv, models/, metrics/train.json, plots/train/,
+Reads   data/prepared/images.npy, data/split.csv, models/, metrics/train.json, plots/train/,
         params.yaml (evaluate, train.device, seed)
 Writes  data/predictions.csv, metrics/evaluate.json, metrics/verdict.md, plots/evaluate/, plots/regions.png
 Alone   python stages/evaluate.py
 """
 
-from core import calibration, drawing, files, groups, networks, params, regions, scoring, splitting, tables, training
+from core import calibration, drawing, files, networks, params, regions, scoring, splitting, tables, training
 from core import verdict as verdicts
 
 IMAGES = "data/prepared/images.npy"
-CLUSTERS = "data/audit/clusters.csv"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
@@ -26,8 +25,7 @@ REGIONS = "plots/regions.png"
 def main() -> None:
     chosen = params.load("evaluate", "train.device", "seed")
     split = tables.read(SPLIT, tables.SPLIT)
-    units = groups.of(split, tables.read(CLUSTERS, tables.CLUSTERS))
-    predictions = split.join(splitting.shared_with_train(split)).assign(unit=units)
+    predictions = split.join(splitting.shared_with_train(split)).assign(unit=splitting.units(split))
     predictions = predictions[predictions["part"].isin(["val", "test"])].reset_index(drop=True)
 
     training.repeatable(0)

@@ -8,7 +8,7 @@ Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
 import argparse
 import subprocess
 
-from core import files, folding, groups, params, revisions, tables, verdict
+from core import files, folding, params, revisions, splitting, tables, verdict
 from core.errors import Mistake
 
 PREDICTIONS = "data/predictions.csv"
@@ -38,9 +38,9 @@ def main() -> None:
     predictions, thresholds = [], []
     for name in names:
         split = revisions.table(name, SPLIT, tables.SPLIT)
-        unit = groups.joined(split, [split["patient"], split["cluster"]]).to_numpy()
+        units = splitting.units(split).set_axis(split["file"])
         found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
-        predictions.append(found.assign(unit=found["file"].map(dict(zip(split["file"], unit, strict=True)))))
+        predictions.append(found.assign(unit=found["file"].map(units)))
         thresholds.append(revisions.threshold(name, METRICS))
     figures = folding.summarise(folding.pool(predictions, thresholds), seed)
     files.write_json(FOLDS, figures)

@@ -146,8 +146,7 @@ def summarise(
     distinct = index["pixels_sha256"].nunique()
     exact = clusters[clusters["kind"] == "exact"]
     of_patient = index.groupby("patient").size()
-    across = _across_patients(index, clusters)
-    patients = index.set_index("file")["patient"]
+    sharing = index.set_index("file")["patient"][findings.loc[findings["finding"] == "two-patients", "file"]]
     number = findings["finding"].value_counts()
     return {
         "synthetic": tables.is_synthetic(index),
@@ -167,11 +166,7 @@ def summarise(
         "images_per_patient": {
             name: None if of_patient.empty else float(getattr(of_patient, name)()) for name in ("min", "median", "max")
         },
-        "patients_sharing_images": (
-            None
-            if counted["patients"] is None
-            else len(set().union(*(set(patients[files].dropna()) for files in across)))
-        ),
+        "patients_sharing_images": None if counted["patients"] is None else int(sharing.nunique()),
         "label_conflicts": len(conflicts(index, clusters, "exact")),
         "near_label_conflicts": len(conflicts(index, clusters, "near")),
         "unreadable": int(number.get("unreadable", 0)),
@@ -270,7 +265,7 @@ def draw(
     contradicting = [
         row(f"{len(files):,} {kind} copies with different labels", files)
         for kind in ("exact", "near")
-        for files in conflicts(index, clusters, kind)[: sheets.LONGEST]
+        for files in conflicts(index, clusters, kind)
     ]
     save("conflicts", "Copies that carry different labels", "No copies carry different labels", contradicting)
 

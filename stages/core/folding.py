@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core import bootstrap, scoring, tables
+from core import scoring, tables
 from core.errors import Mistake
 
 
@@ -30,7 +30,13 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
     over the folds that define it, and ``pooled``, each image judged by the network that did not train on it."""
     each: list[dict[str, Any]] = []
     for number, rows in pooled.groupby("fold"):
-        each.append({"fold": int(str(number)), **scoring.counts(rows), **scoring.measures(_scores(rows))})
+        each.append(
+            {
+                "fold": int(str(number)),
+                **scoring.counts(rows),
+                **scoring.measures(scoring.scores(rows, rows["threshold"])),
+            }
+        )
     spread = {}
     for name in scoring.MEASURES:
         values = [fold[name] for fold in each if fold[name] is not None]
@@ -41,16 +47,10 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
         }
     fresh = scoring.unseen(pooled)
     blocks = {
-        name: scoring.counts(rows) | scoring.figures(_scores(rows), seed)
+        name: scoring.counts(rows) | scoring.figures(scoring.scores(rows, rows["threshold"]), seed)
         for name, rows in (("test", pooled), ("test_unseen", fresh))
     }
     return {"synthetic": tables.is_synthetic(pooled), "folds": each, "spread": spread, "pooled": blocks}
-
-
-def _scores(rows: pd.DataFrame) -> bootstrap.Scores:
-    probabilities = rows["probability"].to_numpy(dtype=np.float64)
-    units = pd.factorize(rows["unit"])[0].astype(np.int64)
-    return bootstrap.Scores(rows["label"].to_numpy(), probabilities, probabilities >= rows["threshold"], units)
 
 
 def explain(figures: dict[str, Any]) -> str:

@@ -86,8 +86,11 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
     """Images uint8 (N, H, W, 1 or 3) as grey uint8 (N, H, W), weighed as Pillow does (ITU-R BT.601)."""
     if images.shape[-1] == 1:
         return images[..., 0]
-    weighed = images @ np.array([19595, 38470, 7471], dtype=np.uint32)
-    return ((weighed + 0x8000) >> 16).astype(np.uint8)
+    grey = np.empty(images.shape[:3], np.uint8)
+    for start in range(0, len(images), 1024):  # bounded memory
+        weighed = images[start : start + 1024] @ np.array([19595, 38470, 7471], dtype=np.uint32)
+        grey[start : start + 1024] = (weighed + 0x8000) >> 16
+    return grey
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:

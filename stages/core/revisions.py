@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import dvc.api
@@ -12,7 +11,7 @@ from dvc.scm import RevError
 from ruamel.yaml import YAML
 from scmrepo.exceptions import SCMError
 
-from core import tables
+from core import files, tables
 from core.errors import Mistake
 
 WORKSPACE = "workspace"  # the name under which DVC, too, knows what is not committed
@@ -21,9 +20,7 @@ WORKSPACE = "workspace"  # the name under which DVC, too, knows what is not comm
 def text(revision: str, path: str) -> str:
     """The content of a file at a revision, from DVC's cache or remote where git does not have it. Raises Mistake."""
     if revision == WORKSPACE:
-        if not Path(path).is_file():
-            raise Mistake(f"{path} is not here: make it with dvc repro, or fetch it with dvc pull")
-        return Path(path).read_text(encoding="utf-8")
+        return files.there(path).read_text(encoding="utf-8")
     try:
         content: str = dvc.api.read(path, rev=revision, encoding="utf-8")
         return content

@@ -42,11 +42,12 @@ def measures(scores: Scores) -> dict[str, float | None]:
     }
 
 
-def scores(predictions: pd.DataFrame, threshold: float) -> Scores:
-    """The columns label, probability and unit of predictions, called positive from ``threshold`` on."""
+def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
+    """The columns label, probability and unit of predictions, called positive from ``threshold`` on: one for all
+    rows, or one for each."""
     probabilities = predictions["probability"].to_numpy(dtype=np.float64)
     units = pd.factorize(predictions["unit"])[0].astype(np.int64)
-    return Scores(predictions["label"].to_numpy(), probabilities, probabilities >= threshold, units)
+    return Scores(predictions["label"].to_numpy(), probabilities, probabilities >= np.asarray(threshold), units)
 
 
 def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:

@@ -64,9 +64,14 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     return split[tables.SPLIT]
 
 
-def _person(split: pd.DataFrame) -> "pd.Series[Any]":
+def units(split: pd.DataFrame) -> "pd.Series[int]":
+    """Number what no resampling may tear apart: images of a patient, and copies, also by way of each other."""
+    return groups.joined(split, [split["patient"], split["cluster"]])
+
+
+def _person(split: pd.DataFrame) -> "pd.Series[int]":
     """Number the patients, those as one who share an image; missing where the patient is not known."""
-    return groups.joined(split, [split["patient"], split["cluster"]]).where(split["patient"].notna())
+    return units(split).where(split["patient"].notna())
 
 
 def _largest(split: pd.DataFrame) -> str:

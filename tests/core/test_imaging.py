@@ -132,3 +132,10 @@ def test_images_of_12_bits_that_differ_are_no_copies_though_they_look_alike_in_8
     assert imaging.picture(first, 8).pixels_sha256 != imaging.picture(other, 8).pixels_sha256
     eight = imaging.picture(image(GRADIENT), 8).pixels_sha256
     assert imaging.picture(saved(Image.fromarray(GRADIENT.astype(np.uint16) * 257), "PNG"), 8).pixels_sha256 == eight
+
+
+def test_grey_levels_are_those_that_pillow_gives_however_many_images_there_are():
+    images = np.random.RandomState(0).randint(0, 256, (1500, 4, 4, 3)).astype(np.uint8)
+    expected = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+    assert np.array_equal(imaging.grey_levels(images), expected)
+    assert np.array_equal(imaging.grey_levels(images[..., :1]), images[..., 0])
