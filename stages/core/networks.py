@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from core import files
+from core import fetching, files
 from core.errors import Mistake
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
+MOST_FETCHED = 1 << 33  # bytes
 
 
 class Classifier(nn.Module):
@@ -65,8 +65,8 @@ def backbones() -> list[str]:
 def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -> Classifier:
     """A Classifier with ``weights``: "none", "imagenet", or a file (.safetensors, .pth) relative to ``root``.
 
-    A file may hold the backbone's own 1,000 classes, or a model of this project. Raises Mistake where the
-    weights can't be had, are damaged, or are of another network.
+    A file may hold the backbone's own 1,000 classes, or a model of this project; a .pth must be torchvision's.
+    Raises Mistake where the weights can't be had, are damaged, or are of another network.
     """
     classifier = Classifier(backbone, head, image_size)
     if weights == "none":
@@ -159,31 +159,37 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(weights.url, str(path), _published_hash(name))
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            with files.whole(path) as unfinished:
+                fetching.fetch(weights.url, unfinished, MOST_FETCHED)
+                _check(unfinished, name)
+        except Mistake as mistake:
             raise Mistake(
-                f"model.weights imagenet: {weights.url} can't be fetched ({error}). "
-                f"Put the file at {path}, or set model.weights to its path, or to none"
+                f"model.weights imagenet: {mistake}. Put the file at {path}, or set model.weights to its path, or none"
             ) from None
-    found = files.sha256(path)
-    if not found.startswith(_published_hash(name)):
-        raise Mistake(f"{path} has the sha256 {found}, which should start with {_published_hash(name)}: delete it")
     return _read(path)
 
 
-def _published_hash(name: str) -> str:
+def _check(path: Path, name: str) -> None:
     """Torchvision writes the first digits of the sha256 into the file's name, as efficientnet_v2_s-dd5fe13b.pth."""
-    match = re.search(r"-([0-9a-f]{8,})\.pth$", name)
-    if match is None:
-        raise Mistake(f"the weights {name} have no published hash to check them by: use model.weights none or a file")
-    return match[1]
+    published = re.search(r"-([0-9a-f]{8,})\.pth$", name)
+    if published is None:
+        raise Mistake(
+            f"{name} is not one of torchvision's files, which have their hash in their name, and no other is "
+            "unpickled: save its tensors by safetensors.torch.save_file, and name the .safetensors"
+        )
+    found = files.sha256(path)
+    if not found.startswith(published[1]):
+        raise Mistake(
+            f"{name} has the sha256 {found}, which should start with {published[1]}: it is damaged, or another"
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict; nothing is ever unpickled but tensors."""
+    """A state dict, from safetensors or from a file of torchvision's whose hash is right."""
     if not path.is_file():
         raise Mistake(f"there are no weights at {path} (model.weights is none, imagenet, or a file's path)")
+    if path.suffix != ".safetensors":
+        _check(path, path.name)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -1,27 +1,22 @@
 """Bring images, labels and patients from wherever they are into one shape."""
 
-import http.client
 import io
 import os
 import re
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 import pandas as pd
 from PIL import Image
 
-from core import archives, files, phantom, tables
+from core import archives, fetching, files, phantom, tables
 from core.errors import Mistake, some
 from core.params import Data
 
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
+PACKED = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 MOST_DOWNLOADED = 1 << 38  # bytes
 
 
@@ -47,7 +42,7 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         return
     assert data.location is not None  # the schema has seen to it
     local = root / Path(data.location).expanduser()
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=_scratch()) as scratch:
+    with files.scratch("data", "download") as scratch:  # the disk of the results: the system's own /tmp is often small
         if data.source == "kaggle":
             folder, known = _kaggle(data.location)
         elif data.source == "folder":
@@ -55,13 +50,17 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
             if not folder.is_dir():
                 raise Mistake(f"data.location: there is no folder {folder}")
         else:
-            archive = _fetch(data.location, Path(scratch)) if "://" in data.location else local
+            archive = local
+            if "://" in data.location:
+                archive = scratch / "archive"
+                fetching.fetch(data.location, archive, MOST_DOWNLOADED)
             if not archive.is_file():
                 raise Mistake(f"data.location: there is no archive {archive}")
             found = files.sha256(archive)
             if data.sha256 is not None and found != data.sha256:
-                raise Mistake(f"{data.location} has the sha256 {found}, and data.sha256 is {data.sha256}: another file")
-            folder, known = Path(scratch) / "unpacked", {"sha256": found}
+                where = fetching.public(data.location)
+                raise Mistake(f"{where} has the sha256 {found}, and data.sha256 is {data.sha256}: another file")
+            folder, known = scratch / "unpacked", {"sha256": found}
             folder.mkdir()
             archives.unpack(archive, folder)
         yield collect(folder, data, root, known)
@@ -74,7 +73,9 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
         raise Mistake(f"data.within: there is no folder {data.within!r} in {data.location}")
     images, others = walk(base)
     if not images:
-        raise Mistake(f"{data.location}: there is no image in it ({', '.join(sorted(IMAGES))})")
+        packed = [file for file in others if Path(file).suffix.lower() in PACKED]
+        inside = f"; it holds archives, which are to be unpacked first: {some(packed)}" if packed else ""
+        raise Mistake(f"{data.location}: there is no image in it ({', '.join(sorted(IMAGES))}){inside}")
 
     faults: dict[str, list[str]] = {}
     if data.labels is None:
@@ -140,7 +141,7 @@ def _provenance(
     return {
         "source": data.source,
         "synthetic": data.source == "phantom",
-        "location": _public(data.location) if data.location else None,
+        "location": fetching.public(data.location) if data.location else None,
         "version": known.get("version"),
         "sha256": known.get("sha256"),
         "licence": known.get("licence"),
@@ -150,13 +151,6 @@ def _provenance(
         "other_files": other_files,
         "dropped": dropped,
     }
-
-
-def _scratch() -> Path:
-    """A folder on the disk that the results go to: the system's own /tmp is often small."""
-    folder = Path("data")
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
@@ -171,41 +165,6 @@ def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
             "Without network: unpack it by hand and use data.source folder"
         ) from None
     return folder, {"version": folder.name if folder.parent.name == "versions" else None}
-
-
-class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, file, code, message, headers, url):  # type: ignore[no-untyped-def]
-        if not url.startswith("https://"):
-            raise Mistake(f"data.location leads on to {_public(url)}, which is not https")
-        return super().redirect_request(request, file, code, message, headers, url)
-
-
-def _fetch(address: str, folder: Path) -> Path:
-    if not address.startswith("https://"):
-        raise Mistake(f"data.location must be a path or an https address, not {_public(address)}")
-    target = folder / "archive"
-    try:
-        with urllib.request.build_opener(_HttpsOnly).open(address, timeout=60) as answer, open(target, "wb") as file:
-            left = min(MOST_DOWNLOADED, shutil.disk_usage(folder).free)
-            while chunk := answer.read(files.CHUNK):
-                left -= len(chunk)
-                if left < 0:
-                    raise Mistake(f"{_public(address)} is larger than this disk has free, or than 256 GiB")
-                file.write(chunk)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        raise Mistake(f"{_public(address)} can't be fetched: {error}") from None
-    return target
-
-
-def _public(location: str) -> str:
-    """An address without user, password and query, which may hold a credential."""
-    if "://" not in location:
-        return location
-    try:
-        parts = urlsplit(location)
-    except ValueError:
-        return "the address in data.location"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def walk(base: Path) -> tuple[list[str], list[str]]:

@@ -1,5 +1,8 @@
 import hashlib
+import io
 import urllib.error
+import urllib.request
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,6 +83,8 @@ def test_weights_of_torchvisions_form_fill_all_but_the_head(tmp_path, kind):
     published = torchvision.models.shufflenet_v2_x0_5()
     path = tmp_path / f"w{kind}"
     (save_file if kind == ".safetensors" else torch.save)(published.state_dict(), path)
+    if kind == ".pth":
+        path = path.rename(tmp_path / f"w-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
     found = networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
     assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
     assert found.head.out_features == 1
@@ -110,8 +115,12 @@ class Planted:
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Planted()}, tmp_path / "w.pth")
-    with pytest.raises(Mistake, match="no weights that can be read safely"):
+    with pytest.raises(Mistake, match="w.pth is not one of torchvision's files"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "w.pth", tmp_path)
+    digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
+    (tmp_path / "w.pth").rename(tmp_path / f"w-{digest[:8]}.pth")
+    with pytest.raises(Mistake, match="no weights that can be read safely"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, f"w-{digest[:8]}.pth", tmp_path)
     assert not (tmp_path / "planted").exists()
 
 
@@ -127,14 +136,22 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_imagenet_weights_without_network_say_which_file_goes_where(hub, monkeypatch):
-    def unreachable(*arguments):
+    def unreachable(self, *arguments, **options):
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", unreachable)
     with pytest.raises(Mistake) as caught:
         networks.build("efficientnet_v2_s", "selu", 384, "imagenet", TOP)
     assert f"Put the file at {hub / 'efficientnet_v2_s-dd5fe13b.pth'}" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert list(hub.iterdir()) == []
+
+
+def test_imagenet_weights_that_come_damaged_are_not_kept(hub, monkeypatch):
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", lambda self, *given, **options: io.BytesIO(b"half"))
+    with pytest.raises(Mistake, match="efficientnet_v2_s-dd5fe13b.pth has the sha256 .* should start with dd5fe13b"):
+        networks.build("efficientnet_v2_s", "selu", 384, "imagenet", TOP)
+    assert list(hub.iterdir()) == []
 
 
 def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_cache(hub, monkeypatch):
@@ -143,10 +160,14 @@ def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_ca
     torch.manual_seed(3)
     published = torchvision.models.shufflenet_v2_x0_5()
     torch.save(published.state_dict(), cached)
-    with pytest.raises(Mistake, match="which should start with f707e7126e: delete it"):
+    with pytest.raises(Mistake, match="which should start with f707e7126e"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
     digest = hashlib.sha256(cached.read_bytes()).hexdigest()
-    monkeypatch.setattr(networks, "_published_hash", lambda name: digest[:8])
+    cached = cached.rename(hub / f"shufflenetv2_x0.5-{digest[:10]}.pth")
+    monkeypatch.setattr(
+        torchvision.models, "get_model_weights",
+        lambda name: SimpleNamespace(DEFAULT=SimpleNamespace(url=f"https://download.pytorch.org/models/{cached.name}")),
+    )  # fmt: skip
     found = networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
     assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
 

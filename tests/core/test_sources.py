@@ -180,7 +180,7 @@ def test_an_archive_with_another_hash_is_refused(gather, two, tmp_path):
     assert gather(archive, {"data.sha256": files.sha256(archive)}, "archive")[0].provenance["images"] == 4
     with pytest.raises(Mistake, match="and data.sha256 is 0000"):
         gather(archive, {"data.sha256": "0" * 64}, "archive")
-    assert not list(tmp_path.glob("data/.download-*"))
+    assert not list(tmp_path.glob("data/.download*"))
 
 
 @pytest.fixture
@@ -213,20 +213,27 @@ def server(tmp_path, monkeypatch, two):
     served = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
     served.socket = context.wrap_socket(served.socket, server_side=True)
     threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield f"https://me:secret@localhost:{served.server_port}".replace("me:secret@", "")
+    yield f"https://localhost:{served.server_port}"
     served.shutdown()
 
 
 def test_an_archive_comes_over_https_and_its_address_is_kept_without_the_query(gather, server, tmp_path):
     known = {"data.sha256": files.sha256(tmp_path / "web" / "a.zip")}
-    raw, _ = gather(f"{server}/a.zip?token=secret", known, "archive")
+    raw, _ = gather(f"{server}/a.zip?download=1", known, "archive")
     assert raw.provenance["images"] == 4
-    assert raw.provenance["location"].endswith("/a.zip") and "secret" not in json.dumps(raw.provenance)
+    assert raw.provenance["location"].endswith("/a.zip") and "download" not in json.dumps(raw.provenance)
 
 
 def test_a_redirection_to_http_is_refused(gather, server):
     with pytest.raises(Mistake, match="leads on to http://127.0.0.1/a.zip, which is not https"):
         gather(f"{server}/moved", {"data.sha256": "0" * 64}, "archive")
+
+
+def test_more_than_was_to_be_expected_is_not_fetched(gather, server, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "MOST_DOWNLOADED", 100)
+    with pytest.raises(Mistake, match="a.zip is larger than this disk has free, or than"):
+        gather(f"{server}/a.zip", {"data.sha256": "0" * 64}, "archive")
+    assert not list(tmp_path.glob("data/.download*"))
 
 
 def test_a_server_that_says_no_is_one_line(gather, server):
