@@ -5,7 +5,7 @@ Writes  data/audit/clusters.csv, data/audit/findings.csv, metrics/audit.json, pl
 Alone   python stages/audit.py
 """
 
-from core import auditing, files, imaging, tables
+from core import auditing, files, imaging, running, tables
 
 LABELS = "data/raw/labels.csv"
 INDEX = "data/prepared/index.csv"
@@ -35,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.stage(main)

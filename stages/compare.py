@@ -8,7 +8,7 @@ Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: again
 
 import argparse
 
-from core import comparing, revisions, tables
+from core import comparing, revisions, running, tables
 
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.script(main)

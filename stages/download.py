@@ -5,7 +5,7 @@ Writes  data/raw/images.zip, data/raw/labels.csv, data/raw/lists.csv, data/raw/p
 Alone   python stages/download.py
 """
 
-from core import files, imaging, params, sources, tables
+from core import files, imaging, params, running, sources, tables
 
 IMAGES = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.stage(main)

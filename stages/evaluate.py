@@ -6,7 +6,7 @@ Writes  data/predictions.csv, metrics/evaluate.json, metrics/verdict.md, plots/e
 Alone   python stages/evaluate.py
 """
 
-from core import calibration, drawing, files, networks, params, regions, scoring, splitting, tables, training
+from core import calibration, drawing, files, networks, params, regions, running, scoring, splitting, tables, training
 from core import verdict as verdicts
 
 IMAGES = "data/prepared/images.npy"
@@ -61,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.stage(main)

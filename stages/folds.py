@@ -8,7 +8,7 @@ Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
 import argparse
 import subprocess
 
-from core import files, folding, params, revisions, splitting, tables, verdict
+from core import files, folding, params, revisions, running, splitting, tables, verdict
 from core.errors import Mistake
 
 PREDICTIONS = "data/predictions.csv"
@@ -56,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.script(main)

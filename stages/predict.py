@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from core import calibration, files, imaging, networks, sources, training
+from core import calibration, files, imaging, networks, running, sources, training
 from core.errors import Mistake
 
 AT_ONCE = 1024  # images in memory
@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.script(main)

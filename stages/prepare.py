@@ -6,11 +6,11 @@ Alone   python stages/prepare.py
 """
 
 from functools import partial
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
-from core import files, imaging, params, tables
+from core import files, imaging, params, running, tables
 from core.errors import Mistake, some
 
 ARCHIVE = "data/raw/images.zip"
@@ -26,7 +26,12 @@ def main() -> None:
     side, count = chosen.prepare.image_size, len(labels)
 
     rows, unreadable = [], []
-    with ZipFile(ARCHIVE) as archive, files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails:
+    with (
+        files.undamaged(ARCHIVE, BadZipFile) as stored,
+        ZipFile(stored) as archive,
+        files.whole(IMAGES) as images,
+        files.whole(THUMBNAILS) as thumbnails,
+    ):
         large, small = imaging.Stack(images, count, side), imaging.Stack(thumbnails, count, imaging.THUMBNAIL)
         pictures = imaging.decode_all(list(labels["file"]), archive.read, partial(imaging.picture, side=side))
         for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
@@ -50,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.stage(main)

@@ -5,7 +5,7 @@ Writes  data/split.csv, metrics/split.json
 Alone   python stages/split.py
 """
 
-from core import files, params, splitting, tables
+from core import files, params, running, splitting, tables
 from core.errors import Mistake
 
 LISTS = "data/raw/lists.csv"
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    running.stage(main)

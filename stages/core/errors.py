@@ -1,4 +1,4 @@
-"""The one error for what a person can mend: parameters, data, a missing file."""
+"""What ends a stage without a traceback: what a person can mend, and a person's wish to stop."""
 
 
 class Mistake(SystemExit):
@@ -6,6 +6,10 @@ class Mistake(SystemExit):
 
     The message says what was found, where, what was expected, and the key or command that mends it.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, obeyed at a point from which the work can go on; the message says how."""
 
 
 def some(names: list[str], most: int = 5) -> str:

@@ -14,6 +14,8 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
+from core import files
+
 THUMBNAIL = 64  # pixels, the side of the square that the audit compares
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
@@ -167,7 +169,9 @@ class Stack:
         self.array = self._open(path, 1)
 
     def _open(self, path: Path, channels: int) -> np.memmap:
-        return np.lib.format.open_memmap(path, "w+", np.uint8, (self.most, self.side, self.side, channels))
+        array = np.lib.format.open_memmap(path, "w+", np.uint8, (self.most, self.side, self.side, channels))
+        files.reserve(path)
+        return array
 
     def add(self, pixels: np.ndarray) -> None:
         if pixels.shape[-1] > self.array.shape[-1]:

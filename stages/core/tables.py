@@ -34,7 +34,7 @@ def _kinds(columns: list[str]) -> dict[str, str]:
 
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
     """Read a table of this project: ``columns`` is one of the lists above. Raises Mistake where it is missing."""
-    with files.there(path).open(encoding="utf-8", newline="") as text:
+    with files.undamaged(path, ValueError) as found, found.open(encoding="utf-8", newline="") as text:
         return parse(text, columns)
 
 
