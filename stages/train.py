@@ -1,17 +1,20 @@
-"""Train the classifier and keep the weights of its best epoch.
+"""Train the classifier and keep the weights of its best epoch. A killed training goes on where it was.
 
 Reads   data/prepared/images.npy, data/split.csv, params.yaml (model, train, seed)
-Writes  models/model.safetensors, models/model.json, metrics/train.json, plots/train/
+Writes  models/model.safetensors, models/model.json, metrics/train.json, plots/train/;
+        .checkpoints/ while it runs
 Alone   python stages/train.py
 """
 
+import hashlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from dvclive import Live
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from core import files, networks, params, tables, training
+from core import checkpoints, files, networks, params, provenance, running, tables, training
 
 IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
@@ -29,36 +32,56 @@ def main() -> None:
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
 
-    training.repeatable(chosen.seed)
+    training.choose_device(chosen.train.device)
+    training.repeatable(chosen.seed, chosen.train.deterministic)
     architecture = {"backbone": chosen.model.backbone, "head": chosen.model.head, "image_size": images.shape[1]}
     classifier = networks.build(**architecture, weights=chosen.model.weights, root=files.root())
     count = sum(parameter.numel() for parameter in classifier.parameters())
     print(f"{chosen.model.backbone}: {count:,} parameters, {len(rows['train']):,} images to train on")
 
-    with Live(PLOTS, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+    kept = checkpoints.opened(files.root() / ".checkpoints", fingerprint(classifier), provenance.computing())
+    with kept as store:
+        if checkpoints.forced():
+            store.clear()
+        with running.postponed() as stop, Live(PLOTS, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+            fitted = training.fit(
+                classifier, images, rows, labels, chosen.train, chosen.seed, reporting(live), store, stop
+            )
 
-        def report(epoch: training.Epoch) -> None:
-            live.step = epoch.number
-            live.log_metric("train/loss", epoch.train_loss)
-            live.log_metric("val/loss", epoch.val_loss)
-            live.log_metric("train/accuracy", epoch.train_accuracy)
-            live.log_metric("val/accuracy", epoch.val_accuracy)
-            live.log_metric("lr", epoch.lr)
-            live.next_step()
-            if not sys.stderr.isatty():  # there the bar shows it
-                print(epoch.line(), flush=True)
-
-        fitted = training.fit(classifier, images, rows, labels, chosen.train, chosen.seed, report)
-
-    with files.whole(WEIGHTS) as unfinished:
-        save_file(fitted.state, unfinished)
-    synthetic = {"synthetic": tables.is_synthetic(split)}
-    files.write_json(MODEL, architecture | {"channels": images.shape[3]} | synthetic)
-    figures = {"best_epoch": fitted.best.number, "epochs": fitted.epochs, "stopped_early": fitted.stopped_early}
-    best = {name: getattr(fitted.best, name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
-    files.write_json(METRICS, synthetic | figures | best | {"parameters": count})
+        with files.whole(WEIGHTS) as unfinished:
+            unfinished.write_bytes(save(fitted.state))
+        synthetic = {"synthetic": tables.is_synthetic(split)}
+        files.write_json(MODEL, architecture | {"channels": images.shape[3]} | synthetic)
+        files.write_json(METRICS, synthetic | training.summarise(fitted) | {"parameters": count})
+        store.clear()
     print(f"Kept {fitted.best.line()}")
 
 
+def fingerprint(classifier: networks.Classifier) -> str:
+    """Of all that the training follows from. How often it is kept does not count."""
+    known = provenance.inputs("train")
+    train = {key: value for key, value in known["parameters"]["train"].items() if key != "checkpoint_minutes"}
+    first = hashlib.sha256(save(classifier.state_dict())).hexdigest()  # whatever file model.weights names
+    parameters = known["parameters"] | {"train": train}
+    return provenance.fingerprint([known | {"parameters": parameters}, first])
+
+
+def reporting(live: Live) -> Callable[[training.Epoch], None]:
+    """What writes an epoch into the curves, and says it where no progress bar does."""
+
+    def report(epoch: training.Epoch) -> None:
+        live.step = epoch.number
+        live.log_metric("train/loss", epoch.train_loss)
+        live.log_metric("val/loss", epoch.val_loss)
+        live.log_metric("train/accuracy", epoch.train_accuracy)
+        live.log_metric("val/accuracy", epoch.val_accuracy)
+        live.log_metric("lr", epoch.lr)
+        live.next_step()
+        if not sys.stderr.isatty():
+            print(epoch.line(), flush=True)
+
+    return report
+
+
 if __name__ == "__main__":
-    main()
+    running.stage(main)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from core import fetching
 from core.errors import Mistake
 
 PATH = "params.yaml"
@@ -81,6 +82,11 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _what_the_source_needs(self) -> "Data":
+        if self.location is not None and fetching.has_credential(self.location):
+            raise ValueError(
+                "location holds a user, a password or a token, and params.yaml and dvc.lock go into git: fetch the "
+                "file by hand and give its path"
+            )
         if self.source == "phantom":
             if self.location is not None:
                 raise ValueError(f"location must be null for source phantom, not {self.location!r}")
@@ -91,8 +97,8 @@ class Data(Section):
             raise ValueError(f"location is null, and source {self.source} needs one")
         if self.source == "kaggle" and not re.fullmatch(r"[\w-]+/[\w-]+(/versions/\d+)?", self.location):
             raise ValueError(f"location must be owner/name or owner/name/versions/N, not {self.location!r}")
-        if self.location.startswith("http://"):
-            raise ValueError("location must be https, not http: nobody can vouch for what http brings")
+        if "://" in self.location and not self.location.startswith("https://"):
+            raise ValueError("location must be a path or an https address: nobody can vouch for what others bring")
         if self.location.startswith("https://") and self.source == "archive" and self.sha256 is None:
             raise ValueError("sha256 is null, and an archive from the network needs one")
         if self.sha256 is not None and self.source != "archive":
@@ -174,6 +180,8 @@ class Train(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None
     freeze_backbone: bool
     augment: Augment
+    deterministic: bool
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     precision: Literal["auto", "fp32", "bf16"]
 

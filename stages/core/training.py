@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,13 +17,15 @@ from tqdm import tqdm
 
 from core import batches
 from core.batches import Pixels
-from core.errors import Mistake
+from core.checkpoints import Checkpoint, Store
+from core.errors import Interrupted, Mistake
 from core.networks import Classifier
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.params import Train
 
 SCORED_AT_ONCE = {"cpu": 64, "cuda": 256}  # images
+LOOKED_AFTER = 50  # steps
 
 
 class Epoch(NamedTuple):
@@ -62,6 +65,8 @@ def choose_device(name: str) -> torch.device:
         raise Mistake(f"the device is {name!r}, and must be auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Mistake(f"train.device is {name}, and this machine has {torch.cuda.device_count()} GPUs: use auto or cpu")
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # from here on the provenance names the GPU
     return device
 
 
@@ -72,12 +77,14 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def repeatable(seed: int) -> None:
-    """Make equal calls give equal bytes on this machine."""
+def repeatable(seed: int, deterministic: bool = True) -> None:
+    """Make equal calls give equal bytes on this machine; not ``deterministic``, only their random draws."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; else its sums vary
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # Torch would also fill new memory, in case someone read it before writing to it: nobody does, and it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def fit(
@@ -88,91 +95,255 @@ def fit(
     chosen: Train,
     seed: int,
     report: Callable[[Epoch], None],
+    store: Store | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
     """Train until the validation loss stops improving, and return the best epoch's weights.
 
     ``images`` is uint8 (N, H, W, C), ``labels`` 0 or 1 (N,); ``rows`` holds the row numbers of "train" and
-    "val". ``report`` is called after each epoch. Raises Mistake when the loss is no number any more.
+    "val". ``report`` is called after each epoch, and for those of the checkpoint in ``store`` that training goes on
+    from: it ends with the same bytes as one that was never stopped. Once ``stop`` says so, it ends after the step.
+    Raises Interrupted then; Mistake when the loss is no number any more, or the memory does not suffice.
     """
     if len(rows["train"]) < 2:
         raise Mistake(f"{len(rows['train'])} image to train on is too few: two are the least, for batch normalisation")
-    device = choose_device(chosen.device)
-    cast = torch.autocast(device.type, torch.bfloat16, enabled=choose_precision(chosen.precision, device) == "bf16")
-    classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels = Pixels(images, device)
-    truth = torch.from_numpy(labels.astype(np.float32)).to(device)
-    weight = torch.tensor(chosen.positive_weight, device=device)
-    if chosen.freeze_backbone:
-        classifier.requires_grad_(False)
-        classifier.head.requires_grad_(True)
-    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.NAdam(trained, lr=chosen.lr, weight_decay=chosen.weight_decay, decoupled_weight_decay=True)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimiser, factor=chosen.plateau_factor, patience=chosen.plateau_patience
-    )
+    with _memory(f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or take a smaller backbone"):
+        training = _Training(classifier, images, rows, labels, chosen, seed, store, stop)
+        training.go_on()
+        for epoch in training.epochs:
+            report(epoch)
+        while not training.ended():
+            training.one_epoch()
+            report(training.epochs[-1])
+            training.keep()
+            if not training.ended():
+                training.heed()
+        training.bar.close()
+    return training.fitted()
 
-    def step(batch: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        with cast:
-            logit = classifier(batches.augment(batch, chosen.augment, random))
-        loss = binary_cross_entropy_with_logits(logit, target, pos_weight=weight)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if chosen.clip_norm is not None:
-            nn.utils.clip_grad_norm_(trained, chosen.clip_norm)
-        optimiser.step()
-        return loss.detach() * len(target), ((logit.detach() > 0) == (target > 0.5)).sum()
 
-    best: Epoch | None = None
-    state: dict[str, Tensor] = {}
-    number, images_each = 0, len(rows["train"])
-    bar = tqdm(total=chosen.epochs * images_each, unit=" images", disable=None, smoothing=0.05)
-    for number in range(1, chosen.epochs + 1):
-        # Order and augmentation of an epoch follow from the seed and its number alone.
-        random = torch.Generator().manual_seed(seed * 100_003 + number)
-        classifier.train()
+class _Training:
+    """A training between any two of its steps: all that the rest of it follows from, and the way there and back to a
+    checkpoint. Nothing here draws from the random states of Python or NumPy, and no precision needs a scaler."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: np.ndarray,
+        rows: dict[str, np.ndarray],
+        labels: np.ndarray,
+        chosen: Train,
+        seed: int,
+        store: Store | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.chosen, self.rows, self.seed, self.store, self.stop = chosen, rows, seed, store, stop
+        device = self.device = choose_device(chosen.device)
+        enabled = choose_precision(chosen.precision, device) == "bf16"
+        self.cast = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+        self.classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pixels = Pixels(images, device)
+        self.truth = torch.from_numpy(labels.astype(np.float32)).to(device)
+        self.weight = torch.tensor(chosen.positive_weight, device=device)
         if chosen.freeze_backbone:
-            classifier.eval()
-            classifier.head.train()
-        order = batches.cut(rows["train"][torch.randperm(images_each, generator=random).numpy()], chosen.batch_size)
-        loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
-        for at, (taken, batch) in enumerate(zip(order, pixels.stream(order), strict=True)):
-            losses, hits = step(batch, truth[torch.tensor(taken, device=device)])
-            loss += losses
-            right += hits
-            bar.update(len(taken))
-            if not bar.disable and at % 20 == 0:  # reading the loss makes the CPU wait for the GPU
-                bar.set_postfix_str(f"epoch {number}/{chosen.epochs}, loss {float(losses) / len(taken):.4f}")
+            classifier.requires_grad_(False)
+            classifier.head.requires_grad_(True)
+        self.trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.NAdam(
+            self.trained, lr=chosen.lr, weight_decay=chosen.weight_decay, decoupled_weight_decay=True
+        )
+        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimiser, factor=chosen.plateau_factor, patience=chosen.plateau_patience
+        )
+        self.epochs: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.begin_epoch()
+        self.kept_at = time.monotonic()
+        self.bar = tqdm(
+            total=chosen.epochs * len(rows["train"]), unit=" images", disable=None, smoothing=0.05, leave=True
+        )
 
-        logits = score(classifier, pixels, rows["val"], cast)
-        wanted = truth[torch.tensor(rows["val"], device=device)].cpu()
-        val_loss = binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight.cpu().double())
+    def begin_epoch(self) -> None:
+        """Order and augmentation of an epoch follow from the seed and its number alone."""
+        self.random = torch.Generator().manual_seed(self.seed * 100_003 + len(self.epochs) + 1)
+        shuffled = self.rows["train"][torch.randperm(len(self.rows["train"]), generator=self.random).numpy()]
+        self.order = batches.cut(shuffled, self.chosen.batch_size)
+        self.step = 0
+        self.losses = torch.zeros(len(self.order), device=self.device)  # summed over the images of each step
+        self.right = torch.zeros((), device=self.device)
+
+    def best_epoch(self) -> Epoch | None:
+        return min(self.epochs, key=lambda epoch: epoch.val_loss, default=None)
+
+    def ended(self) -> bool:
+        best = self.best_epoch()
+        if best is None:
+            return False
+        done = len(self.epochs)
+        return done >= self.chosen.epochs or done - best.number >= self.chosen.early_stopping
+
+    def fitted(self) -> Fitted:
+        best = self.best_epoch()
+        assert best is not None  # ended() has been true
+        return Fitted(self.best, best, len(self.epochs), stopped_early=len(self.epochs) < self.chosen.epochs)
+
+    def one_epoch(self) -> None:
+        """Train from the step that it stands at to the end of the epoch, and validate."""
+        self.classifier.train()
+        if self.chosen.freeze_backbone:
+            self.classifier.eval()
+            self.classifier.head.train()
+        left = self.order[self.step :]
+        for taken, batch in zip(left, self.pixels.stream(left), strict=True):
+            self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)])
+            self.bar.update(len(taken))
+            if self.stop() or time.monotonic() - self.kept_at > 60 * self.chosen.checkpoint_minutes:
+                self.keep()
+                self.heed()
+        self.validate()
+
+    def one_step(self, batch: Tensor, target: Tensor) -> None:
+        with self.cast:
+            logit = self.classifier(batches.augment(batch, self.chosen.augment, self.random))
+        loss = binary_cross_entropy_with_logits(logit, target, pos_weight=self.weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.chosen.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.trained, self.chosen.clip_norm)
+        self.optimiser.step()
+        self.losses[self.step] = loss.detach() * len(target)
+        self.right += ((logit.detach() > 0) == (target > 0.5)).sum()
+        self.step += 1
+        if self.step % LOOKED_AFTER == 1:  # reading a loss makes the CPU wait for the GPU
+            self.look()
+            self.bar.set_postfix_str(
+                f"epoch {len(self.epochs) + 1}/{self.chosen.epochs}, loss {float(loss.detach()):.4f}"
+            )
+
+    def look(self) -> None:
+        """Raise Mistake where a loss or a weight has become no number."""
+        bad = torch.nonzero(~torch.isfinite(self.losses[: self.step])).flatten()
+        at = None
+        if len(bad):
+            at = int(bad[0]) + 1
+        elif not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
+            at = self.step
+        if at is not None:
+            kept = " The last good checkpoint is kept." if self.store and self.store.paths() else ""
+            raise Mistake(
+                f"At epoch {len(self.epochs) + 1}, step {at} of {len(self.order)} the loss or the weights became no "
+                f"number: lower train.lr ({self.chosen.lr:g}), or set train.clip_norm to 1.0.{kept}"
+            )
+
+    def validate(self) -> None:
+        self.look()
+        logits = score(self.classifier, self.pixels, self.rows["val"], self.cast)
+        wanted = self.truth[torch.tensor(self.rows["val"], device=self.device)].cpu()
+        weight = self.weight.cpu().double()
+        val_loss = binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight)
+        number, images_each = len(self.epochs) + 1, len(self.rows["train"])
+        if not math.isfinite(val_loss):
+            raise Mistake(
+                f"The loss is {float(val_loss)} in validation after epoch {number}: lower train.lr "
+                f"({self.chosen.lr:g}), or set train.clip_norm to 1.0"
+            )
         epoch = Epoch(
             number,
-            float(loss) / images_each,
-            float(right) / images_each,
+            float(self.losses.double().sum()) / images_each,
+            float(self.right) / images_each,
             float(val_loss),
             float(((logits > 0) == (wanted > 0.5)).double().mean()),
-            optimiser.param_groups[0]["lr"],
+            self.optimiser.param_groups[0]["lr"],
         )
-        if not (math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss)):
-            raise Mistake(
-                f"The loss is {epoch.train_loss} in training and {epoch.val_loss} in validation at epoch {number}: "
-                f"lower train.lr ({chosen.lr:g}), or set train.clip_norm to 1.0"
-            )
-        report(epoch)
-        if best is None or epoch.val_loss < best.val_loss:
-            best = epoch
+        self.epochs.append(epoch)
+        if self.best_epoch() is epoch:
             # Copies: the original project kept references, so the last epoch's weights. Contiguous, for safetensors.
-            state = {
+            self.best = {
                 name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
-                for name, value in classifier.state_dict().items()
+                for name, value in self.classifier.state_dict().items()
             }
-        schedule.step(epoch.val_loss)
-        if number - best.number >= chosen.early_stopping:
-            break
-    bar.close()
-    assert best is not None  # at least one epoch has run
-    return Fitted(state, best, number, stopped_early=number < chosen.epochs)
+        self.schedule.step(epoch.val_loss)
+        self.begin_epoch()
+
+    def keep(self) -> None:
+        """Write a checkpoint of where it stands. Raises Mistake rather than keep one that is no number."""
+        if self.store is None:
+            return
+        self.look()
+        tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        tensors |= {"losses": self.losses, "right": self.right}
+        tensors |= {"random.epoch": self.random.get_state(), "random.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        facts = {
+            "epochs": self.epochs,
+            "step": self.step,
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "schedule": self.schedule.state_dict(),
+        }
+        self.store.save(len(self.epochs), self.step, Checkpoint(tensors, facts))
+        self.kept_at = time.monotonic()
+
+    def go_on(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        found = self.store.load() if self.store else None
+        if found is None:
+            return
+        tensors, facts = found
+        self.epochs = [Epoch(*figures) for figures in facts["epochs"]]
+        self.begin_epoch()
+        self.step = facts["step"]
+        self.losses, self.right = tensors["losses"].to(self.device), tensors["right"].to(self.device)
+        self.random.set_state(tensors["random.epoch"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        self.classifier.load_state_dict(_below("weights.", tensors))
+        self.best = _below("best.", tensors)
+        for name, value in _below("optimiser.", tensors).items():
+            number, _, what = name.partition(".")
+            parameter = self.trained[int(number)]  # its moments lie in memory as it does, counters on the CPU
+            moment = value.shape == parameter.shape
+            self.optimiser.state[parameter][what] = torch.empty_like(parameter).copy_(value) if moment else value
+        self.optimiser.param_groups[0]["lr"] = facts["lr"]
+        self.schedule.load_state_dict(facts["schedule"])
+        self.bar.update(len(self.epochs) * len(self.rows["train"]) + sum(map(len, self.order[: self.step])))
+        print(f"Going on after epoch {len(self.epochs)}, step {self.step}", flush=True)
+
+    def heed(self) -> None:
+        """Raise Interrupted where a person wants it to stop."""
+        if self.stop():
+            self.bar.close()
+            kept = "kept. Run the same command again, and it goes on from there; dvc repro --force starts anew"
+            lost = "lost: this training keeps no checkpoints"
+            raise Interrupted(
+                f"training stopped after epoch {len(self.epochs)}, step {self.step} of {len(self.order)}, and is "
+                f"{kept if self.store else lost}"
+            )
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def _memory(remedy: str) -> Iterator[None]:
+    """Torch's errors for too little memory, as a Mistake that says what to lower."""
+    try:
+        yield
+    except RuntimeError as error:  # OutOfMemoryError is one; on the CPU there is no type of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise Mistake(f"The memory does not suffice: {remedy}. ({str(error).splitlines()[0]})") from None
+
+
+def summarise(fitted: Fitted) -> dict[str, Any]:
+    """How the training went, for metrics/train.json."""
+    best = {name: getattr(fitted.best, name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
+    return {"best_epoch": fitted.best.number, "epochs": fitted.epochs, "stopped_early": fitted.stopped_early} | best
 
 
 def score(classifier: Classifier, pixels: Pixels, rows: np.ndarray, cast: AbstractContextManager[Any]) -> Tensor:
@@ -188,5 +359,6 @@ def score(classifier: Classifier, pixels: Pixels, rows: np.ndarray, cast: Abstra
 
 def probabilities(classifier: Classifier, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """The probability of being positive of the images at ``rows``: float64 (len(rows),), computed in fp32."""
-    logits = score(classifier.to(device), Pixels(images, device), rows, nullcontext())
+    with _memory("set train.device to cpu, or lower prepare.image_size"):
+        logits = score(classifier.to(device), Pixels(images, device), rows, nullcontext())
     return torch.sigmoid(logits.double()).numpy()

@@ -1,14 +1,16 @@
 import io
 import math
+import random
 import re
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
-from core import batches, networks, training
-from core.errors import Mistake
+from core import batches, checkpoints, networks, training
+from core.errors import Interrupted, Mistake
 
 COUNT = 48
 
@@ -22,13 +24,13 @@ def data():
     return images, labels, {"train": np.arange(32), "val": np.arange(32, COUNT)}
 
 
-def fit(chosen, data, seed=1, report=lambda epoch: None, **changes):
+def fit(chosen, data, seed=1, report=lambda epoch: None, head="linear", store=None, stop=lambda: False, **changes):
     images, labels, rows = data
     known = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "fp32"} | changes
     rules = chosen({f"train.{name.replace('__', '.')}": value for name, value in known.items()})
     training.repeatable(seed)
-    classifier = networks.Classifier("shufflenet_v2_x0_5", "linear", 32)
-    return classifier, training.fit(classifier, images, rows, labels, rules.train, seed, report)
+    classifier = networks.Classifier("shufflenet_v2_x0_5", head, 32)
+    return classifier, training.fit(classifier, images, rows, labels, rules.train, seed, report, store, stop)
 
 
 def losses(classifier, state, data):
@@ -135,7 +137,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, 
     monkeypatch.setattr(
         training, "binary_cross_entropy_with_logits", lambda logit, target, pos_weight: logit.sum() * math.nan
     )
-    with pytest.raises(Mistake, match=r"nan in training .* at epoch 1: lower train\.lr"):
+    with pytest.raises(Mistake, match=r"At epoch 1, step 1 of 4 the loss .* became no number: lower train\.lr"):
         fit(chosen, data)
 
 
@@ -214,3 +216,117 @@ def test_one_image_or_none_to_train_on_is_said(chosen, data):
     images, labels, rows = data
     with pytest.raises(Mistake, match="1 image to train on"):
         fit(chosen, (images, labels, rows | {"train": rows["train"][:1]}))
+
+
+def after(steps):
+    """A wish to stop that comes with that many steps done."""
+    calls = iter(range(1, 1_000_000))
+    return lambda: next(calls) >= steps
+
+
+def facts(fitted, epochs):
+    return fitted.best, fitted.epochs, [tuple(epoch) for epoch in epochs]
+
+
+# Four steps an epoch: within the first epoch, at the end of its last step, within a later one, and again and again.
+@pytest.mark.parametrize("stops", [[2], [4], [7], [1, 1, 3, 5, 1]])
+def test_a_training_that_was_stopped_ends_with_the_same_bytes(chosen, data, tmp_path, stops):
+    # Dropout draws from torch's own random state; the rate falls from the second epoch without improvement on.
+    rules = {"epochs": 5, "lr": 0.1, "plateau_patience": 0, "augment__brightness": 0.1}
+    whole: list = []
+    expected = fit(chosen, data, report=whole.append, head="selu", **rules)[1]
+    assert len({epoch.lr for epoch in whole}) > 1
+
+    for steps in stops:
+        with checkpoints.opened(tmp_path, "a", "m") as store, pytest.raises(Interrupted, match="goes on from there"):
+            fit(chosen, data, head="selu", store=store, stop=after(steps), **rules)
+        torch.manual_seed(99)
+    seen: list = []
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        fitted = fit(chosen, data, report=seen.append, head="selu", store=store, **rules)[1]
+    assert facts(fitted, seen) == facts(expected, whole)
+    assert save(fitted.state) == save(expected.state)
+
+
+def test_a_training_that_was_done_but_for_its_outputs_is_not_done_again(chosen, data, tmp_path, monkeypatch):
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        first = fit(chosen, data, store=store)[1]
+    monkeypatch.setattr(training._Training, "one_step", None)
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        again = fit(chosen, data, store=store)[1]
+    assert save(again.state) == save(first.state) and again[1:] == first[1:]
+
+
+def test_a_checkpoint_is_written_after_each_epoch_and_so_many_minutes(chosen, data, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(checkpoints.Store, "save", lambda self, epoch, step, checkpoint: kept.append((epoch, step)))
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        fit(chosen, data, store=store, epochs=2)
+        assert kept == [(1, 0), (2, 0)]
+        kept.clear()
+        clock = iter(range(0, 100_000, 70))  # seconds: each look at the clock is 70 s after the one before
+        monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+        fit(chosen, data, store=store, epochs=1, checkpoint_minutes=2)
+    assert kept == [(0, 2), (0, 4), (1, 0)]  # a step takes 70 s, and 140 are more than 120
+
+
+def test_training_draws_from_no_random_state_that_a_checkpoint_lacks(chosen, data):
+    before = random.getstate(), np.random.get_state()[1].tobytes()
+    fit(chosen, data, head="selu", augment__brightness=0.1, augment__contrast=0.1)
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
+
+
+def test_a_loss_that_becomes_no_number_leaves_the_last_good_checkpoint(chosen, data, tmp_path, monkeypatch):
+    plain = training.binary_cross_entropy_with_logits
+    calls = iter(range(1, 100))
+
+    def spoilt(logit, target, pos_weight):
+        return plain(logit, target, pos_weight=pos_weight) * (math.nan if next(calls) == 8 else 1)
+
+    # Validation asks for the loss once an epoch, so the eighth call is step 3 of epoch 2.
+    monkeypatch.setattr(training, "binary_cross_entropy_with_logits", spoilt)
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        with pytest.raises(Mistake, match="At epoch 2, step 3 of 4 .* The last good checkpoint is kept"):
+            fit(chosen, data, store=store)
+        kept = store.load()
+    assert len(kept.facts["epochs"]) == 1
+    assert all(value.isfinite().all() for value in kept.tensors.values())
+
+
+def test_weights_that_are_no_numbers_are_never_kept(chosen, data, tmp_path, monkeypatch):
+    """A loss may still be finite when the step that it asks for is not."""
+
+    def spoil(parameters, norm):
+        next(iter(parameters)).grad.fill_(math.inf)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spoil)
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        with pytest.raises(Mistake, match="At epoch 1, step 1 of 4"):
+            fit(chosen, data, store=store, stop=after(1))
+        assert store.load() is None
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), None])
+def test_too_little_memory_names_the_parameter_to_lower(chosen, data, monkeypatch, error):
+    def forward(self, images):
+        if error:
+            raise error
+        return torch.empty(1 << 50)  # what torch itself says on the CPU
+
+    monkeypatch.setattr(networks.Classifier, "forward", forward)
+    classifier = networks.Classifier.__new__(networks.Classifier)
+    nn.Module.__init__(classifier)
+    classifier.layer = nn.Linear(1, 1)
+    images, labels, rows = data
+    rules = chosen({"train.batch_size": 8, "train.device": "cpu"}).train
+    with pytest.raises(Mistake, match=r"lower train\.batch_size \(8\) .* allocate"):
+        training.fit(classifier, images, rows, labels, rules, 1, lambda epoch: None)
+    with pytest.raises(Mistake, match=r"train\.device to cpu"):
+        training.probabilities(classifier, images, rows["val"], torch.device("cpu"))
+
+
+def test_determinism_is_the_default_and_can_be_given_up():
+    training.repeatable(1, deterministic=False)
+    assert torch.backends.cudnn.benchmark and not torch.are_deterministic_algorithms_enabled()
+    training.repeatable(1)
+    assert not torch.backends.cudnn.benchmark and torch.are_deterministic_algorithms_enabled()
