@@ -10,6 +10,7 @@ from core.bootstrap import Scores
 from core.errors import Mistake, some
 
 LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (less is better)"}
+LESS_IS_BETTER = ["brier"]
 SURE = 0.05  # the share of equal pairs that may be called different, over all measures together
 
 

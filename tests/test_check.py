@@ -1,0 +1,143 @@
+"""Each gate passes on what is good, and fails on a planted fault for the right reason."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import comparison
+from conftest import TOP, Clone, change_parameters
+from core import comparing, gates
+from core.errors import Mistake
+
+METRICS = {"evaluate": {"threshold": 0.5, "test": {"roc_auc": {"value": 0.8, "low": 0.7}, "f1": {"value": None}}}}
+
+
+def test_a_figure_under_its_floor_or_not_defined_is_named():
+    assert gates.below(METRICS, {"evaluate.test.roc_auc": 0.8, "evaluate.threshold": 0.1}) == []
+    assert gates.below(METRICS, {"evaluate.test.roc_auc": 0.81, "evaluate.test.f1": 0.1}) == [
+        "evaluate.test.roc_auc is 0.800, and its floor in gates.yaml is 0.81",
+        "evaluate.test.f1 is not defined, and its floor in gates.yaml is 0.1",
+    ]
+    with pytest.raises(Mistake, match="metrics/ has no figure evaluate.test.auc"):
+        gates.below(METRICS, {"evaluate.test.auc": 0.5})
+
+
+def test_a_figure_farther_from_the_committed_one_than_allowed_is_named():
+    made = json.loads(json.dumps(METRICS))
+    made["evaluate"]["test"]["roc_auc"]["value"] = 0.85
+    assert gates.far(METRICS, made, {"evaluate.test.roc_auc": 0.06}) == []
+    assert gates.far(METRICS, made, {"evaluate.test.roc_auc": 0.04}) == [
+        "evaluate.test.roc_auc is 0.850 here and 0.800 as committed: more than 0.04 apart"
+    ]
+
+
+def test_a_truly_worse_model_is_told_apart_and_an_equal_one_is_not():
+    """Models of a simulation: the distance of the classes is 2.5 and 1.5 standard deviations, or 1.5 for both."""
+    worse, images = comparison.runs(1, (comparison.BETTER, comparison.EQUAL))
+    said = gates.worse(comparing.measure(worse, images), "main")
+    assert any("roc_auc is 0.9" in line and "on main: worse by more than chance, -0.0" in line for line in said)
+    assert any(line.startswith("brier is") and ", +0.0" in line for line in said)  # where less is better
+    for distances in ((comparison.EQUAL, comparison.BETTER), (comparison.EQUAL, comparison.EQUAL)):
+        runs, images = comparison.runs(1, distances)
+        assert gates.worse(comparing.measure(runs, images), "main") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("floors: {}", "tolerance: Field required"), ("floors: {auc: 0.5}", "floors.auc"), ("[", "is not YAML"),
+     ("floors: {}\ntolerance: {a.b: -1}\naccepted: {}", "tolerance.a.b: Input should be greater")],
+)  # fmt: skip
+def test_a_mistake_in_gates_yaml_is_one_line(tmp_path, text, says):
+    (tmp_path / "gates.yaml").write_text(text)
+    with pytest.raises(Mistake, match=says) as caught:
+        gates.limits(str(tmp_path / "gates.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def bare(clone, tmp_path):
+    """What CI checks out: the committed files, and nothing of DVC's cache."""
+    clone.run("git", "clone", "-q", ".", tmp_path / "bare")
+    return Clone(tmp_path / "bare")
+
+
+def check(clone, *arguments, good=True):
+    return clone.run(sys.executable, "stages/check.py", *arguments, good=good)
+
+
+@pytest.mark.slow
+def test_fresh_passes_without_a_cache_and_fails_for_code_parameters_data_and_metrics(bare, clone):
+    assert "fresh passes: dvc.lock matches" in check(bare, "fresh")
+    for path, old, new, stages in (
+        ("params.yaml", "threshold: 0.5", "threshold: 0.4", "evaluate would run"),
+        ("stages/core/splitting.py", '"""', '"""Changed. ', "split"),
+        ("metrics/evaluate.json", '"threshold": 0.5', '"threshold": 0.6', "evaluate would run"),
+        ("dvc.lock", "data.unusable: fail", "data.unusable: drop", "prepare"),
+        ("dvc.lock", "  split:", "  spilt:", "split"),
+    ):
+        file = bare.folder / path
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        said = check(bare, "fresh", good=False)
+        assert "fresh FAILS: dvc.lock is behind code, parameters or data: " in said and stages in said
+        file.write_text(text)
+    with (clone.folder / "data/split.csv").open("a") as file:  # where the data are at hand
+        file.write("1\n")
+    assert "fresh FAILS" in check(clone, "fresh", good=False)
+
+
+@pytest.mark.slow
+def test_repeat_passes_for_the_committed_bytes_and_fails_for_others(bare):
+    assert "repeat passes: every output has the committed bytes" in check(bare, "repeat")
+    # As if it had been committed on another machine, with another split and too good a figure.
+    for path, old, new in (
+        ("metrics/provenance/train.json", '"threads": ', '"threads": 9'),
+        ("metrics/evaluate.json", '"brier": {\n      "value": 0', '"brier": {\n      "value": 9'),
+    ):
+        file = bare.folder / path
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+    lock = bare.folder / "dvc.lock"
+    md5 = next(line for line in lock.read_text().split("data/split.csv")[1].splitlines() if "md5: " in line)
+    lock.write_text(lock.read_text().replace(md5.strip(), "md5: " + "f" * 32))
+    bare.run("git", "config", "user.email", "a@b")
+    bare.run("git", "config", "user.name", "a")
+    bare.run("git", "commit", "-qam", "Planted")
+    said = check(bare, "repeat", good=False)
+    assert "repeat FAILS: split gives another data/split.csv than dvc.lock has" in said
+    assert "repeat FAILS: evaluate.test.brier is 0." in said and "as committed: more than 0.04 apart" in said
+
+
+@pytest.mark.slow
+def test_better_fails_under_a_floor_and_where_the_target_cannot_be_read(clone, bare):
+    (clone.folder / "gates.yaml").write_text("floors: {evaluate.test.brier: 0.0}\ntolerance: {}\naccepted: {}\n")
+    assert "better passes: no figure is under its floor, and none is worse than on main" in check(clone, "better")
+    (clone.folder / "gates.yaml").write_text("floors: {evaluate.test.brier: 0.99}\ntolerance: {}\naccepted: {}\n")
+    assert "better FAILS: evaluate.test.brier is 0." in check(clone, "better", good=False)
+    assert "nowhere is no commit, branch" in check(clone, "better", "--target", "nowhere", good=False)
+    assert "is neither in DVC's cache here nor in a remote" in check(bare, "better", good=False)
+    assert "there is no gate best: there are fresh, repeat, better" in check(clone, "best", good=False)
+
+
+@pytest.mark.slow
+def test_a_pull_request_is_compared_on_one_machine_and_fails_with_its_gate(clone):
+    clone.run("git", "checkout", "-q", "-b", "change")
+    change_parameters(clone.folder / "params.yaml", {"evaluate.threshold": 0.4})
+    (clone.folder / "gates.yaml").write_text("floors: {evaluate.test.roc_auc: 1.01}\ntolerance: {}\naccepted: {}\n")
+    clone.run("git", "commit", "-qam", "Change")
+    found = subprocess.run(["bash", ".ci/compare", "main"], cwd=clone.folder, capture_output=True, text=True)
+    assert found.returncode == 1, found.stderr
+    assert "| ROC AUC |" in found.stdout and "`evaluate.threshold: 0.5 -> 0.4`" in found.stdout
+    assert (
+        "better FAILS: evaluate.test.roc_auc is 0." in found.stdout
+        and "its floor in gates.yaml is 1.01" in found.stdout
+    )
+
+
+def test_the_committed_figures_hold_the_committed_floors():
+    metrics = {name: json.loads((TOP / f"metrics/{name}.json").read_text()) for name in ("train", "evaluate")}
+    limits = gates.limits(str(TOP / "gates.yaml"))
+    assert gates.below(metrics, limits.floors) == [] and gates.far(metrics, metrics, limits.tolerance) == []
