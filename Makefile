@@ -1,9 +1,11 @@
-# make help lists the targets. All of them work without a network once .venv is made.
+# make help lists the targets. All of them work without a network once .venv is made; audit and lock ask the index.
 PYTHON ?= python3
+GATES ?= fresh repeat better
+TARGET ?= main
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-fast lint clean
+.PHONY: help repro test test-fast lint check audit lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,21 +19,32 @@ repro: .venv/ready  ## install what is needed, run the pipeline, say where the r
 	@echo "Scores   data/predictions.csv, an image a row"
 	@echo "Model    models/; python stages/predict.py IMAGE_OR_FOLDER"
 
-test: .venv/ready-dev  ## all tests, training ones too
+test: .venv/ready  ## all tests, training ones too
 	python -m pytest
 
-test-fast: .venv/ready-dev  ## tests that neither train nor run DVC
+test-fast: .venv/ready  ## tests that neither train nor run DVC
 	python -m pytest -m "not slow"
 
-lint: .venv/ready-dev  ## style and types
+lint: .venv/ready  ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
 
+check: .venv/ready  ## the gates: dvc.lock fresh, result repeatable, no worse than on TARGET (main)
+	python stages/check.py $(GATES) --target $(TARGET)
+
+audit: .venv/ready  ## locked packages: withdrawn, in quarantine, known vulnerabilities
+	python .ci/audit.py
+
+lock: .venv/ready  ## write requirements.lock anew, from requirements.txt and requirements-dev.txt
+	python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" -o requirements.lock requirements.txt requirements-dev.txt
+
 clean:  ## delete the environment; data, models and caches stay
 	rm -rf .venv
 
-.venv/ready: requirements.txt
+.venv/ready: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or later is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)." \
 	    "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -40,9 +53,5 @@ clean:  ## delete the environment; data, models and caches stay
 	@free=$$(df -Pk . | awk 'NR == 2 {print $$4}'); [ -d .venv ] || [ "$$free" -ge 7000000 ] || \
 	  { echo "7 GB of disk are needed, most of them for PyTorch, and $$((free / 1000000)) GB are free here."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
-
-.venv/ready-dev: .venv/ready requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@

@@ -12,7 +12,7 @@ from conftest import TOP
 def make(tmp_path):
     """Run make on the project's Makefile in an empty folder, with some commands of the machine replaced."""
     (tmp_path / "Makefile").write_text((TOP / "Makefile").read_text())
-    (tmp_path / "requirements.txt").write_text("")
+    (tmp_path / "requirements.lock").write_text("")
     (tmp_path / "bin").mkdir()
 
     def run(*arguments, **replaced):
@@ -31,7 +31,7 @@ def make(tmp_path):
 def test_help_lists_every_target_that_has_a_description(make):
     code, said = make("help")
     assert code == 0
-    for target in ("repro", "test", "test-fast", "lint", "clean"):
+    for target in ("repro", "test", "test-fast", "lint", "check", "audit", "lock", "clean"):
         assert f"\n{target} " in f"\n{said}"
 
 
