@@ -1,6 +1,9 @@
 """What several tests need: images as files, a checked params.yaml, and the real archive where it is at hand."""
 
 import io
+import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,11 @@ from core import params
 
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
+STAGES = ["download", "prepare", "audit", "split", "train", "evaluate"]
+SMALL = {
+    "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
+    "train.epochs": 1, "model.backbone": "shufflenet_v2_x0_5",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +77,76 @@ def put(folder: Path, files: dict[str, bytes | str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return folder
+
+
+class Clone:
+    """A clone of the working tree, as a user has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command, good=True):
+        found = subprocess.run(
+            [*map(str, command)], cwd=self.folder, capture_output=True, text=True, timeout=600,
+            env={name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))},
+        )  # fmt: skip
+        assert (found.returncode == 0) is good, f"{command}\n{found.stdout}\n{found.stderr}"
+        return found.stdout + found.stderr
+
+    def ran(self, *command):
+        """The stages that a command of DVC ran."""
+        said = self.run(*command)
+        return [stage for stage in STAGES if f"Running stage '{stage}'" in said]
+
+    def metrics(self, name):
+        return json.loads((self.folder / "metrics" / f"{name}.json").read_text())
+
+    def reset(self):
+        """Back to what is committed."""
+        self.run("git", "checkout", "-q", "-f", "main")
+        self.run("git", "clean", "-fdq")
+        self.run("dvc", "checkout", "-q", "-f")
+
+    def change(self, key, value):
+        """Edit one key of params.yaml."""
+        change_parameters(self.folder / "params.yaml", {key: value})
+
+
+def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
+    """The files that git tracks or would track, as one commit, without anyone's cache."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (TOP / name).is_file():
+            put(folder, {name: (TOP / name).read_bytes()})
+    clone = Clone(folder)
+    clone.run("git", "init", "-q", "-b", "main")
+    clone.run("git", "config", "user.name", "Test")
+    clone.run("git", "config", "user.email", "test@example.org")
+    change_parameters(folder / "params.yaml", small)
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "As cloned")
+    return clone
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory):
+    """A clone in which the small pipeline has run and is committed."""
+    clone = clone_to(tmp_path_factory.mktemp("clone"))
+    clone.first = clone.ran("dvc", "repro")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "Small run")
+    return clone
+
+
+@pytest.fixture(autouse=True)
+def restored(request):
+    """Each test finds the clone as committed, and DVC's cache full."""
+    yield
+    if "clone" in request.fixturenames:
+        request.getfixturevalue("clone").reset()

@@ -1,98 +1,19 @@
 """The pipeline as its users run it: real DVC in a temporary clone, on a small set of phantoms."""
 
 import json
-import os
 import shutil
-import subprocess
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from conftest import TOP, change_parameters, image, put
+from conftest import STAGES, Clone, clone_to, image, put
 
 pytestmark = pytest.mark.slow
-
-SMALL = {
-    "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
-    "train.epochs": 1, "model.backbone": "shufflenet_v2_x0_5",
-}  # fmt: skip
-STAGES = ["download", "prepare", "audit", "split", "train", "evaluate"]
-
-
-class Clone:
-    """A clone of the working tree, as a user has it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def run(self, *command, good=True):
-        found = subprocess.run(
-            [*map(str, command)], cwd=self.folder, capture_output=True, text=True, timeout=600,
-            env={name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))},
-        )  # fmt: skip
-        assert (found.returncode == 0) is good, f"{command}\n{found.stdout}\n{found.stderr}"
-        return found.stdout + found.stderr
-
-    def ran(self, *command):
-        """The stages that a command of DVC ran."""
-        said = self.run(*command)
-        return [stage for stage in STAGES if f"Running stage '{stage}'" in said]
-
-    def metrics(self, name):
-        return json.loads((self.folder / "metrics" / f"{name}.json").read_text())
-
-    def change(self, key, value):
-        """Edit one key of params.yaml."""
-        change_parameters(self.folder / "params.yaml", {key: value})
-
-
-def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
-    """The files that git tracks or would track, as one commit, without anyone's cache."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=TOP,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (TOP / name).is_file():
-            put(folder, {name: (TOP / name).read_bytes()})
-    clone = Clone(folder)
-    clone.run("git", "init", "-q", "-b", "main")
-    clone.run("git", "config", "user.name", "Test")
-    clone.run("git", "config", "user.email", "test@example.org")
-    change_parameters(folder / "params.yaml", small)
-    clone.run("git", "add", "-A")
-    clone.run("git", "commit", "-qm", "As cloned")
-    return clone
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone in which the small pipeline has run and is committed."""
-    clone = clone_to(tmp_path_factory.mktemp("clone"))
-    clone.first = clone.ran("dvc", "repro")
-    clone.run("git", "add", "-A")
-    clone.run("git", "commit", "-qm", "Small run")
-    return clone
-
-
-@pytest.fixture(autouse=True)
-def restored(request):
-    """Each test finds the clone as committed, and DVC's cache full."""
-    yield
-    if "clone" in request.fixturenames:
-        clone = request.getfixturevalue("clone")
-        clone.run("git", "checkout", "-q", "-f", "main")
-        clone.run("git", "clean", "-fdq")
-        clone.run("dvc", "checkout", "-q", "-f")
 
 
 def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
@@ -181,6 +102,11 @@ def test_experiments_set_parameters_queue_and_run_aside(clone):
     shown = clone.run("dvc", "exp", "show", "--csv")
     assert {"plain", "aside", "queued"} <= set(shown.replace("\n", ",").split(","))
     assert clone.metrics("evaluate")["threshold"] == 0.5
+    # What each ran with travels with it.
+    commit = clone.run("git", "for-each-ref", "--format=%(objectname)", "refs/exps/*/*/queued").strip()
+    record = json.loads(clone.run("git", "show", f"{commit}:metrics/provenance/evaluate.json"))
+    assert record["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["fingerprint"] != clone.metrics("provenance/evaluate")["fingerprint"]
     compared = json.loads(clone.run("dvc", "metrics", "diff", "--json", "main", "queued"))
     assert compared["metrics/evaluate.json"]["threshold"] == {"old": 0.5, "new": 0.2, "diff": -0.3}
 

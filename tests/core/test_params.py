@@ -3,6 +3,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from conftest import TOP
 from core import params
@@ -63,7 +64,8 @@ def test_what_is_no_mapping_is_one_line(tmp_path, text):
 @pytest.mark.parametrize(
     ("source", "location", "sha256", "message"),
     [
-        ("archive", "http://example.org/a.zip", "0" * 64, "must be https"),
+        ("archive", "http://example.org/a.zip", "0" * 64, "must be a path or an https address"),
+        ("archive", "ftp://example.org/a.zip", "0" * 64, "must be a path or an https address"),
         ("archive", "https://example.org/a.zip", None, "sha256 is null"),
         ("folder", "here", "0" * 64, "sha256 must be null for source folder"),
         ("kaggle", "only-a-name", None, "must be owner/name"),
@@ -72,6 +74,18 @@ def test_what_is_no_mapping_is_one_line(tmp_path, text):
 def test_sources_that_cannot_be_trusted_are_refused(chosen, source, location, sha256, message):
     with pytest.raises(Mistake, match=message):
         chosen({"data.source": source, "data.location": location, "data.sha256": sha256})
+
+
+@pytest.mark.parametrize("source", ["archive", "kaggle", "folder", "phantom"])
+@pytest.mark.parametrize(
+    "location",
+    ["https://me:hunter2@example.org/a.zip", "https://hunter2@example.org/a.zip",
+     "https://example.org/a.zip?X-Amz-Signature=hunter2", "https://example.org/a.zip?download=1&access_token=hunter2"],
+)  # fmt: skip
+def test_a_credential_is_refused_before_git_sees_it_and_never_repeated(chosen, source, location):
+    with pytest.raises(Mistake, match="location holds a user, a password or a token") as caught:
+        chosen({"data.source": source, "data.location": location, "data.sha256": "0" * 64})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_stage_gets_only_the_keys_that_it_declares(tmp_path):
@@ -96,25 +110,55 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def places(document, above=()):
+    """Every key of params.yaml, at whatever depth."""
+    for key, value in document.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from places(value, (*above, key))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
-    from ruamel.yaml import YAML
-
     document = YAML(typ="safe", pure=True).load(TEXT)
-    section = data.draw(st.sampled_from([*document]))
-    value = data.draw(VALUES)
-    if isinstance(document[section], dict):
-        document[section][data.draw(st.sampled_from([*document[section]]))] = value
+    *above, key = data.draw(st.sampled_from(list(places(document))))
+    section = document
+    for name in above:
+        section = section[name]
+    action = data.draw(st.sampled_from(["change", "remove", "add"]))
+    if action == "remove":
+        del section[key]
     else:
-        document[section] = value
+        section[key if action == "change" else data.draw(st.text(max_size=5))] = data.draw(VALUES)
     path = tmp_path / "params.yaml"
     with path.open("w") as file:
         YAML(typ="safe", pure=True).dump(document, file)
+    before = sorted(tmp_path.iterdir())
     try:
-        params.load(*document, path=path)
+        params.load(*params.Params.model_fields, path=path)
     except Mistake as mistake:
-        assert "params.yaml" in str(mistake)
+        assert str(mistake).startswith(f"{path}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+SCALARS = ["2020-01-01", "0o17", "1_000", "~", "!!binary aGk=", "&a [*a]", "*a", ".inf", "-.nan", "{", "[1", "'", "? x",
+           "- 1", "|", ">", "!!set {a}", "!!python/name:os.system", "1e400", "9" * 400, "1:30", "<<: 1", "%YAML 9",
+           "---", "\t1", "\x85", "{a: 1, a: 2}", "!!float x", "!!int x", "!!timestamp x", "2020-99-99"]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    line=st.sampled_from(re.findall(r"^ *\w+:.*$", TEXT, re.MULTILINE)),
+    value=st.sampled_from(SCALARS) | st.text(max_size=9),
+)
+def test_no_text_in_the_place_of_a_value_gives_a_traceback(tmp_path, line, value):
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT.replace(line, f"{line.partition(':')[0]}: {value}", 1), encoding="utf-8", errors="replace")
+    try:
+        params.load(*params.Params.model_fields, path=path)
+    except Mistake as mistake:
+        assert str(mistake).startswith(f"{path}")
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,283 @@
+"""Every bad input that we could think of: what is given, what the user sees, what is left on disk.
+
+``python tests/test_bad_input.py`` prints the table with each message in full.
+"""
+
+import io
+import os
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))  # for the call above
+
+import audit
+import download
+import prepare
+import split
+from conftest import TOP, change_parameters, image, put
+from core import running, tables
+
+RAW = ["data/raw/images.zip", "data/raw/labels.csv", "data/raw/lists.csv", "data/raw/provenance.json"]
+GOOD = {f"{label}/{label}{number}.png": image(90 * label + 5 * number) for label in (0, 1) for number in range(4)}
+FOLDER = {"data.source": "folder", "data.location": "given"}
+TABLE = FOLDER | {"data.labels": "labels.csv"}
+ARCHIVE = {"data.source": "archive", "data.location": "given/a"}
+
+
+class Case(NamedTuple):
+    """``given`` is put into the folder of that name; ``says`` is what the message must match, or empty where the
+    input is fine; ``left`` the files below data/ afterwards."""
+
+    what: str
+    given: dict[str, bytes | str]
+    params: dict[str, object]
+    says: str
+    left: list[str]
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, kind, **options)
+    return written.getvalue()
+
+
+def huge() -> bytes:
+    """A valid grey PNG of 30,000 x 30,000 pixels in one megabyte."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(30_001) * 1000) for _ in range(30)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def odd(what: str, name: str, content: bytes, says: str = "") -> Case:
+    """One odd image among eight good ones."""
+    prepared = ["data/prepared/images.npy", "data/prepared/index.csv", "data/prepared/thumbnails.npy"]
+    left = RAW if says else sorted(RAW + prepared)
+    return Case(what, GOOD | {f"1/{name}": content}, FOLDER, says and rf"1 of 9 images .*1/{name} \({says}", left)
+
+
+def labels(what: str, content: bytes | str, says: str = "", **params: object) -> Case:
+    pictures = {f"{number}.png": image(20 * number) for number in range(4)}
+    changes = TABLE | {f"data.{key}": value for key, value in params.items()}
+    return Case(what, pictures | {"labels.csv": content}, changes, says, [] if says else RAW)
+
+
+def named(what: str, name: str, says: str = "") -> Case:
+    return Case(what, GOOD | {name: image(7)}, FOLDER, says, [] if says else RAW)
+
+
+def archive(what: str, content: bytes, says: str) -> Case:
+    return Case(what, {"a": content}, ARCHIVE, says, [])
+
+
+def zipped(members: dict[str, bytes], **changes: int) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in members.items():
+            entry = zipfile.ZipInfo(name)
+            for key, value in changes.items():
+                setattr(entry, key, value)
+            made.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return written.getvalue()
+
+
+def tarred(kind: bytes, name: str = "1/a.png", link: str = "", compression: str = "", size: int = 0) -> bytes:
+    """A tar with one member, which may claim to be larger than it is."""
+    written = io.BytesIO()
+    if size:
+        entry = tarfile.TarInfo(name)
+        entry.size = size
+        return entry.tobuf() + bytes(5000)
+    with tarfile.open(fileobj=written, mode=f"w:{compression}") as made:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, link
+        content = np.random.default_rng(1).bytes(5000) if kind == tarfile.REGTYPE else b""
+        entry.size = len(content)
+        made.addfile(entry, io.BytesIO(content))
+    return written.getvalue()
+
+
+def encrypted() -> bytes:
+    """Bit 0 of the flags says so, in the member's own header and in the directory."""
+    content = bytearray(zipped(GOOD))
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = -1
+        while (at := content.find(mark, at + 1)) >= 0:
+            content[at + place] |= 1
+    return bytes(content)
+
+
+deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+turned = Image.new("L", (8, 4)).getexif()
+turned[0x0112] = 6
+frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
+rows = "0.png,0\n1.png,0\n2.png,1\n3.png,1\n"
+
+CASES = [
+    odd("an image cut off", "x.png", image(np.random.default_rng(1).integers(0, 255, (64, 64), np.uint8))[:-900], "image file is truncated"),
+    odd("a text under an image's name", "x.png", b"no image", "not an image"),
+    odd("an image of zero bytes", "x.png", b"", "not an image"),
+    odd("a JPEG named .png", "x.png", image(9, kind="JPEG")),
+    odd("grey of 16 bits", "x.png", encoded(Image.fromarray(deep), "PNG")),
+    odd("grey of 32 bits beyond 16", "x.tif", encoded(Image.fromarray(deep.astype(np.int32) * 9), "TIFF"), "grey values from 0 to 567000 don't fit into 16 bits"),
+    odd("floating-point grey", "x.tif", encoded(Image.fromarray(deep.astype(np.float32)), "TIFF"), "floating-point pixels have no known range"),
+    odd("CMYK", "x.jpg", image(9, kind="JPEG", mode="CMYK")),
+    odd("a palette", "x.png", image(9, mode="P")),
+    odd("an alpha channel", "x.png", image(9, mode="RGBA")),
+    odd("turned by EXIF", "x.jpg", encoded(Image.new("L", (8, 4)), "JPEG", exif=turned)),
+    odd("1 x 1 pixel", "x.png", image(9, size=(1, 1))),
+    odd("30,000 x 30,000 pixels", "x.png", huge(), r"Image size \(900000000 pixels\) exceeds limit"),
+    odd("an animation", "x.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])),
+    named("a name with spaces", "1/my image (1).png"),
+    named("a name in Unicode", "1/Brust-Präparat 乳腺 é.png"),
+    named("names that differ in case alone", "1/10.PNG"),
+    named("a path of 300 characters", "1/" + "d" * 150 + "/1/" + "n" * 140 + ".png"),
+    named("a line break in a name", "1/a\nb.png", r"holds a file whose name can't be written: '1/a\\nb.png'. Rename it"),
+    named("a third folder of images", "2/x.png", r"must hold two classes, .*found .*'0' \(4 images\).*'2' \(1 images\)"),
+    Case("one class alone", {"1/a.png": image(1)}, FOLDER, r"must hold two classes, .*found '1' \(1 images\)", []),
+    Case("a folder without images", {"a.txt": "x"}, FOLDER, "there is no image in it", []),
+    Case("a folder that is not there", {}, FOLDER | {"data.location": "gone"}, "data.location: there is no folder", []),
+    labels("labels with BOM", b"\xef\xbb\xbffile,label\n" + rows.encode()),
+    labels("labels with CRLF", ("file,label\n" + rows).replace("\n", "\r\n")),
+    labels("labels without a column", "name,label\n" + rows, r"labels.csv has no column 'file' \(data.file_column\); it has 'name', 'label'"),
+    labels("labels with semicolons", ("file,label\n" + rows).replace(",", ";"), "labels.csv has no column 'file' .* it has 'file;label'"),
+    labels("an empty label", "file,label\n" + rows.replace("1.png,0", "1.png,"), "1 images without a label: 1.png"),
+    labels("a label nan", "file,label\n" + rows.replace("1.png,0", "1.png,nan"), r"must hold two classes, .*'nan' \(1 images\)"),
+    labels("three classes", "file,label\n" + rows.replace("1.png,0", "1.png,2"), r"must hold two classes, .*'2' \(1 images\)"),
+    labels("one class in a table", "file,label\n" + rows.replace(",1", ",0"), r"must hold two classes, .*found '0' \(4 images\)"),
+    labels("a table with a header alone", "file,label\n", "4 images without a label"),
+    labels("an empty table", "", "labels.csv can't be read as a CSV"),
+    labels("a table in Latin-1", ("file,label,é\n" + rows).encode("latin-1"), "labels.csv can't be read as a CSV in UTF-8"),
+    labels("a file named twice", "file,label\n" + rows + "3.png,0\n", "1 names given twice in labels.csv: 3.png"),
+    labels("a name that leaves the source", "file,label\n" + rows.replace("3.png", "../3.png"), r"1 labels without an image: \.\./3.png"),
+    labels("an absolute name", "file,label\n" + rows.replace("3.png", "/etc/3.png"), "1 labels without an image: /etc/3.png"),
+    labels("no such positive class", "file,label\n" + rows, "one of them data.positive = 'malignant'", positive="malignant"),
+    archive("an archive that leaves its folder", zipped({"../../1/a.png": b"x"}), r"the path '\.\./\.\./1/a.png' leaves the archive"),
+    archive("an archive with an absolute path", zipped({"/etc/a.png": b"x"}), "the path '/etc/a.png' leaves the archive"),
+    archive("an archive with a name of 300 characters", zipped({"n" * 300: b"x"}), "is damaged: .*File name too long"),
+    archive("a zip with a symbolic link", zipped({"1/a.png": b"/etc/passwd"}, external_attr=0o120777 << 16, create_system=3), "1/a.png is a symbolic link"),
+    archive("a tar with a symbolic link", tarred(tarfile.SYMTYPE, link="/etc/passwd"), "1/a.png is a symbolic link or a device"),
+    archive("a tar with a hard link out of it", tarred(tarfile.LNKTYPE, link="../../../etc/passwd"), "leaves the archive"),
+    archive("a tar with a device", tarred(tarfile.CHRTYPE), "1/a.png is a symbolic link or a device"),
+    archive("an archive bomb", tarred(tarfile.REGTYPE, size=1 << 43), "unpacks to more than this disk has free, or to more than 1 TiB"),
+    archive("an archive in an archive", zipped({"inner.zip": zipped(GOOD)}), "there is no image in it .*; it holds archives, .* first: inner.zip"),
+    archive("an encrypted archive", encrypted(), r"0/00.png is encrypted: give an archive without a password"),
+    archive("a zip cut off", zipped(GOOD)[:-30], "is neither a zip nor a tar|is damaged"),
+    archive("a tar.gz cut off", tarred(tarfile.REGTYPE, compression="gz")[:-50], "is damaged"),
+    archive("no archive", b"something else", "is neither a zip nor a tar"),
+    Case("no archive there", {}, ARCHIVE, "data.location: there is no archive", []),
+    Case("another archive than expected", {"a": zipped(GOOD)}, ARCHIVE | {"data.sha256": "0" * 64}, "given/a has the sha256 .* and data.sha256 is 000", []),
+    Case("a password in an address", {}, ARCHIVE | {"data.location": "https://me:pw@example.org/a.zip"}, "data: location holds a user, a password or a token", []),
+]  # fmt: skip
+
+
+@contextmanager
+def within(folder: Path):
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def run(case: Case, folder: Path, *stages: Callable[[], None]) -> tuple[str, list[str]]:
+    """The message, and the files below data/."""
+    put(folder / "given", case.given)
+    change_parameters(folder / "params.yaml", case.params)
+    said = ""
+    with within(folder):
+        try:
+            for stage in stages:
+                running.script(stage)
+        except SystemExit as ended:
+            said = str(ended)
+        return said, sorted(str(path) for path in Path("data").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_the_user_sees_what_is_wrong_and_nothing_half_written_is_left(case, tmp_path):
+    of_one_image = "data/prepared/index.csv" in case.left or "of 9 images" in case.says
+    said, left = run(case, tmp_path, *([download.main, prepare.main] if of_one_image else [download.main]))
+    assert re.search(case.says, said) if case.says else said == ""
+    assert left == case.left
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "of 9 images" in case.says], ids=lambda case: case.what)
+def test_what_cannot_be_decoded_is_left_out_where_that_is_asked_for(case, tmp_path):
+    dropped = case._replace(params=case.params | {"data.unusable": "drop"})
+    said, _ = run(dropped, tmp_path, download.main, prepare.main)
+    assert said == "" and len(tables.read(tmp_path / "data/prepared/index.csv", tables.INDEX)) == 8
+
+
+def test_a_huge_image_is_refused_in_bounded_memory(tmp_path):
+    """Decoded it would take 900 MB; the limit on memory is 500 MB above what the stages need without it."""
+    put(tmp_path / "given", GOOD | {"1/x.png": huge()})
+    change_parameters(tmp_path / "params.yaml", FOLDER)
+    code = (
+        "import resource, download, prepare\n"
+        "download.main()\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)\n"
+        "prepare.main()\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                           env=os.environ | {"PYTHONPATH": str(TOP / "stages")})  # fmt: skip
+    assert found.returncode == 1 and "x.png (Image size (900000000 pixels) exceeds limit" in found.stderr
+
+
+def patients(positive: int) -> dict[str, bytes]:
+    """Ten patients of four images, so many of whom are positive."""
+    random = np.random.default_rng(1)
+    return {
+        f"{int(number < positive)}/p{number}_{view}.png": image(random.integers(0, 255, (16, 16), np.uint8))
+        for number in range(10)
+        for view in range(4)
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (patients(1), "1 groups with a positive image for 3 parts.*Only images of more patients help"),
+        (patients(2), "val has one class only: most measures on it are not defined"),
+        ({name: image(5) for name in patients(5)}, "the part val would get no image.*If they show nothing .blank images., leave them"),
+    ],
+    ids=["one positive patient", "two positive patients", "all images equal"],
+)  # fmt: skip
+def test_a_split_that_leaves_a_part_without_positives_says_so(given, says, tmp_path, capsys):
+    case = Case("", given, FOLDER | {"data.patient": "(?P<patient>p.)_"}, says, [])
+    said, left = run(case, tmp_path, download.main, prepare.main, audit.main, split.main)
+    assert re.search(says, said + capsys.readouterr().out, re.DOTALL)
+    assert ("data/split.csv" in left) is (said == "")
+
+
+if __name__ == "__main__":
+    print("| given | what the user sees | left below data/ |\n|---|---|---|")
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            stages = [download.main, prepare.main]
+            standing, sys.stdout = sys.stdout, io.StringIO()
+            said, left = run(case, Path(folder), *stages)
+            sys.stdout = standing
+            said = " ".join(said.replace(folder, "").split()).replace("|", "\\|")
+            kept = {0: "nothing", len(RAW): "data/raw/"}.get(len(left), "data/raw/, data/prepared/")
+            print(f"| {case.what} | {said or '(read)'} | {kept} |")

@@ -1,0 +1,207 @@
+"""Runs that are killed, interrupted, doubled, or out of disk: real DVC in a clone, on a small set of phantoms."""
+
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from ruamel.yaml import YAML
+
+import kills
+from conftest import STAGES
+
+pytestmark = pytest.mark.slow
+
+# Longer than the other tests train, so that there is something to interrupt.
+LONGER = {"train.epochs": 12, "train.early_stopping": 12, "train.checkpoint_minutes": 0.002}
+
+
+def start(clone, *command):
+    """A command in a process group of its own, as a terminal gives it."""
+    return subprocess.Popen(
+        command, cwd=clone.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def kept(clone):
+    return list((clone.folder / ".checkpoints").glob("*/[0-9]*.safetensors"))
+
+
+def until_training(clone, process, epochs=1):
+    """Wait until checkpoints of so many epochs have been written."""
+    end = time.monotonic() + 120
+    while not any(int(path.name.partition("-")[0]) >= epochs for path in kept(clone)):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def stop(process, number):
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode
+    return said
+
+
+@pytest.fixture(scope="module")
+def calm(clone):
+    """The longer training, undisturbed: its lock, and with it the hash of every output."""
+    for key, value in LONGER.items():
+        clone.change(key, value)
+    said = clone.run("dvc", "repro")
+    assert "Going on after" not in said and not kept(clone)
+    shutil.rmtree(clone.folder / ".dvc/cache/runs")  # else a repetition would be taken from there
+    return (clone.folder / "dvc.lock").read_text()
+
+
+@pytest.fixture
+def longer(clone, calm):
+    """The clone, about to train longer."""
+    clone.reset()
+    for key, value in LONGER.items():
+        clone.change(key, value)
+    yield clone
+    shutil.rmtree(clone.folder / ".dvc/cache/runs", ignore_errors=True)
+    shutil.rmtree(clone.folder / ".checkpoints", ignore_errors=True)
+
+
+def lock(clone):
+    return (clone.folder / "dvc.lock").read_text()
+
+
+def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bytes(longer, calm):
+    for epochs, victim in ((1, "all"), (3, "stage"), (6, "all"), (8, "dvc")):
+        process = start(longer, "dvc", "repro")
+        until_training(longer, process, epochs)
+        time.sleep(random.uniform(0, 0.3))
+        kills.kill(process, longer.folder, victim)
+    longer.run("dvc", "repro")  # waits for the training that the killed DVC has left behind
+    assert lock(longer) == calm and not kept(longer)
+    assert not list(longer.folder.rglob("*unfinished*"))
+
+
+def test_ctrl_c_leaves_a_training_that_goes_on_and_force_starts_it_anew(longer, calm):
+    process = start(longer, "dvc", "repro")
+    until_training(longer, process, epochs=2)
+    said = stop(process, signal.SIGINT)
+    assert "Interrupted: training stopped after epoch" in said and "Run the same command again" in said
+    assert "Traceback" not in said and kept(longer)
+    said = longer.run("dvc", "repro")
+    assert re.search(r"Going on after epoch [2-9]", said)
+    assert lock(longer) == calm and not kept(longer)
+
+    process = start(longer, "dvc", "repro", "--force", "--single-item", "train")
+    until_training(longer, process)
+    stop(process, signal.SIGTERM)
+    assert "Going on after" not in longer.run("dvc", "repro", "-f", "-s", "train")
+    assert not kept(longer)
+
+
+def test_a_checkpoint_of_other_parameters_data_or_code_is_not_used(longer, calm):
+    process = start(longer, "dvc", "repro")
+    until_training(longer, process)
+    stop(process, signal.SIGKILL)
+    shutil.copytree(longer.folder / ".checkpoints", longer.folder / "kept")
+
+    def trains_anew():
+        said = longer.run("python", "stages/train.py")
+        assert "Going on after" not in said
+        shutil.rmtree(longer.folder / ".checkpoints", ignore_errors=True)
+        shutil.copytree(longer.folder / "kept", longer.folder / ".checkpoints")
+
+    longer.change("train.epochs", 1)
+    trains_anew()
+    longer.change("train.epochs", 12)
+    path = longer.folder / "stages/core/batches.py"
+    path.write_text(path.read_text() + "\n# another\n")
+    longer.change("train.early_stopping", 1)  # so that it ends soon
+    trains_anew()
+    longer.run("git", "checkout", "-q", "stages")
+    longer.change("train.early_stopping", 12)
+    longer.change("train.checkpoint_minutes", 7)  # of which nothing follows
+    assert "Going on after" in longer.run("python", "stages/train.py")
+
+
+@pytest.mark.parametrize("command", [("dvc", "exp", "run"), ("dvc", "exp", "run", "--temp", "--name", "aside")])
+def test_experiments_go_on_too(longer, calm, command):
+    longer.run("git", "commit", "-qam", "Longer")
+    process = start(longer, *command)
+    until_training(longer, process)
+    stop(process, signal.SIGKILL)
+    assert re.search(r"Going on after epoch \d", longer.run(*command))
+    if "--temp" in command:
+        longer.run("dvc", "exp", "apply", "aside")
+    assert lock(longer) == calm and not kept(longer)
+    longer.run("git", "reset", "-q", "--hard", "HEAD~1")
+
+
+def test_two_workers_at_the_same_training_do_not_disturb_each_other(clone, monkeypatch):
+    """Two experiments that differ in the evaluation alone train the same, at the same time."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two workers with two threads each would wait for each other
+    for threshold in (0.3, 0.6):
+        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=3"]
+        clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
+    clone.run("dvc", "queue", "start", "-j", "2")
+    end = time.monotonic() + 300
+    while (said := clone.run("dvc", "queue", "status")).count("Success") < 2:
+        assert "Failed" not in said and time.monotonic() < end, said
+        time.sleep(1)
+    clone.run("dvc", "queue", "stop", "--kill")
+    trained = []
+    for threshold in (0.3, 0.6):
+        clone.run("dvc", "exp", "apply", f"at-{threshold}")
+        assert clone.metrics("evaluate")["threshold"] == threshold
+        trained.append(YAML(typ="safe").load(lock(clone))["stages"]["train"])
+        clone.run("git", "checkout", "-q", "-f", "HEAD")
+    assert trained[0] == trained[1] and not kept(clone)
+
+
+OUTPUTS = {
+    "download": "data/raw", "prepare": "data/prepared", "audit": "data/audit", "split": "data", "train": "models",
+    "evaluate": "plots/evaluate",
+}  # fmt: skip
+
+
+def hashes(folder):
+    """Of all that the stages wrote, but for the curves, which grow from epoch to epoch."""
+    written = re.compile("(data|models|metrics|plots)/(?!train/)")
+    return {path: digest for path, digest in kills.content(folder).items() if written.match(path)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_one_line_and_what_was_there_stays(clone, stage):
+    """No file may grow beyond 2,000 bytes: as on a full disk, writing fails midway."""
+    before = hashes(clone.folder)
+    found = subprocess.run(
+        [sys.executable, f"stages/{stage}.py"], cwd=clone.folder, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+    )  # fmt: skip
+    assert found.returncode == 1 and "Traceback" not in found.stderr
+    last = found.stderr.strip().splitlines()[-1]
+    assert "can't be written: " in last and "Make room and run it again" in last
+    assert hashes(clone.folder) == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_output_that_may_not_be_written_is_one_line_and_what_was_there_stays(clone, stage):
+    before = hashes(clone.folder)
+    folder = clone.folder / OUTPUTS[stage]
+    folder.chmod(0o555)
+    # Root may write anywhere unless it gives that right up.
+    command = ["setpriv", "--bounding-set=-dac_override"] if os.getuid() == 0 else []
+    try:
+        found = subprocess.run(
+            [*command, sys.executable, f"stages/{stage}.py"], cwd=clone.folder, capture_output=True, text=True
+        )
+    finally:
+        folder.chmod(0o755)
+    assert found.returncode == 1 and "Traceback" not in found.stderr
+    assert f"{OUTPUTS[stage]}/" in found.stderr and "Permission denied. Give yourself the right" in found.stderr
+    assert hashes(clone.folder) == before
+    shutil.rmtree(clone.folder / ".checkpoints", ignore_errors=True)
