@@ -1,0 +1,60 @@
+"""What it costs to survive: training with checkpoints against without, and deterministic against not.
+
+    python benchmarks/checkpoints.py [--epochs 5] [--rounds 5]
+
+Trains on the images of data/prepared with the parameters of params.yaml (run dvc repro first), the variants in turn,
+and prints each one's time, in seconds an epoch, and its ratio to training without checkpoints in the same round.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from core import checkpoints, files, networks, params, tables, training
+
+VARIANTS = ("without checkpoints", "a checkpoint an epoch", "a checkpoint every 10 s", "not deterministic")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    chosen = params.load("model", "train", "seed")
+    images = files.read_array("data/prepared/images.npy")
+    split = tables.read("data/split.csv", tables.SPLIT)
+    rows = {part: split.loc[split["part"] == part, "row"].to_numpy() for part in ("train", "val")}
+    labels = np.zeros(len(images), dtype=np.int64)
+    labels[split["row"]] = split["label"]
+
+    def seconds(variant: str) -> float:
+        minutes = 1 / 6 if variant.endswith("10 s") else 1e9
+        rules = chosen.train.model_copy(update={"epochs": asked.epochs, "checkpoint_minutes": minutes})
+        training.repeatable(chosen.seed, deterministic=variant != "not deterministic")
+        classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, images.shape[1])
+        with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
+            opened = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()
+            with opened as store:
+                began = time.perf_counter()
+                training.fit(classifier, images, rows, labels, rules, chosen.seed, lambda epoch: None, store)
+                return (time.perf_counter() - began) / asked.epochs
+
+    seconds(VARIANTS[0])  # the first run also loads what torch loads late
+    times = [{variant: seconds(variant) for variant in VARIANTS} for _ in range(asked.rounds)]
+    print(f"{'':26} {'s an epoch':>10}   ratio, median (least to most)")
+    for variant in VARIANTS:
+        ratios = sorted(each[variant] / each[VARIANTS[0]] for each in times)
+        median = statistics.median(each[variant] for each in times)
+        print(f"{variant:26} {median:10.3f}   {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+
+
+if __name__ == "__main__":
+    main()
