@@ -3,6 +3,8 @@ PYTHON ?= python3
 GATES ?= fresh repeat better
 TARGET ?= main
 BIN := .venv/bin
+# As many processes as cores, with one thread each: with more they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-fast lint check audit lock clean
@@ -20,10 +22,10 @@ repro: .venv/ready  ## install what is needed, run the pipeline, say where the r
 	@echo "Model    models/; python stages/predict.py IMAGE_OR_FOLDER"
 
 test: .venv/ready  ## all tests, training ones too
-	python -m pytest
+	$(PYTEST)
 
 test-fast: .venv/ready  ## tests that neither train nor run DVC
-	python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/ready  ## style and types
 	ruff check .
