@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import imagehash
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import copies, imaging, phantom, sources
+from core import copies, hashing, imaging, phantom, sources
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -72,7 +71,8 @@ def thumbnails(images: list[Image.Image]) -> np.ndarray:
 
 def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
     """The pairs found, and the correlations of the closest pairs rejected."""
-    found, rejected = copies.near_pairs(grey, [str(imagehash.phash(Image.fromarray(image))) for image in grey])
+    hashes = hashing.words(hashing.bits(hashing.coefficients(grey)))
+    found, rejected = copies.near_pairs(grey, hashes, np.flatnonzero(copies.levels(grey)[1] >= copies.FLAT))
     return set(zip(found["one"], found["other"], strict=True)), rejected["correlation"].to_numpy()
 
 

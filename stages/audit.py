@@ -5,7 +5,7 @@ Writes  data/audit/clusters.csv, data/audit/findings.csv, metrics/audit.json, pl
 Alone   python stages/audit.py
 """
 
-from core import auditing, files, imaging, running, tables
+from core import auditing, copies, files, imaging, running, tables
 
 LABELS = "data/raw/labels.csv"
 INDEX = "data/prepared/index.csv"
@@ -20,14 +20,16 @@ def main() -> None:
     index = tables.read(INDEX, tables.INDEX)
     labelled = tables.read(LABELS, tables.LABELS)["file"]
     thumbnails = files.read_array(THUMBNAILS)
-    grey = imaging.grey_levels(thumbnails)
+    grey = imaging.Grey(thumbnails)
+    levels = copies.levels(grey)
 
-    near, rejected = auditing.find_near_copies(index, grey)
+    near, rejected = auditing.find_near_copies(index, grey, levels[1])
     clusters = auditing.cluster(index, near)
-    findings = auditing.find(index, clusters, grey, list(labelled[~labelled.isin(index["file"])]))
-    figures = auditing.summarise(index, clusters, near, findings)
+    conflicts = auditing.conflicts(index, clusters)
+    findings = auditing.find(index, clusters, conflicts, levels, list(labelled[~labelled.isin(index["file"])]))
+    figures = auditing.summarise(index, clusters, near, conflicts, findings)
 
-    auditing.draw(index, clusters, rejected, thumbnails, SHEETS)
+    auditing.draw(index, clusters, conflicts, rejected, thumbnails, SHEETS)
     tables.write(clusters, CLUSTERS, tables.CLUSTERS)
     tables.write(findings, FINDINGS, tables.FINDINGS)
     files.write_json(METRICS, figures)

@@ -7,7 +7,6 @@ Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv] [--
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +39,14 @@ def main() -> None:
     model = files.read_json(asked.models / "model.json")
     classifier = networks.restore(asked.models / "model.safetensors", model)
     device = training.choose_device(asked.device)
-    make = partial(imaging.pixels, side=model["image_size"])
+    side = model["image_size"]
 
     rows: list[tuple[str, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
-        read = list(imaging.decode_all(some, lambda name: Path(name).read_bytes(), make))
-        stack = np.zeros((len(some), model["image_size"], model["image_size"], model["channels"]), np.uint8)
+        read = list(imaging.decode_all(some, lambda name: Path(name).read_bytes(), imaging.pixels, side))
+        stack = np.zeros((len(some), side, side, model["channels"]), np.uint8)
         why = [imaging.fit_into(stack[at], pixels) for at, pixels in enumerate(read)]
         good = np.array([at for at, reason in enumerate(why) if not reason], dtype=np.int64)
         raw = training.probabilities(classifier, stack, good, device)

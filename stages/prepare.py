@@ -5,12 +5,11 @@ Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/in
 Alone   python stages/prepare.py
 """
 
-from functools import partial
 from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
-from core import files, imaging, params, running, tables
+from core import files, hashing, imaging, params, running, tables
 from core.errors import Mistake, some
 
 ARCHIVE = "data/raw/images.zip"
@@ -33,7 +32,7 @@ def main() -> None:
         files.whole(THUMBNAILS) as thumbnails,
     ):
         large, small = imaging.Stack(images, count, side), imaging.Stack(thumbnails, count, imaging.THUMBNAIL)
-        pictures = imaging.decode_all(list(labels["file"]), archive.read, partial(imaging.picture, side=side))
+        pictures = imaging.decode_all(list(labels["file"]), archive.read, imaging.picture, side)
         for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
             if isinstance(picture, imaging.Unreadable):
                 unreadable.append(f"{entry.file} ({picture})")
@@ -48,7 +47,8 @@ def main() -> None:
             )
         large.finish()
         small.finish()
-    tables.write(tables.frame(rows, tables.INDEX), INDEX, tables.INDEX)
+        hashes = hashing.words(hashing.bits(hashing.coefficients(imaging.Grey(small.array))))
+    tables.write(tables.frame(rows, tables.INDEX[:-1]).assign(phash=hashes), INDEX, tables.INDEX)
 
     shape = " x ".join(map(str, large.array.shape))
     print(f"{len(rows):,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")

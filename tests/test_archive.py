@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from conftest import change_parameters
-from core import auditing, copies, imaging, params, sources, splitting, tables
+from core import auditing, copies, hashing, imaging, params, sources, splitting, tables
 
 RECIPE = {
     "data.source": "archive", "data.labels": "data.csv", "data.file_column": "Filename", "data.label_column": "Target",
@@ -23,29 +23,31 @@ def index(shared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with sources.gather(chosen.data, 1, folder) as raw:
-            found = list(
-                imaging.decode_all(list(raw.labels["file"]), raw.content, lambda content: imaging.picture(content, 8))
-            )
+            found = list(imaging.decode_all(list(raw.labels["file"]), raw.content, imaging.picture, 8))
             rows = [
                 (row, entry.file, entry.label, entry.patient, *picture[2:])
                 for row, (entry, picture) in enumerate(zip(raw.labels.itertuples(), found, strict=True))
             ]
         assert raw.provenance["sha256"] == RECIPE["data.sha256"] and raw.provenance["other_files"] == 4
     grey = imaging.grey_levels(np.stack([picture.thumbnail for picture in found]))
-    return tables.frame(rows, tables.INDEX), raw.listed, grey
+    hashes = hashing.words(hashing.bits(hashing.coefficients(grey)))
+    return tables.frame(rows, tables.INDEX[:-1]).assign(phash=hashes), raw.listed, grey
 
 
 @pytest.mark.slow
 def test_the_audit_finds_what_is_known_of_the_originals_images(index):
     images, _, grey = index
-    near, rejected = auditing.find_near_copies(images, grey)
+    levels = copies.levels(grey)
+    near, rejected = auditing.find_near_copies(images, grey, levels[1])
     clusters = auditing.cluster(images, near)
     known = {
         "images": 2145, "distinct_images": 1200, "redundant_copies": 945, "exact_clusters": 12, "copied_images": 957,
         "positives": 956, "distinct_positives": 13, "patients": 163, "positive_patients": 3, "label_conflicts": 0,
         "unreadable": 0,
     }  # fmt: skip
-    figures = auditing.summarise(images, clusters, near, auditing.find(images, clusters, grey, []))
+    conflicts = auditing.conflicts(images, clusters)
+    findings = auditing.find(images, clusters, conflicts, levels, [])
+    figures = auditing.summarise(images, clusters, near, conflicts, findings)
     assert {name: figures[name] for name in known} == known
     assert set(images["width"]) == set(images["height"]) == {512} and set(images["mode"]) == {"L"}
     # The second field of the name is the image's id: two pairs of equal images have different ones.

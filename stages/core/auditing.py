@@ -7,6 +7,7 @@ import pandas as pd
 
 from core import copies, groups, sheets, tables
 from core.errors import some
+from core.imaging import Grey
 
 MUCH_LARGER = 2.0  # times the median width or height, from which (or below whose inverse) a size is an outlier
 RARE_MODE = 0.05  # of the images, below which a colour mode is an outlier
@@ -16,15 +17,15 @@ LARGEST = 12  # clusters on the sheet of copies
 FEW = 10  # positive patients, below which no figure of theirs says much about others
 
 
-def find_near_copies(index: pd.DataFrame, grey: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+def find_near_copies(index: pd.DataFrame, grey: Grey, spread: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pairs of different images that show the same, and the pairs that came closest: files ``one`` and ``other``.
 
-    ``grey`` is uint8 (N, 64, 64) in the order of ``index``. Of images with equal pixels the first stands for all.
-    Both tables have the columns of copies.PAIRS.
+    ``grey`` is uint8 (N, 64, 64) in the order of ``index``, ``spread`` their standard deviation (N,). Of images with
+    equal pixels the first stands for all. Both tables have the columns of copies.PAIRS.
     """
-    first = index.drop_duplicates("pixels_sha256")
-    found = copies.near_pairs(grey[first["row"].to_numpy()], list(first["phash"]))
-    names = first["file"].to_numpy()
+    first = ~index["pixels_sha256"].duplicated().to_numpy()
+    found = copies.near_pairs(grey, list(index["phash"]), np.flatnonzero(first & (spread >= copies.FLAT)))
+    names = index["file"].to_numpy()
     near, rejected = (
         pairs.assign(one=names[pairs["one"].to_numpy()], other=names[pairs["other"].to_numpy()]) for pairs in found
     )
@@ -64,16 +65,16 @@ def cluster(index: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["cluster", "file"], ignore_index=True)[tables.CLUSTERS]
 
 
-def conflicts(index: pd.DataFrame, clusters: pd.DataFrame, kind: str) -> list[list[str]]:
-    """The files of each cluster of ``kind`` whose copies carry different labels.
+def conflicts(index: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[list[str]]]:
+    """The files of each cluster whose copies carry different labels, for the kinds "exact" and "near".
 
     Of near copies only where they contradict each other beyond what exact copies do already.
     """
-    labelled = clusters[clusters["kind"] == kind].merge(index[["file", "label"]], on="file")
-    if kind == "near":
-        known = {file for files in conflicts(index, clusters, "exact") for file in files}
-        labelled = labelled[~labelled["file"].isin(known)]
-    return _mixed(labelled, "label")
+    labelled = clusters.merge(index[["file", "label"]], on="file")
+    exact = _mixed(labelled[labelled["kind"] == "exact"], "label")
+    known = {file for files in exact for file in files}
+    near = labelled[(labelled["kind"] == "near") & ~labelled["file"].isin(known)]
+    return {"exact": exact, "near": _mixed(near, "label")}
 
 
 def _across_patients(index: pd.DataFrame, clusters: pd.DataFrame) -> list[list[str]]:
@@ -87,11 +88,18 @@ def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
     return [list(files) for _, files in mixed.groupby("cluster")["file"]]
 
 
-def find(index: pd.DataFrame, clusters: pd.DataFrame, grey: np.ndarray, unreadable: list[str]) -> pd.DataFrame:
+def find(
+    index: pd.DataFrame,
+    clusters: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]],
+    levels: tuple[np.ndarray, np.ndarray],
+    unreadable: list[str],
+) -> pd.DataFrame:
     """What deserves a look, an image a row: the columns of tables.FINDINGS, sorted.
 
-    Findings are unreadable, blank, near-blank, size, mode, brightness, conflict (copies with different labels)
-    and two-patients (copies under different patients). ``grey`` is uint8 (N, 64, 64) in the index's order.
+    Findings are unreadable, blank, near-blank, size, mode, brightness, conflict (copies with different labels, those
+    of ``conflicts``) and two-patients (copies under different patients). ``levels`` are mean and standard deviation
+    of each image, in the index's order.
     """
     rows: list[tuple[object, ...]] = [(file, "unreadable", "") for file in unreadable]
 
@@ -99,7 +107,7 @@ def find(index: pd.DataFrame, clusters: pd.DataFrame, grey: np.ndarray, unreadab
         where = np.asarray(where, dtype=bool)
         rows.extend((file, finding, detail) for file, detail in zip(index["file"][where], details, strict=True))
 
-    spread, mean = copies.spread(grey), grey.mean(axis=(1, 2), dtype=np.float64)
+    mean, spread = levels
     note("blank", spread == 0, [f"all grey level {level:.0f}" for level in mean[spread == 0]])
     faint = (spread > 0) & (spread < copies.FLAT)
     note("near-blank", faint, [f"standard deviation {level:.1f} grey levels" for level in spread[faint]])
@@ -120,8 +128,8 @@ def find(index: pd.DataFrame, clusters: pd.DataFrame, grey: np.ndarray, unreadab
     note("brightness", far, [f"mean {level:.0f}, median {np.median(mean):.0f}" for level in mean[far]])
 
     of = index.set_index("file")
-    for kind in ("exact", "near"):
-        for files in conflicts(index, clusters, kind):
+    for kind, found in contradicting.items():
+        for files in found:
             labels = of.loc[files, "label"]
             for label in (0, 1):
                 against = some(list(labels.index[labels != label]), 1)
@@ -138,7 +146,11 @@ def find(index: pd.DataFrame, clusters: pd.DataFrame, grey: np.ndarray, unreadab
 
 
 def summarise(
-    index: pd.DataFrame, clusters: pd.DataFrame, near: pd.DataFrame, findings: pd.DataFrame
+    index: pd.DataFrame,
+    clusters: pd.DataFrame,
+    near: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]],
+    findings: pd.DataFrame,
 ) -> dict[str, Any]:
     """The figures of metrics/audit.json. What needs the patients is null where they are not known."""
     positive = index[index["label"] == 1]
@@ -167,8 +179,8 @@ def summarise(
             name: None if of_patient.empty else float(getattr(of_patient, name)()) for name in ("min", "median", "max")
         },
         "patients_sharing_images": None if counted["patients"] is None else int(sharing.nunique()),
-        "label_conflicts": len(conflicts(index, clusters, "exact")),
-        "near_label_conflicts": len(conflicts(index, clusters, "near")),
+        "label_conflicts": len(contradicting["exact"]),
+        "near_label_conflicts": len(contradicting["near"]),
         "unreadable": int(number.get("unreadable", 0)),
         "blank": int(number.get("blank", 0)),
         "near_blank": int(number.get("near-blank", 0)),
@@ -237,7 +249,12 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
 
 
 def draw(
-    index: pd.DataFrame, clusters: pd.DataFrame, rejected: pd.DataFrame, thumbnails: np.ndarray, folder: str
+    index: pd.DataFrame,
+    clusters: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]],
+    rejected: pd.DataFrame,
+    thumbnails: np.ndarray,
+    folder: str,
 ) -> None:
     """Sheets for eyes, in ``folder``: copies.png (the largest clusters), conflicts.png (every one), rejected.png
     (the pairs that came closest to being near copies). ``thumbnails`` is uint8 (N, H, H, C) in the index's order."""
@@ -262,12 +279,12 @@ def draw(
         largest += [row(f"{size:,} {words}", list(members.get_group(number))) for number, size in sizes.items()]
     save("copies", "The largest clusters of copies", "No image has a copy", largest)
 
-    contradicting = [
+    mixed = [
         row(f"{len(files):,} {kind} copies with different labels", files)
-        for kind in ("exact", "near")
-        for files in conflicts(index, clusters, kind)
+        for kind, found in contradicting.items()
+        for files in found
     ]
-    save("conflicts", "Copies that carry different labels", "No copies carry different labels", contradicting)
+    save("conflicts", "Copies that carry different labels", "No copies carry different labels", mixed)
 
     closest = [
         row(f"correlation of detail {correlation:.3f}, hashes {distance} bits apart", [one, other])

@@ -5,16 +5,13 @@ the other's details. A perceptual hash alone would not do: mammograms are alike 
 """
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import faiss
 import numpy as np
 import pandas as pd
-from PIL import Image
-from scipy.fft import dct
 
-from core import groups
+from core import groups, hashing
+from core.imaging import Grey
 
 PAIRS = ["one", "other", "distance", "correlation"]
 
@@ -29,30 +26,21 @@ SHIFT = 0.12  # of the side: how far it may be moved
 AT_ONCE = 256
 
 
-def hashes(grey: np.ndarray) -> np.ndarray:
-    """The 64-bit perceptual hash (phash of the library imagehash) of images of 32 x 32 pixels.
-
-    ``grey`` is (N, 32, 32), the result uint8 (N, 8), each byte a row of imagehash's matrix.
-    """
-    low = dct(dct(grey.astype(np.float64), axis=1), axis=2)[:, :8, :8].reshape(len(grey), 64)
-    return np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
-
-
 def turned(images: np.ndarray, turn: int) -> np.ndarray:
     """Images (N, H, H) after a symmetry of the square: ``turn`` % 4 quarter turns, from 4 on mirrored first."""
     return np.rot90(images[:, :, ::-1] if turn >= 4 else images, turn % 4, (1, 2))
 
 
-def near_pairs(grey: np.ndarray, phash: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def near_pairs(grey: Grey, phash: list[str], members: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pairs of images that are near copies, and the 100 pairs that came closest without being it.
 
-    ``grey`` is uint8 (N, 64, 64), of images that are all different; ``phash`` their hashes, hexadecimal. Both
+    ``grey`` is uint8 (N, 64, 64), ``phash`` their hashes, hexadecimal; ``members`` the positions (M,) of those to
+    look at, all different and of a spread of FLAT or more, since there is nothing to compare in the others. Both
     tables have the columns of PAIRS: the two positions, the bits between the hashes, and the correlation of
-    detail (-1 to 1) after the best alignment; the most alike come first. Images without detail are in no pair.
-    Of many copies of one image not every pair is looked at, but enough to join them.
+    detail (-1 to 1) after the best alignment; the most alike come first. Of many copies of one image not every pair
+    is looked at, but enough to join them.
     """
-    plain = np.frombuffer(bytes.fromhex("".join(phash)), np.uint8).reshape(-1, 8)
-    members = np.flatnonzero(spread(grey) >= FLAT)
+    plain = hashing.read(phash)
     found = [pd.DataFrame(columns=PAIRS).astype({"one": int, "other": int, "distance": int, "correlation": float})]
     asked = members
     while len(asked):
@@ -60,9 +48,9 @@ def near_pairs(grey: np.ndarray, phash: Sequence[str]) -> tuple[pd.DataFrame, pd
         found.append(proposed.assign(correlation=_confirm_all(grey, proposed)))
         # Copies of one kind may fill each other's neighbourhood. So one stands for all, and looks around again.
         joined = found[-1][found[-1]["correlation"] >= SAME]
-        name = groups.linked(len(grey), joined["one"].to_numpy(), joined["other"].to_numpy())
+        name = groups.linked(len(plain), joined["one"].to_numpy(), joined["other"].to_numpy())
         first = np.unique(name[members], return_index=True)[1]
-        several = np.bincount(name[members], minlength=len(grey)) > 1
+        several = np.bincount(name[members], minlength=len(plain)) > 1
         members = np.sort(members[first])
         asked = members[several[name[members]]]
     pairs = pd.concat(found, ignore_index=True)
@@ -72,40 +60,33 @@ def near_pairs(grey: np.ndarray, phash: Sequence[str]) -> tuple[pd.DataFrame, pd
     return pairs[same], pairs[~same][:100].reset_index(drop=True)
 
 
-def _confirm_all(grey: np.ndarray, proposed: pd.DataFrame) -> np.ndarray:
+def _confirm_all(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
     batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda batch: _confirm(grey, batch), batches))
     return np.concatenate([*found, np.empty(0, np.float32)]).astype(np.float64).round(4)
 
 
-def spread(grey: np.ndarray) -> np.ndarray:
-    """The standard deviation of each image in grey levels: float64 (N,)."""
-    return np.array([image.std() for image in grey])
+def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of each image uint8 (N, H, H), in grey levels: float64 (N,) each."""
+    mean, spread = np.empty(len(grey)), np.empty(len(grey))
+    for start in range(0, len(grey), 1024):  # bounded memory
+        values = grey[start : start + 1024].reshape(-1, grey[:1].size).astype(np.int64)
+        count, total = values.shape[1], values.sum(axis=1)
+        mean[start : start + 1024] = total / count
+        spread[start : start + 1024] = np.sqrt(count * (values * values).sum(axis=1) - total * total) / count
+    return mean, spread
 
 
-def _propose(grey: np.ndarray, plain: np.ndarray, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
+def _propose(grey: Grey, plain: np.ndarray, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
     """Pairs of one of ``asked`` and one of ``members`` whose hashes are near.
 
     Columns one, other, distance, turn (of other) and zoom (of other, to begin aligning with).
     """
-    index = faiss.IndexBinaryMultiHash(64, 4, 16)  # four tables of 16 bits, each looked up with one bit flipped, too
-    index.nflip = 1
-    index.add(plain[members])
-    seen = []
-    for crop in CROPS:
-        small = _small(grey[asked], crop)
-        for turn in range(8):
-            distance, place = index.search(hashes(turned(small, turn)), MOST)
-            line, rank = np.nonzero((place >= 0) & (distance <= REACH))
-            one, other = members[place[line, rank]], asked[line]
-            seen.append(
-                pd.DataFrame(
-                    {"one": one, "other": other, "distance": distance[line, rank], "turn": turn, "crop": crop}
-                )[one != other]
-            )
-    found = pd.concat(seen).sort_values(["other", "distance", "crop", "turn", "one"], ignore_index=True)
-    found = found[found.groupby("other").cumcount() < MOST].reset_index(drop=True)
+    near = hashing.Near(plain[members])
+    parts = [asked[start : start + AT_ONCE] for start in range(0, len(asked), AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pd.concat(pool.map(lambda part: _neighbours(grey, near, members, part), parts))
     # The same pair comes twice, from each of its images: turned back, a turn is another one, a mirroring itself.
     swap = (found["one"] > found["other"]).to_numpy()
     back = np.where(found["turn"] >= 4, found["turn"], -found["turn"] % 4)
@@ -119,21 +100,27 @@ def _propose(grey: np.ndarray, plain: np.ndarray, members: np.ndarray, asked: np
     ]
 
 
-def _small(grey: np.ndarray, crop: float) -> np.ndarray:
-    """Each image without ``crop`` of each side, as imagehash shrinks it: uint8 (N, 32, 32)."""
-    side = grey.shape[1]
-    box = (crop * side, crop * side, (1 - crop) * side, (1 - crop) * side)
-    made = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.LANCZOS, box=box)) for image in grey]
-    return np.stack(made) if made else np.empty((0, 32, 32), np.uint8)
+def _neighbours(grey: Grey, near: hashing.Near, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
+    """The MOST of ``members`` whose hashes are nearest to those of ``asked``, cropped and turned in each way."""
+    images, seen = grey[asked], []
+    for crop in CROPS:
+        frequencies = hashing.coefficients(images, crop)
+        for turn in range(8):
+            line, place, distance = near.find(hashing.bits(hashing.turned(frequencies, turn)), REACH, MOST)
+            one, other = members[place], asked[line]
+            columns = {"one": one, "other": other, "distance": distance, "turn": turn, "crop": crop}
+            seen.append(pd.DataFrame(columns)[one != other])
+    found = pd.concat(seen).sort_values(["other", "distance", "crop", "turn", "one"], ignore_index=True)
+    return found[found.groupby("other").cumcount() < MOST]
 
 
-def _confirm(grey: np.ndarray, proposed: pd.DataFrame) -> np.ndarray:
+def _confirm(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
     """The correlation of detail of each proposed pair after aligning it: float32 (len(proposed),)."""
-    one = grey[proposed["one"]].astype(np.float32)
-    other = np.empty_like(one)
+    one = grey[proposed["one"].to_numpy()].astype(np.float32)
+    other = grey[proposed["other"].to_numpy()].astype(np.float32)
     for turn in proposed["turn"].unique():
         rows = (proposed["turn"] == turn).to_numpy()
-        other[rows] = turned(grey[proposed["other"][rows]], turn)
+        other[rows] = turned(other[rows], turn)
 
     # Half size first, which settles most pairs at a fraction of the work.
     place = np.zeros((len(one), 2, 2), np.float32)

@@ -2,28 +2,29 @@
 
 import hashlib
 import io
+import time
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
 from core import files
 
 THUMBNAIL = 64  # pixels, the side of the square that the audit compares
+QUICK = 0.0005  # seconds an image, within which threads would mostly wait for Python's lock
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
 class Picture(NamedTuple):
     """A decoded image. ``pixels`` and ``thumbnail`` are uint8 (side, side, C), C being 1 for grey and 3 for
-    RGB; ``width``, ``height`` and ``mode`` are those of the file; the hashes are hexadecimal, ``phash`` that of
-    the grey thumbnail."""
+    RGB; ``width``, ``height`` and ``mode`` are those of the file; the hashes are hexadecimal."""
 
     pixels: np.ndarray
     thumbnail: np.ndarray
@@ -32,7 +33,6 @@ class Picture(NamedTuple):
     mode: str
     bytes_sha256: str
     pixels_sha256: str
-    phash: str
 
 
 class Unreadable(ValueError):
@@ -86,13 +86,24 @@ def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
     """Images uint8 (N, H, W, 1 or 3) as grey uint8 (N, H, W), weighed as Pillow does (ITU-R BT.601)."""
-    if images.shape[-1] == 1:
+    if images.shape[-1] == 1 or not images.size:
         return images[..., 0]
-    grey = np.empty(images.shape[:3], np.uint8)
-    for start in range(0, len(images), 1024):  # bounded memory
-        weighed = images[start : start + 1024] @ np.array([19595, 38470, 7471], dtype=np.uint32)
-        grey[start : start + 1024] = (weighed + 0x8000) >> 16
-    return grey
+    count, height, width, channels = images.shape
+    tall = Image.fromarray(images.reshape(count * height, width, channels))  # one call for all images
+    return np.asarray(tall.convert("L")).reshape(count, height, width)
+
+
+class Grey:
+    """Images uint8 (N, H, W, 1 or 3), a memory map perhaps, as grey uint8 (n, H, W) of those that are asked for."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: "slice | np.ndarray") -> np.ndarray:
+        return grey_levels(np.asarray(self.images[rows]))
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:
@@ -108,16 +119,14 @@ def picture(content: bytes, side: int) -> Picture:
     """Decode one file. Raises Unreadable."""
     image, mode, exact = decode(content)
     shape = f"{image.mode} {image.width} {image.height} ".encode()
-    thumbnail = square(image, THUMBNAIL)
     return Picture(
         pixels=square(image, side),
-        thumbnail=thumbnail,
+        thumbnail=square(image, THUMBNAIL),
         width=image.width,
         height=image.height,
         mode=mode,
         bytes_sha256=hashlib.sha256(content).hexdigest(),
         pixels_sha256=hashlib.sha256(shape + exact).hexdigest(),
-        phash=str(imagehash.phash(Image.fromarray(grey_levels(thumbnail[None])[0]))),
     )
 
 
@@ -140,21 +149,37 @@ Made = TypeVar("Made")
 
 
 def decode_all(
-    names: list[str], read: Callable[[str], bytes], make: Callable[[bytes], Made]
+    names: list[str], read: Callable[[str], bytes], make: Callable[[bytes, int], Made], side: int
 ) -> Iterator[Made | Unreadable]:
-    """``make(read(name))`` for each name in order, on all cores, in bounded memory; or why it can't be had."""
+    """``make(read(name), side)`` for each name in order, on all cores, in bounded memory; or why it can't be had."""
+
+    def block(some: list[str]) -> list[Made | Unreadable]:
+        return [one(name) for name in some]
 
     def one(name: str) -> Made | Unreadable:
         try:
-            return make(read(name))
+            return make(read(name), side)
         except Unreadable as reason:
             return reason
         except OSError as error:
             return Unreadable(error.strerror or str(error))
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for start in range(0, len(names), 256):
-            yield from pool.map(one, names[start : start + 256])
+    cores = cpu_count() or 1
+    size = max(1, min(64, 2**20 // side**2))
+    blocks = iter([names[start : start + size] for start in range(0, len(names), size)])
+    for some in blocks:
+        began = time.perf_counter()
+        yield from (found := block(some))
+        if time.perf_counter() - began > QUICK * len(found):
+            break
+    waiting: deque[Future[list[Made | Unreadable]]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        for some in blocks:
+            waiting.append(pool.submit(block, some))
+            if len(waiting) > 2 * cores:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
 
 
 class Stack:

@@ -21,7 +21,7 @@ from core.errors import Mistake
 FOLDER = "metrics/provenance"
 # Names in the package index, by the module that shows that a stage has used it.
 PACKAGES = {
-    "PIL": "pillow", "captum": "captum", "faiss": "faiss-cpu", "imagehash": "ImageHash", "matplotlib": "matplotlib",
+    "PIL": "pillow", "captum": "captum", "matplotlib": "matplotlib",
     "numpy": "numpy", "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn",
     "torch": "torch", "torchvision": "torchvision",
 }  # fmt: skip
@@ -57,6 +57,8 @@ def machine() -> dict[str, Any]:
             found["gpu"] = torch.cuda.get_device_name()
             found["cuda"] = torch.version.cuda
             found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        if torch.distributed.is_initialized():
+            found["processes"] = torch.distributed.get_world_size()
     return found | {"packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}}
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -37,12 +38,12 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
     Raises Mistake for whatever a person can mend: no such source, no network, a wrong hash, an unsafe
     archive, labels and images that don't fit each other.
     """
-    if data.source == "phantom":
-        yield _phantom(data, seed)
-        return
-    assert data.location is not None  # the schema has seen to it
-    local = root / Path(data.location).expanduser()
     with files.scratch("data", "download") as scratch:  # the disk of the results: the system's own /tmp is often small
+        if data.source == "phantom":
+            yield _phantom(data, seed, scratch)
+            return
+        assert data.location is not None  # the schema has seen to it
+        local = root / Path(data.location).expanduser()
         if data.source == "kaggle":
             folder, known = _kaggle(data.location)
         elif data.source == "folder":
@@ -110,22 +111,22 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     return Raw(table, listed, lambda file: (base / file).read_bytes(), provenance)
 
 
-def _phantom(data: Data, seed: int) -> Raw:
+def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
     made = data.phantom
-    patches = sorted(phantom.draw(made.images, made.patients, made.side, seed), key=lambda patch: patch.name)
-    pixels = {patch.name: patch.pixels for patch in patches}
-    labels = pd.DataFrame(
-        {
-            "file": [patch.name for patch in patches],
-            "label": [patch.label for patch in patches],
-            "patient": pd.array([patch.patient for patch in patches], dtype="string"),
-        }
-    )
+    # On disk until they are packed: a public set's worth of them would fill the memory.
+    pixels = np.lib.format.open_memmap(scratch / "pixels.npy", "w+", np.uint8, (made.images, made.side, made.side, 3))
+    files.reserve(scratch / "pixels.npy")
+    drawn = []
+    for row, patch in enumerate(phantom.draw(made.images, made.patients, made.side, seed)):
+        pixels[row] = patch.pixels
+        drawn.append((patch.name, patch.label, patch.patient))
+    place = {name: row for row, (name, *_) in enumerate(drawn)}
+    labels = tables.frame(sorted(drawn), tables.LABELS)
 
     def content(file: str) -> bytes:
         written = io.BytesIO()
         # BMP is not compressed: the bytes of a PNG depend on the zlib that wrote it.
-        Image.fromarray(pixels[file]).save(written, "BMP")
+        Image.fromarray(pixels[place[file]]).save(written, "BMP")
         return written.getvalue()
 
     licence = {"licence": "none: synthetic images, drawn by stages/core/phantom.py"}

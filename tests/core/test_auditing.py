@@ -24,7 +24,6 @@ SET = index(
         ("f", 0, "s", "z"),
     ]
 )
-NONE_FOUND = tables.frame([], tables.CLUSTERS)
 NONE = pd.DataFrame(columns=["one", "other", *copies.PAIRS[2:]])
 random = np.random.RandomState(0)
 GREY = random.randint(90, 110, (6, 64, 64)).astype(np.uint8)
@@ -36,8 +35,9 @@ def near(*pairs):
 
 def audited(images, pairs=NONE, grey=GREY, unreadable=()):
     clusters = auditing.cluster(images, pairs)
-    findings = auditing.find(images, clusters, grey[: len(images)], list(unreadable))
-    return clusters, findings, auditing.summarise(images, clusters, pairs, findings)
+    conflicts = auditing.conflicts(images, clusters)
+    findings = auditing.find(images, clusters, conflicts, copies.levels(grey[: len(images)]), list(unreadable))
+    return clusters, findings, auditing.summarise(images, clusters, pairs, conflicts, findings)
 
 
 def test_images_of_equal_pixels_are_one_cluster():
@@ -77,8 +77,8 @@ def test_the_figures_equal_a_count_by_hand():
 
 def test_copies_with_different_labels_are_a_conflict_once():
     clusters = auditing.cluster(SET, near(("c", "d", 0.99)))
-    assert auditing.conflicts(SET, clusters, "exact") == [["d", "e", "f"]]
-    assert auditing.conflicts(SET, clusters, "near") == []  # c agrees with d; e was counted already
+    # Of the near ones c agrees with d, and e was counted already.
+    assert auditing.conflicts(SET, clusters) == {"exact": [["d", "e", "f"]], "near": []}
     clusters, findings, figures = audited(SET)
     found = findings[findings["finding"] == "conflict"].set_index("file")["detail"]
     assert dict(found) == {
@@ -155,7 +155,7 @@ def test_near_copies_are_sought_among_distinct_images_alone_and_named_by_file():
     grey = np.stack([GREY[0], GREY[0], GREY[0][:, ::-1], GREY[1], GREY[2], GREY[3]]) * 2
     images = SET.assign(pixels_sha256=["x", "x", "y", "z", "u", "v"])
     images["phash"] = [str(imagehash.phash(Image.fromarray(image))) for image in grey]
-    found, _ = auditing.find_near_copies(images, grey)
+    found, _ = auditing.find_near_copies(images, grey, copies.levels(grey)[1])
     assert [tuple(pair) for pair in found[["one", "other"]].to_numpy()] == [("a", "c")]
 
 
@@ -163,9 +163,9 @@ def test_near_copies_are_sought_among_distinct_images_alone_and_named_by_file():
 def test_a_set_of_blank_or_of_unlike_images_has_no_near_copies(grey):
     images = SET.assign(pixels_sha256=list("abcdef"))
     images["phash"] = [str(imagehash.phash(Image.fromarray(image))) for image in grey]
-    near, _ = auditing.find_near_copies(images, grey)
+    near, _ = auditing.find_near_copies(images, grey, copies.levels(grey)[1])
     assert near.empty and auditing.cluster(images, near).empty
-    auditing.summarise(images, auditing.cluster(images, near), near, auditing.find(images, NONE_FOUND, grey, []))
+    audited(images, near, grey)
 
 
 @pytest.mark.parametrize("empty", [True, False])
@@ -180,8 +180,9 @@ def test_every_conflict_is_on_its_sheet_and_a_set_without_any_says_so(tmp_path):
     images, thumbnails = SET, np.repeat(GREY[..., None], 3, axis=3)
     for pairs, rows in ((near(("a", "c", 0.97)), 2), (NONE, 1)):
         clusters = auditing.cluster(images, pairs)
-        auditing.draw(images, clusters, near(("a", "d", 0.5)), thumbnails, str(tmp_path))
+        conflicts = auditing.conflicts(images, clusters)
+        auditing.draw(images, clusters, conflicts, near(("a", "d", 0.5)), thumbnails, str(tmp_path))
         height = Image.open(tmp_path / "conflicts.png").height
-        auditing.draw(SET[:1], auditing.cluster(SET[:1], NONE), NONE, thumbnails, str(tmp_path))
+        auditing.draw(SET[:1], auditing.cluster(SET[:1], NONE), {}, NONE, thumbnails, str(tmp_path))
         empty = Image.open(tmp_path / "conflicts.png").height
         assert (height - empty) / (128 + 20 + 16 + 8) == rows

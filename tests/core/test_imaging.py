@@ -120,7 +120,7 @@ def test_a_stack_stays_grey_until_the_first_colour_and_holds_just_what_was_added
 
 def test_images_come_in_their_order_and_a_bad_one_in_its_place():
     content = {str(number): image(number % 256) for number in range(600)} | {"300": b"x"}
-    found = list(imaging.decode_all(list(content), content.__getitem__, lambda given: imaging.pixels(given, 8)))
+    found = list(imaging.decode_all(list(content), content.__getitem__, imaging.pixels, 8))
     assert isinstance(found[300], imaging.Unreadable)
     assert [int(each[0, 0, 0]) for each in found[301:]] == [number % 256 for number in range(301, 600)]
 
