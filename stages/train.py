@@ -14,7 +14,7 @@ import numpy as np
 from dvclive import Live
 from safetensors.torch import save
 
-from core import checkpoints, files, networks, params, provenance, running, tables, training
+from core import checkpoints, files, networks, params, provenance, ranks, running, tables, training
 
 IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
@@ -32,38 +32,46 @@ def main() -> None:
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
 
-    training.choose_device(chosen.train.device)
+    count = ranks.wanted(chosen.train.processes, chosen.train.device)
+    if ranks.number() is None and (count > 1 or ranks.machines()):
+        ranks.launch(count)
+        sys.exit()  # the first of them has written all
+
+    device = training.choose_device(chosen.train.device)
     training.repeatable(chosen.seed, chosen.train.deterministic)
     architecture = {"backbone": chosen.model.backbone, "head": chosen.model.head, "image_size": images.shape[1]}
     classifier = networks.build(**architecture, weights=chosen.model.weights, root=files.root())
-    count = sum(parameter.numel() for parameter in classifier.parameters())
-    print(f"{chosen.model.backbone}: {count:,} parameters, {len(rows['train']):,} images to train on")
+    task = (classifier, images, rows, labels, chosen.train, chosen.seed)
+    with ranks.joined(device, chosen.train.checkpoint_minutes) as together:
+        together.agree(fingerprint(), "Parameters, data or code")
+        if together.rank > 0:
+            with running.postponed() as stop:
+                training.fit(*task, lambda epoch: None, None, stop, together)
+            return
+        count = sum(parameter.numel() for parameter in classifier.parameters())
+        print(f"{chosen.model.backbone}: {count:,} parameters, {len(rows['train']):,} images to train on")
+        first = hashlib.sha256(save(classifier.state_dict())).hexdigest()  # whatever file model.weights names
+        begun = provenance.fingerprint([fingerprint(), first])
+        with checkpoints.opened(files.root() / ".checkpoints", begun, provenance.computing()) as store:
+            if checkpoints.forced():
+                store.clear()
+            with running.postponed() as stop, Live(PLOTS, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+                fitted = training.fit(*task, reporting(live), store, stop, together)
 
-    kept = checkpoints.opened(files.root() / ".checkpoints", fingerprint(classifier), provenance.computing())
-    with kept as store:
-        if checkpoints.forced():
+            with files.whole(WEIGHTS) as unfinished:
+                unfinished.write_bytes(save(fitted.state))
+            synthetic = {"synthetic": tables.is_synthetic(split)}
+            files.write_json(MODEL, architecture | {"channels": images.shape[3]} | synthetic)
+            files.write_json(METRICS, synthetic | training.summarise(fitted) | {"parameters": count})
             store.clear()
-        with running.postponed() as stop, Live(PLOTS, dvcyaml=None, save_dvc_exp=False, report=None) as live:
-            fitted = training.fit(
-                classifier, images, rows, labels, chosen.train, chosen.seed, reporting(live), store, stop
-            )
-
-        with files.whole(WEIGHTS) as unfinished:
-            unfinished.write_bytes(save(fitted.state))
-        synthetic = {"synthetic": tables.is_synthetic(split)}
-        files.write_json(MODEL, architecture | {"channels": images.shape[3]} | synthetic)
-        files.write_json(METRICS, synthetic | training.summarise(fitted) | {"parameters": count})
-        store.clear()
-    print(f"Kept {fitted.best.line()}")
+        print(f"Kept {fitted.best.line()}")
 
 
-def fingerprint(classifier: networks.Classifier) -> str:
-    """Of all that the training follows from. How often it is kept does not count."""
+def fingerprint() -> str:
+    """Of parameters, data and code. How often the training is kept does not count."""
     known = provenance.inputs("train")
     train = {key: value for key, value in known["parameters"]["train"].items() if key != "checkpoint_minutes"}
-    first = hashlib.sha256(save(classifier.state_dict())).hexdigest()  # whatever file model.weights names
-    parameters = known["parameters"] | {"train": train}
-    return provenance.fingerprint([known | {"parameters": parameters}, first])
+    return provenance.fingerprint(known | {"parameters": known["parameters"] | {"train": train}})
 
 
 def reporting(live: Live) -> Callable[[training.Epoch], None]:

@@ -58,22 +58,26 @@ def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return batches
 
 
-def augment(images: Tensor, chosen: Augment, random: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor, chosen: Augment, random: torch.Generator, count: int | None = None, first: int = 0
+) -> Tensor:
     """Change each image of a batch in its own way: float in [0, 1], (B, C, H, W) from uint8 or float.
 
-    The draws come from ``random`` on the CPU, so they are the same for every device. Raises Mistake for
-    stain jitter on grey images.
+    The draws come from ``random`` on the CPU, so they are the same for every device. Where ``images`` are a part of a
+    batch of ``count``, from its ``first`` on, they are changed as they would be in the whole. Raises Mistake for stain
+    jitter on grey images.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    count = len(images)
+    count, mine = count or len(images), slice(first, first + len(images))
 
     def factors(strength: float, columns: int = 1) -> Tensor:
         drawn = 1 + strength * (2 * torch.rand(count, columns, generator=random) - 1)
-        return drawn.to(images.device)
+        return drawn[mine].to(images.device)
 
     if chosen.geometry != "none":
-        images = _turn(images, chosen.geometry, random)
+        turns = torch.randint(2, (3, count), generator=random)[:, mine] == 1
+        images = _turn(images, chosen.geometry, turns.to(images.device))
     if chosen.stain:
         if images.shape[1] != 3:
             raise Mistake("train.augment.stain is for colour images, and these are grey: set it to 0")
@@ -86,9 +90,10 @@ def augment(images: Tensor, chosen: Augment, random: torch.Generator) -> Tensor:
     return images.clamp(0, 1)
 
 
-def _turn(images: Tensor, geometry: str, random: torch.Generator) -> Tensor:
-    """Each image by one of the four flips, or of the eight symmetries of a square (flips, and transposition)."""
-    across, down, over = (torch.randint(2, (3, len(images)), generator=random) == 1).to(images.device)
+def _turn(images: Tensor, geometry: str, turns: Tensor) -> Tensor:
+    """Each image by one of the four flips, or of the eight symmetries of a square (flips, and transposition): those
+    that ``turns``, bool (3, B), names."""
+    across, down, over = turns
     images = torch.where(across.view(-1, 1, 1, 1), images.flip(3), images)
     images = torch.where(down.view(-1, 1, 1, 1), images.flip(2), images)
     if geometry == "symmetries":

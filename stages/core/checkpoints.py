@@ -56,7 +56,7 @@ class Store:
 
     def save(self, epoch: int, step: int, checkpoint: Checkpoint) -> None:
         """Write a checkpoint after ``step`` steps of ``epoch``, whole or not at all; keep it and the one before."""
-        content = _pack(checkpoint)
+        content = pack(checkpoint)
         digest = hashlib.sha256(content).hexdigest()
         with files.whole(self.folder / f"{epoch:06d}-{step:09d}-{digest}.safetensors") as unfinished:
             unfinished.write_bytes(content)
@@ -119,11 +119,11 @@ def _read(path: Path) -> Checkpoint | None:
     assert match is not None  # paths() gives no others
     if hashlib.sha256(content).hexdigest() != match[1]:
         return None
-    return _unpack(content)
+    return unpack(content)
 
 
-def _pack(checkpoint: Checkpoint) -> bytes:
-    """One tensor for each device and type of numbers: of a thousand small ones each would cost its time."""
+def pack(checkpoint: Checkpoint) -> bytes:
+    """As bytes. One tensor for each device and type of numbers: of a thousand small ones each would cost its time."""
     flat: dict[str, list[Tensor]] = {}
     layout = []
     for name, tensor in checkpoint.tensors.items():
@@ -135,7 +135,8 @@ def _pack(checkpoint: Checkpoint) -> bytes:
     return save(joined | {FACTS: torch.frombuffer(bytearray(facts), dtype=torch.uint8)})
 
 
-def _unpack(content: bytes) -> Checkpoint:
+def unpack(content: bytes) -> Checkpoint:
+    """The reverse of ``pack``."""
     flat = load(content)
     facts = json.loads(flat.pop(FACTS).numpy().tobytes())
     tensors, begun = {}, dict.fromkeys(flat, 0)

@@ -6,6 +6,7 @@ whose results are.
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from functools import cache
@@ -57,8 +58,8 @@ def machine() -> dict[str, Any]:
             found["gpu"] = torch.cuda.get_device_name()
             found["cuda"] = torch.version.cuda
             found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        if torch.distributed.is_initialized():
-            found["processes"] = torch.distributed.get_world_size()
+        if "WORLD_SIZE" in os.environ:  # of torchrun
+            found["processes"] = int(os.environ["WORLD_SIZE"])
     return found | {"packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}}
 
 

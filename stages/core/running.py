@@ -17,18 +17,22 @@ from core.errors import Interrupted, Mistake
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+RANK = "RANK"  # where torchrun tells a process which one it is
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended: 128 + SIGINT
 
 
 def stage(main: Callable[[], None]) -> None:
     """Run a stage of dvc.yaml: as ``script`` does, waiting for a run of the same stage in the same workspace, and
-    leaving in metrics/provenance/ what it ran with."""
+    leaving in metrics/provenance/ what it ran with. Of several processes that torchrun started, the first does so."""
     path = Path(sys.argv[0])
     with _errors():
-        held = _alone(path)
+        # Processes of torchrun have a parent that holds it; other machines may work in this very folder.
+        joins = RANK in os.environ or ("PET_NNODES" in os.environ and "DVC_STAGE" not in os.environ)
+        held = None if joins else _alone(path)
         provenance.inputs(path.stem)
         main()
-        provenance.record(path.stem)
+        if os.environ.get(RANK, "0") == "0":
+            provenance.record(path.stem)
         if held:
             held.close()
 
@@ -41,14 +45,16 @@ def script(main: Callable[[], None]) -> None:
 
 @contextmanager
 def postponed() -> Iterator[Callable[[], bool]]:
-    """Within it the first Ctrl-C or SIGTERM only makes what it gives return True; a second one interrupts at once."""
+    """Within it the first Ctrl-C or SIGTERM only makes what it gives return True; a second one interrupts at once.
+    Not so where torchrun started this process: it passes on what the process has got already, and kills in the end."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if asked and RANK not in os.environ:
             raise KeyboardInterrupt
+        if not asked and os.environ.get(RANK, "0") == "0":
+            print("\nStopping after this step; once more stops at once.", file=sys.stderr, flush=True)
         asked.append(number)
-        print("\nStopping after this step; once more stops at once.", file=sys.stderr, flush=True)
 
     before = [(number, signal.signal(number, ask)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
@@ -66,7 +72,8 @@ def _errors() -> Iterator[None]:
         sys.stdout.flush()
     except KeyboardInterrupt as wish:
         said = str(wish) if isinstance(wish, Interrupted) else "nothing half-written was left. Run it again"
-        print(f"\nInterrupted: {said}", file=sys.stderr)
+        if RANK not in os.environ:  # torchrun's parent says it for all
+            print(f"\nInterrupted: {said}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # whoever read our output, as head does, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,19 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from core import batches
+from core import batches, checkpoints
 from core.batches import Pixels
 from core.checkpoints import Checkpoint, Store
 from core.errors import Interrupted, Mistake
 from core.networks import Classifier
+from core.ranks import Ranks
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.params import Train
 
 SCORED_AT_ONCE = {"cpu": 64, "cuda": 256}  # images
 LOOKED_AFTER = 50  # steps
+HEEDED_AFTER = 8  # steps, where several processes must stop or write at the same one
 
 
 class Epoch(NamedTuple):
@@ -59,6 +62,8 @@ def choose_device(name: str) -> torch.device:
     """The device for ``train.device``. Raises Mistake where there is none of that name."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes each has a GPU of its own
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -66,6 +71,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Mistake(f"train.device is {name}, and this machine has {torch.cuda.device_count()} GPUs: use auto or cpu")
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # from here on the provenance names the GPU
     return device
 
@@ -97,18 +103,20 @@ def fit(
     report: Callable[[Epoch], None],
     store: Store | None = None,
     stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
 ) -> Fitted:
     """Train until the validation loss stops improving, and return the best epoch's weights.
 
     ``images`` is uint8 (N, H, W, C), ``labels`` 0 or 1 (N,); ``rows`` holds the row numbers of "train" and
     "val". ``report`` is called after each epoch, and for those of the checkpoint in ``store`` that training goes on
     from: it ends with the same bytes as one that was never stopped. Once ``stop`` says so, it ends after the step.
+    Several ``ranks`` share each batch, and all return the same; ``store`` and ``report`` are the first one's.
     Raises Interrupted then; Mistake when the loss is no number any more, or the memory does not suffice.
     """
     if len(rows["train"]) < 2:
         raise Mistake(f"{len(rows['train'])} image to train on is too few: two are the least, for batch normalisation")
     with _memory(f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or take a smaller backbone"):
-        training = _Training(classifier, images, rows, labels, chosen, seed, store, stop)
+        training = _Training(classifier, images, rows, labels, chosen, seed, store, stop, ranks or Ranks())
         training.go_on()
         for epoch in training.epochs:
             report(epoch)
@@ -136,11 +144,14 @@ class _Training:
         seed: int,
         store: Store | None,
         stop: Callable[[], bool],
+        ranks: Ranks,
     ) -> None:
-        self.chosen, self.rows, self.seed, self.store, self.stop = chosen, rows, seed, store, stop
+        self.chosen, self.rows, self.seed, self.store, self.stop, self.ranks = chosen, rows, seed, store, stop, ranks
         device = self.device = choose_device(chosen.device)
         enabled = choose_precision(chosen.precision, device) == "bf16"
         self.cast = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+        if ranks.count > 1 and device.type == "cuda":  # on the CPU torch has none: each normalises by its own share
+            classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
         self.classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pixels = Pixels(images, device)
         self.truth = torch.from_numpy(labels.astype(np.float32)).to(device)
@@ -149,6 +160,10 @@ class _Training:
             classifier.requires_grad_(False)
             classifier.head.requires_grad_(True)
         self.trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+        self.network: nn.Module = self.classifier
+        if ranks.count > 1:
+            self.network = DistributedDataParallel(self.classifier)
+            torch.manual_seed(seed + ranks.rank)  # for dropout: each rank has images of its own
         self.optimiser = torch.optim.NAdam(
             self.trained, lr=chosen.lr, weight_decay=chosen.weight_decay, decoupled_weight_decay=True
         )
@@ -158,9 +173,14 @@ class _Training:
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.begin_epoch()
+        self.keeps = ranks.any(store is not None)
         self.kept_at = time.monotonic()
         self.bar = tqdm(
-            total=chosen.epochs * len(rows["train"]), unit=" images", disable=None, smoothing=0.05, leave=True
+            total=chosen.epochs * len(rows["train"]),
+            unit=" images",
+            disable=True if ranks.rank else None,
+            smoothing=0.05,
+            leave=True,
         )
 
     def begin_epoch(self) -> None:
@@ -194,50 +214,63 @@ class _Training:
             self.classifier.eval()
             self.classifier.head.train()
         left = self.order[self.step :]
-        for taken, batch in zip(left, self.pixels.stream(left), strict=True):
-            self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)])
-            self.bar.update(len(taken))
-            if self.stop() or time.monotonic() - self.kept_at > 60 * self.chosen.checkpoint_minutes:
-                self.keep()
-                self.heed()
+        # A rank without an image of a small last batch takes one of another, which then counts nothing here.
+        mine = [batch[share] if len(batch[share := self.ranks.share(batch)]) else batch[-1:] for batch in left]
+        for whole, taken, batch in zip(left, mine, self.pixels.stream(mine), strict=True):
+            self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)], whole)
+            self.bar.update(len(whole))
+            if self.ranks.count == 1 or self.step % HEEDED_AFTER == 0:
+                late = time.monotonic() - self.kept_at > 60 * self.chosen.checkpoint_minutes
+                if self.ranks.any(self.stop() or late):
+                    self.keep()
+                    self.heed()
         self.validate()
 
-    def one_step(self, batch: Tensor, target: Tensor) -> None:
+    def one_step(self, batch: Tensor, target: Tensor, whole: np.ndarray) -> None:
+        """Take a step with this rank's images of the ``whole`` batch, which those of all ranks make up."""
+        share = self.ranks.share(whole)
+        first = min(share.start, len(whole) - 1)
+        images = batches.augment(batch, self.chosen.augment, self.random, len(whole), first)
         with self.cast:
-            logit = self.classifier(batches.augment(batch, self.chosen.augment, self.random))
+            logit = self.network(images)
         loss = binary_cross_entropy_with_logits(logit, target, pos_weight=self.weight)
+        counted = share.stop - share.start
+        if self.ranks.count > 1:  # the mean over the whole batch, once the gradients' mean over the ranks is taken
+            loss = loss * (counted * self.ranks.count / len(whole))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.chosen.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained, self.chosen.clip_norm)
         self.optimiser.step()
-        self.losses[self.step] = loss.detach() * len(target)
-        self.right += ((logit.detach() > 0) == (target > 0.5)).sum()
+        self.losses[self.step] = loss.detach() * (len(whole) / self.ranks.count)
+        self.right += ((logit.detach() > 0) == (target > 0.5))[:counted].sum()
         self.step += 1
         if self.step % LOOKED_AFTER == 1:  # reading a loss makes the CPU wait for the GPU
             self.look()
-            self.bar.set_postfix_str(
-                f"epoch {len(self.epochs) + 1}/{self.chosen.epochs}, loss {float(loss.detach()):.4f}"
-            )
+            loss_now = float(self.ranks.sum(self.losses[self.step - 1])) / len(whole)
+            self.bar.set_postfix_str(f"epoch {len(self.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}")
 
     def look(self) -> None:
         """Raise Mistake where a loss or a weight has become no number."""
-        bad = torch.nonzero(~torch.isfinite(self.losses[: self.step])).flatten()
+        bad = torch.nonzero(~torch.isfinite(self.ranks.sum(self.losses[: self.step]))).flatten()
         at = None
         if len(bad):
             at = int(bad[0]) + 1
         elif not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
             at = self.step
         if at is not None:
-            kept = " The last good checkpoint is kept." if self.store and self.store.paths() else ""
+            kept = self.ranks.any(bool(self.store and self.store.paths()))
             raise Mistake(
                 f"At epoch {len(self.epochs) + 1}, step {at} of {len(self.order)} the loss or the weights became no "
-                f"number: lower train.lr ({self.chosen.lr:g}), or set train.clip_norm to 1.0.{kept}"
+                f"number: lower train.lr ({self.chosen.lr:g}), or set train.clip_norm to 1.0."
+                + (" The last good checkpoint is kept." if kept else "")
             )
 
     def validate(self) -> None:
         self.look()
-        logits = score(self.classifier, self.pixels, self.rows["val"], self.cast)
+        for value in self.classifier.buffers():  # of batch normalisation, which each rank has of its own images
+            self.ranks.of_first(value)
+        logits = self.validated()
         wanted = self.truth[torch.tensor(self.rows["val"], device=self.device)].cpu()
         weight = self.weight.cpu().double()
         val_loss = binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight)
@@ -247,14 +280,15 @@ class _Training:
                 f"The loss is {float(val_loss)} in validation after epoch {number}: lower train.lr "
                 f"({self.chosen.lr:g}), or set train.clip_norm to 1.0"
             )
-        epoch = Epoch(
-            number,
-            float(self.losses.double().sum()) / images_each,
-            float(self.right) / images_each,
+        figures = [
+            float(self.ranks.sum(self.losses).double().sum()) / images_each,
+            float(self.ranks.sum(self.right)) / images_each,
             float(val_loss),
             float(((logits > 0) == (wanted > 0.5)).double().mean()),
             self.optimiser.param_groups[0]["lr"],
-        )
+        ]
+        # One rank's for all: when to stop must not hang on how another processor rounds.
+        epoch = Epoch(number, *self.ranks.of_first(torch.tensor(figures, dtype=torch.float64)).tolist())
         self.epochs.append(epoch)
         if self.best_epoch() is epoch:
             # Copies: the original project kept references, so the last epoch's weights. Contiguous, for safetensors.
@@ -265,19 +299,32 @@ class _Training:
         self.schedule.step(epoch.val_loss)
         self.begin_epoch()
 
+    def validated(self) -> Tensor:
+        """The logits of the validation images: float32 (V,), on the CPU. Each rank scores its share, once."""
+        rows = self.rows["val"]
+        logits = torch.zeros(len(rows))
+        mine = slice(self.ranks.rank, None, self.ranks.count)
+        if len(rows[mine]):
+            logits[mine] = score(self.classifier, self.pixels, rows[mine], self.cast)
+        return self.ranks.sum(logits)
+
     def keep(self) -> None:
         """Write a checkpoint of where it stands. Raises Mistake rather than keep one that is no number."""
-        if self.store is None:
+        if not self.keeps:
             return
         self.look()
+        losses, right = self.ranks.sum(self.losses), self.ranks.sum(self.right)
+        states = {"random.cpu": self.ranks.each(torch.get_rng_state())}
+        if self.device.type == "cuda":
+            states["random.cuda"] = self.ranks.each(torch.cuda.get_rng_state(self.device))
+        self.kept_at = time.monotonic()
+        if self.store is None:
+            return
         tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for number, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-        tensors |= {"losses": self.losses, "right": self.right}
-        tensors |= {"random.epoch": self.random.get_state(), "random.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors |= {"losses": losses, "right": right, "random.epoch": self.random.get_state()} | states
         facts = {
             "epochs": self.epochs,
             "step": self.step,
@@ -285,22 +332,25 @@ class _Training:
             "schedule": self.schedule.state_dict(),
         }
         self.store.save(len(self.epochs), self.step, Checkpoint(tensors, facts))
-        self.kept_at = time.monotonic()
 
     def go_on(self) -> None:
         """Take up the newest checkpoint, if there is one."""
         found = self.store.load() if self.store else None
+        if self.ranks.count > 1:  # the first rank's machine alone has it
+            content = self.ranks.bytes_of_first(checkpoints.pack(found) if found else b"")
+            found = checkpoints.unpack(content) if content else None
         if found is None:
             return
         tensors, facts = found
         self.epochs = [Epoch(*figures) for figures in facts["epochs"]]
         self.begin_epoch()
         self.step = facts["step"]
-        self.losses, self.right = tensors["losses"].to(self.device), tensors["right"].to(self.device)
+        if self.ranks.rank == 0:  # they are the sums over all ranks
+            self.losses, self.right = tensors["losses"].to(self.device), tensors["right"].to(self.device)
         self.random.set_state(tensors["random.epoch"])
-        torch.set_rng_state(tensors["random.cpu"])
+        torch.set_rng_state(tensors["random.cpu"][self.ranks.rank].clone())  # torch reads past a part of a tensor
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+            torch.cuda.set_rng_state(tensors["random.cuda"][self.ranks.rank].clone(), self.device)
         self.classifier.load_state_dict(_below("weights.", tensors))
         self.best = _below("best.", tensors)
         for name, value in _below("optimiser.", tensors).items():
@@ -311,11 +361,12 @@ class _Training:
         self.optimiser.param_groups[0]["lr"] = facts["lr"]
         self.schedule.load_state_dict(facts["schedule"])
         self.bar.update(len(self.epochs) * len(self.rows["train"]) + sum(map(len, self.order[: self.step])))
-        print(f"Going on after epoch {len(self.epochs)}, step {self.step}", flush=True)
+        if self.ranks.rank == 0:
+            print(f"Going on after epoch {len(self.epochs)}, step {self.step}", flush=True)
 
     def heed(self) -> None:
         """Raise Interrupted where a person wants it to stop."""
-        if self.stop():
+        if self.ranks.any(self.stop()):
             self.bar.close()
             kept = "kept. Run the same command again, and it goes on from there; dvc repro --force starts anew"
             lost = "lost: this training keeps no checkpoints"

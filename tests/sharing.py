@@ -1,0 +1,51 @@
+"""What tests/core/test_ranks.py runs under torchrun: 50 steps of a network without batch statistics, and their losses.
+
+python -m torch.distributed.run --standalone --nproc-per-node 2 tests/sharing.py PARAMETERS LOSSES [fault]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from core import networks, params, ranks, training
+
+IMAGES, STEPS = 83, 10  # 83 images in batches of 9: the last batch has two, fewer than three ranks
+
+
+def main() -> None:
+    parameters, written, *fault = sys.argv[1:]
+    rules = params.load("train", path=parameters).train
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, IMAGES + 20)
+    grey = 60 + 120 * labels[:, None, None, None] + random.integers(0, 40, (len(labels), 32, 32, 3))
+    images = grey.astype(np.uint8)
+    rows = {"train": np.arange(IMAGES), "val": np.arange(IMAGES, IMAGES + 19)}
+    training.repeatable(1)
+    classifier = networks.Classifier("squeezenet1_1", "linear", 32)
+    for module in classifier.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    losses: list[list[float]] = []
+
+    def report(epoch: training.Epoch) -> None:
+        losses.append([*epoch])
+
+    validate = training._Training.validate
+
+    def keeping(self: training._Training) -> None:
+        losses.append(self.ranks.sum(self.losses).tolist())
+        validate(self)
+
+    training._Training.validate = keeping
+    with ranks.joined(torch.device("cpu"), minutes=1) as together:
+        together.agree(str(together.rank if fault == ["differ"] else 0), "Parameters, data or code")
+        fitted = training.fit(classifier, images, rows, labels, rules, 1, report, ranks=together)
+        norms = [float(value.double().norm()) for value in fitted.state.values()]
+        Path(written).with_suffix(f".{together.rank}").write_text(json.dumps([losses, norms]))
+
+
+main()

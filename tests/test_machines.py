@@ -1,0 +1,168 @@
+"""Trainings by several processes: killed, interrupted, mistaken, and on two machines made of network namespaces."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from test_survival import LONGER, kept, lock, start, stop, until_training
+
+pytestmark = pytest.mark.slow
+
+TWO = LONGER | {"train.processes": 2}
+
+
+def ranks(clone):
+    """The processes that train in the clone, by their number."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            here = path.joinpath("cwd").resolve() == clone.folder.resolve()
+            environment = path.joinpath("environ").read_text().split("\0")
+        except OSError:
+            continue
+        number = [word.removeprefix("LOCAL_RANK=") for word in environment if word.startswith("LOCAL_RANK=")]
+        if here and number:
+            found[int(number[0])] = int(path.name)
+    return found
+
+
+def forget(clone):
+    shutil.rmtree(clone.folder / ".dvc/cache/runs", ignore_errors=True)
+    shutil.rmtree(clone.folder / ".checkpoints", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def calm(clone):
+    """The longer training by two processes, undisturbed: its lock."""
+    for key, value in TWO.items():
+        clone.change(key, value)
+    said = clone.run("dvc", "repro")
+    assert "Going on after" not in said and said.count("parameters, ") == 1 and not kept(clone)
+    assert '"processes": 2' in (clone.folder / "metrics/provenance/train.json").read_text()
+    forget(clone)
+    return lock(clone)
+
+
+@pytest.fixture
+def two(clone, calm):
+    """The clone, about to train by two processes."""
+    clone.reset()
+    for key, value in TWO.items():
+        clone.change(key, value)
+    yield clone
+    forget(clone)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_a_rank_is_killed_all_start_again_and_the_result_is_that_of_an_undisturbed_run(two, calm, rank):
+    process = start(two, "dvc", "repro")
+    until_training(two, process, epochs=2)
+    os.kill(ranks(two)[rank], signal.SIGKILL)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and "Going on after epoch" in said and "Traceback" not in said, said
+    assert lock(two) == calm and not kept(two)
+
+
+def test_a_training_of_two_that_is_killed_leaves_none_behind_and_goes_on(two, calm):
+    process = start(two, "dvc", "repro")
+    until_training(two, process)
+    launcher = int(Path(f"/proc/{ranks(two)[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(launcher, signal.SIGKILL)
+    assert "failed to run" in process.communicate(timeout=60)[0]
+    time.sleep(1)
+    assert not ranks(two)
+    assert "Going on after epoch" in two.run("dvc", "repro")
+    assert lock(two) == calm
+
+
+def test_ctrl_c_stops_all_of_them_and_the_same_command_goes_on(two, calm):
+    process = start(two, "dvc", "repro")
+    until_training(two, process, epochs=2)
+    said = stop(process, signal.SIGINT)
+    assert said.count("Interrupted: training stopped") == 1 and "Traceback" not in said
+    assert not ranks(two)
+    assert "Going on after epoch" in two.run("dvc", "repro")
+    assert lock(two) == calm
+
+
+def test_a_mistake_is_said_once_and_nothing_is_started_again(two):
+    two.change("train.lr", 1e30)
+    two.change("train.clip_norm", None)
+    said = two.run("dvc", "repro", good=False)
+    assert said.count("became no number: lower train.lr (1e+30)") == 1 and "Traceback" not in said
+    assert not (two.folder / "models/model.safetensors").exists()
+
+
+def test_one_process_of_torchrun_gives_the_bytes_of_none(two):
+    """torchrun by hand, as on a cluster that starts it itself."""
+    two.change("train.processes", 1)
+    two.change("train.epochs", 2)
+    two.run("python", "stages/train.py")
+    first = (two.folder / "models/model.safetensors").read_bytes()
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "stages/train.py"]
+    two.run("env", "OMP_NUM_THREADS=" + os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())), "python", *command)
+    assert (two.folder / "models/model.safetensors").read_bytes() == first
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces, joined by a cable."""
+    if os.getuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and iproute2")
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True)
+
+    names = [f"host{number}-{os.getpid()}" for number in (1, 2)]
+    for name in names:
+        ip("netns", "add", name)
+    ends = [f"v{number}-{os.getpid()}" for number in (1, 2)]
+    ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+    for number, (name, end) in enumerate(zip(names, ends, strict=True), start=1):
+        ip("link", "set", end, "netns", name)
+        ip("-n", name, "addr", "add", f"10.99.0.{number}/24", "dev", end)
+        ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", name, "link", "set", end, "up")
+    yield list(zip(names, ends, ("10.99.0.1", "10.99.0.2"), strict=True))
+    for name in names:
+        ip("netns", "delete", name)
+
+
+def test_two_machines_train_as_two_processes_and_go_on_after_one_was_cut_off(two, calm, hosts, tmp_path):
+    two.change("train.processes", "auto")  # one on each, since they have no GPU
+    other = tmp_path / "other"
+    shutil.copytree(two.folder, other, symlinks=True)
+    shutil.rmtree(other / "models")
+
+    def join(host, folder, *command):
+        name, end, address = host
+        here = {
+            "PET_NNODES": "2", "PET_RDZV_ENDPOINT": "10.99.0.1:29400", "PET_LOCAL_ADDR": address,
+            "GLOO_SOCKET_IFNAME": end, "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        return subprocess.Popen(
+            ["ip", "netns", "exec", name, *command], cwd=folder, env=os.environ | here,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    first = join(hosts[0], two.folder, "dvc", "repro")
+    second = join(hosts[1], other, "python", "stages/train.py")
+    until_training(two, first, epochs=2)
+    subprocess.run(["ip", "-n", hosts[1][0], "link", "set", hosts[1][1], "down"], check=True)
+    time.sleep(40)  # after half a minute each gives the other up, and waits for it to come back
+    assert first.poll() is second.poll() is None
+    subprocess.run(["ip", "-n", hosts[1][0], "link", "set", hosts[1][1], "up"], check=True)
+    said, others = first.communicate(timeout=200)[0], second.communicate(timeout=200)[0]
+    assert first.returncode == second.returncode == 0, said + others
+    assert "Going on after epoch" in said and "Going on after" not in others
+    assert not (other / "models/model.safetensors").exists()  # the machine that runs DVC has written it
+    two.change("train.processes", 2)
+    for name in ("models/model.safetensors", "metrics/train.json"):
+        found = (two.folder / name).read_bytes()
+        two.run("dvc", "repro", "--force", "--single-item", "train")
+        assert (two.folder / name).read_bytes() == found
