@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -19,13 +20,19 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 # Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution (2001), table 1.
 HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
+READ_AHEAD = 2  # batches in memory before they are needed
+ASKED_AHEAD = 6  # batches that the disk is asked for
+
 
 class Pixels:
     """The image array, uint8 (N, H, W, C), held whole on the device where it takes at most half of what is
-    free there; elsewhere read from the memory map, two batches ahead of their use."""
+    free there; elsewhere read from the memory map, some batches ahead of their use."""
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
         self.images, self.device = images, device
+        self.mapped = images.base if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) else None
+        if self.mapped:
+            self.mapped.madvise(mmap.MADV_RANDOM)  # what lies beside a shuffled image is not needed next
         self.resident: Tensor | None = None
         if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
             self.resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
@@ -36,13 +43,26 @@ class Pixels:
             for rows in batches:
                 yield self.resident[torch.tensor(rows, device=self.device)].permute(0, 3, 1, 2)
             return
+        for rows in batches[READ_AHEAD:ASKED_AHEAD]:
+            self._ask(rows)
         with ThreadPoolExecutor(1) as reader:
-            waiting = [reader.submit(self._read, rows) for rows in batches[:2]]
+            waiting = [reader.submit(self._read, rows) for rows in batches[:READ_AHEAD]]
             for number in range(len(batches)):
                 batch = waiting.pop(0).result()
-                if number + 2 < len(batches):
-                    waiting.append(reader.submit(self._read, batches[number + 2]))
+                for rows in batches[number + ASKED_AHEAD : number + ASKED_AHEAD + 1]:
+                    self._ask(rows)
+                for rows in batches[number + READ_AHEAD : number + READ_AHEAD + 1]:
+                    waiting.append(reader.submit(self._read, rows))
                 yield batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def _ask(self, rows: np.ndarray) -> None:
+        """Have the disk read these images, all at once, into the system's cache; page by page it takes far longer."""
+        if self.mapped:
+            size = self.images[0].nbytes
+            first = self.images.offset % mmap.ALLOCATIONGRANULARITY
+            for row in rows.tolist():
+                begin = (first + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
+                self.mapped.madvise(mmap.MADV_WILLNEED, begin, first + (row + 1) * size - begin)
 
     def _read(self, rows: np.ndarray) -> Tensor:
         batch = torch.from_numpy(self.images[rows])

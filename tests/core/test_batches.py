@@ -31,6 +31,30 @@ def test_batches_stream_in_order_with_channels_first():
         assert np.array_equal(batch.numpy(), images[numbers].transpose(0, 3, 1, 2))
 
 
+def test_a_memory_map_streams_like_an_array_wherever_its_images_lie(tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (40, 50, 50, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    for part in (mapped, mapped[5:]):
+        rows = np.array_split(np.random.default_rng(2).permutation(len(part)), 12)
+        found = list(batches.Pixels(part, torch.device("cpu")).stream(rows))
+        assert np.array_equal(torch.cat(found).numpy(), np.array(part)[np.concatenate(rows)].transpose(0, 3, 1, 2))
+
+
+def test_the_disk_is_asked_for_each_image_once_and_before_it_is_read(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", np.zeros((40, 8, 8, 1), np.uint8))
+    done = []
+    ask, read = batches.Pixels._ask, batches.Pixels._read
+    monkeypatch.setattr(batches.Pixels, "_ask", lambda self, rows: done.append(("ask", rows[0])) or ask(self, rows))
+    monkeypatch.setattr(batches.Pixels, "_read", lambda self, rows: done.append(("read", rows[0])) or read(self, rows))
+    rows = [np.array([number]) for number in range(40)]
+    for _ in batches.Pixels(np.load(tmp_path / "images.npy", mmap_mode="r"), torch.device("cpu")).stream(rows):
+        pass
+    asked = [row for what, row in done if what == "ask"]
+    assert asked == list(range(2, 40)) and [row for what, row in done if what == "read"] == list(range(40))
+    assert all(done.index(("ask", row)) < done.index(("read", row)) for row in asked)
+
+
 @pytest.mark.parametrize(("count", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (1, [1])])
 def test_a_lone_last_image_joins_the_batch_before_it(count, sizes):
     cut = batches.cut(np.arange(count), 4)
