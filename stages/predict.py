@@ -7,6 +7,7 @@ Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv] [--
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from core import calibration, files, imaging, networks, running, sources, training
 from core.errors import Mistake
 
-AT_ONCE = 1024  # images in memory
+AT_ONCE = 2**28  # bytes of images in memory
 
 
 def main() -> None:
@@ -43,9 +44,11 @@ def main() -> None:
 
     rows: list[tuple[str, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)
-    for start in range(0, len(paths), AT_ONCE):
-        some = paths[start : start + AT_ONCE]
-        read = list(imaging.decode_all(some, lambda name: Path(name).read_bytes(), imaging.pixels, side))
+    size = max(1, min(1024, AT_ONCE // (side * side * model["channels"])))
+    pictures = imaging.decode_all(paths, lambda name: Path(name).read_bytes(), imaging.pixels, side)
+    for start in range(0, len(paths), size):
+        some = paths[start : start + size]
+        read = list(islice(pictures, len(some)))
         stack = np.zeros((len(some), side, side, model["channels"]), np.uint8)
         why = [imaging.fit_into(stack[at], pixels) for at, pixels in enumerate(read)]
         good = np.array([at for at, reason in enumerate(why) if not reason], dtype=np.int64)

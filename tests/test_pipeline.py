@@ -254,6 +254,11 @@ def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evalua
     assert 0 < found.loc["grey.png", "probability"] < 1
     both = predictions.index
     assert np.allclose(found.loc[["new/" + name for name in both], "probability"], predictions, atol=1e-6)
+    path = alone.folder / "stages/predict.py"
+    path.write_text(path.read_text().replace("AT_ONCE = 2**28", "AT_ONCE = 2**16"))  # some images instead of all
+    alone.run("python", "stages/predict.py", "new", "grey.png", "--out", "few.csv", good=False)
+    few = pd.read_csv(alone.folder / "few.csv", index_col="file")
+    assert (few.index == found.index).all() and np.allclose(few["probability"], found["probability"], 0, 1e-6, True)
     assert "no image or folder nowhere" in alone.run("python", "stages/predict.py", "nowhere", good=False)
 
 

@@ -184,6 +184,7 @@ class Train(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     precision: Literal["auto", "fp32", "bf16"]
+    compile: Literal["auto"] | bool
     processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +28,8 @@ from core.ranks import Ranks
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.params import Train
 
-SCORED_AT_ONCE = {"cpu": 64, "cuda": 256}  # images
+SCORED_AT_ONCE = {"cpu": 3 * 2**18, "cuda": 2**27}  # values, of pixels in channels
+COMPILED_FROM = 20_000  # steps, whose gain of a tenth outweighs the minute or two that compiling takes
 LOOKED_AFTER = 50  # steps
 HEEDED_AFTER = 8  # steps, where several processes must stop or write at the same one
 
@@ -81,6 +84,26 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return name
+
+
+def compiles(chosen: Train, images: int, device: torch.device) -> bool:
+    """Whether torch compiles the network, for ``train.compile``. Raises Mistake where it is to and can't."""
+    if chosen.compile == "auto" and (
+        device.type != "cpu" or chosen.epochs * images / chosen.batch_size < COMPILED_FROM
+    ):
+        return False
+    if chosen.compile is False:
+        return False
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where none is meant to be
+    try:
+        torch.compile(torch.neg)(torch.zeros(8, device=device))
+    except Exception as error:  # each part of the compiler raises errors of its own
+        if chosen.compile == "auto":
+            return False
+        needed = "a C++ compiler (Debian, Ubuntu: apt install g++)" if device.type == "cpu" else "Triton"
+        reason = str(error).strip().splitlines()[0]
+        raise Mistake(f"train.compile is true, and compiling needs {needed}: {reason}") from None
+    return True
 
 
 def repeatable(seed: int, deterministic: bool = True) -> None:
@@ -164,6 +187,8 @@ class _Training:
         if ranks.count > 1:
             self.network = DistributedDataParallel(self.classifier)
             torch.manual_seed(seed + ranks.rank)  # for dropout: each rank has images of its own
+        self.compiled = compiles(chosen, len(rows["train"]), device)
+        self.faster = torch.compile(self.network, dynamic=False) if self.compiled else self.network
         self.optimiser = torch.optim.NAdam(
             self.trained, lr=chosen.lr, weight_decay=chosen.weight_decay, decoupled_weight_decay=True
         )
@@ -231,8 +256,10 @@ class _Training:
         share = self.ranks.share(whole)
         first = min(share.start, len(whole) - 1)
         images = batches.augment(batch, self.chosen.augment, self.random, len(whole), first)
+        # The last batch of an epoch may be smaller: it would be compiled anew.
+        network = self.faster if len(whole) == self.chosen.batch_size else self.network
         with self.cast:
-            logit = self.network(images)
+            logit = network(images)
         loss = binary_cross_entropy_with_logits(logit, target, pos_weight=self.weight)
         counted = share.stop - share.start
         if self.ranks.count > 1:  # the mean over the whole batch, once the gradients' mean over the ranks is taken
@@ -329,6 +356,7 @@ class _Training:
             "epochs": self.epochs,
             "step": self.step,
             "lr": self.optimiser.param_groups[0]["lr"],
+            "compiled": self.compiled,
             "schedule": self.schedule.state_dict(),
         }
         self.store.save(len(self.epochs), self.step, Checkpoint(tensors, facts))
@@ -342,6 +370,9 @@ class _Training:
         if found is None:
             return
         tensors, facts = found
+        if facts["compiled"] != self.compiled:
+            print("The checkpoint is not used: a compiler has come or gone, and rounding with it", file=sys.stderr)
+            return
         self.epochs = [Epoch(*figures) for figures in facts["epochs"]]
         self.begin_epoch()
         self.step = facts["step"]
@@ -400,12 +431,17 @@ def summarise(fitted: Fitted) -> dict[str, Any]:
 def score(classifier: Classifier, pixels: Pixels, rows: np.ndarray, cast: AbstractContextManager[Any]) -> Tensor:
     """The logits of the images at ``rows``: float32 (len(rows),), on the CPU, in evaluation mode."""
     classifier.eval()
-    size = SCORED_AT_ONCE[pixels.device.type]
-    logits = []
-    with torch.inference_mode(), cast:
-        for batch in pixels.stream([rows[at : at + size] for at in range(0, len(rows), size)]):
-            logits.append(classifier(batch))
-    return torch.cat(logits).cpu()
+    size = max(1, SCORED_AT_ONCE[pixels.device.type] // pixels.images[0].size)
+    while True:
+        try:
+            with torch.inference_mode(), cast:
+                parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+                return torch.cat([classifier(batch) for batch in pixels.stream(parts)]).cpu()
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            torch.cuda.empty_cache()
 
 
 def probabilities(classifier: Classifier, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:

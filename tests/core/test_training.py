@@ -248,6 +248,73 @@ def test_a_training_that_was_stopped_ends_with_the_same_bytes(chosen, data, tmp_
     assert save(fitted.state) == save(expected.state)
 
 
+def resumed(chosen, data, folder, **rules):
+    with checkpoints.opened(folder, "a", "m") as store:
+        if store.load() is None:
+            with pytest.raises(Interrupted):
+                fit(chosen, data, head="selu", store=store, stop=after(6), **rules)
+            torch.manual_seed(99)
+        return fit(chosen, data, head="selu", store=store, **rules)[1]
+
+
+@pytest.mark.slow  # it compiles
+def test_a_compiled_training_ends_with_the_same_bytes_too_and_sees_the_losses_of_a_plain_one(chosen, data, tmp_path):
+    expected = fit(chosen, data, head="selu", compile=True)[1]
+    assert save(resumed(chosen, data, tmp_path, compile=True).state) == save(expected.state)
+    # At a small rate, where rounding does not grow, and without dropout, which draws in another way once compiled.
+    plain, compiled = (fit(chosen, data, epochs=1, lr=1e-6, compile=value)[1].best for value in (False, True))
+    assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
+    assert compiled.val_loss == pytest.approx(plain.val_loss, rel=1e-3) and compiled != plain
+
+
+def test_a_checkpoint_from_before_the_compiler_came_is_not_used(chosen, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    expected = fit(chosen, data, epochs=2)[1]
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        with pytest.raises(Interrupted):
+            fit(chosen, data, epochs=2, store=store, stop=after(2))
+        assert save(fit(chosen, data, epochs=2, store=store, compile=True)[1].state) == save(expected.state)
+    assert "checkpoint is not used: a compiler" in capsys.readouterr().err
+
+
+def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(chosen, monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    rules = {value: chosen({"train.epochs": 10, "train.batch_size": 10, "train.compile": value}).train
+             for value in ("auto", True, False)}  # fmt: skip
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    found = [training.compiles(rules["auto"], images, cpu) for images in (19_999, 20_000)]
+    assert found == [False, True] and not training.compiles(rules["auto"], 20_000, cuda)
+    assert training.compiles(rules[True], 1, cpu) and not training.compiles(rules[False], 20_000, cpu)
+
+    def broken(function):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert not training.compiles(rules["auto"], 20_000, cpu)
+    with pytest.raises(Mistake, match=r"train.compile is true.*apt install g\+\+\): InvalidCxx.* found$"):
+        training.compiles(rules[True], 1, cpu)
+
+
+def test_images_are_scored_in_smaller_batches_when_memory_runs_out(data):
+    images, _, rows = data
+    classifier = networks.Classifier("shufflenet_v2_x0_5", "linear", 32)
+    pixels = batches.Pixels(images, torch.device("cpu"))
+    expected = training.score(classifier, pixels, rows["train"], torch.no_grad())
+    sizes = []
+
+    def little_memory(module, given):
+        sizes.append(len(given[0]))
+        if len(given[0]) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    classifier.register_forward_pre_hook(little_memory)
+    found = training.score(classifier, pixels, rows["train"], torch.no_grad())
+    assert torch.allclose(found, expected, atol=1e-5) and max(sizes[-4:]) <= 10 < sizes[0]
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("all of it")))
+        training.score(classifier, pixels, rows["train"], torch.no_grad())
+
+
 def test_a_training_that_was_done_but_for_its_outputs_is_not_done_again(chosen, data, tmp_path, monkeypatch):
     with checkpoints.opened(tmp_path, "a", "m") as store:
         first = fit(chosen, data, store=store)[1]
