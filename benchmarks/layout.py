@@ -1,0 +1,117 @@
+"""One archive against one PNG a file, under DVC.
+
+    python benchmarks/layout.py [--images 30000] [--rounds 1]
+
+Keeps phantom images of 50 pixels as this project does, in one images.zip, and as one PNG a file in a folder a patient,
+each in a fresh repository with a folder as remote, the two in turn. Prints the seconds that each of DVC's operations
+takes with either, how many times as long it takes with files (of more rounds the median, and the least to the most),
+and the bytes and files of both.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from core import imaging, phantom
+
+LAYOUTS = ("images.zip", "images")
+OPERATIONS = ("add", "status", "push", "checkout", "pull")  # checkout without the images, pull without the cache, too
+
+
+def encoded(patch: phantom.Patch, kind: str) -> bytes:
+    written = io.BytesIO()
+    Image.fromarray(patch.pixels).save(written, kind)
+    return written.getvalue()
+
+
+def write(patches: list[phantom.Patch], target: Path) -> None:
+    if target.suffix == ".zip":
+        named = {patch.name: patch for patch in patches}
+        imaging.pack(named, lambda name: encoded(named[name], "BMP"), target)
+        return
+    for patch in patches:
+        file = target / patch.patient / Path(patch.name).with_suffix(".png").name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(patch, "PNG"))
+
+
+def size(target: Path) -> tuple[int, int]:
+    """Bytes and files."""
+    sizes = [path.stat().st_size for path in (target, *target.rglob("*")) if path.is_file()]
+    return sum(sizes), len(sizes)
+
+
+def measure(patches: list[phantom.Patch], layout: str) -> tuple[dict[str, float], tuple[int, int]]:
+    """The seconds of each operation in a fresh repository, and the bytes and files of the images."""
+    with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
+        place = Path(folder).resolve()
+        repository = place / "repository"
+        repository.mkdir()
+        # DVC with its defaults, whatever this machine's settings, and with what it remembers in this folder, too.
+        (place / "config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+        places = ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR")
+        environment = os.environ | dict.fromkeys(places, str(place))
+
+        def call(*words: str) -> None:
+            try:
+                subprocess.run(words, cwd=repository, env=environment, check=True, capture_output=True, text=True)
+            except subprocess.CalledProcessError as error:
+                sys.exit(f"{' '.join(words)}:\n{error.stdout}{error.stderr}")
+
+        call("git", "init")
+        call("git", "config", "user.name", "benchmark")
+        call("git", "config", "user.email", "benchmark@localhost")
+        call("dvc", "init")
+        call("dvc", "remote", "add", "--default", "folder", str(place / "remote"))
+        call("git", "commit", "--all", "--message", "Start")
+        write(patches, repository / layout)
+        whole = size(repository / layout)
+        seconds = {}
+        for operation in OPERATIONS:
+            if operation in ("checkout", "pull"):
+                call("rm", "-r", layout)
+            if operation == "pull":
+                call("rm", "-rf", ".dvc/cache")
+            os.sync()  # no operation waits for what was written before it
+            began = time.perf_counter()
+            call("dvc", operation, *([layout] if operation == "add" else []))
+            seconds[operation] = time.perf_counter() - began
+            if size(repository / layout) != whole:
+                sys.exit(f"dvc {operation} left {size(repository / layout)} bytes and files of {layout}, not {whole}")
+    return seconds, whole
+
+
+def shown(values: list[float]) -> str:
+    spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.2f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=30_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    asked = parser.parse_args()
+    patches = list(phantom.draw(asked.images, max(3, asked.images // 1000), 50, seed=1))
+    rounds = [[measure(patches, layout) for layout in LAYOUTS] for _ in range(asked.rounds)]
+    print(f"{'':9} {'s, one archive':>26} {'s, files':>26} {'files / archive':>26}")
+    for operation in OPERATIONS:
+        archive, files = ([each[which][0][operation] for each in rounds] for which in (0, 1))
+        ratios = [many / one for one, many in zip(archive, files, strict=True)]
+        print(f"{operation:9} {shown(archive):>26} {shown(files):>26} {shown(ratios):>26}")
+    for what in (0, 1):
+        archive, files = (rounds[0][which][1][what] for which in (0, 1))
+        print(f"{('bytes', 'files')[what]:9} {archive:26,} {files:26,} {files / archive:26.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""An array larger than memory: reading and training from the memory map, against an array that memory holds.
+
+    python benchmarks/reading.py [--gigabytes 3] [--memory 1] [--rounds 3]
+
+Writes an array of random 64-pixel images and goes through some of them at random, each variant in a process of its
+own that has read the whole array once, in turn:
+  in memory       the system keeps the array in its cache
+  larger          the process may have --memory gigabytes, its cache included (a memory cgroup; without the right to
+                  make one: what is in the cache is dropped, the memory is not limited)
+  not asked       likewise, without asking the disk ahead
+Prints images a second, of reading alone and of training (one epoch of the default network in batches of 64).
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from core import batches, files, networks, params, training
+
+VARIANTS = ("in memory", "larger", "not asked")
+LOADS = {"reading": 50_000, "training": 6_400}  # images
+SIDE, BATCH = 64, 64
+CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))
+
+
+def write(path: Path, size: int) -> None:
+    shape = (size // (SIDE * SIDE * 3), SIDE, SIDE, 3)
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    random = np.random.default_rng(1)
+    for start in range(0, len(array), 4096):
+        some = array[start : start + 4096]
+        some[:] = random.integers(0, 256, some.shape, dtype=np.uint8)
+    array.flush()
+
+
+def confine(most: int) -> Path | None:
+    """Give this process so many bytes of memory, its share of the cache included."""
+    for root, limit in CGROUPS:
+        group = Path(root, f"benchmark-{os.getpid()}")
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(most))
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+        except OSError:
+            continue
+        return group
+    return None
+
+
+def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path | None]:
+    """Images a second of each load, and the group that the process is confined to."""
+    group = None
+    with path.open("rb") as file:
+        if variant != "in memory":
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            group = confine(most)
+        while (group or variant == "in memory") and file.read(2**24):
+            pass
+    if variant == "not asked":
+        batches.Pixels._ask = lambda self, rows: None
+    images = files.read_array(path)
+    chosen = params.load("model", "train", "seed")
+    rules = chosen.train.model_copy(update={"epochs": 1, "batch_size": BATCH, "device": "cpu"})
+    labels = np.arange(len(images)) % 2
+    order = np.random.default_rng(2).permutation(len(images))
+
+    def train(rows: np.ndarray) -> None:
+        parts = {"train": rows, "val": order[:2]}
+        classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, SIDE)
+        training.fit(classifier, images, parts, labels, rules, chosen.seed, lambda epoch: None)
+
+    def read(rows: np.ndarray) -> None:
+        pixels = batches.Pixels(images, torch.device("cpu"))
+        for _ in pixels.stream([rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]):
+            pass
+
+    train(order[-4 * BATCH :])  # what torch loads late
+    found = {}
+    for (load, count), run in zip(LOADS.items(), (read, train), strict=True):
+        rows, order = order[:count], order[count:]
+        began = time.perf_counter()
+        run(rows)
+        found[load] = count / (time.perf_counter() - began)
+    return found, group
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=3)
+    parser.add_argument("--memory", type=float, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    rounds = []
+    with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
+        path = Path(folder) / "images.npy"
+        write(path, int(asked.gigabytes * 1e9))
+        for _ in range(asked.rounds):
+            rounds.append({})
+            for variant in VARIANTS:
+                with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                    rounds[-1][variant], group = pool.submit(rates, path, variant, int(asked.memory * 1e9)).result()
+                if group:
+                    group.rmdir()
+    print(f"An array of {asked.gigabytes:g} GB, " + (f"{asked.memory:g} GB of memory" if group else "a cold cache"))
+    print(f"{'':11}" + "".join(f"{load + ', images/s':>20}   ratio, median (least to most)" for load in LOADS))
+    for variant in VARIANTS:
+        line = f"{variant:11}"
+        for load in LOADS:
+            own = [each[variant][load] for each in rounds]
+            ratios = [each[variant][load] / each["in memory"][load] for each in rounds]
+            shown = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            line += f"{statistics.median(own):20,.0f}   {shown:29}"
+        print(line.rstrip())
+
+
+if __name__ == "__main__":
+    main()

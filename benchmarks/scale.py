@@ -1,0 +1,131 @@
+"""What each stage of the data takes as a set grows: seconds, memory, and the exponent of growth.
+
+    python benchmarks/scale.py [--images 3000 30000] [--side 50] [--train]
+
+Draws phantoms of so many images, one patient in a thousand images, in a clone each, and runs the stages by dvc repro.
+Growth is b in seconds = a * images ** b, from one size to the next. Memory is what the largest process of a stage held
+at most of its own: not pages of mapped files, which the system takes back when it needs them. --train also runs the
+rest of the pipeline, one epoch, then prints the seconds of a dvc repro with nothing to do, and those from a dvc repro
+with another train.lr to the beginning of the first epoch. As many as the IDC set has: --images 3000 30000 277524.
+"""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+TOP = Path(__file__).resolve().parents[1]
+STAGES = ("download", "prepare", "audit", "split")
+PROMISED = "all but download"
+FAR = 10_000_000  # images
+EVERY = 0.05  # seconds
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that no file holds, of the largest among a process and its descendants."""
+    most = 0
+    try:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        most = 1024 * sum(int(status.get(key, "0").split()[0]) for key in ("RssAnon", "RssShmem"))
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (OSError, ProcessLookupError):
+        return most  # it has ended meanwhile
+    return max([most, *(own_memory(int(child)) for child in children)])
+
+
+def measure(folder: Path, *words: str) -> tuple[float, int]:
+    """Seconds and bytes."""
+    began, most = time.perf_counter(), 0
+    with (folder / "log.txt").open("w+") as log:
+        running = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
+        while running.poll() is None:
+            most = max(most, own_memory(running.pid))
+            time.sleep(EVERY)
+        log.seek(0)
+        if running.returncode:
+            sys.exit(f"{' '.join(words)}:\n{log.read()}")
+    return time.perf_counter() - began, most
+
+
+def until_training(folder: Path) -> float:
+    """Seconds from dvc repro to the line that train prints before its first step."""
+    began = time.perf_counter()
+    running = subprocess.Popen(["dvc", "repro"], cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    for line in running.stdout:
+        if "images to train on" in line:
+            break
+    took = time.perf_counter() - began
+    os.killpg(running.pid, 9)
+    running.communicate()
+    return took
+
+
+def change(folder: Path, **changes: object) -> None:
+    """Set keys of params.yaml, the dots of whose names are written as two underscores."""
+    yaml, path = YAML(), folder / "params.yaml"
+    document = yaml.load(path)
+    for name, value in changes.items():
+        *sections, last = name.split("__")
+        section = document
+        for key in sections:
+            section = section[key]
+        section[last] = value
+    yaml.dump(document, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[3_000, 30_000])
+    parser.add_argument("--side", type=int, default=50)
+    parser.add_argument("--train", action="store_true")
+    asked = parser.parse_args()
+    taken: dict[int, dict[str, tuple[float, int]]] = {}
+    lines = []
+    for count in asked.images:
+        with tempfile.TemporaryDirectory(prefix="scale-") as place:
+            folder = Path(place) / "clone"
+            subprocess.run(["git", "clone", "--quiet", TOP, folder], check=True)
+            change(folder, data__phantom__images=count, data__phantom__patients=max(12, round(count / 1000)),
+                   data__phantom__side=asked.side, prepare__image_size=asked.side,
+                   train__epochs=1, train__batch_size=256)  # fmt: skip
+            taken[count] = {}
+            for stage in STAGES:
+                taken[count][stage] = measure(folder, "dvc", "repro", "--single-item", stage)
+                seconds, most = taken[count][stage]
+                print(f"{count:,} images, {stage}: {seconds:.1f} s, {most / 1e9:.2f} GB", file=sys.stderr, flush=True)
+            three = [taken[count][stage] for stage in STAGES[1:]]
+            taken[count][PROMISED] = (sum(seconds for seconds, _ in three), max(most for _, most in three))
+            if asked.train:
+                seconds, most = measure(folder, "dvc", "repro")
+                idle, _ = measure(folder, "dvc", "repro")
+                change(folder, train__lr=0.0005)
+                changed = until_training(folder)
+                lines.append(
+                    f"{count:,} images: one epoch and evaluate {seconds:.0f} s, {most / 1e9:.2f} GB; "
+                    f"nothing to do {idle:.1f} s; train.lr changed: trains after {changed:.1f} s"
+                )
+    print(f"{'stage':17}" + "".join(f"{f'{count:,}':>9}, s{'GB':>6}" for count in taken), end="")
+    print(f"{'growth':>8}   {FAR:,}" if len(taken) > 1 else "")
+    for stage in (*STAGES, PROMISED):
+        points = [(count, *stages[stage]) for count, stages in taken.items()]
+        print(f"{stage:17}" + "".join(f"{seconds:11.1f}{most / 1e9:6.2f}" for _, seconds, most in points), end="")
+        print(beyond(*points[-2:]) if len(points) > 1 else "")
+    print("\n".join(lines))
+
+
+def beyond(less: tuple[int, float, int], more: tuple[int, float, int]) -> str:
+    """Growth, and what it would come to: seconds by its power, bytes in proportion."""
+    growth = math.log(more[1] / less[1]) / math.log(more[0] / less[0])
+    hours = more[1] * (FAR / more[0]) ** growth / 3600
+    most = more[2] + (more[2] - less[2]) / (more[0] - less[0]) * (FAR - more[0])
+    return f"{growth:8.2f}   {hours:.1f} h, {max(most, more[2]) / 1e9:.1f} GB"
+
+
+if __name__ == "__main__":
+    main()
