@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
@@ -142,14 +143,34 @@ def test_experiments_go_on_too(longer, calm, command):
     longer.run("git", "checkout", "-q", "-f", "-B", "main", first)  # a killed DVC leaves HEAD on its own commit
 
 
-def test_two_workers_at_the_same_training_do_not_disturb_each_other(clone, monkeypatch):
+def devices(clone):
+    """What CUDA_VISIBLE_DEVICES is to the trainings of the queue."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            here = path.joinpath("cwd").resolve().is_relative_to(clone.folder.resolve() / ".dvc/tmp/exps")
+            if here and "stages/train.py" in path.joinpath("cmdline").read_text():
+                found |= set(re.findall("CUDA_VISIBLE_DEVICES=([^\0]*)", path.joinpath("environ").read_text()))
+        except OSError:
+            continue
+    return found
+
+
+def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_each_other(clone, monkeypatch):
     """Two experiments that differ in the evaluation alone train the same, at the same time."""
+    page = Path(__file__).resolve().parents[1].joinpath("docs/machines.md").read_text()
+    start_both = re.search(r"^for gpu in 0 1; do$.*?^done$", page, re.MULTILINE | re.DOTALL)[0]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two workers with two threads each would wait for each other
     for threshold in (0.3, 0.6):
-        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=3"]
+        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=60", "-S", "train.early_stopping=60"]
         clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
-    clone.run("dvc", "queue", "start", "-j", "2")
+    clone.run("bash", "-c", start_both)
     end = time.monotonic() + 300
+    seen: set = set()
+    while seen != {"0", "1"}:
+        seen |= devices(clone)
+        assert time.monotonic() < end, seen
+        time.sleep(0.2)
     while (said := clone.run("dvc", "queue", "status")).count("Success") < 2:
         assert "Failed" not in said and time.monotonic() < end, said
         time.sleep(1)
