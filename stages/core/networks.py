@@ -1,7 +1,10 @@
-"""Torchvision's classification networks with one logit, from scratch or from weights that were checked."""
+"""Classification networks of torchvision and timm with one logit, from scratch or from weights that were checked."""
 
+import difflib
+import json
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from core.errors import Mistake
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
+TIMM = "timm/"  # begins the name of a backbone of timm
 MOST_FETCHED = 1 << 33  # bytes
 
 
@@ -24,27 +28,43 @@ class Classifier(nn.Module):
     """A network from images to one logit each.
 
     ``forward`` takes (B, C, H, W) with C 1 or 3, either uint8 or float in [0, 1], and returns float32 (B,).
-    Grey images stay one channel until here. Raises Mistake where torchvision has no such network, or has
-    none for this size of image.
+    Grey images stay one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are what the backbone was trained
+    with; without them those that its library names. Raises Mistake where there is no such network, or none for this
+    size of image.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str, head: str, image_size: int) -> None:
+    def __init__(
+        self,
+        backbone: str,
+        head: str,
+        image_size: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         network = _network(backbone, image_size)
         self.head_path = _replace_head(network, head)
         self.network = network
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        known = getattr(network, "pretrained_cfg", {"mean": MEAN, "std": STD})
+        self.normalise(mean or known["mean"], std or known["std"])
         try:
             with torch.inference_mode():
-                self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
-        except RuntimeError as error:
+                found = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
+        except (RuntimeError, AssertionError) as error:  # timm asserts
             reason = str(error).splitlines()[0]
             raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {reason}") from None
+        if found.shape != (1,):
+            raise Mistake(f"model.backbone {backbone} has several heads, or none of its own: take another")
         self.train()
+
+    def normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take off ``mean``, and divide by ``std``, before the network."""
+        self.normalisation = {"mean": list(mean), "std": list(std)}
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def head(self) -> nn.Module:
@@ -57,33 +77,70 @@ class Classifier(nn.Module):
         logit: Tensor = self.network(normal.contiguous(memory_format=torch.channels_last))
         return logit.flatten().float()
 
+    def with_features(self, images: Tensor) -> Tensor:
+        """float32 (B, 1 + A + D): the logit; how the images look, mean and deviation of each map of the first
+        convolution; and what the head decides from (of a map the mean over its places)."""
+        seen: dict[str, Tensor] = {}
+        hooks = [self.head.register_forward_pre_hook(lambda head, given: seen.update(content=given[0]))]
+        if self._first is not None:
+            hooks.append(self._first.register_forward_hook(lambda first, given, maps: seen.update(looks=maps)))
+        logit = self(images)
+        for hook in hooks:
+            hook.remove()
+        maps, content = seen.get("looks"), seen["content"].float()
+        looks = [] if maps is None else [maps.float().mean((2, 3)), maps.float().std((2, 3), correction=0)]
+        content = content.mean((2, 3)) if content.ndim == 4 else content.flatten(1)
+        return torch.cat([logit[:, None], *looks, content], dim=1)
+
+    def views(self, features: int) -> list[int]:
+        """How many of so many features are looks, and how many content."""
+        looks = 0 if self._first is None else 2 * self._first.out_channels
+        return [count for count in (looks, features - looks) if count]
+
+    @property
+    def _first(self) -> nn.Conv2d | None:
+        return next((layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d)), None)
+
 
 def backbones() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
 def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -> Classifier:
-    """A Classifier with ``weights``: "none", "imagenet", or a file (.safetensors, .pth) relative to ``root``.
+    """A Classifier with ``weights``: "none", "imagenet", "hub" (of timm), or a file (.safetensors, .pth) relative to
+    ``root``.
 
-    A file may hold the backbone's own 1,000 classes, or a model of this project; a .pth must be torchvision's.
-    Raises Mistake where the weights can't be had, are damaged, or are of another network.
+    A file may hold the backbone's own classes or none, or a model of this project; a .pth must be torchvision's. Where
+    a config.json of the hub lies beside it, its mean and deviation count. Raises Mistake where the weights can't be
+    had, are damaged, or are of another network.
     """
     classifier = Classifier(backbone, head, image_size)
     if weights == "none":
         return classifier
-    if weights == "imagenet":
+    if weights == "imagenet" and not backbone.startswith(TIMM):
         state, name = _imagenet(backbone), "ImageNet"
+    elif weights in ("imagenet", "hub"):
+        state, name = _hub(backbone, weights), "the hub's file"
     else:
         state, name = _read(root / weights), weights
+        beside = (root / weights).with_name("config.json")
+        published = json.loads(beside.read_text(encoding="utf-8")).get("pretrained_cfg", {}) if beside.exists() else {}
+        if {"mean", "std"} <= published.keys():
+            classifier.normalise(published["mean"], published["std"])
     own = classifier.state_dict()
     if state.keys() != own.keys():  # the backbone as torchvision publishes it: all but the last layer fits
         path = classifier.head_path
         state = {f"network.{key}": value for key, value in state.items() if not re.match(r"aux\d|AuxLogits", key)}
-        state = {key: value for key, value in state.items() if key in own and not key.startswith(f"network.{path}.")}
+        state = {key: value for key, value in state.items() if not key.startswith(f"network.{path}.")}
+        foreign = sorted(key.removeprefix("network.") for key in state.keys() - own.keys())
+        if foreign:
+            raise Mistake(
+                f"model.weights: {name} is not of {backbone}: it has {foreign[0]}{_others(foreign)}, which that lacks"
+            )
         state |= {key: value for key, value in own.items() if key.startswith(f"network.{path}.")}
     missing = sorted(own.keys() - state.keys())
     if missing:
-        raise Mistake(f"model.weights: {name} is not of {backbone}: it lacks {missing[0]} and {len(missing) - 1} more")
+        raise Mistake(f"model.weights: {name} is not of {backbone}: it lacks {missing[0]}{_others(missing)}")
     for key, value in own.items():
         if state[key].shape != value.shape:
             raise Mistake(
@@ -95,9 +152,10 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
 
 
 def restore(weights: str | Path, description: dict[str, Any]) -> Classifier:
-    """The classifier of models/: ``description`` is the content of its model.json, with backbone, head and
-    image_size (pixels). Raises Mistake where the weights are not its own."""
-    classifier = Classifier(description["backbone"], description["head"], description["image_size"])
+    """The classifier of models/: ``description`` is the content of its model.json, with backbone, head, image_size
+    (pixels), mean and std. Raises Mistake where the weights are not its own."""
+    names = ("backbone", "head", "image_size", "mean", "std")
+    classifier = Classifier(**{name: description[name] for name in names if name in description})
     state = _read(Path(weights))
     try:
         classifier.load_state_dict(state)
@@ -106,7 +164,13 @@ def restore(weights: str | Path, description: dict[str, Any]) -> Classifier:
     return classifier
 
 
+def _others(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
 def _network(backbone: str, image_size: int) -> nn.Module:
+    if backbone.startswith(TIMM):
+        return _of_timm(backbone, image_size)
     if backbone not in backbones():
         raise Mistake(f"model.backbone is {backbone!r}, which must be one of: {', '.join(backbones())}")
     special: dict[str, Any] = {}
@@ -123,6 +187,48 @@ def _network(backbone: str, image_size: int) -> nn.Module:
     return network
 
 
+def _of_timm(backbone: str, image_size: int) -> nn.Module:
+    import timm  # only here: it is not needed otherwise, and takes its time
+
+    name = backbone.removeprefix(TIMM)
+    if not timm.is_model(name):
+        similar = difflib.get_close_matches(name, timm.list_models(), 5)
+        known = f"similar are {', '.join(similar)}" if similar else "python -c 'import timm; print(timm.list_models())'"
+        raise Mistake(f"model.backbone is {backbone!r}, which timm does not have: {known}")
+    # Those that are built for one size can be built for this one; the others take any.
+    published = timm.models.get_pretrained_cfg(name)
+    sized: dict[str, Any] = {"img_size": image_size} if published and published.fixed_input_size else {}
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=IMAGENET_CLASSES, **sized)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {error}") from None
+    return network
+
+
+def _hub(backbone: str, weights: str) -> dict[str, Tensor]:
+    """The weights that timm names for a network of its own, as safetensors from the hub or its cache."""
+    if not backbone.startswith(TIMM) or weights != "hub":
+        raise Mistake(
+            f"model.weights is {weights}, and model.backbone {backbone}: hub is for backbones of timm, imagenet for "
+            "those of torchvision"
+        )
+    import timm
+    from huggingface_hub import hf_hub_download
+
+    published = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
+    if not published or not published.hf_hub_id:
+        raise Mistake(f"model.weights hub: timm names no weights for {backbone}; set model.weights to a file, or none")
+    try:
+        path = hf_hub_download(published.hf_hub_id, "model.safetensors")
+    except Exception as error:  # each of its layers raises errors of its own
+        reason = str(error).strip().splitlines()[0]
+        raise Mistake(
+            f"model.weights hub: {published.hf_hub_id} can't be had ({reason}). Fetch its model.safetensors and "
+            "config.json by other means, and set model.weights to the path of the first"
+        ) from None
+    return _read(Path(path))
+
+
 def _replace_head(network: nn.Module, head: str) -> str:
     """Put the new head where the last layer over ImageNet's classes is; return its path."""
     layers = [
@@ -130,6 +236,8 @@ def _replace_head(network: nn.Module, head: str) -> str:
         for name, layer in network.named_modules()
         if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
     ]
+    if not layers:
+        raise Mistake("model.backbone has no layer over classes to put the new head at: take another")
     path = layers[-1]
     old = network.get_submodule(path)
     last: nn.Module

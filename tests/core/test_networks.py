@@ -1,10 +1,12 @@
 import hashlib
 import io
+import json
 import urllib.error
 import urllib.request
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -101,7 +103,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file(torchvision.models.shufflenet_v2_x1_0().state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(Mistake, match=r"does not fit shufflenet_v2_x0_5 .*expected"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "w.safetensors", tmp_path)
-    with pytest.raises(Mistake, match="is not of squeezenet1_1: it lacks"):
+    with pytest.raises(Mistake, match="is not of squeezenet1_1: it has conv1.0.weight and 337 more, which that lacks"):
         networks.build("squeezenet1_1", "linear", 32, "w.safetensors", tmp_path)
 
 
@@ -184,3 +186,60 @@ def test_a_model_that_does_not_fit_its_description_is_refused(tmp_path):
 def test_a_size_too_small_for_the_backbone_is_said_before_training(backbone, size):
     with pytest.raises(Mistake, match=rf"model.backbone {backbone} can't take prepare.image_size {size}"):
         networks.build(backbone, "linear", size, "none", TOP)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "efficientvit_b0", "mobilenetv3_small_050"])
+def test_a_backbone_of_timm_sees_what_timm_would_give_it(name, tmp_path):
+    """Its own mean and deviation, any size, and weights as published: with a thousand classes."""
+    sized = {"img_size": 64} if "vit_tiny" in name else {}
+    published = timm.create_model(name, pretrained=False, **sized).eval()
+    save_file(published.state_dict(), tmp_path / "weights.safetensors")
+    found = networks.build(f"timm/{name}", "selu", 64, "weights.safetensors", tmp_path).eval()
+    seen = []
+    published.get_submodule(found.head_path).register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(published.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    published((images / 255 - mean) / std)
+    both = found.with_features(images)
+    looks, content = found.views(both.shape[1] - 1)
+    assert torch.allclose(both[:, 1 + looks :], seen[0].flatten(1), atol=1e-5) and looks > 0 and content > 0
+    assert torch.equal(both[:, 0], found(images)) and both.shape[0] == 2
+    description = {"backbone": f"timm/{name}", "head": "selu", "image_size": 64} | found.normalisation
+    save_file(found.state_dict(), tmp_path / "model.safetensors")
+    assert torch.equal(networks.restore(tmp_path / "model.safetensors", description).eval()(images), both[:, 0])
+
+
+def test_mean_and_deviation_that_the_hub_publishes_beside_the_weights_count_and_stay(tmp_path):
+    save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "model.safetensors")
+    own = {"mean": [0.7, 0.6, 0.7], "std": [0.2, 0.2, 0.1]}  # a foundation model: no classes, another normalisation
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", "pretrained_cfg": own}))
+    found = networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
+    assert found.normalisation == own and torch.allclose(found.mean.flatten(), torch.tensor(own["mean"]))
+
+
+def test_timms_weights_from_the_hub_are_read_and_its_absence_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(Mistake, match=r"timm/resnet10t.c3_in1k can't be had .*set model.weights to the path"):
+        networks.build("timm/resnet10t", "linear", 64, "hub", tmp_path)
+    published = timm.create_model("resnet10t")
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(tmp_path / file))
+    found = networks.build("timm/resnet10t", "linear", 64, "hub", tmp_path)
+    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "said"),
+    [
+        ("timm/resnet10x", "none", "timm does not have: similar are .*resnet10t"),
+        ("timm/resnet10t", "imagenet", "hub is for backbones of timm, imagenet for"),
+        ("shufflenet_v2_x0_5", "hub", "hub is for backbones of timm, imagenet for"),
+        ("timm/deit_tiny_distilled_patch16_224", "none", "has several heads"),
+        ("timm/resnet10t", "more.safetensors", "is not of timm/resnet10t: it has gamma, which that lacks"),
+    ],
+)
+def test_what_timm_can_not_give_is_said(tmp_path, backbone, weights, said):
+    more = timm.create_model("resnet10t").state_dict() | {"gamma": torch.ones(3)}
+    save_file(more, tmp_path / "more.safetensors")
+    with pytest.raises(Mistake, match=said):
+        networks.build(backbone, "linear", 64, weights, tmp_path)
