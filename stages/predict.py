@@ -1,11 +1,12 @@
-"""Give the probability of being positive for new images. Research only: no medical device.
+"""The probability of being positive for new images, and whether the model has seen anything like them. Research only.
 
-Reads   models/model.safetensors, models/model.json, and the images or folders named
-Writes  a CSV (file, probability, error) to the screen, or to --out
-Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv] [--temperature T]
+Reads   models/ (made by dvc repro, or fetched by dvc pull), images or folders of them
+Writes  a table to the screen, or to --out as .csv or .json; with --heatmap a picture an image
+Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv] [--heatmap FOLDER] [--device cpu]
 """
 
 import argparse
+import json
 import sys
 from itertools import islice
 from pathlib import Path
@@ -14,17 +15,20 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from core import calibration, files, imaging, networks, running, sources, training
+from core import files, imaging, predicting, running, sources
 from core.errors import Mistake
 
 AT_ONCE = 2**28  # bytes of images in memory
+COLUMNS = ["file", "probability", "unlike", "error"]
+UNLIKE = "unlike anything the model was trained on: it can't know them, whatever probability it gives"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The probability of being positive for new images. Research only.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="a folder with all below it")
-    parser.add_argument("--models", type=Path, default="models", help="folder of model.safetensors and model.json")
-    parser.add_argument("--out", type=Path, help="CSV to write; without it the table goes to the screen")
+    parser.add_argument("--models", type=Path, default="models", help="folder of the model's files")
+    parser.add_argument("--out", type=Path, help=".csv or .json to write; without it the table goes to the screen")
+    parser.add_argument("--heatmap", type=Path, metavar="FOLDER", help="write there what argued for the class called")
     parser.add_argument(
         "--temperature",
         type=float,
@@ -35,37 +39,43 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.temperature > 0:
         raise Mistake(f"--temperature {asked.temperature:g}: it must be above 0; 1 leaves probabilities as they are")
+    if asked.out and asked.out.suffix not in (".csv", ".json"):
+        raise Mistake(f"--out {asked.out}: its name must end in .csv or .json")
 
     paths = sources.expand(asked.paths)
-    model = files.read_json(asked.models / "model.json")
-    classifier = networks.restore(asked.models / "model.safetensors", model)
-    device = training.choose_device(asked.device)
-    side = model["image_size"]
-
-    rows: list[tuple[str, float | None, str]] = []
+    model = predicting.Model(asked.models, asked.device, asked.temperature)
+    rows: list[tuple[str, float | None, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)
-    size = max(1, min(1024, AT_ONCE // (side * side * model["channels"])))
-    pictures = imaging.decode_all(paths, lambda name: Path(name).read_bytes(), imaging.pixels, side)
+    size = max(1, min(1024, AT_ONCE // (model.side * model.side * model.channels)))
+    pictures = imaging.decode_all(paths, lambda name: Path(name).read_bytes(), imaging.pixels, model.side)
     for start in range(0, len(paths), size):
         some = paths[start : start + size]
-        read = list(islice(pictures, len(some)))
-        stack = np.zeros((len(some), side, side, model["channels"]), np.uint8)
-        why = [imaging.fit_into(stack[at], pixels) for at, pixels in enumerate(read)]
+        stack, why = model.fit(list(islice(pictures, len(some))))
         good = np.array([at for at, reason in enumerate(why) if not reason], dtype=np.int64)
-        raw = training.probabilities(classifier, stack, good, device)
-        chances = dict(zip(good, calibration.tempered(raw, asked.temperature), strict=True))
-        rows += [(name, chances.get(at), why[at]) for at, name in enumerate(some)]
+        scores = dict(zip(good, zip(*model.scores(stack, good), strict=True), strict=True)) if len(good) else {}
+        rows += [(name, *scores.get(at, (None, None)), why[at]) for at, name in enumerate(some)]
+        if asked.heatmap:
+            for at, (probability, _) in scores.items():
+                below = [part for part in Path(some[at]).parts if part not in ("..", Path(some[at]).anchor)]
+                with files.whole(asked.heatmap.joinpath(*below[:-1], below[-1] + ".png")) as unfinished:
+                    model.heatmap(stack[at], probability >= 0.5).save(unfinished)
         bar.update(len(some))
     bar.close()
 
-    table = pd.DataFrame(rows, columns=["file", "probability", "error"]).to_csv(index=False, lineterminator="\n")
-    if asked.out:
-        files.write_text(asked.out, table)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    if asked.out and asked.out.suffix == ".json":
+        known = table.astype(object).where(table.notna(), None)
+        files.write_text(asked.out, json.dumps(known.to_dict("records"), indent=1, ensure_ascii=False) + "\n")
+    elif asked.out:
+        files.write_text(asked.out, table.to_csv(index=False, lineterminator="\n"))
     else:
-        sys.stdout.write(table)
-    if model["synthetic"]:
+        sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
+    if model.synthetic:
         print("This model was trained on SYNTHETIC images: it says nothing about patients.", file=sys.stderr)
-    failed = sum(1 for row in rows if row[2])
+    strange = int((table["unlike"] > 1).sum())
+    if strange:
+        print(f"{strange:,} of {len(rows):,} images (unlike above 1) are {UNLIKE}", file=sys.stderr)
+    failed = sum(1 for row in rows if row[-1])
     if failed:
         raise Mistake(f"{failed:,} of {len(rows):,} images have no probability: the column error says why")
 

@@ -1,7 +1,7 @@
 """Train the classifier and keep the weights of its best epoch. A killed training goes on where it was.
 
 Reads   data/prepared/images.npy, data/split.csv, params.yaml (model, train, seed)
-Writes  models/model.safetensors, models/model.json, metrics/train.json, plots/train/;
+Writes  models/ (model.safetensors, model.json, novelty.safetensors), metrics/train.json, plots/train/;
         .checkpoints/ while it runs
 Alone   python stages/train.py
 """
@@ -14,12 +14,13 @@ import numpy as np
 from dvclive import Live
 from safetensors.torch import save
 
-from core import checkpoints, files, networks, params, provenance, ranks, running, tables, training
+from core import checkpoints, files, networks, novelty, params, provenance, ranks, running, tables, training
 
 IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
+NOVELTY = "models/novelty.safetensors"
 METRICS = "metrics/train.json"
 PLOTS = "plots/train"
 
@@ -41,6 +42,7 @@ def main() -> None:
     training.repeatable(chosen.seed, chosen.train.deterministic)
     architecture = {"backbone": chosen.model.backbone, "head": chosen.model.head, "image_size": images.shape[1]}
     classifier = networks.build(**architecture, weights=chosen.model.weights, root=files.root())
+    architecture |= classifier.normalisation
     task = (classifier, images, rows, labels, chosen.train, chosen.seed)
     with ranks.joined(device, chosen.train.checkpoint_minutes) as together:
         together.agree(fingerprint(), "Parameters, data or code")
@@ -62,6 +64,12 @@ def main() -> None:
                 unfinished.write_bytes(save(fitted.state))
             synthetic = {"synthetic": tables.is_synthetic(split)}
             files.write_json(MODEL, architecture | {"channels": images.shape[3]} | synthetic)
+            classifier.load_state_dict(fitted.state)
+            some = {part: novelty.some(rows[part], chosen.seed) for part in rows}
+            known = {part: training.features(classifier, images, some[part], device)[1] for part in rows}
+            with files.whole(NOVELTY) as unfinished:
+                views = classifier.views(known["train"].shape[1])
+                unfinished.write_bytes(save(novelty.fit(**known, views=views)._asdict()))
             files.write_json(METRICS, synthetic | training.summarise(fitted) | {"parameters": count})
             store.clear()
         print(f"Kept {fitted.best.line()}")

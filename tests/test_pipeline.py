@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
 from conftest import STAGES, Clone, clone_to, image, put
+from core import phantom
 
 pytestmark = pytest.mark.slow
 
@@ -259,6 +261,16 @@ def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evalua
     alone.run("python", "stages/predict.py", "new", "grey.png", "--out", "few.csv", good=False)
     few = pd.read_csv(alone.folder / "few.csv", index_col="file")
     assert (few.index == found.index).all() and np.allclose(few["probability"], found["probability"], 0, 1e-6, True)
+    command = ["python", "stages/predict.py", alone.folder / "new", "../alone/grey.png", "--heatmap", "maps/all"]
+    said = alone.run(*command, "--out", "out.json", good=False)
+    rows = json.loads((alone.folder / "out.json").read_text())
+    chances = np.array([row["probability"] for row in rows], dtype=float)  # None becomes NaN
+    assert np.allclose(chances, found["probability"], rtol=0, atol=1e-6, equal_nan=True)
+    assert rows[-1]["error"] == "" and {"file", "probability", "unlike", "error"} == set(rows[0])
+    maps = [path for path in alone.folder.rglob("*.png") if "maps" in path.parts]
+    assert len(maps) == 161 and all(path.is_relative_to(alone.folder / "maps/all") for path in maps)
+    assert all(Image.open(path).size == (256, 256) for path in maps)
+    assert "must end in .csv or .json" in alone.run("python", "stages/predict.py", "new", "--out", "o.txt", good=False)
     assert "no image or folder nowhere" in alone.run("python", "stages/predict.py", "nowhere", good=False)
 
 
@@ -270,18 +282,54 @@ def run_recipe(clone, name, archive):
     return clone.metrics("split"), clone.metrics("evaluate")
 
 
-def test_the_claim_of_the_original_is_reproduced_and_its_cause_found(shared, tmp_path):
-    clone = clone_to(tmp_path / "clone", small={"data.phantom.images": 1200})
+@pytest.fixture(scope="module")
+def original(shared, tmp_path_factory):
+    """The original's images by two recipes: the clone as the second left it, and the figures of both."""
+    clone = clone_to(tmp_path_factory.mktemp("original") / "clone", small={"data.phantom.images": 1200})
     archive = shared / "breast-histopathology-images-modified.tar"
+    claimed = run_recipe(clone, "claimed", archive)
+    clone.run("git", "checkout", "-q", "-f")
+    return clone, claimed, run_recipe(clone, "honest", archive)
 
-    split, claimed = run_recipe(clone, "claimed", archive)
+
+def test_the_claim_of_the_original_is_reproduced_and_its_cause_found(original):
+    _, (split, claimed), (honest_split, honest) = original
     assert claimed["test"]["images"] == 429 and claimed["test"]["positives"] == 191
     assert claimed["test"]["accuracy"]["value"] >= 0.98
     assert split["leak"]["test_positive_copies_in_train"] == 191 and split["leak"]["test_patients_in_train"] == 429
     assert claimed["test_unseen"]["images"] == 0 and claimed["test_unseen"]["accuracy"]["value"] is None
 
-    clone.run("git", "checkout", "-q", "-f")
-    split, honest = run_recipe(clone, "honest", archive)
-    assert not split["leak"]["test_copies_in_train"] and not split["leak"]["test_patients_in_train"]
+    assert not honest_split["leak"]["test_copies_in_train"] and not honest_split["leak"]["test_patients_in_train"]
     assert honest["test"]["positive_patients"] == 1
     assert honest["test"]["accuracy"]["value"] > 0.9 and honest["test"]["sensitivity"]["value"] < 0.5
+
+
+def unlike(clone, folder):
+    """The share of images in a folder that a model finds unlike what it was trained on."""
+    clone.run("python", "stages/predict.py", folder, "--out", folder.parent / f"{folder.name}.csv")
+    return (pd.read_csv(folder.parent / f"{folder.name}.csv")["unlike"] > 1).mean()
+
+
+def test_a_model_of_mammograms_finds_phantoms_unlike_and_the_reverse_and_neither_its_own_test_images(
+    original, clone, tmp_path
+):
+    mammograms = original[0]
+    for folder in ("own", "colour", "grey", "mammograms"):
+        (tmp_path / folder).mkdir()
+    split = pd.read_csv(mammograms.folder / "data/split.csv").query("part == 'test'")
+    with zipfile.ZipFile(mammograms.folder / "data/raw/images.zip") as archive:
+        put(tmp_path / "mammograms", {Path(name).name: archive.read(name) for name in split["file"]})
+    for number, patch in enumerate(phantom.draw(120, 12, 64, seed=5)):
+        drawn = Image.fromarray(patch.pixels)
+        drawn.save(tmp_path / f"colour/{number}.png")
+        drawn.convert("L").save(tmp_path / f"grey/{number}.png")
+    assert unlike(mammograms, tmp_path / "grey") > 0.95
+    assert unlike(mammograms, tmp_path / "mammograms") < 0.2
+    said = mammograms.run("python", "stages/predict.py", tmp_path / "colour", good=False)
+    assert "a colour image, and the model was trained on grey ones" in said
+
+    split = pd.read_csv(clone.folder / "data/split.csv").query("part == 'test'")
+    with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
+        put(tmp_path / "own", {Path(name).name: archive.read(name) for name in split["file"]})
+    assert unlike(clone, tmp_path / "mammograms") > 0.95
+    assert unlike(clone, tmp_path / "own") < 0.35  # an epoch's training on 160 images

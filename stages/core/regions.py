@@ -84,7 +84,7 @@ def gallery(
         captions: list[str] = []
         for place in range(start, min(start + PER_ROW, len(chosen))):
             entry = chosen.iloc[place]
-            tiles += [shown[place], _laid_over(shown[place], heat[place])]
+            tiles += [shown[place], laid_over(shown[place], heat[place])]
             captions.append(f"label {entry['label']}, probability {entry['probability']:.2f}")
             captions.append(entry["file"].rpartition("/")[2])
         rows.append(sheets.Row(f"{start + 1} to {start + len(tiles) // 2}", tiles, captions))
@@ -92,7 +92,7 @@ def gallery(
     return sheets.save(title, rows, path, synthetic)
 
 
-def _laid_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def laid_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """An image uint8 (H, W, C) with a map (h, w) in [0, 1] over it: uint8 (H, W, 3)."""
     grown = nn.functional.interpolate(
         torch.from_numpy(heat)[None, None].float(), image.shape[:2], mode="bilinear", align_corners=False

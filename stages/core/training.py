@@ -428,15 +428,23 @@ def summarise(fitted: Fitted) -> dict[str, Any]:
     return {"best_epoch": fitted.best.number, "epochs": fitted.epochs, "stopped_early": fitted.stopped_early} | best
 
 
-def score(classifier: Classifier, pixels: Pixels, rows: np.ndarray, cast: AbstractContextManager[Any]) -> Tensor:
-    """The logits of the images at ``rows``: float32 (len(rows),), on the CPU, in evaluation mode."""
+def score(
+    classifier: Classifier,
+    pixels: Pixels,
+    rows: np.ndarray,
+    cast: AbstractContextManager[Any],
+    network: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The logits of the images at ``rows``, float32 (len(rows),), or what another ``network`` makes of them; on the
+    CPU, in evaluation mode."""
     classifier.eval()
+    network = network or classifier
     size = max(1, SCORED_AT_ONCE[pixels.device.type] // pixels.images[0].size)
     while True:
         try:
             with torch.inference_mode(), cast:
                 parts = [rows[at : at + size] for at in range(0, len(rows), size)]
-                return torch.cat([classifier(batch) for batch in pixels.stream(parts)]).cpu()
+                return torch.cat([network(batch) for batch in pixels.stream(parts)]).cpu()
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -449,3 +457,12 @@ def probabilities(classifier: Classifier, images: np.ndarray, rows: np.ndarray, 
     with _memory("set train.device to cpu, or lower prepare.image_size"):
         logits = score(classifier.to(device), Pixels(images, device), rows, nullcontext())
     return torch.sigmoid(logits.double()).numpy()
+
+
+def features(
+    classifier: Classifier, images: np.ndarray, rows: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``probabilities``, and the features that they are made from: float32 (len(rows), D)."""
+    with _memory("set train.device to cpu, or lower prepare.image_size"):
+        found = score(classifier.to(device), Pixels(images, device), rows, nullcontext(), classifier.with_features)
+    return torch.sigmoid(found[:, 0].double()).numpy(), found[:, 1:].numpy()

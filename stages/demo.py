@@ -1,0 +1,116 @@
+"""A page on this machine to try the model with: drop images, see probability, operating points, heatmap. Research only.
+
+Reads   models/, metrics/evaluate.json (made by dvc repro, or fetched by dvc pull)
+Writes  nothing; images go to the page's own server and no further
+Alone   python stages/demo.py [--port 8765] [--device cpu]
+"""
+
+import argparse
+import asyncio
+import base64
+import errno
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+from PIL import Image
+
+from core import files, imaging, predicting, reporting, running
+from core.errors import Mistake
+
+HOST = "127.0.0.1"  # this machine alone
+MOST = 2**28  # bytes of an image
+METRICS = "metrics/evaluate.json"
+SAFE = {
+    "Content-Security-Policy": "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8765, help="0: one that is free")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    asked = parser.parse_args()
+    figures = files.read_json(METRICS)
+    quality = figures["calibration"]
+    model = predicting.Model(Path("models"), asked.device, quality["temperature"] if quality["applied"] else 1.0)
+    points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
+    points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
+    page = reporting.filled("demo.html", points=points, synthetic=model.synthetic)
+    asyncio.run(serve(Page(model, page, figures["threshold"]), asked.port))
+
+
+class Page:
+    """What the server answers."""
+
+    def __init__(self, model: predicting.Model, page: str, threshold: float) -> None:
+        self.model, self.page, self.threshold = model, page, threshold
+        self.one = asyncio.Lock()  # image at a time
+
+    async def show(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.page, content_type="text/html")
+
+    async def classify(self, request: web.Request) -> web.Response:
+        content = await request.read()
+        async with self.one:
+            found = await asyncio.to_thread(self.look, content)
+        return web.json_response(found, status=422 if "error" in found else 200)
+
+    def look(self, content: bytes) -> dict[str, Any]:
+        try:
+            stack, (why,) = self.model.fit([imaging.pixels(content, self.model.side)])
+        except imaging.Unreadable as reason:
+            return {"error": str(reason)}
+        if why:
+            return {"error": why}
+        probability, unlike = (float(value[0]) for value in self.model.scores(stack, np.array([0])))
+        shown = (
+            Image.fromarray(stack[0].squeeze())
+            .convert("RGB")
+            .resize((predicting.HEATMAP,) * 2, Image.Resampling.BICUBIC)
+        )
+        return {
+            "probability": probability, "unlike": unlike, "image": address(shown),
+            "heatmap": address(self.model.heatmap(stack[0], probability >= self.threshold)),
+        }  # fmt: skip
+
+
+def address(image: Image.Image) -> str:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+@web.middleware
+async def own_page_alone(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Refuse what another web page in this browser asks for, by a name that leads here or across sites."""
+    host, origin = request.host, request.headers.get("Origin")
+    if host.rpartition(":")[0] not in (HOST, "localhost") or origin not in (None, f"http://{host}"):
+        raise web.HTTPForbidden(text="This page answers to itself alone.")
+    response: web.StreamResponse = await handler(request)
+    response.headers.update(SAFE)
+    return response
+
+
+async def serve(page: Page, port: int) -> None:
+    app = web.Application(client_max_size=MOST, middlewares=[own_page_alone])
+    app.add_routes([web.get("/", page.show), web.post("/classify", page.classify)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, HOST, port)
+        await site.start()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise Mistake(f"Port {port} is taken, by another demo perhaps: give --port 0") from None
+    print(f"Open http://{HOST}:{runner.addresses[0][1]} in a browser; Ctrl-C ends it. Research only.", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    running.script(main)
