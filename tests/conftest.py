@@ -17,7 +17,7 @@ from core import params
 
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
-STAGES = ["download", "prepare", "audit", "split", "train", "evaluate"]
+STAGES = ["download", "prepare", "audit", "split", "train", "evaluate", "report"]
 SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
     "train.epochs": 1, "model.backbone": "shufflenet_v2_x0_5",

@@ -193,6 +193,10 @@ class Evaluate(Section):
     calibration: Literal["none", "temperature"]
 
 
+class Report(Section):
+    images: bool
+
+
 class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     data: Data
@@ -201,6 +205,7 @@ class Params(Section):
     model: Model
     train: Train
     evaluate: Evaluate
+    report: Report
 
 
 def load(*declared: str, path: str | Path = PATH) -> Params:

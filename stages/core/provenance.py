@@ -22,7 +22,7 @@ from core.errors import Mistake
 FOLDER = "metrics/provenance"
 # Names in the package index, by the module that shows that a stage has used it.
 PACKAGES = {
-    "PIL": "pillow", "captum": "captum", "matplotlib": "matplotlib",
+    "PIL": "pillow", "jinja2": "jinja2", "captum": "captum", "matplotlib": "matplotlib",
     "numpy": "numpy", "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn",
     "torch": "torch", "torchvision": "torchvision",
 }  # fmt: skip
@@ -82,6 +82,13 @@ def record(stage: str) -> None:
                 f"{', '.join(changed)} changed while {stage} ran: its result is of neither version. Run it again"
             )
     files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(known)} | machine())
+
+
+def recorded(stage: str) -> dict[str, Any] | None:
+    """What ``record`` wrote, on whatever machine the stage ran; None where it did not."""
+    path = Path(FOLDER, f"{stage}.json")
+    found: dict[str, Any] | None = files.read_json(path) if path.exists() else None
+    return found
 
 
 def _declared(stage: str) -> dict[str, Any]:
