@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-fast lint check audit lock clean
+.PHONY: help repro test test-fast lint check audit demo export bench peers lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -18,6 +18,7 @@ repro: .venv/ready  ## install what is needed, run the pipeline, say where the r
 	@echo "The commands below need the environment: source .venv/bin/activate"
 	@echo "Figures  metrics/evaluate.json (and audit, split, train beside it); dvc metrics show"
 	@echo "Plots    plots/evaluate/evaluation.png, plots/evaluate/training.png; dvc plots show"
+	@echo "Report   reports/report.html, to be opened in a browser"
 	@echo "Scores   data/predictions.csv, an image a row"
 	@echo "Model    models/; python stages/predict.py IMAGE_OR_FOLDER"
 
@@ -37,6 +38,25 @@ check: .venv/ready  ## the gates: dvc.lock fresh, result repeatable, no worse th
 
 audit: .venv/ready  ## locked packages: withdrawn, in quarantine, known vulnerabilities
 	python .ci/audit.py
+
+demo: .venv/ready  ## a page on this machine to try the model with
+	python stages/demo.py
+
+export: .venv/ready  ## the model in export/: ONNX, safetensors, preprocessing, model card
+	python stages/export.py
+
+bench: .venv/ready  ## the speed of all that needs no GPU, in 15 minutes; benchmarks/README.md says what it means
+	@[ -f models/model.json ] || dvc repro
+	@[ -d .venv/peers ] || $(MAKE) peers || echo "Lightning and fastai are not measured."
+	python benchmarks/training.py
+	python benchmarks/predicting.py --images 2000
+	python benchmarks/reading.py --rounds 2
+	python benchmarks/checkpoints.py --rounds 3
+	python benchmarks/layout.py --images 3000
+	python benchmarks/scale.py
+
+peers: .venv/ready  ## Lightning and fastai, to be measured against; apart from what the project installs
+	python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers -r benchmarks/peers.txt
 
 lock: .venv/ready  ## write requirements.lock anew, from requirements.txt and requirements-dev.txt
 	python -m pip install --quiet --disable-pip-version-check uv==0.13.9

@@ -1,0 +1,54 @@
+"""Write the model for use elsewhere, in Hugging Face's layout: safetensors, ONNX, preprocessing as data, a model card.
+
+Reads   models/, metrics/, data/raw/provenance.json, params.yaml (model, split); some of data/prepared/images.npy, on
+        which ONNX is held against torch
+Writes  export/: model.safetensors, model.onnx, config.json, preprocessor_config.json, README.md
+Alone   python stages/export.py [--folder export]
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from core import exporting, files, networks, params, reporting, running
+from core.errors import Mistake
+
+IMAGES = "data/prepared/images.npy"
+MODELS = Path("models")
+SOURCE = "data/raw/provenance.json"
+METRICS = {stage: f"metrics/{stage}.json" for stage in ("audit", "split", "train", "evaluate")}
+VERDICT = "metrics/verdict.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("export"))
+    asked = parser.parse_args()
+    if asked.folder.exists() and not (asked.folder / exporting.CONFIG).is_file() and any(asked.folder.iterdir()):
+        raise Mistake(f"{asked.folder} holds other files: name a folder that is new or empty by --folder")
+    chosen = params.load("model", "split")
+    description = files.read_json(MODELS / "model.json")
+    figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
+    classifier = networks.restore(MODELS / "model.safetensors", description)
+    images = files.read_array(IMAGES)
+
+    with files.scratch(asked.folder.parent, asked.folder.name) as folder:
+        shutil.copyfile(MODELS / "model.safetensors", folder / "model.safetensors")
+        worst = exporting.onnx(classifier, images, folder / "model.onnx")
+        files.write_json(folder / exporting.CONFIG, exporting.config(description, figures["evaluate"]))
+        files.write_json(folder / "preprocessor_config.json", exporting.preprocessing(description))
+        card = reporting.filled(
+            "card.md", **figures, description=description, parameters=chosen.model_dump(mode="json", warnings=False),
+            source=files.read_json(SOURCE), opset=exporting.OPSET, worst=worst, measures=reporting.MEASURES,
+            verdict=files.there(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
+        )  # fmt: skip
+        files.write_text(folder / "README.md", card)
+        asked.folder.mkdir(exist_ok=True)
+        for made in sorted(folder.iterdir()):
+            if made.name != files.LOCK:
+                made.replace(asked.folder / made.name)
+    print(f"{asked.folder}/: ONNX (opset {exporting.OPSET}) and torch differ by {worst:.1e} at most. Research only.")
+
+
+if __name__ == "__main__":
+    running.script(main)

@@ -1,0 +1,92 @@
+"""The model for other programs, in other programs."""
+
+import io
+import json
+import re
+from contextlib import redirect_stdout
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from conftest import TOP
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def exported(clone):
+    pytest.importorskip("onnxruntime")
+    said = clone.run("python", "stages/export.py", "--folder", "../export")
+    assert float(re.search(r"differ by (\S+) at most", said)[1]) <= 1e-4
+    return clone.folder.parent / "export"
+
+
+def test_onnx_gives_the_probabilities_of_the_evaluation_for_batches_of_any_size(clone, exported):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    rules = json.loads((exported / "preprocessor_config.json").read_text())
+    predictions = pd.read_csv(clone.folder / "data/predictions.csv").query("part == 'test'")
+    images = np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r")[predictions["row"]]
+    assert rules["size"] == {"height": images.shape[1], "width": images.shape[2]} and not rules["do_normalize"]
+    values = (images * rules["rescale_factor"]).astype(np.float32).transpose(0, 3, 1, 2)
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    for count in (1, 7, len(values)):
+        (logits,) = session.run(None, {"pixel_values": values[:count]})
+        found = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        assert np.abs(found - predictions["probability"][:count]).max() < 1e-4
+    assert onnx.load(exported / "model.onnx").opset_import[0].version == 20
+
+
+def test_the_model_card_is_filled_from_the_metrics_and_its_example_runs(clone, exported, monkeypatch, tmp_path):
+    card = (exported / "README.md").read_text()
+    area = clone.metrics("evaluate")["test"]["roc_auc"]
+    assert f"ROC AUC | {area['value']:.3f}" in card and "no medical device" in card and "SYNTHETIC" in card
+    assert "{{" not in card and "{%" not in card and "Licence of the data: none: synthetic images" in card
+    first = pd.read_csv(clone.folder / "data/predictions.csv").iloc[0]
+    pixels = np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r")[first["row"]]
+    for path in exported.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    Image.fromarray(np.array(pixels)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    with redirect_stdout(io.StringIO()) as said:
+        exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], {})
+    assert float(re.sub(r"[\[\]]", "", said.getvalue())) == pytest.approx(first["probability"], abs=1e-4)
+
+
+def test_a_folder_of_other_files_is_not_written_into(clone, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    said = clone.run("python", "stages/export.py", "--folder", tmp_path / "mine", good=False)
+    assert "holds other files" in said and "Traceback" not in said
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_onnx_that_differs_from_torch_is_refused(clone, tmp_path):
+    script = clone.folder / "stages/core/exporting.py"
+    script.write_text(script.read_text().replace("MOST_APART = 1e-4", "MOST_APART = 0"))
+    said = clone.run("python", "stages/export.py", "--folder", tmp_path / "none", good=False)
+    assert re.search(r"ONNX and torch differ by \S+ on real images, more than 0: not written", said)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_tagged_version_of_the_model_comes_into_another_folder(clone, tmp_path):
+    """The commands of docs/model.md, on a bare repository and a folder as remote."""
+    page = (TOP / "docs/model.md").read_text()
+    (tmp_path / "bare.git").mkdir()
+    clone.run("git", "init", "-q", "--bare", "-b", "main", tmp_path / "bare.git")
+    clone.run("git", "remote", "add", "origin", tmp_path / "bare.git")
+    clone.run("dvc", "remote", "add", "--default", "store", tmp_path / "store")
+    clone.run("git", "commit", "-qam", "A remote")
+    publish, fetch = re.findall(r"```\n(.*?)```", page, re.DOTALL)[:2]
+    clone.run("bash", "-ec", publish)
+    assert "v1.0.0" in clone.run("gto", "show") and "production" in clone.run("gto", "show")
+    (tmp_path / "elsewhere").mkdir()
+    fetch = fetch.replace("REPOSITORY", str(tmp_path / "bare.git"))
+    clone.run("bash", "-ec", f"cd {tmp_path / 'elsewhere'}; {fetch}")
+    expected = (clone.folder / "models/model.safetensors").read_bytes()
+    found = sorted((tmp_path / "elsewhere").rglob("model.safetensors"))
+    assert len(found) >= 2 and all(path.read_bytes() == expected for path in found)
+    clone.run("git", "remote", "remove", "origin")
+    clone.run("git", "reset", "-q", "--hard", "HEAD~1")
