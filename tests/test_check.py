@@ -1,6 +1,8 @@
 """Each gate passes on what is good, and fails on a planted fault for the right reason."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -128,8 +130,16 @@ def test_a_pull_request_is_compared_on_one_machine_and_fails_with_its_gate(clone
     change_parameters(clone.folder / "params.yaml", {"evaluate.threshold": 0.4})
     (clone.folder / "gates.yaml").write_text("floors: {evaluate.test.roc_auc: 1.01}\ntolerance: {}\naccepted: {}\n")
     clone.run("git", "commit", "-qam", "Change")
-    found = subprocess.run(["bash", ".ci/compare", "main"], cwd=clone.folder, capture_output=True, text=True)
+    found = subprocess.run(
+        ["bash", ".ci/compare", "main"], cwd=clone.folder, capture_output=True, text=True,
+        env=os.environ | {"RAW": "https://host/raw"},
+    )  # fmt: skip
     assert found.returncode == 1, found.stderr
+    linked = re.findall(r"!\[\w+\]\(https://host/raw/(\w{40})/(\S+?)\)", found.stdout)
+    assert len(linked) == 4 and len({commit for commit, _ in linked}) == 2
+    for commit, path in linked:
+        clone.run("git", "cat-file", "-e", f"{commit}:{path}")
+    assert "threshold 0.4" in (clone.folder / "reports/report.html").read_text()
     assert "| ROC AUC |" in found.stdout and "`evaluate.threshold: 0.5 -> 0.4`" in found.stdout
     assert (
         "better FAILS: evaluate.test.roc_auc is 0." in found.stdout
