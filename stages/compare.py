@@ -38,7 +38,8 @@ def main() -> None:
 
     runs = load(asked.first), load(asked.second)
     images = comparing.test_images(runs, asked.shared)
-    print(comparing.explain(runs, images, comparing.measure(runs, images), asked.md), end="")
+    measured = None if images.empty else comparing.measure(runs, images)
+    print(comparing.explain(runs, images, measured, asked.md), end="")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     """The test images of both runs: file, label, patient, probability_0, probability_1, unit.
 
     A unit is what may not be torn apart in resampling: images joined by patient or copies in either run. Raises
-    Mistake where the test sets differ and only the ``shared`` images are not asked for, or none is shared.
+    Mistake where the test sets differ and only the ``shared`` images, of which there may be none, are not asked for.
     """
     tests = [run.predictions[run.predictions["part"] == "test"] for run in runs]
     columns = ["file", "label", "patient", "probability"]
@@ -45,8 +45,6 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
             f"{int(relabelled.sum()):,} with another label, {int(replaced.sum()):,} with other pixels, {len(same):,} "
             "the same. Compare those that are the same: --shared"
         )
-    if same.empty:
-        raise Mistake(f"{runs[0].name} and {runs[1].name} have no test image in common: nothing can be compared")
     return same.assign(unit=_units(runs, same["file"])).reset_index(drop=True)
 
 
@@ -129,8 +127,9 @@ def changed_params(runs: tuple[Run, Run]) -> dict[str, tuple[Any, Any]]:
     return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
-def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame, markdown: bool) -> str:
-    """The comparison for people: plain text, or Markdown for a pull request."""
+def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame | None, markdown: bool) -> str:
+    """The comparison for people: plain text, or Markdown for a pull request. Without ``images`` in common, and so with
+    nothing ``measured``, it says what changed between the two."""
     first, second = runs[0].name, runs[1].name
     counted = tables.counts(images)
     whose = "patients not known" if counted["patients"] is None else (
@@ -139,14 +138,20 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame,
     lines = [f"## {first} and {second}", ""] if markdown else []
     if tables.is_synthetic(images):
         lines += ["SYNTHETIC images: nothing here says anything about patients.", ""]
-    lines += [f"**{_headline(runs, measured)}**" if markdown else _headline(runs, measured), ""]
-    lines += [_leak(run) for run in runs if _leak(run)]
-    lines += [f"On {counted['images']:,} test images in both, {whose}, {counted['positives']:,} images positive."]
-    lines += ["", *_table(runs, measured, markdown), ""]
-    lines.append(
-        "Differences: paired bootstrap over patients, 95 % each; p: adjusted for all measures together (Holm), so that "
-        "one of them alone may exclude 0 by chance."
+    headline = (
+        f"{first} and {second} have no test image in common: their figures can't be compared."
+        if measured is None
+        else _headline(runs, measured)
     )
+    lines += [f"**{headline}**" if markdown else headline, ""]
+    lines += [_leak(run) for run in runs if _leak(run)]
+    if measured is not None:
+        lines += [f"On {counted['images']:,} test images in both, {whose}, {counted['positives']:,} images positive."]
+        lines += ["", *_table(runs, measured, markdown), ""]
+        lines.append(
+            "Differences: paired bootstrap over patients, 95 % each; p: adjusted for all measures together (Holm), so "
+            "that one of them alone may exclude 0 by chance."
+        )
     bullet = "- " if markdown else "  "
     for title, entries in (
         ("Parameters", [f"{key}: {_yaml(old)} -> {_yaml(new)}" for key, (old, new) in changed_params(runs).items()]),
