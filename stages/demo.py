@@ -68,13 +68,8 @@ class Page:
         if why:
             return {"error": why}
         probability, unlike = (float(value[0]) for value in self.model.scores(stack, np.array([0])))
-        shown = (
-            Image.fromarray(stack[0].squeeze())
-            .convert("RGB")
-            .resize((predicting.HEATMAP,) * 2, Image.Resampling.BICUBIC)
-        )
         return {
-            "probability": probability, "unlike": unlike, "image": address(shown),
+            "probability": probability, "unlike": unlike, "image": address(predicting.picture(stack[0])),
             "heatmap": address(self.model.heatmap(stack[0], probability >= self.threshold)),
         }  # fmt: skip
 

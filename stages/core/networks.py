@@ -122,7 +122,7 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
     elif weights in ("imagenet", "hub"):
         state, name = _hub(backbone, weights), "the hub's file"
     else:
-        state, name = _read(root / weights), weights
+        state, name = read(root / weights), weights
         beside = (root / weights).with_name("config.json")
         published = json.loads(beside.read_text(encoding="utf-8")).get("pretrained_cfg", {}) if beside.exists() else {}
         if {"mean", "std"} <= published.keys():
@@ -156,7 +156,7 @@ def restore(weights: str | Path, description: dict[str, Any]) -> Classifier:
     (pixels), mean and std. Raises Mistake where the weights are not its own."""
     names = ("backbone", "head", "image_size", "mean", "std")
     classifier = Classifier(**{name: description[name] for name in names if name in description})
-    state = _read(Path(weights))
+    state = read(Path(weights))
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:
@@ -226,7 +226,7 @@ def _hub(backbone: str, weights: str) -> dict[str, Tensor]:
             f"model.weights hub: {published.hf_hub_id} can't be had ({reason}). Fetch its model.safetensors and "
             "config.json by other means, and set model.weights to the path of the first"
         ) from None
-    return _read(Path(path))
+    return read(Path(path))
 
 
 def _replace_head(network: nn.Module, head: str) -> str:
@@ -274,7 +274,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
             raise Mistake(
                 f"model.weights imagenet: {mistake}. Put the file at {path}, or set model.weights to its path, or none"
             ) from None
-    return _read(path)
+    return read(path)
 
 
 def _check(path: Path, name: str) -> None:
@@ -292,7 +292,7 @@ def _check(path: Path, name: str) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, Tensor]:
     """A state dict, from safetensors or from a file of torchvision's whose hash is right."""
     if not path.is_file():
         raise Mistake(f"there are no weights at {path} (model.weights is none, imagenet, or a file's path)")

@@ -6,14 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from core import calibration, files, imaging, networks, novelty, regions, training
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 NOVELTY = "novelty.safetensors"
-HEATMAP = 256  # pixels a side at least, of what a person looks at
+SHOWN = 256  # pixels a side at least, of what a person looks at
 
 
 class Scores(NamedTuple):
@@ -35,7 +34,7 @@ class Model:
         self.temperature = temperature
         self.device = training.choose_device(device)
         self.classifier = networks.restore(folder / WEIGHTS, description).to(self.device).eval()
-        self.novelty = novelty.Novelty(**load_file(files.there(folder / NOVELTY)))
+        self.novelty = novelty.Novelty(**networks.read(folder / NOVELTY))
         example = torch.zeros(1, self.channels, self.side, self.side, device=self.device)
         self.layer = regions.layer(self.classifier, example)
 
@@ -52,9 +51,13 @@ class Model:
     def heatmap(self, image: np.ndarray, positive: bool) -> Image.Image:
         """An image uint8 (side, side, C), and over it what argued for the class called (Grad-CAM; nothing where the
         network has no map of 4 x 4 or more)."""
-        shown = np.broadcast_to(image, (*image.shape[:2], 3))
-        if self.layer:
-            heat = regions.maps(self.classifier, self.layer[0], image[None], np.array([positive]))
-            shown = regions.laid_over(image, heat[0])
-        side = max(HEATMAP, self.side)
-        return Image.fromarray(np.ascontiguousarray(shown)).resize((side, side), Image.Resampling.BICUBIC)
+        if self.layer is None:
+            return picture(image)
+        heat = regions.maps(self.classifier, self.layer[0], image[None], np.array([positive]))
+        return picture(regions.laid_over(image, heat[0]))
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """An image uint8 (H, W, 1 or 3) for a person to look at."""
+    side = max(SHOWN, len(image))
+    return Image.fromarray(image.squeeze()).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)

@@ -24,7 +24,7 @@ FOLDER = "metrics/provenance"
 PACKAGES = {
     "PIL": "pillow", "jinja2": "jinja2", "captum": "captum", "matplotlib": "matplotlib",
     "numpy": "numpy", "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn",
-    "torch": "torch", "torchvision": "torchvision",
+    "timm": "timm", "torch": "torch", "torchvision": "torchvision",
 }  # fmt: skip
 
 

@@ -1,0 +1,68 @@
+import copy
+import json
+
+import pandas as pd
+import pytest
+
+from conftest import TOP
+from core import reporting, verdict
+
+
+@pytest.fixture
+def figures():
+    """What the committed pipeline measured."""
+    return {stage: json.loads((TOP / f"metrics/{stage}.json").read_text()) for stage in
+            ("audit", "split", "train", "evaluate")}  # fmt: skip
+
+
+TEST = pd.DataFrame({
+    "patient": ["b", "a", "a", "<i>c</i>"], "label": [1, 0, 1, 0], "probability": [0.9, 0.5, 0.1, 0.2],
+})  # fmt: skip
+
+
+def report(figures, patients=TEST, **content):
+    given = {
+        "plots": {}, "pictures": [], "patients": reporting.by_patient(patients, 0.5), "findings": {}, "data": "0",
+        "confusion": reporting.confusion(patients, 0.5), "made": {"train": None, "evaluate": None},
+        "parameters": {"seed": 1, "model": {"backbone": "b", "weights": "none"}},
+    }  # fmt: skip
+    return reporting.report(figures, verdict.word(figures["evaluate"]), **given | content)
+
+
+def test_patients_and_classes_are_counted_as_by_hand():
+    rows = reporting.by_patient(TEST, 0.5)
+    assert [(row["patient"], row["images"], row["positives"], row["called"]) for row in rows] == [
+        ("b", 1, 1, 1), ("a", 2, 1, 1), ("<i>c</i>", 1, 0, 0),
+    ]  # fmt: skip
+    assert (rows[1]["mean"], rows[1]["most"]) == (pytest.approx(0.3), 0.5)
+    assert reporting.confusion(TEST, 0.5) == [[1, 1], [1, 1]]
+
+
+def test_a_name_from_the_data_is_text_and_never_markup(figures):
+    assert "<i>c</i>" not in report(figures) and "&lt;i&gt;c&lt;/i&gt;" in report(figures)
+
+
+def test_a_part_of_the_test_set_that_leaks_is_shown_with_both_figures(figures):
+    assert "Claimed against believed" not in report(figures)
+    leaky = copy.deepcopy(figures)
+    fresh = leaky["evaluate"]["test_unseen"]
+    fresh |= {"images": 200, "roc_auc": {"value": 0.6, "low": 0.4, "high": 0.8},
+              "f1": {"value": None, "low": None, "high": None, "reason": "there is no positive"}}  # fmt: skip
+    page = report(leaky)
+    assert "Claimed against believed" in page and "0.869 (0.672 to 0.941)</td><td>0.600 (0.400 to 0.800)" in page
+    assert "not defined: there is no positive" in page and "The test set leaks." in page
+
+
+def test_a_validation_set_of_one_class_leaves_the_operating_points_undefined(figures):
+    points = figures["evaluate"]["operating_points"]
+    figures["evaluate"]["operating_points"] = {key: {"threshold": None, "reason": "one class only"} for key in points}
+    assert "not defined: one class only" in report(figures)
+
+
+def test_where_patients_are_not_known_the_page_says_so(figures):
+    unknown = copy.deepcopy(figures)
+    for block in (unknown["evaluate"]["test"], unknown["evaluate"]["test_unseen"], unknown["audit"]):
+        block["patients"] = block["positive_patients"] = None
+    unknown["evaluate"]["test_patients"] = None
+    page = report(unknown, TEST.assign(patient=pd.array([None] * 4, dtype="string")))
+    assert "not known, not known" in page and "Scores by patient" not in page
