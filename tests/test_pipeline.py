@@ -1,6 +1,7 @@
 """The pipeline as its users run it: real DVC in a temporary clone, on a small set of phantoms."""
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from conftest import STAGES, Clone, clone_to, image, put
+from conftest import STAGES, TOP, Clone, clone_to, image, put
 from core import phantom
 
 pytestmark = pytest.mark.slow
@@ -275,10 +276,12 @@ def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evalua
 
 
 def run_recipe(clone, name, archive):
-    """Run a recipe as the README says, on a local copy of the set."""
-    local = f"-S data.source=archive -S data.location={archive}"
-    recipe = f"(cat recipes/{name}.txt; echo {local}) | xargs dvc exp run --name {name}"
-    clone.run("bash", "-o", "pipefail", "-c", recipe)
+    """Run a recipe as docs/original.md says, on a local copy of the set."""
+    page = (TOP / "docs/original.md").read_text()
+    command, look = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    command = command.replace("ARCHIVE", str(archive)).replace("claimed", name)
+    said = clone.run("bash", "-e", "-o", "pipefail", "-c", command + look.splitlines()[0])
+    assert "# Verdict" in said
     return clone.metrics("split"), clone.metrics("evaluate")
 
 

@@ -1,0 +1,109 @@
+"""The commands of the pages in docs/, as they stand there: blocks marked sh are run, those of remotes.md and of
+original.md by test_remotes.py and test_pipeline.py."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+
+from conftest import TOP, change_parameters, clone_to, image, put
+
+pytestmark = pytest.mark.slow
+
+
+def blocks(page, kind="sh"):
+    return re.findall(rf"```{kind}\n(.*?)```", (TOP / f"docs/{page}.md").read_text(), re.DOTALL)
+
+
+def run(clone, *commands):
+    return [clone.run("bash", "-ec", command) for command in commands]
+
+
+def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere():
+    readme = (TOP / "README.md").read_text()
+    for path in (TOP / "docs").glob("*.md"):
+        assert f"docs/{path.name}" in readme
+    for path in [TOP / "README.md", TOP / "CONTRIBUTING.md", *TOP.glob("docs/*.md"), TOP / "benchmarks/README.md"]:
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if not link.startswith("http") and not link.startswith("../../actions"):
+                assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_every_parameter_and_target_that_a_page_names_exists():
+    known = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
+    given = YAML(typ="safe").load((TOP / "params.yaml").read_text())
+    for path in [TOP / "README.md", TOP / "CONTRIBUTING.md", *TOP.glob("docs/*.md"), TOP / "benchmarks/README.md"]:
+        text = path.read_text()
+        assert set(re.findall(r"`make ([a-z-]+)", text)) <= known, path.name
+        for name in re.findall(r"\b((?:data|prepare|split|model|train|evaluate|report)\.[a-z_.]*[a-z])\b", text):
+            section, _, key = name.partition(".")
+            if key.split(".")[0] not in ("json", "html", "csv", "py", "md", "txt", "safetensors", "onnx"):
+                found = given[section]
+                for step in key.split("."):
+                    assert isinstance(found, dict) and step in found, f"{path.name}: {name}"
+                    found = found[step]
+
+
+def test_own_images_are_classified_and_new_ones_compared(tmp_path):
+    clone = clone_to(tmp_path / "clone")
+    random = np.random.default_rng(1)
+    files, rows = {}, []
+
+    def add(patients):
+        for patient in patients:
+            for number in range(6):
+                bright = patient % 2 == 0
+                pixels = random.integers(0, 120, (40, 48, 3), dtype=np.uint8) + np.uint8(100 * bright)
+                files[f"{patient}_{number}.png"] = image(pixels, mode="RGB")
+                rows.append((f"{patient}_{number}.png", "malignant" if bright else "benign", f"q{patient}"))
+        table = pd.DataFrame(rows, columns=["file", "diagnosis", "patient_id"])
+        put(tmp_path / "my-images", files | {"labels.csv": table.to_csv(index=False)})
+
+    add(range(20))
+    (chosen,) = blocks("own-data", "yaml")
+    change_parameters(clone.folder / "params.yaml", {
+        f"data.{key}": value for key, value in YAML(typ="safe").load(chosen)["data"].items()
+    })  # fmt: skip
+    first, arrived, classify = blocks("own-data")
+    run(clone, first)
+    assert clone.metrics("audit")["images"] == 120 and clone.metrics("audit")["patients"] == 20
+    add(range(20, 26))
+    (said,) = run(clone, arrived)
+    assert clone.metrics("audit")["images"] == 156
+    assert "36 added: 20_0.png" in said
+    run(clone, classify)
+    assert len(pd.read_csv(clone.folder / "predictions.csv")) == 156
+    assert len(list((clone.folder / "heatmaps").rglob("*.png"))) == 156
+
+
+def test_the_head_of_a_frozen_network_of_timm_is_trained(clone):
+    published = timm.create_model("resnet10t")
+    (clone.folder / "weights").mkdir()
+    save_file(published.state_dict(), clone.folder / "weights/model.safetensors")
+    (command,) = blocks("foundation")
+    (said,) = run(clone, command.replace("BACKBONE", "resnet10t"))
+    assert "timm/resnet10t: " in said and clone.metrics("evaluate")["test"]["images"] > 0
+    (clone.folder / "weights/model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("page", ["report", "gpu", "trouble"])
+def test_the_commands_of_a_page_run(clone, page):
+    said = run(clone, *blocks(page))
+    assert "up to date" in said[0] or page == "gpu"
+
+
+def test_the_commands_of_the_page_on_ci_run(clone):
+    (command,) = blocks("ci")
+    (clone.folder / ".venv").symlink_to(TOP / ".venv")  # and nothing is installed
+    (said,) = run(clone, command.replace("make ", "make -o .venv/ready "))
+    assert "fresh passes" in said
+    (clone.folder / ".venv").unlink()
+
+
+def test_heatmaps_and_exports_stay_out_of_git(clone):
+    ignored = clone.run("git", "check-ignore", "export/model.onnx", "reports/report.html", "models/novelty.safetensors")
+    assert len(ignored.split()) == 3
