@@ -4,7 +4,7 @@ GATES ?= fresh repeat better
 TARGET ?= main
 BIN := .venv/bin
 # As many processes as cores, with one thread each: with more they wait for each other.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-fast lint check audit demo export bench peers lock clean
@@ -72,8 +72,8 @@ clean:  ## delete the environment; data, models and caches stay
 	    "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	@free=$$(df -Pk . | awk 'NR == 2 {print $$4}'); [ -d .venv ] || [ "$$free" -ge 7000000 ] || \
-	  { echo "7 GB of disk are needed, most of them for PyTorch, and $$((free / 1000000)) GB are free here."; exit 1; }
+	@free=$$(df -Pk . | awk 'NR == 2 {print $$4}'); [ -d .venv ] || [ "$$free" -ge 8000000 ] || \
+	  { echo "8 GB of disk are needed, most of them for PyTorch, and $$((free / 1000000)) GB are free here."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@

@@ -48,5 +48,5 @@ def test_no_python_at_all_is_said(make):
 
 def test_too_little_disk_is_said_before_anything_is_installed(make, tmp_path):
     code, said = make("repro", df="echo Filesystem; echo disk 9 9 1000000 9% /")
-    assert code and "7 GB of disk are needed" in said and "1 GB are free here" in said
+    assert code and "8 GB of disk are needed" in said and "1 GB are free here" in said
     assert not (tmp_path / ".venv").exists()
