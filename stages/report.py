@@ -1,6 +1,7 @@
 """Write the report: one page that says what the result is worth, and from what it was made.
 
-Reads   metrics/, data/prepared/index.csv, data/predictions.csv, data/audit/findings.csv, plots/, params.yaml
+Reads   metrics/, data/prepared/index.csv, models/model.safetensors, data/predictions.csv, data/audit/findings.csv,
+        plots/, params.yaml
 Writes  reports/report.html
 Alone   python stages/report.py
 """
@@ -15,6 +16,7 @@ TRAIN = "metrics/train.json"
 EVALUATE = "metrics/evaluate.json"
 VERDICT = "metrics/verdict.md"
 INDEX = "data/prepared/index.csv"
+WEIGHTS = "models/model.safetensors"
 PREDICTIONS = "data/predictions.csv"
 FINDINGS = "data/audit/findings.csv"
 CURVES = "plots/train/plots/metrics"
@@ -42,8 +44,8 @@ def main() -> None:
         confusion=reporting.confusion(test, threshold),
         findings=tables.read(FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=chosen.model_dump(mode="json", warnings=False),
-        made={stage: provenance.recorded(stage) for stage in ("train", "evaluate")},
-        data=files.sha256(INDEX),
+        made={"data (index.csv)": files.sha256(INDEX), "model (model.safetensors)": files.sha256(WEIGHTS)},
+        versions=provenance.installed(),
     )
     files.write_text(REPORT, page)
     print(f"{REPORT}: open it in a browser")

@@ -9,8 +9,9 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,12 @@ def record(stage: str) -> None:
     files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(known)} | machine())
 
 
-def recorded(stage: str) -> dict[str, Any] | None:
-    """What ``record`` wrote, on whatever machine the stage ran; None where it did not."""
-    path = Path(FOLDER, f"{stage}.json")
-    found: dict[str, Any] | None = files.read_json(path) if path.exists() else None
+def installed() -> dict[str, str]:
+    """The versions of Python and of the packages that results may depend on, as they are here."""
+    found = {"Python": platform.python_version()}
+    for name in sorted(set(PACKAGES.values())):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found
 
 

@@ -22,8 +22,8 @@ TEST = pd.DataFrame({
 
 def report(figures, patients=TEST, **content):
     given = {
-        "plots": {}, "pictures": [], "patients": reporting.by_patient(patients, 0.5), "findings": {}, "data": "0",
-        "confusion": reporting.confusion(patients, 0.5), "made": {"train": None, "evaluate": None},
+        "plots": {}, "pictures": [], "patients": reporting.by_patient(patients, 0.5), "findings": {}, "versions": {},
+        "confusion": reporting.confusion(patients, 0.5), "made": {},
         "parameters": {"seed": 1, "model": {"backbone": "b", "weights": "none"}},
     }  # fmt: skip
     return reporting.report(figures, verdict.word(figures["evaluate"]), **given | content)
