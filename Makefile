@@ -45,7 +45,7 @@ demo: .venv/ready  ## a page on this machine to try the model with
 export: .venv/ready  ## the model in export/: ONNX, safetensors, preprocessing, model card
 	python stages/export.py
 
-bench: .venv/ready  ## the speed of all that needs no GPU, in 15 minutes; benchmarks/README.md says what it means
+bench: .venv/ready  ## the speed of all that needs no GPU; benchmarks/README.md says what it means
 	@[ -f models/model.json ] || dvc repro
 	@[ -d .venv/peers ] || $(MAKE) peers || echo "Lightning and fastai are not measured."
 	python benchmarks/training.py

@@ -48,7 +48,7 @@ def test_the_probabilities_belong_to_the_labels_that_validation_was_measured_wit
 
 def test_the_threshold_is_chosen_on_validation_and_never_on_test(clone):
     clone.change("evaluate.threshold", "validation")
-    assert clone.ran("dvc", "repro") == ["evaluate"]
+    assert clone.ran("dvc", "repro") == ["evaluate", "report"]
     rows = pd.read_csv(clone.folder / "data/predictions.csv").query("part == 'val'")
     tried = {at: balanced_accuracy_score(rows["label"], rows["probability"] >= at) for at in rows["probability"]}
     tried.setdefault(1.0, 0.5)  # none called positive
@@ -68,12 +68,12 @@ def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("evaluate.threshold", 0.4, ["evaluate"]),
-        ("train.lr", 0.0005, ["train", "evaluate"]),
-        ("train.device", "cpu", ["train", "evaluate"]),
-        ("model.head", "selu", ["train", "evaluate"]),
-        ("prepare.image_size", 48, ["prepare", "train", "evaluate"]),
-        ("split.duplicates", "drop", ["split", "train", "evaluate"]),
+        ("evaluate.threshold", 0.4, ["evaluate", "report"]),
+        ("train.lr", 0.0005, ["train", "evaluate", "report"]),
+        ("train.device", "cpu", ["train", "evaluate", "report"]),
+        ("model.head", "selu", ["train", "evaluate", "report"]),
+        ("prepare.image_size", 48, ["prepare", "train", "evaluate", "report"]),
+        ("split.duplicates", "drop", ["split", "train", "evaluate", "report"]),
         ("seed", 2, STAGES),
         ("data.phantom.images", 164, STAGES),
     ],
@@ -150,7 +150,7 @@ def test_the_temperature_softens_every_probability_where_it_is_asked_for(clone):
     before = pd.read_csv(clone.folder / "data/predictions.csv")["probability"].to_numpy()
     temperature = clone.metrics("evaluate")["calibration"]["temperature"]
     clone.change("evaluate.calibration", "temperature")
-    assert clone.ran("dvc", "repro") == ["evaluate"]
+    assert clone.ran("dvc", "repro") == ["evaluate", "report"]
     after = pd.read_csv(clone.folder / "data/predictions.csv")["probability"].to_numpy()
     assert np.allclose(np.log(after / (1 - after)), np.log(before / (1 - before)) / temperature)
     assert clone.metrics("evaluate")["calibration"]["applied"]
@@ -212,7 +212,7 @@ def test_a_split_that_leaks_is_refused_and_what_was_there_stays(clone):
     said = clone.run("dvc", "repro", good=False)
     assert "The split is refused" in said and "split.on_leak: report" in said and "Traceback" not in said
     clone.change("split.on_leak", "report")
-    assert clone.ran("dvc", "repro") == ["split", "train", "evaluate"]
+    assert clone.ran("dvc", "repro") == ["split", "train", "evaluate", "report"]
     leak = clone.metrics("split")["leak"]
     assert leak["test_patients_in_train"] > 0 and before["leak"]["test_patients_in_train"] == 0
     figures = clone.metrics("evaluate")

@@ -162,7 +162,7 @@ def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_
     start_both = re.search(r"^for gpu in 0 1; do$.*?^done$", page, re.MULTILINE | re.DOTALL)[0]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two workers with two threads each would wait for each other
     for threshold in (0.3, 0.6):
-        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=60", "-S", "train.early_stopping=60"]
+        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=150", "-S", "train.early_stopping=150"]
         clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
     clone.run("bash", "-c", start_both)
     end = time.monotonic() + 300
@@ -186,7 +186,7 @@ def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_
 
 OUTPUTS = {
     "download": "data/raw", "prepare": "data/prepared", "audit": "data/audit", "split": "data", "train": "models",
-    "evaluate": "plots/evaluate",
+    "evaluate": "plots/evaluate", "report": "reports",
 }  # fmt: skip
 
 
