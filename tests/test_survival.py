@@ -164,13 +164,14 @@ def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_
     for threshold in (0.3, 0.6):
         changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=150", "-S", "train.early_stopping=150"]
         clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
-    clone.run("bash", "-c", start_both)
+    starting = start(clone, "bash", "-ec", start_both)
     end = time.monotonic() + 300
     seen: set = set()
     while seen != {"0", "1"}:
         seen |= devices(clone)
         assert time.monotonic() < end, seen
         time.sleep(0.2)
+    assert starting.wait(timeout=60) == 0
     while (said := clone.run("dvc", "queue", "status")).count("Success") < 2:
         assert "Failed" not in said and time.monotonic() < end, said
         time.sleep(1)
