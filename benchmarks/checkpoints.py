@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ratios import spread
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core import checkpoints, files, networks, params, tables, training
@@ -51,9 +53,9 @@ def main() -> None:
     times = [{variant: seconds(variant) for variant in VARIANTS} for _ in range(asked.rounds)]
     print(f"{'':26} {'s an epoch':>10}   ratio, median (least to most)")
     for variant in VARIANTS:
-        ratios = sorted(each[variant] / each[VARIANTS[0]] for each in times)
+        ratios = [each[variant] / each[VARIANTS[0]] for each in times]
         median = statistics.median(each[variant] for each in times)
-        print(f"{variant:26} {median:10.3f}   {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+        print(f"{variant:26} {median:10.3f}   {spread(ratios)}")
 
 
 if __name__ == "__main__":

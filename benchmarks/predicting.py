@@ -17,6 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ratios import spread
+
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
 
@@ -26,6 +28,7 @@ DISTINCT = 200
 DECODE = """
 import sys
 from pathlib import Path
+
 sys.path.insert(0, sys.argv[1])
 from core import imaging
 paths = sorted(Path(sys.argv[2]).iterdir())
@@ -82,7 +85,7 @@ def main() -> None:
         count = asked.images // 10 if name.endswith("tenth") else asked.images
         most = max(each[name][1] for each in rounds)
         print(f"{name:19}{seconds:8.1f}{count / seconds:10.0f}{most / 1e9:6.2f}   "
-              f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")  # fmt: skip
+              f"{spread(ratios)}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ratios import spread
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core import batches, files, networks, params, training
@@ -119,8 +121,7 @@ def main() -> None:
         for load in LOADS:
             own = [each[variant][load] for each in rounds]
             ratios = [each[variant][load] / each["in memory"][load] for each in rounds]
-            shown = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-            line += f"{statistics.median(own):20,.0f}   {shown:29}"
+            line += f"{statistics.median(own):20,.0f}   {spread(ratios):29}"
         print(line.rstrip())
 
 

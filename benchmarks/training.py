@@ -42,6 +42,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
+from ratios import spread
+
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
 sys.path.append(str(TOP / ".venv" / "peers"))  # last: what the project has locked goes before what peers bring
@@ -306,10 +308,6 @@ def contestants(workers: list[int], precision: str, device: torch.device) -> tup
             continue
         found |= {f"{name}, {count} worker{'s'[: count != 1]}": partial(peer, workers=count) for count in workers}
     return found | {"original way": original}, absent
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def main() -> None:
