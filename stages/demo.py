@@ -17,7 +17,7 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
-from core import files, imaging, predicting, reporting, running
+from core import calibration, files, imaging, predicting, reporting, running
 from core.errors import Mistake
 
 HOST = "127.0.0.1"  # this machine alone
@@ -36,8 +36,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
     figures = files.read_json(METRICS)
-    quality = figures["calibration"]
-    model = predicting.Model(Path("models"), asked.device, quality["temperature"] if quality["applied"] else 1.0)
+    model = predicting.Model(Path("models"), asked.device, calibration.used(figures["calibration"]))
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
     page = reporting.filled("demo.html", points=points, synthetic=model.synthetic)

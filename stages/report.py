@@ -8,7 +8,7 @@ Alone   python stages/report.py
 
 from pathlib import Path
 
-from core import drawing, files, params, provenance, reporting, running, tables
+from core import drawing, files, params, provenance, reporting, running, scoring, tables
 
 AUDIT = "metrics/audit.json"
 SPLIT = "metrics/split.json"
@@ -41,7 +41,7 @@ def main() -> None:
         plots=drawing.vectors(curves, reliability, bins, test, figures["evaluate"], CURVES, best),
         pictures=[reporting.embedded(path) for path in pictures],
         patients=reporting.by_patient(test, threshold),
-        confusion=reporting.confusion(test, threshold),
+        confusion=scoring.confusion(scoring.call(test, threshold)).tolist(),
         findings=tables.read(FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=chosen.model_dump(mode="json", warnings=False),
         made={"data (index.csv)": files.sha256(INDEX), "model (model.safetensors)": files.sha256(WEIGHTS)},

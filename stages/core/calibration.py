@@ -71,6 +71,11 @@ def apply(predictions: pd.DataFrame, raw: np.ndarray, asked: bool) -> tuple[np.n
     return (tempered(raw, temperature) if asked and temperature is not None else raw), block
 
 
+def used(block: dict[str, Any]) -> float:
+    """The temperature that evaluate has applied, from the block ``calibration``: 1 where it applied none."""
+    return float(block["temperature"]) if block["applied"] else 1.0
+
+
 def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, applied: bool) -> dict[str, Any]:
     """The block ``calibration``: the temperature fitted on validation, and the error and Brier score of the test set
     without it (before) and with it (after)."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core import calibration
 from core.errors import Mistake
 from core.networks import Classifier
 
@@ -57,7 +58,6 @@ def _apart(session: Any, classifier: Classifier, batch: Tensor) -> float:
 
 def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
     """config.json: what the network is, and where its probability becomes a class."""
-    quality = figures["calibration"]
     return {
         "architectures": ["Classifier"],
         "model_type": "torchvision",
@@ -66,7 +66,7 @@ def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, An
         "label2id": {"negative": 0, "positive": 1},
         "num_channels": description["channels"],
         "threshold": figures["threshold"],
-        "temperature": quality["temperature"] if quality["applied"] else 1.0,
+        "temperature": calibration.used(figures["calibration"]),
     } | {key: description[key] for key in ("backbone", "head", "image_size", "synthetic")}
 
 

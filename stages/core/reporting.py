@@ -59,12 +59,6 @@ def by_patient(test: pd.DataFrame, threshold: float) -> list[dict[Any, Any]]:
     return found
 
 
-def confusion(test: pd.DataFrame, threshold: float) -> list[list[int]]:
-    """Images by true class (negative, positive) and by the class called."""
-    called = test["probability"] >= threshold
-    return [[int(((test["label"] == true) & (called == what)).sum()) for what in (False, True)] for true in (0, 1)]
-
-
 def _count(value: int | None) -> str:
     return "not known" if value is None else f"{value:,}"
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from conftest import TOP
-from core import reporting, verdict
+from core import reporting, scoring, verdict
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ TEST = pd.DataFrame({
 def report(figures, patients=TEST, **content):
     given = {
         "plots": {}, "pictures": [], "patients": reporting.by_patient(patients, 0.5), "findings": {}, "versions": {},
-        "confusion": reporting.confusion(patients, 0.5), "made": {},
+        "confusion": [[1, 1], [1, 1]], "made": {},
         "parameters": {"seed": 1, "model": {"backbone": "b", "weights": "none"}},
     }  # fmt: skip
     return reporting.report(figures, verdict.word(figures["evaluate"]), **given | content)
@@ -35,7 +35,7 @@ def test_patients_and_classes_are_counted_as_by_hand():
         ("b", 1, 1, 1), ("a", 2, 1, 1), ("<i>c</i>", 1, 0, 0),
     ]  # fmt: skip
     assert (rows[1]["mean"], rows[1]["most"]) == (pytest.approx(0.3), 0.5)
-    assert reporting.confusion(TEST, 0.5) == [[1, 1], [1, 1]]
+    assert scoring.confusion(scoring.call(TEST, 0.5)).tolist() == [[1, 1], [1, 1]]
 
 
 def test_a_name_from_the_data_is_text_and_never_markup(figures):
