@@ -40,6 +40,7 @@ def main() -> None:
         card = reporting.filled(
             "card.md", **figures, description=description, parameters=chosen.model_dump(mode="json", warnings=False),
             source=files.read_json(SOURCE), opset=exporting.OPSET, worst=worst, measures=reporting.MEASURES,
+            library=exporting.library(description),
             verdict=files.there(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
         )  # fmt: skip
         files.write_text(folder / "README.md", card)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import TOP
+from core import exporting
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +38,13 @@ def test_onnx_gives_the_probabilities_of_the_evaluation_for_batches_of_any_size(
         found = 1 / (1 + np.exp(-logits.astype(np.float64)))
         assert np.abs(found - predictions["probability"][:count]).max() < 1e-4
     assert onnx.load(exported / "model.onnx").opset_import[0].version == 20
+
+
+def test_the_export_says_which_library_the_network_is_of_and_what_it_takes_off_its_images(exported):
+    told = json.loads((exported / "config.json").read_text())
+    assert told["model_type"] == "torchvision" and told["mean"] == [0.485, 0.456, 0.406]
+    assert "weights of torchvision's shufflenet_v2_x0_5" in (exported / "README.md").read_text()
+    assert exporting.library({"backbone": "timm/resnet18"}) == "timm"
 
 
 def test_the_model_card_is_filled_from_the_metrics_and_its_example_runs(clone, exported, monkeypatch, tmp_path):

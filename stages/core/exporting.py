@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core import calibration
 from core.errors import Mistake
-from core.networks import Classifier
+from core.networks import TIMM, Classifier
 
 CONFIG = "config.json"
 OPSET = 20
@@ -57,21 +57,27 @@ def _apart(session: Any, classifier: Classifier, batch: Tensor) -> float:
 
 
 def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-    """config.json: what the network is, and where its probability becomes a class."""
+    """config.json: what the network is, and where its probability becomes a class. ``mean`` and ``std`` are what the
+    network takes off its images by itself."""
+    told = ("backbone", "head", "image_size", "mean", "std", "synthetic")
     return {
         "architectures": ["Classifier"],
-        "model_type": "torchvision",
+        "model_type": library(description),
         "problem_type": "single_label_classification",
         "id2label": {"0": "negative", "1": "positive"},
         "label2id": {"negative": 0, "positive": 1},
         "num_channels": description["channels"],
         "threshold": figures["threshold"],
         "temperature": calibration.used(figures["calibration"]),
-    } | {key: description[key] for key in ("backbone", "head", "image_size", "synthetic")}
+    } | {key: description[key] for key in told if key in description}
+
+
+def library(description: dict[str, Any]) -> str:
+    return "timm" if description["backbone"].startswith(TIMM) else "torchvision"
 
 
 def preprocessing(description: dict[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json. The network itself takes off ImageNet's mean, so nothing is normalised before it."""
+    """preprocessor_config.json. The network itself takes off its mean, so nothing is normalised before it."""
     side = description["image_size"]
     return {
         "image_processor_type": "ViTImageProcessor",  # the one that squeezes to a square and does no more than is said
