@@ -3,8 +3,9 @@ PYTHON ?= python3
 GATES ?= fresh repeat better
 TARGET ?= main
 BIN := .venv/bin
-# As many processes as cores, with one thread each: with more they wait for each other.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One thread each: with more they wait for each other. A process more than cores, since tests of killing wait, too.
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 3 ? cores + 1 : 4)))
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-fast lint check audit demo export bench peers lock clean

@@ -162,7 +162,7 @@ def test_two_machines_train_as_two_processes_and_go_on_after_one_was_cut_off(two
     assert "Going on after epoch" in said and "Going on after" not in others
     assert not (other / "models/model.safetensors").exists()  # the machine that runs DVC has written it
     two.change("train.processes", 2)
-    for name in ("models/model.safetensors", "metrics/train.json"):
-        found = (two.folder / name).read_bytes()
-        two.run("dvc", "repro", "--force", "--single-item", "train")
-        assert (two.folder / name).read_bytes() == found
+    written = [two.folder / name for name in ("models/model.safetensors", "metrics/train.json")]
+    found = [path.read_bytes() for path in written]
+    two.run("dvc", "repro", "--force", "--single-item", "train")
+    assert [path.read_bytes() for path in written] == found
