@@ -40,9 +40,9 @@ def main() -> None:
 
     device = training.choose_device(chosen.train.device)
     training.repeatable(chosen.seed, chosen.train.deterministic)
-    architecture = {"backbone": chosen.model.backbone, "head": chosen.model.head, "image_size": images.shape[1]}
-    classifier = networks.build(**architecture, weights=chosen.model.weights, root=files.root())
-    architecture |= classifier.normalisation
+    classifier = networks.build(
+        chosen.model.backbone, chosen.model.head, images.shape[1], chosen.model.weights, files.root()
+    )
     task = (classifier, images, rows, labels, chosen.train, chosen.seed)
     with ranks.joined(device, chosen.train.checkpoint_minutes) as together:
         together.agree(fingerprint(), "Parameters, data or code")
@@ -63,7 +63,7 @@ def main() -> None:
             with files.whole(WEIGHTS) as unfinished:
                 unfinished.write_bytes(save(fitted.state))
             synthetic = {"synthetic": tables.is_synthetic(split)}
-            files.write_json(MODEL, architecture | {"channels": images.shape[3]} | synthetic)
+            files.write_json(MODEL, classifier.description | {"channels": images.shape[3]} | synthetic)
             classifier.load_state_dict(fitted.state)
             some = {part: novelty.some(rows[part], chosen.seed) for part in rows}
             known = {part: training.features(classifier, images, some[part], device)[1] for part in rows}

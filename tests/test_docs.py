@@ -1,14 +1,16 @@
 """The commands of the pages in docs/, as they stand there: blocks marked sh are run, those of remotes.md and of
 original.md by test_remotes.py and test_pipeline.py."""
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import timm
+import torch
 from ruamel.yaml import YAML
-from safetensors.torch import save_file
 
 from conftest import TOP, change_parameters, clone_to, image, put
 
@@ -81,13 +83,16 @@ def test_own_images_are_classified_and_new_ones_compared(tmp_path):
 
 
 def test_the_head_of_a_frozen_network_of_timm_is_trained(clone):
-    published = timm.create_model("resnet10t")
-    (clone.folder / "weights").mkdir()
-    save_file(published.state_dict(), clone.folder / "weights/model.safetensors")
-    (command,) = blocks("foundation")
-    (said,) = run(clone, command.replace("BACKBONE", "resnet10t"))
-    assert "timm/resnet10t: " in said and clone.metrics("evaluate")["test"]["images"] > 0
-    (clone.folder / "weights/model.safetensors").unlink()
+    """A small transformer with arguments of its own, published as foundation models are: pickled, without classes."""
+    own = {"embed_dim": 48, "depth": 2, "num_heads": 2, "init_values": 1e-5}
+    published = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0, **own)
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": own | {"img_size": 64, "num_classes": 0}}
+    put(clone.folder / "weights", {"config.json": json.dumps(config)})
+    torch.save(published.state_dict(), clone.folder / "weights/pytorch_model.bin")
+    convert, train = blocks("foundation")
+    (_, said) = run(clone, convert, train.replace("BACKBONE", config["architecture"]))
+    assert "timm/vit_tiny_patch16_224: " in said and clone.metrics("evaluate")["test"]["images"] > 0
+    shutil.rmtree(clone.folder / "weights")
 
 
 @pytest.mark.parametrize("page", ["report", "gpu", "trouble"])

@@ -21,6 +21,7 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
 TIMM = "timm/"  # begins the name of a backbone of timm
+NOT_TAKEN = ("num_classes", "img_size", "in_chans")  # of the arguments that the hub publishes
 MOST_FETCHED = 1 << 33  # bytes
 
 
@@ -29,8 +30,9 @@ class Classifier(nn.Module):
 
     ``forward`` takes (B, C, H, W) with C 1 or 3, either uint8 or float in [0, 1], and returns float32 (B,).
     Grey images stay one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are what the backbone was trained
-    with; without them those that its library names. Raises Mistake where there is no such network, or none for this
-    size of image.
+    with; without them those that its library names. ``arguments`` are timm's, for a network unlike its default one.
+    ``description`` holds all that builds it anew. Raises Mistake where there is no such network, or none for this size
+    of image.
     """
 
     mean: Tensor
@@ -43,13 +45,19 @@ class Classifier(nn.Module):
         image_size: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        network = _network(backbone, image_size)
+        network = _network(backbone, image_size, arguments or {})
         self.head_path = _replace_head(network, head)
         self.network = network
         known = getattr(network, "pretrained_cfg", {"mean": MEAN, "std": STD})
-        self.normalise(mean or known["mean"], std or known["std"])
+        mean, std = list(mean or known["mean"]), list(std or known["std"])
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.description = {"backbone": backbone, "head": head, "image_size": image_size, "mean": mean, "std": std}
+        if arguments:
+            self.description["arguments"] = arguments
         try:
             with torch.inference_mode():
                 found = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
@@ -59,12 +67,6 @@ class Classifier(nn.Module):
         if found.shape != (1,):
             raise Mistake(f"model.backbone {backbone} has several heads, or none of its own: take another")
         self.train()
-
-    def normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take off ``mean``, and divide by ``std``, before the network."""
-        self.normalisation = {"mean": list(mean), "std": list(std)}
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def head(self) -> nn.Module:
@@ -111,22 +113,19 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
     ``root``.
 
     A file may hold the backbone's own classes or none, or a model of this project; a .pth must be torchvision's. Where
-    a config.json of the hub lies beside it, its mean and deviation count. Raises Mistake where the weights can't be
-    had, are damaged, or are of another network.
+    a config.json of the hub lies beside it, its mean, deviation and arguments of timm count. Raises Mistake where the
+    weights can't be had, are damaged, or are of another network.
     """
-    classifier = Classifier(backbone, head, image_size)
+    file = None if weights in ("none", "imagenet", "hub") else root / weights
+    classifier = Classifier(backbone, head, image_size, **(_published(file, backbone) if file else {}))
     if weights == "none":
         return classifier
     if weights == "imagenet" and not backbone.startswith(TIMM):
         state, name = _imagenet(backbone), "ImageNet"
-    elif weights in ("imagenet", "hub"):
+    elif file is None:
         state, name = _hub(backbone, weights), "the hub's file"
     else:
-        state, name = read(root / weights), weights
-        beside = (root / weights).with_name("config.json")
-        published = json.loads(beside.read_text(encoding="utf-8")).get("pretrained_cfg", {}) if beside.exists() else {}
-        if {"mean", "std"} <= published.keys():
-            classifier.normalise(published["mean"], published["std"])
+        state, name = read(file), weights
     own = classifier.state_dict()
     if state.keys() != own.keys():  # the backbone as torchvision publishes it: all but the last layer fits
         path = classifier.head_path
@@ -153,8 +152,8 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
 
 def restore(weights: str | Path, description: dict[str, Any]) -> Classifier:
     """The classifier of models/: ``description`` is the content of its model.json, with backbone, head, image_size
-    (pixels), mean and std. Raises Mistake where the weights are not its own."""
-    names = ("backbone", "head", "image_size", "mean", "std")
+    (pixels), mean, std and arguments. Raises Mistake where the weights are not its own."""
+    names = ("backbone", "head", "image_size", "mean", "std", "arguments")
     classifier = Classifier(**{name: description[name] for name in names if name in description})
     state = read(Path(weights))
     try:
@@ -168,9 +167,30 @@ def _others(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _network(backbone: str, image_size: int) -> nn.Module:
+def _published(weights: Path, backbone: str) -> dict[str, Any]:
+    """What the config.json of the hub that lies beside ``weights`` says of its network: mean, std, arguments."""
+    beside = weights.with_name("config.json")
+    if not beside.is_file():
+        return {}
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        trained, arguments = said.get("pretrained_cfg", {}), said.get("model_args") or {}
+        found = {name: trained[name] for name in ("mean", "std") if name in trained}
+        # The head is ours, the size is prepare's, and a network without pooling would give a logit for each place.
+        arguments = {name: value for name, value in arguments.items() if name not in NOT_TAKEN and value != ""}
+    except (ValueError, AttributeError) as error:
+        raise Mistake(f"{beside}, which lies beside the weights, is no config.json of the hub: {error}") from None
+    if not backbone.startswith(TIMM):
+        return found
+    name = said.get("architecture", backbone.removeprefix(TIMM))
+    if name.partition(".")[0] != backbone.removeprefix(TIMM).partition(".")[0]:
+        raise Mistake(f"model.backbone is {backbone}, and {beside} is of {name}: set model.backbone=timm/{name}")
+    return found | {"arguments": arguments}
+
+
+def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
     if backbone.startswith(TIMM):
-        return _of_timm(backbone, image_size)
+        return _of_timm(backbone, image_size, arguments)
     if backbone not in backbones():
         raise Mistake(f"model.backbone is {backbone!r}, which must be one of: {', '.join(backbones())}")
     special: dict[str, Any] = {}
@@ -187,7 +207,7 @@ def _network(backbone: str, image_size: int) -> nn.Module:
     return network
 
 
-def _of_timm(backbone: str, image_size: int) -> nn.Module:
+def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
     import timm  # only here: it is not needed otherwise, and takes its time
 
     name = backbone.removeprefix(TIMM)
@@ -198,10 +218,14 @@ def _of_timm(backbone: str, image_size: int) -> nn.Module:
     # Those that are built for one size can be built for this one; the others take any.
     published = timm.models.get_pretrained_cfg(name)
     sized: dict[str, Any] = {"img_size": image_size} if published and published.fixed_input_size else {}
+    # Layers by their name, as JSON has no classes: "mlp_layer": "SwiGLUPacked".
+    layers = {key: getattr(timm.layers, str(value), value) for key, value in arguments.items() if "_layer" in key}
+    made = {"num_classes": IMAGENET_CLASSES} | arguments | layers | sized
     try:
-        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=IMAGENET_CLASSES, **sized)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {error}") from None
+        network: nn.Module = timm.create_model(name, pretrained=False, **made)
+    except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
+        given = f" with {', '.join(arguments)} of config.json" if arguments else ""
+        raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}{given}: {error}") from None
     return network
 
 

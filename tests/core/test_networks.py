@@ -204,9 +204,9 @@ def test_a_backbone_of_timm_sees_what_timm_would_give_it(name, tmp_path):
     looks, content = found.views(both.shape[1] - 1)
     assert torch.allclose(both[:, 1 + looks :], seen[0].flatten(1), atol=1e-5) and looks > 0 and content > 0
     assert torch.equal(both[:, 0], found(images)) and both.shape[0] == 2
-    description = {"backbone": f"timm/{name}", "head": "selu", "image_size": 64} | found.normalisation
     save_file(found.state_dict(), tmp_path / "model.safetensors")
-    assert torch.equal(networks.restore(tmp_path / "model.safetensors", description).eval()(images), both[:, 0])
+    restored = networks.restore(tmp_path / "model.safetensors", found.description)
+    assert torch.equal(restored.eval()(images), both[:, 0])
 
 
 def test_mean_and_deviation_that_the_hub_publishes_beside_the_weights_count_and_stay(tmp_path):
@@ -214,7 +214,54 @@ def test_mean_and_deviation_that_the_hub_publishes_beside_the_weights_count_and_
     own = {"mean": [0.7, 0.6, 0.7], "std": [0.2, 0.2, 0.1]}  # a foundation model: no classes, another normalisation
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", "pretrained_cfg": own}))
     found = networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
-    assert found.normalisation == own and torch.allclose(found.mean.flatten(), torch.tensor(own["mean"]))
+    assert found.description | own == found.description
+    assert torch.allclose(found.mean.flatten(), torch.tensor(own["mean"]))
+
+
+@pytest.mark.parametrize(
+    ("published", "layers"),
+    [
+        ({"init_values": 1e-5, "dynamic_img_size": True, "num_classes": 0, "img_size": 64}, {}),  # as UNI's
+        (
+            {"init_values": 1e-5, "global_pool": "", "mlp_ratio": 5.25, "reg_tokens": 4, "no_embed_class": True},
+            {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"},  # as those of UNI2-h and Virchow
+        ),
+    ],
+)
+def test_a_transformer_that_timm_builds_from_the_hubs_arguments_gives_its_features(published, layers, tmp_path):
+    """A foundation model: no classes, LayerScale and other layers than the network of this name has by default."""
+    own = published | {"num_classes": 0, "img_size": 64, "global_pool": "token"}
+    own |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU} if layers else {}
+    network = timm.create_model("vit_tiny_patch16_224", **own).eval()
+    for scale in (value for key, value in network.named_parameters() if "ls1" in key):
+        torch.nn.init.uniform_(scale)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": published | layers}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3}}))
+    found = networks.build("timm/vit_tiny_patch16_224", "linear", 64, "model.safetensors", tmp_path).eval()
+    images = torch.rand(2, 3, 64, 64)
+    features = found.with_features(images)
+    assert torch.allclose(features[:, -192:], network(images), atol=1e-5)
+    save_file(found.state_dict(), tmp_path / "trained.safetensors")
+    description = json.loads(json.dumps(found.description))
+    assert torch.equal(networks.restore(tmp_path / "trained.safetensors", description).eval()(images), features[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "is no config.json of the hub"),
+        ("[]", "is no config.json of the hub"),
+        ('{"architecture": "resnet18"}', "is of resnet18: set model.backbone=timm/resnet18"),
+        ('{"model_args": {"deep": 3}}', "with deep of config.json: .*unexpected keyword argument 'deep'"),
+        ('{"model_args": {"block": {}, "act_layer": "none_such"}}', "with block, act_layer of config.json"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_said(config, said, tmp_path):
+    save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(Mistake, match=said):
+        networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
 
 
 def test_timms_weights_from_the_hub_are_read_and_its_absence_is_said(tmp_path, monkeypatch):
