@@ -222,11 +222,10 @@ def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(figure)
-    text = written.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", text)  # several on one page must not share names
-    return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{INKS[found[0]]})" if found[0] in INKS else found[0], text)
+    _, _, svg = written.getvalue().partition("<svg")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", f"<svg{svg}", flags=re.DOTALL)
+    svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)  # several on one page must not share names
+    return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{INKS[found[0]]})" if found[0] in INKS else found[0], svg)
 
 
 def _patients(axis: Any, test: pd.DataFrame, threshold: float) -> None:

@@ -1,6 +1,7 @@
 """Run a script as people expect: one at a time, stopped by Ctrl-C, and an error without a traceback where the
 machine, not the code, is at fault."""
 
+import argparse
 import errno
 import os
 import signal
@@ -23,7 +24,12 @@ INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended: 128 + SIGIN
 
 def stage(main: Callable[[], None]) -> None:
     """Run a stage of dvc.yaml: as ``script`` does, waiting for a run of the same stage in the same workspace, and
-    leaving in metrics/provenance/ what it ran with. Of several processes that torchrun started, the first does so."""
+    leaving in metrics/provenance/ what it ran with. Of several processes that torchrun started, the first does so.
+    A stage takes no arguments: ``--help`` says what it does, and anything else is refused."""
+    argparse.ArgumentParser(
+        usage="python stages/%(prog)s; its parameters are in params.yaml, or dvc exp run --set-param KEY=VALUE",
+        description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()  # fmt: skip
     path = Path(sys.argv[0])
     with _errors():
         # Processes of torchrun have a parent that holds it; other machines may work in this very folder.

@@ -23,6 +23,21 @@ def run(tmp_path, body, **options):
 
 
 @pytest.mark.parametrize(
+    ("argument", "status", "said"),
+    [("--help", 0, "\n\nLook for copies.\n"), ("--seed=2", 2, "--set-param KEY=VALUE\nstage.py: error: unrecognized")],
+)
+def test_a_stage_says_what_it_does_and_takes_no_arguments(tmp_path, argument, status, said):
+    script = tmp_path / "stage.py"
+    script.write_text('"""Look for copies."""\nfrom core import running\nrunning.stage(lambda: print("ran"))\n')
+    found = subprocess.run(
+        [sys.executable, script, argument], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(TOP / "stages")},
+    )  # fmt: skip
+    assert found.returncode == status and said in found.stdout + found.stderr
+    assert "ran" not in found.stdout
+
+
+@pytest.mark.parametrize(
     ("raised", "said"),
     [
         (
