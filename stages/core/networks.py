@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from core import fetching, files
-from core.errors import Mistake
+from core.errors import Mistake, some
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -192,7 +192,9 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
     if backbone.startswith(TIMM):
         return _of_timm(backbone, image_size, arguments)
     if backbone not in backbones():
-        raise Mistake(f"model.backbone is {backbone!r}, which must be one of: {', '.join(backbones())}")
+        raise Mistake(
+            f"model.backbone is {backbone!r}, which torchvision does not have: {_known(backbone, backbones())}"
+        )
     special: dict[str, Any] = {}
     if backbone.startswith("vit_"):
         special = {"image_size": image_size}
@@ -207,14 +209,18 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
     return network
 
 
+def _known(name: str, names: list[str]) -> str:
+    """Some that a name may have meant, or some that there are."""
+    similar = difflib.get_close_matches(name, names, 5)
+    return f"similar are {', '.join(similar)}" if similar else f"it has {some(names, 10)}"
+
+
 def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
     import timm  # only here: it is not needed otherwise, and takes its time
 
     name = backbone.removeprefix(TIMM)
     if not timm.is_model(name):
-        similar = difflib.get_close_matches(name, timm.list_models(), 5)
-        known = f"similar are {', '.join(similar)}" if similar else "python -c 'import timm; print(timm.list_models())'"
-        raise Mistake(f"model.backbone is {backbone!r}, which timm does not have: {known}")
+        raise Mistake(f"model.backbone is {backbone!r}, which timm does not have: {_known(name, timm.list_models())}")
     # Those that are built for one size can be built for this one; the others take any.
     published = timm.models.get_pretrained_cfg(name)
     sized: dict[str, Any] = {"img_size": image_size} if published and published.fixed_input_size else {}

@@ -13,11 +13,12 @@ import pandas as pd
 from PIL import Image
 
 from core import archives, fetching, files, phantom, tables
-from core.errors import Mistake, some
+from core.errors import Mistake, many, some
 from core.params import Data
 
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
 PACKED = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+LOST = "labels without an image"
 MOST_DOWNLOADED = 1 << 38  # bytes
 
 
@@ -49,7 +50,8 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         elif data.source == "folder":
             folder, known = local, {}
             if not folder.is_dir():
-                raise Mistake(f"data.location: there is no folder {folder}")
+                packed = ": it is a file; for an archive set data.source: archive" if folder.is_file() else ""
+                raise Mistake(f"data.location: there is no folder {folder}{packed}")
         else:
             archive = local
             if "://" in data.location:
@@ -93,10 +95,12 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     kept = sorted(set(classes) - bad)
     faults = {what: names for what, names in faults.items() if names}
     if faults and data.unusable == "fail":
-        raise Mistake(
-            "\n".join(f"{data.location}: {len(names):,} {what}: {some(names)}" for what, names in faults.items())
-            + "\nMend the source, or drop these: data.unusable: drop"
-        )
+        said = [f"{data.location}: {len(names):,} {what}: {some(names)}" for what, names in faults.items()]
+        lost = set(faults.get(LOST, []))
+        ends = sorted(Path(image).suffix for image in images if Path(image).stem in lost)
+        if ends:
+            said.append(f"{data.labels} names images without their ending, {ends[0]}: write it there")
+        raise Mistake("\n".join([*said, "Mend the source, or drop these: data.unusable: drop"]))
     table = pd.DataFrame(
         {
             "file": kept,
@@ -160,10 +164,10 @@ def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
     try:
         folder = Path(kagglehub.dataset_download(location))
     except Exception as error:  # kagglehub raises requests', its own and urllib3's; each means the same here
-        reason = " ".join(str(error).split())[:200]
+        reason = str(error).strip().partition("\n")[0].partition(" (Caused by")[0]
         raise Mistake(
             f"Kaggle's data set {location} can't be fetched ({type(error).__name__}: {reason}). "
-            "Without network: unpack it by hand and use data.source folder"
+            "Without network: fetch it by hand, and use data.source: archive"
         ) from None
     return folder, {"version": folder.name if folder.parent.name == "versions" else None}
 
@@ -238,7 +242,9 @@ def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Pa
             return inside / found[0]
     if (root / name).is_file():
         return root / name
-    raise Mistake(f"{key}: there is no {name}, neither in the source nor at {(root / name).resolve()}")
+    tables_there = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
+    known = f"; the source holds {some(tables_there)}" if tables_there else ""
+    raise Mistake(f"{key}: there is no {name}, neither in the source nor at {(root / name).resolve()}{known}")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -254,7 +260,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[str]":
     if column not in rows.columns:
-        raise Mistake(f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, rows.columns))}")
+        hint = ""
+        if len(rows.columns) == 1 and re.search(r"[;\t]", rows.columns[0]):
+            hint = ". Separate its columns by commas"
+        elif key == "data.patient" and re.search(r"[()^*+\\]", column):
+            hint = ". A pattern needs a group (?P<patient>...)"
+        raise Mistake(f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, rows.columns))}{hint}")
     return rows[column].str.strip()
 
 
@@ -276,7 +287,7 @@ def _match_labels(
     """The class of each image that the table labels once, and the table's rows with their file."""
     names = _Names(images)
     rows = rows.assign(file=pd.array([names.find(name) for name in rows["name"]], dtype="string"))
-    faults["labels without an image"] = sorted(rows.loc[rows["file"].isna(), "name"])
+    faults[LOST] = sorted(rows.loc[rows["file"].isna(), "name"])
     rows = rows[rows["file"].notna()]
     faults[f"names given twice in {data.labels}"] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
     labelled = rows[rows["class"] != ""].drop_duplicates("file")
@@ -303,9 +314,14 @@ def _patients(
 def _binary(classes: dict[str, str], data: Data) -> list[int]:
     counts = pd.Series(list(classes.values()), dtype="string").value_counts()
     where = f"column {data.label_column!r} of {data.labels}" if data.labels else "the folders that the images lie in"
-    found = some([f"{name!r} ({count:,} images)" for name, count in counts.items()], 8)
+    found = some([f"{name!r} ({many(int(count), 'image')})" for name, count in counts.items()], 8)
     if len(counts) != 2 or data.positive not in counts.index:
         hint = "" if data.labels else ". Where labels stand in a table, name it: data.labels"
+        if len(counts) > 2:
+            rare = str(counts.index[-1])
+            hint = f"; {rare!r}: {some([file for file, name in classes.items() if name == rare], 3)}{hint}"
+        elif len({name.casefold() for name in (data.positive, *counts.index)}) == len(counts):
+            hint = ". Capitals count"
         raise Mistake(
             f"{data.location}: {where} must hold two classes, one of them data.positive = {data.positive!r}; "
             f"found {found or 'none'}{hint}"

@@ -126,7 +126,7 @@ def test_a_wrong_table_is_explained(gather, two, table, changes, message):
 
 def test_three_class_folders_are_named(gather, two):
     put(two, {"2/e.png": image(9)})
-    with pytest.raises(Mistake, match=r"two classes, one of them data.positive = '1'; found .*'2' \(1 images\)"):
+    with pytest.raises(Mistake, match=r"two classes, one of them data.positive = '1'; found .*'2' \(1 image\)"):
         gather(two)
 
 
@@ -250,7 +250,7 @@ def test_kaggle_without_network_is_one_line_that_names_the_way_out(gather, monke
         raise requests.exceptions.ConnectionError("Failed to resolve\n'www.kaggle.com'")
 
     monkeypatch.setattr(kagglehub, "dataset_download", unreachable)
-    with pytest.raises(Mistake, match=r"owner/name can't be fetched .*data\.source folder") as caught:
+    with pytest.raises(Mistake, match=r"owner/name can't be fetched .*data\.source: archive") as caught:
         gather("owner/name", kind="kaggle")
     assert "\n" not in str(caught.value)
 
