@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from core import files, imaging, predicting, running, sources
+from core import files, imaging, novelty, predicting, running, sources
 from core.errors import Mistake
 
 AT_ONCE = 2**28  # bytes of images in memory
 COLUMNS = ["file", "probability", "unlike", "error"]
-UNLIKE = "unlike anything the model was trained on: it can't know them, whatever probability it gives"
 
 
 def main() -> None:
@@ -74,7 +73,10 @@ def main() -> None:
         print("This model was trained on SYNTHETIC images: it says nothing about patients.", file=sys.stderr)
     strange = int((table["unlike"] > 1).sum())
     if strange:
-        print(f"{strange:,} of {len(rows):,} images (unlike above 1) are {UNLIKE}", file=sys.stderr)
+        print(f"{strange:,} of {len(rows):,} images (unlike above 1) are {novelty.MEANING}", file=sys.stderr)
+    for written in (asked.out, asked.heatmap):
+        if written and files.seen_by_git(written):
+            print(f"{written} names or shows patients, and git does not ignore it: keep it out of it", file=sys.stderr)
     failed = sum(1 for row in rows if row[-1])
     if failed:
         raise Mistake(f"{failed:,} of {len(rows):,} images have no probability: the column error says why")

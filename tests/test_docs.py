@@ -1,5 +1,5 @@
 """The commands of the pages in docs/, as they stand there: blocks marked sh are run, those of remotes.md and of
-original.md by test_remotes.py and test_pipeline.py."""
+original.md by test_remotes.py and test_original.py."""
 
 import json
 import re
@@ -12,7 +12,8 @@ import timm
 import torch
 from ruamel.yaml import YAML
 
-from conftest import TOP, change_parameters, clone_to, image, put
+from conftest import SMALL, TOP, change_parameters, clone_to, image, put
+from core import revisions
 
 pytestmark = pytest.mark.slow
 
@@ -66,10 +67,10 @@ def test_own_images_are_classified_and_new_ones_compared(tmp_path):
         put(tmp_path / "my-images", files | {"labels.csv": table.to_csv(index=False)})
 
     add(range(20))
-    (chosen,) = blocks("own-data", "yaml")
-    change_parameters(clone.folder / "params.yaml", {
-        f"data.{key}": value for key, value in YAML(typ="safe").load(chosen)["data"].items()
-    })  # fmt: skip
+    small = {name: SMALL[name] for name in ("prepare.image_size", "model.backbone")} | {"model.weights": "none"}
+    source, look = (revisions.flat(YAML(typ="safe").load(block)) for block in blocks("own-data", "yaml"))
+    assert set(small) < set(look)  # what would take a GPU and a network
+    change_parameters(clone.folder / "params.yaml", source | look | small)
     first, arrived, classify = blocks("own-data")
     run(clone, first)
     assert clone.metrics("audit")["images"] == 120 and clone.metrics("audit")["patients"] == 20
@@ -104,11 +105,17 @@ def test_the_commands_of_a_page_run(clone, page):
 def test_the_commands_of_the_page_on_ci_run(clone):
     (command,) = blocks("ci")
     (clone.folder / ".venv").symlink_to(TOP / ".venv")  # and nothing is installed
-    (said,) = run(clone, command.replace("make ", "make -o .venv/ready "))
+    assert "make lint\n" in command  # which CI itself runs on this code
+    (said,) = run(clone, command.replace("make lint\n", "").replace("make ", "make -o .venv/ready "))
     assert "fresh passes" in said
     (clone.folder / ".venv").unlink()
 
 
 def test_heatmaps_and_exports_stay_out_of_git(clone):
-    ignored = clone.run("git", "check-ignore", "export/model.onnx", "reports/report.html", "models/novelty.safetensors")
-    assert len(ignored.split()) == 3
+    paths = ("export/model.onnx", "reports/report.html", "models/novelty.safetensors", "weights/model.safetensors",
+             "predictions.csv", "heatmaps/1.png")  # fmt: skip
+    assert clone.run("git", "check-ignore", *paths).split() == [*paths]
+    put(clone.folder, {"own.png": image(9, mode="RGB")})
+    command = ["python", "stages/predict.py", "own.png", "--out"]
+    assert "found.csv names or shows patients, and git does not ignore it" in clone.run(*command, "found.csv")
+    assert "git" not in clone.run(*command, "predictions.csv")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -138,6 +139,15 @@ def read_array(path: str | Path) -> np.ndarray:
 def read_json(path: str | Path) -> Any:
     with undamaged(path, ValueError) as found:
         return json.loads(found.read_text(encoding="utf-8"))
+
+
+def seen_by_git(path: Path) -> bool:
+    """Whether ``git add`` would take what lies there."""
+    try:
+        said = subprocess.run(["git", "check-ignore", "--quiet", path.resolve()], cwd=path.parent, capture_output=True)
+    except OSError:  # no git
+        return False
+    return said.returncode == 1  # 0: ignored; 128: no repository
 
 
 def sha256(path: str | Path) -> str:

@@ -14,6 +14,10 @@ import torch
 
 K = 5
 KNOWN = 0.95
+MEANING = (
+    f"farther from the training images than {100 * KNOWN:.0f} % of the validation images are: the farther, the less "
+    "the probability says"
+)
 MOST = 4096  # images of a part that are looked at, so that a model stays small
 LEAST = 1e-3  # deviation of a feature, of the mean deviation: one that never varied must not decide by its rounding
 
