@@ -1,14 +1,16 @@
-"""Write the report: one page that says what the result is worth, and from what it was made.
+"""Say what the result is worth: the verdict, the plots, and one page with all of it and from what it was made.
 
-Reads   metrics/, data/prepared/index.csv, models/model.safetensors, data/predictions.csv, data/audit/findings.csv,
-        plots/, params.yaml
-Writes  reports/report.html
+Reads   metrics/, data/prepared/index.csv, models/model.safetensors, data/curves/, data/predictions.csv,
+        data/audit/findings.csv, plots/audit/, plots/regions.png, params.yaml
+Writes  metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
 Alone   python stages/report.py
 """
 
+import shutil
 from pathlib import Path
 
-from core import drawing, files, params, provenance, reporting, running, scoring, tables
+from core import calibration, drawing, files, params, provenance, reporting, running, scoring, tables
+from core import verdict as verdicts
 
 AUDIT = "metrics/audit.json"
 SPLIT = "metrics/split.json"
@@ -19,7 +21,8 @@ INDEX = "data/prepared/index.csv"
 WEIGHTS = "models/model.safetensors"
 PREDICTIONS = "data/predictions.csv"
 FINDINGS = "data/audit/findings.csv"
-CURVES = "plots/train/plots/metrics"
+CURVES = "data/curves"
+TRAINED = "plots/train"
 EVALUATED = "plots/evaluate"
 REGIONS = "plots/regions.png"
 COPIES = "plots/audit"
@@ -31,24 +34,43 @@ def main() -> None:
     paths = {"audit": AUDIT, "split": SPLIT, "train": TRAIN, "evaluate": EVALUATE}
     figures = {stage: files.read_json(path) for stage, path in paths.items()}
     predictions = tables.read(PREDICTIONS, tables.PREDICTIONS)
-    test = predictions[predictions["part"] == "test"]
-    curves, reliability, bins = reporting.plotted(EVALUATED)
-    best, threshold = figures["train"]["best_epoch"], figures["evaluate"]["threshold"]
+    part = {name: predictions[predictions["part"] == name] for name in ("val", "test")}
+    test, evaluated = part["test"], figures["evaluate"]
+    best, threshold = figures["train"]["best_epoch"], evaluated["threshold"]
+    verdict = verdicts.word(evaluated)
+
+    curves = scoring.curves(part)
+    called = scoring.call(test, threshold)
+    confusion = scoring.confusion(called)
+    bins = scoring.histogram(test)
+    reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
+    drawn = {f"{name}_{kind}": curve for kind, by_part in curves.items() for name, curve in by_part.items()}
+    for name, table in (drawn | {"confusion": called, "histogram": bins, "reliability": reliability}).items():
+        marked = table.assign(synthetic=True) if evaluated["synthetic"] else table
+        tables.write(marked, f"{EVALUATED}/{name}.csv", list(marked.columns))
+    for path in sorted(path for path in Path(CURVES).rglob("*") if path.is_file()):  # in git, to be compared
+        with files.whole(TRAINED / path.relative_to(CURVES)) as unfinished:
+            shutil.copyfile(path, unfinished)
+    epochs = Path(CURVES, "plots/metrics")
+    drawing.evaluation(curves, reliability, confusion, bins, evaluated, f"{EVALUATED}/evaluation.png")
+    drawing.training(epochs, best, f"{EVALUATED}/training.png", evaluated["synthetic"])
+
     pictures = [Path(REGIONS), *sorted(Path(COPIES).glob("*.png"))] if chosen.report.images else []
     page = reporting.report(
         figures,
-        files.there(VERDICT).read_text(encoding="utf-8"),
-        plots=drawing.vectors(curves, reliability, bins, test, figures["evaluate"], CURVES, best),
+        verdict,
+        plots=drawing.vectors(curves, reliability, bins, test, evaluated, epochs, best),
         pictures=[reporting.embedded(path) for path in pictures],
         patients=reporting.by_patient(test, threshold),
-        confusion=scoring.confusion(scoring.call(test, threshold)).tolist(),
+        confusion=confusion.tolist(),
         findings=tables.read(FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=chosen.model_dump(mode="json", warnings=False),
         made={"data (index.csv)": files.sha256(INDEX), "model (model.safetensors)": files.sha256(WEIGHTS)},
         versions=provenance.installed(),
     )
+    files.write_text(VERDICT, verdict)
     files.write_text(REPORT, page)
-    print(f"{REPORT}: open it in a browser")
+    print(f"{verdict}\n{REPORT}: open it in a browser")
 
 
 if __name__ == "__main__":

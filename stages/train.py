@@ -1,7 +1,7 @@
 """Train the classifier and keep the weights of its best epoch. A killed training goes on where it was.
 
 Reads   data/prepared/images.npy, data/split.csv, params.yaml (model, train, seed)
-Writes  models/ (model.safetensors, model.json, novelty.safetensors), metrics/train.json, plots/train/;
+Writes  models/ (model.safetensors, model.json, novelty.safetensors), metrics/train.json, data/curves/;
         .checkpoints/ while it runs
 Alone   python stages/train.py
 """
@@ -22,7 +22,7 @@ WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
 NOVELTY = "models/novelty.safetensors"
 METRICS = "metrics/train.json"
-PLOTS = "plots/train"
+CURVES = "data/curves"
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         with checkpoints.opened(files.root() / ".checkpoints", begun, provenance.computing()) as store:
             if checkpoints.forced():
                 store.clear()
-            with running.postponed() as stop, Live(PLOTS, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+            with running.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
                 fitted = training.fit(*task, reporting(live), store, stop, together)
 
             with files.whole(WEIGHTS) as unfinished:

@@ -29,18 +29,8 @@ def filled(template: str, **content: Any) -> str:
 
 def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
     """The page. ``figures`` holds, by stage, what is in metrics/; ``verdict`` is the content of verdict.md."""
-    headline, lines, note = _read(verdict)
+    headline, lines, note = read(verdict)
     return filled("report.html", **figures, **content, headline=headline, lines=lines, note=note, measures=MEASURES)
-
-
-def plotted(folder: str | Path) -> tuple[dict[str, dict[str, pd.DataFrame]], pd.DataFrame, pd.DataFrame]:
-    """The tables that evaluate drew from: curves by kind and part, reliability, histogram."""
-
-    def table(name: str) -> pd.DataFrame:
-        return pd.read_csv(files.there(Path(folder, f"{name}.csv")))
-
-    curves = {kind: {part: table(f"{part}_{kind}") for part in ("val", "test")} for kind in ("roc", "pr")}
-    return curves, table("reliability"), table("histogram")
 
 
 def embedded(path: str | Path) -> dict[str, str]:
@@ -63,7 +53,7 @@ def _count(value: int | None) -> str:
     return "not known" if value is None else f"{value:,}"
 
 
-def _read(verdict: str) -> tuple[str, list[str], str]:
+def read(verdict: str) -> tuple[str, list[str], str]:
     """The headline, the points and the note of metrics/verdict.md, without their marks."""
     plain = verdict.replace("**", "")
     lines = re.findall(r"^- (.*)$", plain, re.MULTILINE)
