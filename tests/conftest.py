@@ -1,9 +1,12 @@
 """What several tests need: images as files, a checked params.yaml, and the real archive where it is at hand."""
 
+import fcntl
 import io
 import json
 import os
+import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,9 @@ SMALL = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first, so that fast ones fill the end of a run by several processes."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """The files with most slow tests first, so that small and fast ones fill the end of a run by several processes."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, -slow[item.path]))
 
 
 @pytest.fixture(scope="session")
@@ -99,9 +103,9 @@ class Clone:
         return found.stdout + found.stderr
 
     def ran(self, *command):
-        """The stages that a command of DVC ran."""
+        """The stages that a command of DVC ran, or brought back from where another test had run them."""
         said = self.run(*command)
-        return [stage for stage in STAGES if f"Running stage '{stage}'" in said]
+        return [stage for stage in STAGES if f"Running stage '{stage}'" in said or f"Stage '{stage}' is cached" in said]
 
     def metrics(self, name):
         return json.loads((self.folder / "metrics" / f"{name}.json").read_text())
@@ -140,13 +144,18 @@ def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
 
 
 @pytest.fixture(scope="session")
-def clone(tmp_path_factory):
-    """A clone in which the small pipeline has run and is committed."""
-    clone = clone_to(tmp_path_factory.mktemp("clone"))
-    clone.first = clone.ran("dvc", "repro")
-    clone.run("git", "add", "-A")
-    clone.run("git", "commit", "-qm", "Small run")
-    return clone
+def clone(tmp_path_factory, worker_id):
+    """A clone in which the small pipeline has run and is committed: made once, a copy for each process of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    made = (base if worker_id == "master" else base.parent) / "made"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            first = clone_to(made)
+            first.run("dvc", "repro")
+            first.run("git", "add", "-A")
+            first.run("git", "commit", "-qm", "Small run")
+    return Clone(shutil.copytree(made, tmp_path_factory.mktemp("clone") / "clone", symlinks=True))
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,8 @@
 """The pipeline as its users run it: real DVC in a temporary clone, on a small set of phantoms."""
 
 import json
-import re
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,14 +11,14 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from conftest import STAGES, TOP, Clone, clone_to, image, put
-from core import phantom
+from conftest import STAGES, Clone, image, put
 
 pytestmark = pytest.mark.slow
 
 
 def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
-    assert clone.first == STAGES
+    assert clone.ran("dvc", "repro", "--force") == STAGES
+    assert not clone.run("git", "status", "--short")  # the same bytes again
     assert clone.ran("dvc", "repro") == []
     assert "Data and pipelines are up to date" in clone.run("dvc", "status")
     predictions = pd.read_csv(clone.folder / "data/predictions.csv")
@@ -71,11 +69,9 @@ def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
         ("evaluate.threshold", 0.4, ["evaluate", "report"]),
         ("train.lr", 0.0005, ["train", "evaluate", "report"]),
         ("train.device", "cpu", ["train", "evaluate", "report"]),
-        ("model.head", "selu", ["train", "evaluate", "report"]),
         ("prepare.image_size", 48, ["prepare", "train", "evaluate", "report"]),
         ("split.duplicates", "drop", ["split", "train", "evaluate", "report"]),
         ("seed", 2, STAGES),
-        ("data.phantom.images", 164, STAGES),
     ],
 )
 def test_a_changed_parameter_reruns_just_what_it_touches(clone, key, value, expected):
@@ -86,13 +82,7 @@ def test_a_changed_parameter_reruns_just_what_it_touches(clone, key, value, expe
 def test_a_changed_threshold_of_the_drawing_does_not_train_again(clone):
     path = clone.folder / "stages/core/drawing.py"
     path.write_text(path.read_text().replace("figsize=size", "figsize=(size[0], size[1])"))
-    assert "train" not in clone.ran("dvc", "repro")
-
-
-def test_two_runs_from_scratch_give_the_same_bytes(clone, tmp_path):
-    other = clone_to(tmp_path / "other")
-    other.ran("dvc", "repro")
-    assert (other.folder / "dvc.lock").read_bytes() == (clone.folder / "dvc.lock").read_bytes()
+    assert clone.ran("dvc", "repro") == ["report"]
 
 
 def test_experiments_set_parameters_queue_and_run_aside(clone):
@@ -226,6 +216,18 @@ def test_a_mistake_in_the_parameters_is_one_line_and_leaves_everything(clone):
     assert (clone.folder / "models/model.safetensors").is_file()
 
 
+def test_a_mended_mistake_brings_the_model_back_without_training(clone):
+    """DVC has deleted the stage's outputs before the mistake was found."""
+    clone.change("train.lr", "fast")
+    assert "train.lr = 'fast'" in clone.run("dvc", "repro", good=False)
+    assert not (clone.folder / "models/model.safetensors").exists()
+    clone.change("train.lr", 0.001)
+    said = clone.run("dvc", "repro")
+    assert "Stage 'train' is cached" in said and "Running stage" not in said
+    assert (clone.folder / "models/model.safetensors").is_file()
+    assert not clone.run("git", "status", "--short")
+
+
 def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
     files = {f"mine/{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)}
     put(clone.folder, files)
@@ -273,66 +275,3 @@ def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evalua
     assert all(Image.open(path).size == (256, 256) for path in maps)
     assert "must end in .csv or .json" in alone.run("python", "stages/predict.py", "new", "--out", "o.txt", good=False)
     assert "no image or folder nowhere" in alone.run("python", "stages/predict.py", "nowhere", good=False)
-
-
-def run_recipe(clone, name, archive):
-    """Run a recipe as docs/original.md says, on a local copy of the set."""
-    page = (TOP / "docs/original.md").read_text()
-    command, look = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    command = command.replace("ARCHIVE", str(archive)).replace("claimed", name)
-    said = clone.run("bash", "-e", "-o", "pipefail", "-c", command + look.splitlines()[0])
-    assert "# Verdict" in said
-    return clone.metrics("split"), clone.metrics("evaluate")
-
-
-@pytest.fixture(scope="module")
-def original(shared, tmp_path_factory):
-    """The original's images by two recipes: the clone as the second left it, and the figures of both."""
-    clone = clone_to(tmp_path_factory.mktemp("original") / "clone", small={"data.phantom.images": 1200})
-    archive = shared / "breast-histopathology-images-modified.tar"
-    claimed = run_recipe(clone, "claimed", archive)
-    clone.run("git", "checkout", "-q", "-f")
-    return clone, claimed, run_recipe(clone, "honest", archive)
-
-
-def test_the_claim_of_the_original_is_reproduced_and_its_cause_found(original):
-    _, (split, claimed), (honest_split, honest) = original
-    assert claimed["test"]["images"] == 429 and claimed["test"]["positives"] == 191
-    assert claimed["test"]["accuracy"]["value"] >= 0.98
-    assert split["leak"]["test_positive_copies_in_train"] == 191 and split["leak"]["test_patients_in_train"] == 429
-    assert claimed["test_unseen"]["images"] == 0 and claimed["test_unseen"]["accuracy"]["value"] is None
-
-    assert not honest_split["leak"]["test_copies_in_train"] and not honest_split["leak"]["test_patients_in_train"]
-    assert honest["test"]["positive_patients"] == 1
-    assert honest["test"]["accuracy"]["value"] > 0.9 and honest["test"]["sensitivity"]["value"] < 0.5
-
-
-def unlike(clone, folder):
-    """The share of images in a folder that a model finds unlike what it was trained on."""
-    clone.run("python", "stages/predict.py", folder, "--out", folder.parent / f"{folder.name}.csv")
-    return (pd.read_csv(folder.parent / f"{folder.name}.csv")["unlike"] > 1).mean()
-
-
-def test_a_model_of_mammograms_finds_phantoms_unlike_and_the_reverse_and_neither_its_own_test_images(
-    original, clone, tmp_path
-):
-    mammograms = original[0]
-    for folder in ("own", "colour", "grey", "mammograms"):
-        (tmp_path / folder).mkdir()
-    split = pd.read_csv(mammograms.folder / "data/split.csv").query("part == 'test'")
-    with zipfile.ZipFile(mammograms.folder / "data/raw/images.zip") as archive:
-        put(tmp_path / "mammograms", {Path(name).name: archive.read(name) for name in split["file"]})
-    for number, patch in enumerate(phantom.draw(120, 12, 64, seed=5)):
-        drawn = Image.fromarray(patch.pixels)
-        drawn.save(tmp_path / f"colour/{number}.png")
-        drawn.convert("L").save(tmp_path / f"grey/{number}.png")
-    assert unlike(mammograms, tmp_path / "grey") > 0.95
-    assert unlike(mammograms, tmp_path / "mammograms") < 0.2
-    said = mammograms.run("python", "stages/predict.py", tmp_path / "colour", good=False)
-    assert "a colour image, and the model was trained on grey ones" in said
-
-    split = pd.read_csv(clone.folder / "data/split.csv").query("part == 'test'")
-    with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
-        put(tmp_path / "own", {Path(name).name: archive.read(name) for name in split["file"]})
-    assert unlike(clone, tmp_path / "mammograms") > 0.95
-    assert unlike(clone, tmp_path / "own") < 0.35  # an epoch's training on 160 images
