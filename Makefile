@@ -16,6 +16,8 @@ help:  ## list the targets
 repro: .venv/ready  ## install what is needed, run the pipeline, say where the results are
 	dvc repro
 	@echo
+	@git diff --quiet HEAD -- dvc.lock 2>/dev/null; [ $$? -ne 1 ] || \
+	  echo "Figures changed, which git status shows. To build on them: git commit --all --message 'As computed here'"
 	@echo "The commands below need the environment: source .venv/bin/activate"
 	@echo "Figures  metrics/evaluate.json (and audit, split, train beside it); dvc metrics show"
 	@echo "Plots    plots/evaluate/evaluation.png, plots/evaluate/training.png; dvc plots show"

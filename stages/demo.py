@@ -1,6 +1,6 @@
 """A page on this machine to try the model with: drop images, see probability, operating points, heatmap. Research only.
 
-Reads   models/, metrics/evaluate.json (made by dvc repro, or fetched by dvc pull)
+Reads   models/, metrics/evaluate.json, metrics/verdict.md (made by dvc repro, or fetched by dvc pull)
 Writes  nothing; images go to the page's own server and no further
 Alone   python stages/demo.py [--port 8765] [--device cpu]
 """
@@ -17,12 +17,13 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
-from core import calibration, files, imaging, predicting, reporting, running
+from core import calibration, files, imaging, novelty, predicting, reporting, running
 from core.errors import Mistake
 
 HOST = "127.0.0.1"  # this machine alone
 MOST = 2**28  # bytes of an image
 METRICS = "metrics/evaluate.json"
+VERDICT = "metrics/verdict.md"
 SAFE = {
     "Content-Security-Policy": "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'",
@@ -39,7 +40,10 @@ def main() -> None:
     model = predicting.Model(Path("models"), asked.device, calibration.used(figures["calibration"]))
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
-    page = reporting.filled("demo.html", points=points, synthetic=model.synthetic)
+    headline, *_ = reporting.read(files.there(VERDICT).read_text(encoding="utf-8"))
+    page = reporting.filled(
+        "demo.html", points=points, synthetic=model.synthetic, headline=headline, far=novelty.MEANING
+    )
     asyncio.run(serve(Page(model, page, figures["threshold"]), asked.port))
 
 
@@ -101,7 +105,9 @@ async def serve(page: Page, port: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise Mistake(f"Port {port} is taken, by another demo perhaps: give --port 0") from None
+        raise Mistake(
+            f"Port {port} is taken, by another demo perhaps: python stages/demo.py --port 0 takes a free one"
+        ) from None
     print(f"Open http://{HOST}:{runner.addresses[0][1]} in a browser; Ctrl-C ends it. Research only.", flush=True)
     await asyncio.Event().wait()
 

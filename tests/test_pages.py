@@ -189,7 +189,7 @@ def test_an_image_dropped_on_the_demo_shows_what_predict_says(clone, demo, page,
         threshold = float(rows.nth(number).get_attribute("data-threshold"))
         expected = "positive" if known["probability"] >= threshold else "negative"
         assert rows.nth(number).locator(".called").inner_text() == expected
-    assert "Unlike anything" in articles["noise.png"].locator("[role=alert]").inner_text()
+    assert "Unlike what the model has seen" in articles["noise.png"].locator("[role=alert]").inner_text()
     assert articles["broken.png"].locator("[role=alert]").inner_text() == "No result: not an image"
     assert not articles["broken.png"].locator(".probability").is_visible()
     assert all(url.startswith((demo.address, "data:", "blob:")) for url in page.asked)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from core import copies, groups, sheets, tables
-from core.errors import some
+from core.errors import many, some
 from core.imaging import Grey
 
 MUCH_LARGER = 2.0  # times the median width or height, from which (or below whose inverse) a size is an outlier
@@ -206,14 +206,14 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
         if each["max"] == 1:
             lines.append("Each image is of another patient: is data.patient right?")
     apart = figures["positive_groups"]
-    who = "positive images that aren't copies" if figures["patients"] is None else "positive patients"
+    apart_ones = many(apart, "positive image that is no copy" if figures["patients"] is None else "positive patient")
     if apart < 3:
         lines.append(
-            f"{apart} {who} that can be kept apart, for three parts: some part will have no positive at all. "
+            f"{apart_ones} to be kept apart, for three parts: some part will have no positive at all. "
             "Only more patients help; split.folds uses those there are for testing in turn."
         )
     elif apart < FEW:
-        lines.append(f"{apart} {who} cannot show how a classifier does on new ones; split.folds tests on each in turn.")
+        lines.append(f"{apart_ones} can't show how a classifier does on new ones; split.folds tests on each in turn.")
 
     if figures["redundant_copies"]:
         lines.append(
@@ -244,7 +244,7 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
         files = sorted(set(findings.loc[findings["finding"] == finding, "file"]))
         if files:
             lines.append(f"{len(files):,} images {words}: {some(files, 3)}")
-    lines.append("Each image: data/audit/findings.csv and clusters.csv. To look at them: plots/audit/")
+    lines.append("Each image: data/audit/findings.csv and clusters.csv. Copies to look at: plots/audit/")
     return "\n".join(lines)
 
 

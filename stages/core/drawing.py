@@ -128,20 +128,22 @@ def text(entry: dict[str, Any]) -> str:
     """A measure with its interval, as a person reads it."""
     if entry["value"] is None:
         return "not defined"
-    bounds = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
-    return f"{entry['value']:.3f}{bounds}"
+    bounds = "no interval" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
+    return f"{entry['value']:.3f} ({bounds})"
 
 
 def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) -> None:
     axis.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
     axis.plot(table["probability"], table["positive_share"], color=TEST, marker="o", markersize=4)
-    for bin_ in table.itertuples():
+    share = table["positive_share"].to_numpy()
+    beside = (np.append(share[1:], share[-1:]) + np.append(share[:1], share[:-1])) / 2
+    for bin_, low in zip(table.itertuples(), share < beside, strict=True):  # a number where the line is not
         axis.annotate(
             f"{bin_.images:,}",
             (bin_.probability, bin_.positive_share),
-            (0, 6),
+            (4, -8) if low else (0, 6),
             textcoords="offset points",
-            ha="center",
+            ha="left" if low else "center",
             fontsize=7,
             color="0.35",
         )
@@ -158,9 +160,11 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
 
 
 def _intervals(axis: Any, figures: dict[str, Any]) -> None:
-    """Each measure on the whole test set and on what training knows nothing of, with its interval."""
+    """Each measure with its interval: on the whole test set and, where it leaks, on what training knows nothing of."""
     names = [name for name, entry in figures["test"].items() if isinstance(entry, dict)]
-    for block, colour, shift in (("test", TEST, -0.14), ("test_unseen", VALIDATION, 0.14)):
+    leaks = figures["test_unseen"]["images"] < figures["test"]["images"]
+    both = (("test", TEST, -0.14), ("test_unseen", VALIDATION, 0.14))
+    for block, colour, shift in both if leaks else (("test", TEST, 0),):
         for place, name in enumerate(names):
             entry = figures[block][name]
             if entry["value"] is not None:
@@ -168,11 +172,13 @@ def _intervals(axis: Any, figures: dict[str, Any]) -> None:
             if entry["low"] is not None:
                 axis.plot([entry["low"], entry["high"]], [place + shift] * 2, color=colour)
         axis.plot([], [], color=colour, marker="o", markersize=4, label=block.replace("test_", ""))
-    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    words = {"brier": "brier (0 is best)"}
+    axis.set_yticks(range(len(names)), [words.get(name, name.replace("_", " ")) for name in names])
     axis.invert_yaxis()
     axis.set(xlim=(-0.02, 1.02))
     axis.set_title("Measures, 95 % intervals", fontsize=10)
-    axis.legend(frameon=False, fontsize=8)
+    if leaks:
+        axis.legend(frameon=False, fontsize=8)
 
 
 # Colours that a page gives values of its own for, in the light and in the dark, and the CSS variable of each.

@@ -12,6 +12,11 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, obeyed at a point from which the work can go on; the message says how."""
 
 
+def many(count: int, thing: str) -> str:
+    """A count and what is counted: 1 patient, 1,200 patients."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def some(names: list[str], most: int = 5) -> str:
     """The first ``most`` of ``names`` for a message, and how many more there are."""
     rest = len(names) - most

@@ -26,10 +26,11 @@ def text(revision: str, path: str) -> str:
         return content
     except (RevError, SCMError):
         raise Mistake(f"{revision} is no commit, branch, tag or experiment here: dvc exp list, git branch") from None
-    except (DvcException, OSError) as error:
+    except (DvcException, OSError):
         raise Mistake(
-            f"{path} of {revision} is neither in DVC's cache here nor in a remote ({' '.join(str(error).split())}). "
-            "Check that revision out and run dvc repro; or fetch it: dvc fetch --all-commits, dvc exp pull"
+            f"{path} of {revision} is neither in DVC's cache here nor in a remote: computed elsewhere, or cleaned up. "
+            "Fetch it (dvc fetch --all-commits, dvc exp pull), or check that revision out, run dvc repro, and commit "
+            "what it gives here"
         ) from None
 
 
@@ -50,11 +51,12 @@ def threshold(revision: str, path: str) -> float:
 
 def parameters(revision: str, path: str) -> dict[str, Any]:
     """All parameters, each under its whole key: ``train.lr``."""
-    return _flat(YAML(typ="safe", pure=True).load(text(revision, path)))
+    return flat(YAML(typ="safe", pure=True).load(text(revision, path)))
 
 
-def _flat(given: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(given: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested parameters, each under its whole key."""
+    found: dict[str, Any] = {}
     for key, value in given.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
-    return flat
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return found

@@ -72,10 +72,13 @@ def postponed() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    signal.signal(signal.SIGTERM, _interrupt)  # what batch systems and containers send
+    before = signal.signal(signal.SIGTERM, _interrupt)  # what batch systems and containers send
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+            sys.stdout.flush()
+        finally:
+            signal.signal(signal.SIGTERM, before)  # what comes while Python ends is nobody's to catch
     except KeyboardInterrupt as wish:
         said = str(wish) if isinstance(wish, Interrupted) else "nothing half-written was left. Run it again"
         if RANK not in os.environ:  # torchrun's parent says it for all

@@ -393,7 +393,7 @@ class _Training:
         self.schedule.load_state_dict(facts["schedule"])
         self.bar.update(len(self.epochs) * len(self.rows["train"]) + sum(map(len, self.order[: self.step])))
         if self.ranks.rank == 0:
-            print(f"Going on after epoch {len(self.epochs)}, step {self.step}", flush=True)
+            print(f"Going on after epoch {len(self.epochs)}, step {self.step}. So far:", flush=True)
 
     def heed(self) -> None:
         """Raise Interrupted where a person wants it to stop."""

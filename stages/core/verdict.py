@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from core.errors import many
+
 FEW = 10  # patients of a class: with fewer an interval is wide, and its promise rests on little
 LEAST = 6  # patients of a class: even if all agree, fewer can't reject chance at 5 % in a sign test (2 / 2**5 is above)
 
@@ -46,13 +48,9 @@ def _basis(block: dict[str, Any]) -> str:
     if block["patients"] is None:
         return f"{block['images']:,} images, {block['positives']:,} positive, patients not known"
     return (
-        f"{_many(block['images'], 'image')} of {_many(block['patients'], 'patient')}; "
-        f"{_many(block['positives'], 'positive image')} of {_many(block['positive_patients'], 'patient')}"
+        f"{many(block['images'], 'image')} of {many(block['patients'], 'patient')}; "
+        f"{many(block['positives'], 'positive image')} of {many(block['positive_patients'], 'patient')}"
     )
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _headline(figures: dict[str, Any]) -> str:
@@ -90,8 +88,8 @@ def _worth(block: dict[str, Any]) -> list[str]:
     """What the figures mean for a hundred images, and against calling everything by the commoner class."""
     lines = []
     for name, words in (
-        ("sensitivity", "Of 100 positive images it finds"),
-        ("specificity", "Of 100 negative images it passes"),
+        ("sensitivity", "Of 100 positive images it calls positive"),
+        ("specificity", "Of 100 negative images it calls negative"),
     ):
         entry = block[name]
         if entry["value"] is not None:

@@ -3,9 +3,10 @@ import json
 
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 
 from conftest import TOP
-from core import reporting, scoring, verdict
+from core import drawing, reporting, scoring, verdict
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def report(figures, patients=TEST, **content):
     given = {
         "plots": {}, "pictures": [], "patients": reporting.by_patient(patients, 0.5), "findings": {}, "versions": {},
         "confusion": [[1, 1], [1, 1]], "made": {},
-        "parameters": {"seed": 1, "model": {"backbone": "b", "weights": "none"}},
+        "parameters": {"seed": 1, "data": {"positive": "malignant"}, "model": {"backbone": "b", "weights": "none"}},
     }  # fmt: skip
     return reporting.report(figures, verdict.word(figures["evaluate"]), **given | content)
 
@@ -40,6 +41,22 @@ def test_patients_and_classes_are_counted_as_by_hand():
 
 def test_a_name_from_the_data_is_text_and_never_markup(figures):
     assert "<i>c</i>" not in report(figures) and "&lt;i&gt;c&lt;/i&gt;" in report(figures)
+
+
+def test_the_page_says_what_positive_is(figures):
+    assert "positive being <code>malignant</code>" in report(figures)
+
+
+def test_measures_of_a_test_set_without_a_leak_are_drawn_once(figures):
+    whole = figures["evaluate"]
+    part = whole | {"test_unseen": whole["test_unseen"] | {"images": 200}}
+    for drawn, lines in ((whole, 1), (part, 2)):
+        axis = pyplot.figure().subplots()
+        drawing._intervals(axis, drawn)
+        defined = [entry for entry in drawn["test"].values() if isinstance(entry, dict)]
+        assert len([line for line in axis.lines if len(line.get_xdata()) == 2]) == lines * len(defined)
+        assert (axis.get_legend() is not None) == (lines == 2)
+        pyplot.close()
 
 
 def test_a_part_of_the_test_set_that_leaks_is_shown_with_both_figures(figures):
