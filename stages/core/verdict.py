@@ -87,10 +87,7 @@ def _headline(figures: dict[str, Any]) -> str:
 def _worth(block: dict[str, Any]) -> list[str]:
     """What the figures mean for a hundred images, and against calling everything by the commoner class."""
     lines = []
-    for name, words in (
-        ("sensitivity", "Of 100 positive images it calls positive"),
-        ("specificity", "Of 100 negative images it calls negative"),
-    ):
+    for name, kind in (("sensitivity", "positive"), ("specificity", "negative")):
         entry = block[name]
         if entry["value"] is not None:
             bounds = (
@@ -98,7 +95,7 @@ def _worth(block: dict[str, Any]) -> list[str]:
                 if entry["low"] is not None
                 else f"({entry['reason']})"
             )
-            lines.append(f"{words} {100 * entry['value']:.0f} {bounds}.")
+            lines.append(f"Of 100 {kind} images it calls {100 * entry['value']:.0f} {kind} {bounds}.")
     if block["images"] and block["accuracy"]["value"] is not None:
         commoner = max(block["positives"], block["images"] - block["positives"]) / block["images"]
         accuracy = block["accuracy"]["value"]

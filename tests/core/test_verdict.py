@@ -91,7 +91,7 @@ def test_accuracy_stands_beside_calling_everything_by_the_commoner_class():
     labels = np.repeat([0, 1], [190, 10])
     said = judged(labels, np.full(200, 0.1), [f"p{n}" for n in range(200)])
     assert "Accuracy 0.950; to call every image by the commoner class gives 0.950" in said
-    assert "Of 100 positive images it calls positive 0 (0 to 31)" in said  # 1 - 0.025 ** (1 / 10)
+    assert "Of 100 positive images it calls 0 positive (0 to 31)" in said  # 1 - 0.025 ** (1 / 10)
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
