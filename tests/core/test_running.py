@@ -100,6 +100,15 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "script.py"]
 
 
+def test_a_sigterm_while_python_ends_shows_no_traceback(tmp_path):
+    """As torchrun sends it to a process that is just giving up."""
+    body = "import atexit\natexit.register(lambda: (print('ending', flush=True), time.sleep(60)))"
+    process = run(tmp_path, body)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "" and process.returncode == -signal.SIGTERM
+
+
 def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
     process = run(tmp_path, "print('x' * 100_000, flush=True)\nprint('x' * 100_000, flush=True)")
     process.stdout.read(10)
