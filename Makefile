@@ -78,5 +78,5 @@ clean:  ## delete the environment; data, models and caches stay
 	@free=$$(df -Pk . | awk 'NR == 2 {print $$4}'); [ -d .venv ] || [ "$$free" -ge 8000000 ] || \
 	  { echo "8 GB of disk are needed, most of them for PyTorch, and $$((free / 1000000)) GB are free here."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@

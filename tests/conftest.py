@@ -91,8 +91,8 @@ def put(folder: Path, files: dict[str, bytes | str]) -> Path:
 class Clone:
     """A clone of the working tree, as a user has it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, made: Path | None = None) -> None:
+        self.folder, self.made = folder, made
 
     def run(self, *command, good=True):
         found = subprocess.run(
@@ -111,10 +111,13 @@ class Clone:
         return json.loads((self.folder / "metrics" / f"{name}.json").read_text())
 
     def reset(self):
-        """Back to what is committed."""
+        """Back to what is committed; the outputs from the clone that this one is a copy of, where dvc checkout takes
+        half a second."""
         self.run("git", "checkout", "-q", "-f", "main")
         self.run("git", "clean", "-fdq")
-        self.run("dvc", "checkout", "-q", "-f")
+        for name in ("data", "models", "plots", "reports"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            shutil.copytree(self.made / name, self.folder / name)
 
     def change(self, key, value):
         """Edit one key of params.yaml."""
@@ -155,7 +158,7 @@ def clone(tmp_path_factory, worker_id):
             first.run("dvc", "repro")
             first.run("git", "add", "-A")
             first.run("git", "commit", "-qm", "Small run")
-    return Clone(shutil.copytree(made, tmp_path_factory.mktemp("clone") / "clone", symlinks=True))
+    return Clone(shutil.copytree(made, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), made)
 
 
 @pytest.fixture(autouse=True)
