@@ -199,10 +199,11 @@ def hashes(folder):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_one_line_and_what_was_there_stays(clone, stage):
-    """No file may grow beyond 2,000 bytes: as on a full disk, writing fails midway."""
+    """No file may grow beyond 2,000 bytes: as on a full disk, writing fails midway. Python would keep half of what it
+    compiles, and fail to read it the next time."""
     before = hashes(clone.folder)
     found = subprocess.run(
-        [sys.executable, f"stages/{stage}.py"], cwd=clone.folder, capture_output=True, text=True,
+        [sys.executable, "-B", f"stages/{stage}.py"], cwd=clone.folder, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
     )  # fmt: skip
     assert found.returncode == 1 and "Traceback" not in found.stderr
