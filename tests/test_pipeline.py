@@ -69,9 +69,11 @@ def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
         ("evaluate.threshold", 0.4, ["evaluate", "report"]),
         ("train.lr", 0.0005, ["train", "evaluate", "report"]),
         ("train.device", "cpu", ["train", "evaluate", "report"]),
+        ("model.head", "selu", ["train", "evaluate", "report"]),
         ("prepare.image_size", 48, ["prepare", "train", "evaluate", "report"]),
         ("split.duplicates", "drop", ["split", "train", "evaluate", "report"]),
         ("seed", 2, STAGES),
+        ("data.phantom.images", 164, STAGES),
     ],
 )
 def test_a_changed_parameter_reruns_just_what_it_touches(clone, key, value, expected):
