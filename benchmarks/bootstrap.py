@@ -11,8 +11,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import bootstrap, scoring
-from core.bootstrap import Scores
+from core.evidence import bootstrap, metrics
+from core.evidence.bootstrap import Scores
 
 IMAGES = 100_000
 
@@ -21,11 +21,11 @@ def main() -> None:
     random = np.random.RandomState(0)
     labels = random.randint(0, 2, IMAGES)
     probabilities = np.clip(random.random_sample(IMAGES) * 0.8 + 0.2 * labels, 0, 1)
-    print(f"{bootstrap.RESAMPLES:,} resamples of {IMAGES:,} images, all {len(scoring.MEASURES)} measures")
+    print(f"{bootstrap.RESAMPLES:,} resamples of {IMAGES:,} images, all {len(metrics.MEASURES)} measures")
     for patients in (300, 5_000, IMAGES):
         units = random.permutation(IMAGES) % patients
         start = time.perf_counter()
-        scoring.figures(Scores(labels, probabilities, probabilities >= 0.5, units), seed=1)
+        metrics.figures(Scores(labels, probabilities, probabilities >= 0.5, units), seed=1)
         print(f"{patients:8,} patients {time.perf_counter() - start:6.1f} s")
 
 

@@ -20,7 +20,8 @@ from ratios import spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import checkpoints, files, networks, params, tables, training
+from core.network import checkpoints, devices, networks, training
+from core.pipeline import files, params, tables
 
 VARIANTS = ("without checkpoints", "a checkpoint an epoch", "a checkpoint every 10 s", "not deterministic")
 
@@ -40,7 +41,7 @@ def main() -> None:
     def seconds(variant: str) -> float:
         minutes = 1 / 6 if variant.endswith("10 s") else 1e9
         rules = chosen.train.model_copy(update={"epochs": asked.epochs, "checkpoint_minutes": minutes})
-        training.repeatable(chosen.seed, deterministic=variant != "not deterministic")
+        devices.repeatable(chosen.seed, deterministic=variant != "not deterministic")
         classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, images.shape[1])
         with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
             opened = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()

@@ -17,13 +17,13 @@ from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import comparing
+from core.commands import comparison
 
 PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance of the classes, in standard deviations of a score
 
 
-def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparing.Run, comparing.Run], pd.DataFrame]:
+def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
     """Two runs on one simulated test set, and its images."""
     random = np.random.RandomState(seed)
     patient = np.repeat(np.arange(PATIENTS), random.randint(5, 41, PATIENTS))
@@ -47,17 +47,17 @@ def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparing.Run
                 "patient_in_train": pd.array([False] * len(patient), dtype="boolean"),
             }
         )
-        made.append(comparing.Run(f"seed {number}", table, table, 0.5, {}))
+        made.append(comparison.Run(f"seed {number}", table, table, 0.5, {}))
     pair = made[0], made[1]
-    return pair, comparing.test_images(pair, shared=False)
+    return pair, comparison.test_images(pair, shared=False)
 
 
-def simulated(seed: int) -> tuple[tuple[comparing.Run, comparing.Run], pd.DataFrame]:
+def simulated(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
     """Two equally good models that differ in the seed alone."""
     return runs(seed, (EQUAL, EQUAL))
 
 
-def better(seed: int) -> tuple[tuple[comparing.Run, comparing.Run], pd.DataFrame]:
+def better(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
     """The second model is truly better."""
     return runs(seed, (EQUAL, BETTER))
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=50)
     asked = parser.parse_args()
     for words, draw, distances in (("equal", simulated, (EQUAL, EQUAL)), ("better", better, (EQUAL, BETTER))):
-        told = [comparing.measure(*draw(seed)).set_index("measure")["differ"] for seed in range(asked.pairs)]
+        told = [comparison.measure(*draw(seed)).set_index("measure")["differ"] for seed in range(asked.pairs)]
         areas = " and ".join(f"{norm.cdf(distance / np.sqrt(2)):.3f}" for distance in distances)
         print(
             f"{words:7} true AUC {areas}: told apart in any measure in {sum(each.any() for each in told)} of "

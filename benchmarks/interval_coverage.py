@@ -19,8 +19,8 @@ from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import scoring
-from core.bootstrap import Scores
+from core.evidence import metrics
+from core.evidence.bootstrap import Scores
 
 DESIGNS = ("apart", "mixed", "hard")
 HARD = 0.1
@@ -74,7 +74,7 @@ def _runs(
         scores = draw(design, patients, shift, threshold, seed)
         if by_image:
             scores = scores._replace(units=np.arange(len(scores.labels)))
-        yield scoring.figures(scores, seed, ("roc_auc", "sensitivity", "specificity"))
+        yield metrics.figures(scores, seed, ("roc_auc", "sensitivity", "specificity"))
 
 
 def main() -> None:

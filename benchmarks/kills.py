@@ -21,22 +21,21 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from ruamel.yaml import YAML
+import yaml
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
 
-from core import files  # noqa: E402
+from core.pipeline import files  # noqa: E402
 
 VICTIMS = ("all", "all", "all", "stage", "stage", "dvc")
 
 
 def clone(source: Path, folder: Path, changes: dict[str, float]) -> Path:
     subprocess.run(["git", "clone", "--quiet", source, folder], check=True)
-    yaml = YAML()
-    given = yaml.load(folder / "params.yaml")
+    given = yaml.safe_load((folder / "params.yaml").read_text())
     given["train"] |= changes
-    yaml.dump(given, folder / "params.yaml")
+    (folder / "params.yaml").write_text(yaml.safe_dump(given))
     return folder
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import imaging, phantom
+from core.images import decoder, phantom
 
 LAYOUTS = ("images.zip", "images")
 OPERATIONS = ("add", "status", "push", "checkout", "pull")  # checkout without the images, pull without the cache, too
@@ -37,7 +37,7 @@ def encoded(patch: phantom.Patch, kind: str) -> bytes:
 def write(patches: list[phantom.Patch], target: Path) -> None:
     if target.suffix == ".zip":
         named = {patch.name: patch for patch in patches}
-        imaging.pack(named, lambda name: encoded(named[name], "BMP"), target)
+        decoder.pack(named, lambda name: encoded(named[name], "BMP"), target)
         return
     for patch in patches:
         file = target / patch.patient / Path(patch.name).with_suffix(".png").name

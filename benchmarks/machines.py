@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+import yaml
 
 TOP = Path(__file__).resolve().parents[1]
 NO_AVX512 = {
@@ -36,7 +36,7 @@ FIGURES = ("roc_auc", "accuracy", "sensitivity", "specificity", "brier")
 
 
 def hashes(folder: Path) -> dict[str, Any]:
-    stages = YAML(typ="safe").load((folder / "dvc.lock").read_text())["stages"]
+    stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
     return {name: [output["md5"] for output in content["outs"]] for name, content in stages.items()}
 
 

@@ -15,14 +15,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import files, imaging, phantom, predicting, sources, tables
+from core.commands import prediction
+from core.images import decoder, phantom, sources
+from core.pipeline import files, tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
-    model = predicting.Model(Path("models"))
+    model = prediction.Model(Path("models"))
     images = files.read_array("data/prepared/images.npy")
     split = tables.read("data/split.csv", tables.SPLIT)
     random = np.random.default_rng(1)
@@ -30,13 +32,13 @@ def main() -> None:
     drawn = np.stack([patch.pixels for patch in phantom.draw(240, 12, model.side, seed=12345)])
     known = {f"own, {part}": images[split.loc[split["part"] == part, "row"]] for part in ("val", "test")}
     others = {
-        "phantoms": drawn if model.channels == 3 else imaging.grey_levels(drawn)[..., None],
+        "phantoms": drawn if model.channels == 3 else decoder.grey_levels(drawn)[..., None],
         "noise": random.integers(0, 256, shape, dtype=np.uint8),
         "even grey": np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[:, None, None, None], shape),
     }
     for folder in asked.folders:
         names = sources.expand([folder])
-        found = imaging.decode_all(names, lambda name: Path(name).read_bytes(), imaging.pixels, model.side)
+        found = decoder.decode_all(names, lambda name: Path(name).read_bytes(), decoder.pixels, model.side)
         stack, why = model.fit(list(found))
         others[str(folder)] = stack[[not reason for reason in why]]
     for name, stack in (known | others).items():

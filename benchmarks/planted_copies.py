@@ -17,7 +17,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import copies, hashing, imaging, phantom, sources
+from core.audit import copies, hashes
+from core.images import decoder, phantom, sources
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -66,13 +67,13 @@ CHANGES: dict[str, Change] = {
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
     """As stages/prepare.py makes them, in grey: uint8 (N, 64, 64)."""
-    return np.stack([imaging.grey_levels(imaging.square(image, imaging.THUMBNAIL)[None])[0] for image in images])
+    return np.stack([decoder.grey_levels(decoder.square(image, decoder.THUMBNAIL)[None])[0] for image in images])
 
 
 def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
     """The pairs found, and the correlations of the closest pairs rejected."""
-    hashes = hashing.words(hashing.bits(hashing.coefficients(grey)))
-    found, rejected = copies.near_pairs(grey, hashes, np.flatnonzero(copies.levels(grey)[1] >= copies.FLAT))
+    phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
+    found, rejected = copies.near_pairs(grey, phash, np.flatnonzero(copies.levels(grey)[1] >= copies.FLAT))
     return set(zip(found["one"], found["other"], strict=True)), rejected["correlation"].to_numpy()
 
 
@@ -122,7 +123,7 @@ def main() -> None:
     if asked.folder:
         read = {path: Path(path).read_bytes() for path in sources.expand([asked.folder])}
         kept = {content: path for path, content in reversed(read.items())}  # the first of equal files
-        images = [imaging.decode(content)[0] for content in sorted(kept, key=kept.__getitem__)]
+        images = [decoder.decode(content)[0] for content in sorted(kept, key=kept.__getitem__)]
     else:
         images = phantoms(1200)
     start = time.perf_counter()

@@ -22,7 +22,7 @@ from ratios import spread
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
 
-from core import phantom  # noqa: E402
+from core.images import phantom  # noqa: E402
 
 DISTINCT = 200
 DECODE = """
@@ -30,9 +30,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from core import imaging
+from core.images import decoder
 paths = sorted(Path(sys.argv[2]).iterdir())
-for _ in imaging.decode_all(paths, Path.read_bytes, imaging.pixels, 64):
+for _ in decoder.decode_all(paths, Path.read_bytes, decoder.pixels, 64):
     pass
 """
 

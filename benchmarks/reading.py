@@ -28,7 +28,8 @@ from ratios import spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core import batches, files, networks, params, training
+from core.network import batches, networks, training
+from core.pipeline import files, params
 
 VARIANTS = ("in memory", "larger", "not asked")
 LOADS = {"reading": 50_000, "training": 6_400}  # images

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ruamel.yaml import YAML
+import yaml
 
 TOP = Path(__file__).resolve().parents[1]
 STAGES = ("download", "prepare", "audit", "split")
@@ -68,15 +68,15 @@ def until_training(folder: Path) -> float:
 
 def change(folder: Path, **changes: object) -> None:
     """Set keys of params.yaml, the dots of whose names are written as two underscores."""
-    yaml, path = YAML(), folder / "params.yaml"
-    document = yaml.load(path)
+    path = folder / "params.yaml"
+    document = yaml.safe_load(path.read_text())
     for name, value in changes.items():
         *sections, last = name.split("__")
         section = document
         for key in sections:
             section = section[key]
         section[last] = value
-    yaml.dump(document, path)
+    path.write_text(yaml.safe_dump(document))
 
 
 def main() -> None:

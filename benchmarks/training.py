@@ -48,7 +48,9 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
 sys.path.append(str(TOP / ".venv" / "peers"))  # last: what the project has locked goes before what peers bring
 
-from core import batches, files, imaging, networks, params, provenance, tables, training  # noqa: E402
+from core.images import decoder  # noqa: E402
+from core.network import batches, devices, inference, networks, training  # noqa: E402
+from core.pipeline import files, params, provenance, tables  # noqa: E402
 
 PREPARED = Path("data/prepared/images.npy")
 WARM = 3  # steps
@@ -62,15 +64,15 @@ class Job:
     def __init__(
         self, asked: argparse.Namespace, chosen: params.Params, contents: list[bytes], labels: np.ndarray, folder: Path
     ) -> None:
-        self.device = training.choose_device(asked.device)
-        self.precision = training.choose_precision(asked.precision, self.device)
+        self.device = devices.choose(asked.device)
+        self.precision = devices.precision(asked.precision, self.device)
         self.model, self.seed, self.side, self.steps = chosen.model, chosen.seed, asked.side, asked.steps
         self.backbone = asked.backbone
         self.rules = chosen.train.model_copy(update={
             "epochs": 2, "early_stopping": 1_000_000, "batch_size": asked.batch, "freeze_backbone": False,
             "device": str(self.device), "precision": self.precision,
         })  # fmt: skip
-        decoded = [imaging.pixels(content, asked.side) for content in contents]
+        decoded = [decoder.pixels(content, asked.side) for content in contents]
         shape = (asked.side, asked.side, max(pixels.shape[-1] for pixels in decoded))
         turn = np.arange(asked.steps * asked.batch) % len(contents)
         self.images = np.stack([np.broadcast_to(pixels, shape) for pixels in decoded])[turn]
@@ -78,7 +80,7 @@ class Job:
         for number, content in enumerate(contents):
             (folder / f"{number}.png").write_bytes(content)
         self.paths = [folder / f"{number}.png" for number in turn]
-        self.cast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        self.cast = devices.autocast(self.precision, self.device)
         self.weight = torch.tensor(self.rules.positive_weight, device=self.device)
 
     def now(self) -> float:
@@ -170,7 +172,7 @@ def limit_step(job: Job) -> Callable[[], Tensor]:
 def ours(job: Job) -> float:
     """From the first step of the second epoch to its last, as with the peers: validation does not count."""
     seen: list[float] = []
-    step = training._Training.one_step
+    step = training.Training.one_step
 
     def watched(*given: object) -> None:
         seen.append(job.now() if len(seen) == job.steps else 0)
@@ -178,10 +180,10 @@ def ours(job: Job) -> float:
 
     rows = {"train": np.arange(len(job.images)), "val": np.arange(2)}
     ended: list[float] = []
-    score = training.score
+    score = inference.score
     with (
-        patch.object(training._Training, "one_step", watched),
-        patch.object(training, "score", lambda *given: ended.append(job.now()) or score(*given)),
+        patch.object(training.Training, "one_step", watched),
+        patch.object(inference, "score", lambda *given: ended.append(job.now()) or score(*given)),
     ):
         training.fit(job.classifier(), job.images, rows, job.labels, job.rules, job.seed, lambda epoch: None)
     return (ended[1] - seen[job.steps]) / job.steps
@@ -215,7 +217,7 @@ def lightning(job: Job, workers: int) -> float:
     Trainer(
         accelerator="gpu" if cuda else "cpu", devices=[job.device.index or 0] if cuda else 1, max_epochs=2,
         precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.rules.clip_norm,
-        deterministic="warn",  # as training.repeatable has set it for all
+        deterministic="warn",  # as devices.repeatable has set it for all
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, job.loader(workers))  # fmt: skip
     return module.took / job.steps
@@ -325,7 +327,7 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning wants more workers, and torch names what is not deterministic
     chosen = params.load("model", "train", "seed")
-    training.repeatable(chosen.seed, deterministic=True)
+    devices.repeatable(chosen.seed, deterministic=True)
     contents, labels = given(asked)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         job = Job(asked, chosen, contents, labels, Path(folder))

@@ -5,7 +5,9 @@ Writes  data/audit/clusters.csv, data/audit/findings.csv, metrics/audit.json, pl
 Alone   python stages/audit.py
 """
 
-from core import auditing, copies, files, imaging, running, tables
+from core.audit import copies, quality
+from core.images import decoder
+from core.pipeline import entrypoint, files, tables
 
 LABELS = "data/raw/labels.csv"
 INDEX = "data/prepared/index.csv"
@@ -20,21 +22,21 @@ def main() -> None:
     index = tables.read(INDEX, tables.INDEX)
     labelled = tables.read(LABELS, tables.LABELS)["file"]
     thumbnails = files.read_array(THUMBNAILS)
-    grey = imaging.Grey(thumbnails)
+    grey = decoder.Grey(thumbnails)
     levels = copies.levels(grey)
 
-    near, rejected = auditing.find_near_copies(index, grey, levels[1])
-    clusters = auditing.cluster(index, near)
-    conflicts = auditing.conflicts(index, clusters)
-    findings = auditing.find(index, clusters, conflicts, levels, list(labelled[~labelled.isin(index["file"])]))
-    figures = auditing.summarise(index, clusters, near, conflicts, findings)
+    near, rejected = quality.find_near_copies(index, grey, levels[1])
+    clusters = quality.cluster(index, near)
+    conflicts = quality.conflicts(index, clusters)
+    findings = quality.find(index, clusters, conflicts, levels, list(labelled[~labelled.isin(index["file"])]))
+    figures = quality.summarise(index, clusters, near, conflicts, findings)
 
-    auditing.draw(index, clusters, conflicts, rejected, thumbnails, SHEETS)
+    quality.draw(index, clusters, conflicts, rejected, thumbnails, SHEETS)
     tables.write(clusters, CLUSTERS, tables.CLUSTERS)
     tables.write(findings, FINDINGS, tables.FINDINGS)
     files.write_json(METRICS, figures)
-    print(auditing.explain(figures, findings))
+    print(quality.explain(figures, findings))
 
 
 if __name__ == "__main__":
-    running.stage(main)
+    entrypoint.stage(main)

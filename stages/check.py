@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from compare import load
-from core import comparing, files, gates, revisions, running
-from core.errors import Mistake
+from core.commands import comparison, gates, revisions
+from core.pipeline import entrypoint, files, yaml12
+from core.pipeline.errors import Mistake
 
 DATA_STAGES = ["download", "prepare", "audit", "split"]
 MODEL_STAGES = ["train", "evaluate"]
@@ -69,10 +68,10 @@ def repeat(target: str) -> tuple[list[str], str]:
 def better(target: str) -> tuple[list[str], str]:
     faults = gates.below(metrics(Path()), gates.limits().floors)
     runs = load(target), load(revisions.WORKSPACE)
-    images = comparing.test_images(runs, shared=True)
+    images = comparison.test_images(runs, shared=True)
     if images.empty:  # other data: the floors still hold
         return faults, f"no figure is under its floor; no test image in common with {target}: nothing can be compared"
-    faults += gates.worse(comparing.measure(runs, images), target)
+    faults += gates.worse(comparison.measure(runs, images), target)
     return faults, f"no figure is under its floor, and none is worse than on {target} by more than chance"
 
 
@@ -86,7 +85,7 @@ def cloned() -> Iterator[Path]:
 
 
 def lock(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = YAML(typ="safe", pure=True).load((folder / "dvc.lock").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml12.load((folder / "dvc.lock").read_text(encoding="utf-8"))
     return content
 
 
@@ -95,4 +94,4 @@ def metrics(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    running.script(main)
+    entrypoint.script(main)

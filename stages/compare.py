@@ -8,7 +8,8 @@ Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: again
 
 import argparse
 
-from core import comparing, revisions, running, tables
+from core.commands import comparison, revisions
+from core.pipeline import entrypoint, tables
 
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
@@ -17,9 +18,9 @@ METRICS = "metrics/evaluate.json"
 PARAMS = "params.yaml"
 
 
-def load(revision: str) -> comparing.Run:
+def load(revision: str) -> comparison.Run:
     pixels = revisions.table(revision, INDEX, ["file", "pixels_sha256"])
-    return comparing.Run(
+    return comparison.Run(
         name=revision,
         split=revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left"),
         predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
@@ -37,10 +38,10 @@ def main() -> None:
     asked = parser.parse_args()
 
     runs = load(asked.first), load(asked.second)
-    images = comparing.test_images(runs, asked.shared)
-    measured = None if images.empty else comparing.measure(runs, images)
-    print(comparing.explain(runs, images, measured, asked.md), end="")
+    images = comparison.test_images(runs, asked.shared)
+    measured = None if images.empty else comparison.measure(runs, images)
+    print(comparison.explain(runs, images, measured, asked.md), end="")
 
 
 if __name__ == "__main__":
-    running.script(main)
+    entrypoint.script(main)

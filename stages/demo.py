@@ -17,8 +17,13 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
-from core import calibration, files, imaging, novelty, predicting, reporting, running
-from core.errors import Mistake
+from core.commands import prediction
+from core.evidence import calibration
+from core.images import decoder
+from core.network import novelty
+from core.pipeline import entrypoint, files
+from core.pipeline.errors import Mistake
+from core.report import html
 
 HOST = "127.0.0.1"  # this machine alone
 MOST = 2**28  # bytes of an image
@@ -37,20 +42,18 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
     figures = files.read_json(METRICS)
-    model = predicting.Model(Path("models"), asked.device, calibration.used(figures["calibration"]))
+    model = prediction.Model(Path("models"), asked.device, calibration.used(figures["calibration"]))
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
-    headline, *_ = reporting.read(files.there(VERDICT).read_text(encoding="utf-8"))
-    page = reporting.filled(
-        "demo.html", points=points, synthetic=model.synthetic, headline=headline, far=novelty.MEANING
-    )
+    headline, *_ = html.read(files.there(VERDICT).read_text(encoding="utf-8"))
+    page = html.filled("demo.html", points=points, synthetic=model.synthetic, headline=headline, far=novelty.MEANING)
     asyncio.run(serve(Page(model, page, figures["threshold"]), asked.port))
 
 
 class Page:
     """What the server answers."""
 
-    def __init__(self, model: predicting.Model, page: str, threshold: float) -> None:
+    def __init__(self, model: prediction.Model, page: str, threshold: float) -> None:
         self.model, self.page, self.threshold = model, page, threshold
         self.one = asyncio.Lock()  # image at a time
 
@@ -65,14 +68,14 @@ class Page:
 
     def look(self, content: bytes) -> dict[str, Any]:
         try:
-            stack, (why,) = self.model.fit([imaging.pixels(content, self.model.side)])
-        except imaging.Unreadable as reason:
+            stack, (why,) = self.model.fit([decoder.pixels(content, self.model.side)])
+        except decoder.Unreadable as reason:
             return {"error": str(reason)}
         if why:
             return {"error": why}
         probability, unlike = (float(value[0]) for value in self.model.scores(stack, np.array([0])))
         return {
-            "probability": probability, "unlike": unlike, "image": address(predicting.picture(stack[0])),
+            "probability": probability, "unlike": unlike, "image": address(prediction.picture(stack[0])),
             "heatmap": address(self.model.heatmap(stack[0], probability >= self.threshold)),
         }  # fmt: skip
 
@@ -113,4 +116,4 @@ async def serve(page: Page, port: int) -> None:
 
 
 if __name__ == "__main__":
-    running.script(main)
+    entrypoint.script(main)

@@ -5,7 +5,8 @@ Writes  data/raw/images.zip, data/raw/labels.csv, data/raw/lists.csv, data/raw/p
 Alone   python stages/download.py
 """
 
-from core import files, imaging, params, running, sources, tables
+from core.images import decoder, sources
+from core.pipeline import entrypoint, files, params, tables
 
 IMAGES = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
@@ -16,7 +17,7 @@ PROVENANCE = "data/raw/provenance.json"
 def main() -> None:
     chosen = params.load("data", "seed")
     with sources.gather(chosen.data, chosen.seed, files.root()) as raw, files.whole(IMAGES) as unfinished:
-        imaging.pack(raw.labels["file"], raw.content, unfinished)
+        decoder.pack(raw.labels["file"], raw.content, unfinished)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)
     files.write_json(PROVENANCE, raw.provenance)
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    running.stage(main)
+    entrypoint.stage(main)

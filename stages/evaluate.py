@@ -5,7 +5,10 @@ Writes  data/predictions.csv, metrics/evaluate.json, plots/regions.png
 Alone   python stages/evaluate.py
 """
 
-from core import calibration, files, networks, params, regions, running, scoring, splitting, tables, training
+from core.evidence import calibration, metrics
+from core.network import devices, inference, networks, regions
+from core.pipeline import entrypoint, files, params, tables
+from core.split import groups, leakage
 
 IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
@@ -19,27 +22,27 @@ REGIONS = "plots/regions.png"
 def main() -> None:
     chosen = params.load("evaluate", "train.device", "seed")
     split = tables.read(SPLIT, tables.SPLIT)
-    predictions = split.join(splitting.shared_with_train(split)).assign(unit=splitting.units(split))
+    predictions = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
     predictions = predictions[predictions["part"].isin(["val", "test"])].reset_index(drop=True)
 
-    training.repeatable(0)
+    devices.repeatable(0)
     classifier = networks.restore(WEIGHTS, files.read_json(MODEL))
-    device = training.choose_device(chosen.train.device)
+    device = devices.choose(chosen.train.device)
     images = files.read_array(IMAGES)
-    raw = training.probabilities(classifier, images, predictions["row"].to_numpy(), device)
+    raw = inference.probabilities(classifier, images, predictions["row"].to_numpy(), device)
     calibrated, quality = calibration.apply(predictions, raw, chosen.evaluate.calibration == "temperature")
     predictions["probability"] = calibrated
 
     part = {name: predictions[predictions["part"] == name] for name in ("val", "test")}
-    threshold = scoring.choose_threshold(chosen.evaluate.threshold, part["val"])
+    threshold = metrics.choose_threshold(chosen.evaluate.threshold, part["val"])
     figures = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
-    figures |= scoring.summarise(part["test"], part["val"], threshold, chosen.evaluate.threshold, chosen.seed)
-    figures |= {"test_known_to_val": len(splitting.known_to_val(split)), "calibration": quality}
+    figures |= metrics.summarise(part["test"], part["val"], threshold, chosen.evaluate.threshold, chosen.seed)
+    figures |= {"test_known_to_val": len(leakage.known_to_val(split)), "calibration": quality}
     regions.gallery(classifier, images, part["test"], threshold, REGIONS, figures["synthetic"])
     tables.write(predictions, PREDICTIONS, tables.PREDICTIONS)
     files.write_json(METRICS, figures)
-    print(scoring.explain(figures))
+    print(metrics.explain(figures))
 
 
 if __name__ == "__main__":
-    running.stage(main)
+    entrypoint.stage(main)

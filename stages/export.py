@@ -10,8 +10,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from core import exporting, files, networks, params, reporting, running
-from core.errors import Mistake
+from core.commands import export
+from core.network import networks
+from core.pipeline import entrypoint, files, params
+from core.pipeline.errors import Mistake
+from core.report import html
 
 IMAGES = "data/prepared/images.npy"
 MODELS = Path("models")
@@ -24,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("export"))
     asked = parser.parse_args()
-    if asked.folder.exists() and not (asked.folder / exporting.CONFIG).is_file() and any(asked.folder.iterdir()):
+    if asked.folder.exists() and not (asked.folder / export.CONFIG).is_file() and any(asked.folder.iterdir()):
         raise Mistake(f"{asked.folder} holds other files: name a folder that is new or empty by --folder")
     chosen = params.load("model", "split")
     description = files.read_json(MODELS / "model.json")
@@ -34,13 +37,13 @@ def main() -> None:
 
     with files.scratch(asked.folder.parent, asked.folder.name) as folder:
         shutil.copyfile(MODELS / "model.safetensors", folder / "model.safetensors")
-        worst = exporting.onnx(classifier, images, folder / "model.onnx")
-        files.write_json(folder / exporting.CONFIG, exporting.config(description, figures["evaluate"]))
-        files.write_json(folder / "preprocessor_config.json", exporting.preprocessing(description))
-        card = reporting.filled(
+        worst = export.onnx(classifier, images, folder / "model.onnx")
+        files.write_json(folder / export.CONFIG, export.config(description, figures["evaluate"]))
+        files.write_json(folder / "preprocessor_config.json", export.preprocessing(description))
+        card = html.filled(
             "card.md", **figures, description=description, parameters=chosen.model_dump(mode="json", warnings=False),
-            source=files.read_json(SOURCE), opset=exporting.OPSET, worst=worst, measures=reporting.MEASURES,
-            library=exporting.library(description),
+            source=files.read_json(SOURCE), opset=export.OPSET, worst=worst, measures=html.MEASURES,
+            library=export.library(description),
             verdict=files.there(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
         )  # fmt: skip
         files.write_text(folder / "README.md", card)
@@ -48,8 +51,8 @@ def main() -> None:
         for made in sorted(folder.iterdir()):
             if made.name != files.LOCK:
                 made.replace(asked.folder / made.name)
-    print(f"{asked.folder}/: ONNX (opset {exporting.OPSET}) and torch differ by {worst:.1e} at most. Research only.")
+    print(f"{asked.folder}/: ONNX (opset {export.OPSET}) and torch differ by {worst:.1e} at most. Research only.")
 
 
 if __name__ == "__main__":
-    running.script(main)
+    entrypoint.script(main)

@@ -8,8 +8,11 @@ Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
 import argparse
 import subprocess
 
-from core import files, folding, params, revisions, running, splitting, tables, verdict
-from core.errors import Mistake
+from core.commands import folds, revisions
+from core.evidence import verdict
+from core.pipeline import entrypoint, files, params, tables
+from core.pipeline.errors import Mistake
+from core.split import groups
 
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
@@ -38,15 +41,15 @@ def main() -> None:
     predictions, thresholds = [], []
     for name in names:
         split = revisions.table(name, SPLIT, tables.SPLIT)
-        units = splitting.units(split).set_axis(split["file"])
+        units = groups.units(split).set_axis(split["file"])
         found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
         predictions.append(found.assign(unit=found["file"].map(units)))
         thresholds.append(revisions.threshold(name, METRICS))
-    figures = folding.summarise(folding.pool(predictions, thresholds), seed)
+    figures = folds.summarise(folds.pool(predictions, thresholds), seed)
     files.write_json(FOLDS, figures)
     print(
         "All folds",
-        folding.explain(figures),
+        folds.explain(figures),
         "",
         verdict.word(figures | figures["pooled"] | {"leak": {}}),
         sep="\n",
@@ -56,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    running.script(main)
+    entrypoint.script(main)

@@ -15,8 +15,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from core import files, imaging, novelty, predicting, running, sources
-from core.errors import Mistake
+from core.commands import prediction
+from core.images import decoder, sources
+from core.network import novelty
+from core.pipeline import entrypoint, files
+from core.pipeline.errors import Mistake
 
 AT_ONCE = 2**28  # bytes of images in memory
 COLUMNS = ["file", "probability", "unlike", "error"]
@@ -42,11 +45,11 @@ def main() -> None:
         raise Mistake(f"--out {asked.out}: its name must end in .csv or .json")
 
     paths = sources.expand(asked.paths)
-    model = predicting.Model(asked.models, asked.device, asked.temperature)
+    model = prediction.Model(asked.models, asked.device, asked.temperature)
     rows: list[tuple[str, float | None, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)
     size = max(1, min(1024, AT_ONCE // (model.side * model.side * model.channels)))
-    pictures = imaging.decode_all(paths, lambda name: Path(name).read_bytes(), imaging.pixels, model.side)
+    pictures = decoder.decode_all(paths, lambda name: Path(name).read_bytes(), decoder.pixels, model.side)
     for start in range(0, len(paths), size):
         some = paths[start : start + size]
         stack, why = model.fit(list(islice(pictures, len(some))))
@@ -83,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    running.script(main)
+    entrypoint.script(main)

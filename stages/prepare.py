@@ -9,8 +9,10 @@ from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
-from core import files, hashing, imaging, params, running, tables
-from core.errors import Mistake, some
+from core.audit import hashes
+from core.images import decoder
+from core.pipeline import entrypoint, files, params, tables
+from core.pipeline.errors import Mistake, some
 
 ARCHIVE = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
@@ -31,10 +33,10 @@ def main() -> None:
         files.whole(IMAGES) as images,
         files.whole(THUMBNAILS) as thumbnails,
     ):
-        large, small = imaging.Stack(images, count, side), imaging.Stack(thumbnails, count, imaging.THUMBNAIL)
-        pictures = imaging.decode_all(list(labels["file"]), archive.read, imaging.picture, side)
+        large, small = decoder.Stack(images, count, side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
+        pictures = decoder.decode_all(list(labels["file"]), archive.read, decoder.picture, side)
         for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
-            if isinstance(picture, imaging.Unreadable):
+            if isinstance(picture, decoder.Unreadable):
                 unreadable.append(f"{entry.file} ({picture})")
                 continue
             large.add(picture.pixels)
@@ -47,12 +49,12 @@ def main() -> None:
             )
         large.finish()
         small.finish()
-        hashes = hashing.words(hashing.bits(hashing.coefficients(imaging.Grey(small.array))))
-    tables.write(tables.frame(rows, tables.INDEX[:-1]).assign(phash=hashes), INDEX, tables.INDEX)
+        phash = hashes.words(hashes.bits(hashes.coefficients(decoder.Grey(small.array))))
+    tables.write(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), INDEX, tables.INDEX)
 
     shape = " x ".join(map(str, large.array.shape))
     print(f"{len(rows):,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")
 
 
 if __name__ == "__main__":
-    running.stage(main)
+    entrypoint.stage(main)

@@ -9,8 +9,10 @@ Alone   python stages/report.py
 import shutil
 from pathlib import Path
 
-from core import calibration, drawing, files, params, provenance, reporting, running, scoring, tables
-from core import verdict as verdicts
+from core.evidence import calibration, metrics
+from core.evidence import verdict as verdicts
+from core.pipeline import entrypoint, files, params, provenance, tables
+from core.report import html, plots
 
 AUDIT = "metrics/audit.json"
 SPLIT = "metrics/split.json"
@@ -39,10 +41,10 @@ def main() -> None:
     best, threshold = figures["train"]["best_epoch"], evaluated["threshold"]
     verdict = verdicts.word(evaluated)
 
-    curves = scoring.curves(part)
-    called = scoring.call(test, threshold)
-    confusion = scoring.confusion(called)
-    bins = scoring.histogram(test)
+    curves = metrics.curves(part)
+    called = metrics.call(test, threshold)
+    confusion = metrics.confusion(called)
+    bins = metrics.histogram(test)
     reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
     drawn = {f"{name}_{kind}": curve for kind, by_part in curves.items() for name, curve in by_part.items()}
     for name, table in (drawn | {"confusion": called, "histogram": bins, "reliability": reliability}).items():
@@ -52,16 +54,16 @@ def main() -> None:
         with files.whole(TRAINED / path.relative_to(CURVES)) as unfinished:
             shutil.copyfile(path, unfinished)
     epochs = Path(CURVES, "plots/metrics")
-    drawing.evaluation(curves, reliability, confusion, bins, evaluated, f"{EVALUATED}/evaluation.png")
-    drawing.training(epochs, best, f"{EVALUATED}/training.png", evaluated["synthetic"])
+    plots.evaluation(curves, reliability, confusion, bins, evaluated, f"{EVALUATED}/evaluation.png")
+    plots.training(epochs, best, f"{EVALUATED}/training.png", evaluated["synthetic"])
 
     pictures = [Path(REGIONS), *sorted(Path(COPIES).glob("*.png"))] if chosen.report.images else []
-    page = reporting.report(
+    page = html.report(
         figures,
         verdict,
-        plots=drawing.vectors(curves, reliability, bins, test, evaluated, epochs, best),
-        pictures=[reporting.embedded(path) for path in pictures],
-        patients=reporting.by_patient(test, threshold),
+        plots=plots.vectors(curves, reliability, bins, test, evaluated, epochs, best),
+        pictures=[html.embedded(path) for path in pictures],
+        patients=html.by_patient(test, threshold),
         confusion=confusion.tolist(),
         findings=tables.read(FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=chosen.model_dump(mode="json", warnings=False),
@@ -74,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    running.stage(main)
+    entrypoint.stage(main)

@@ -5,8 +5,9 @@ Writes  data/split.csv, metrics/split.json
 Alone   python stages/split.py
 """
 
-from core import files, params, running, splitting, tables
-from core.errors import Mistake
+from core.pipeline import entrypoint, files, params, tables
+from core.pipeline.errors import Mistake
+from core.split import assignment, leakage
 
 LISTS = "data/raw/lists.csv"
 INDEX = "data/prepared/index.csv"
@@ -21,23 +22,24 @@ def main() -> None:
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
     listed = tables.read(LISTS, tables.LISTED)
 
-    split = splitting.assign(index, clusters, listed, chosen.split, chosen.seed)
-    leak = splitting.explain_leak(split, clusters)
+    split = assignment.assign(index, clusters, listed, chosen.split, chosen.seed)
+    leak = leakage.explain(split, clusters)
     if leak and chosen.split.on_leak == "fail":
         raise Mistake(
             f"The split is refused: a result on it would measure memory.\n{leak}\n"
             "Keep them apart: split.strategy: patient and split.duplicates: together. "
             "To see what the leak does to the figures: split.on_leak: report"
         )
-    figures = splitting.summarise(split, chosen.split)
+    figures = assignment.summarise(split, chosen.split)
     tables.write(split, SPLIT, tables.SPLIT)
     files.write_json(
-        METRICS, {"synthetic": tables.is_synthetic(split)} | figures | {"leak": splitting.measure_leak(split, clusters)}
+        METRICS,
+        {"synthetic": tables.is_synthetic(split)} | figures | {"leak": leakage.measure(split, clusters)},
     )
 
-    print(splitting.describe(figures))
-    print(f"LEAK, reported as split.on_leak asks:\n{leak}" if leak else splitting.assure(split))
+    print(assignment.describe(figures))
+    print(f"LEAK, reported as split.on_leak asks:\n{leak}" if leak else leakage.assure(split))
 
 
 if __name__ == "__main__":
-    running.stage(main)
+    entrypoint.stage(main)

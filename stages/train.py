@@ -14,7 +14,8 @@ import numpy as np
 from dvclive import Live
 from safetensors.torch import save
 
-from core import checkpoints, files, networks, novelty, params, provenance, ranks, running, tables, training
+from core.network import checkpoints, devices, inference, networks, novelty, ranks, state, training
+from core.pipeline import entrypoint, files, params, provenance, tables
 
 IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
@@ -38,8 +39,8 @@ def main() -> None:
         ranks.launch(count)
         sys.exit()  # the first of them has written all
 
-    device = training.choose_device(chosen.train.device)
-    training.repeatable(chosen.seed, chosen.train.deterministic)
+    device = devices.choose(chosen.train.device)
+    devices.repeatable(chosen.seed, chosen.train.deterministic)
     classifier = networks.build(
         chosen.model.backbone, chosen.model.head, images.shape[1], chosen.model.weights, files.root()
     )
@@ -47,7 +48,7 @@ def main() -> None:
     with ranks.joined(device, chosen.train.checkpoint_minutes) as together:
         together.agree(fingerprint(), "Parameters, data or code")
         if together.rank > 0:
-            with running.postponed() as stop:
+            with entrypoint.postponed() as stop:
                 training.fit(*task, lambda epoch: None, None, stop, together)
             return
         count = sum(parameter.numel() for parameter in classifier.parameters())
@@ -57,7 +58,7 @@ def main() -> None:
         with checkpoints.opened(files.root() / ".checkpoints", begun, provenance.computing()) as store:
             if checkpoints.forced():
                 store.clear()
-            with running.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+            with entrypoint.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
                 fitted = training.fit(*task, reporting(live), store, stop, together)
 
             with files.whole(WEIGHTS) as unfinished:
@@ -66,7 +67,7 @@ def main() -> None:
             files.write_json(MODEL, classifier.description | {"channels": images.shape[3]} | synthetic)
             classifier.load_state_dict(fitted.state)
             some = {part: novelty.some(rows[part], chosen.seed) for part in rows}
-            known = {part: training.features(classifier, images, some[part], device)[1] for part in rows}
+            known = {part: inference.features(classifier, images, some[part], device)[1] for part in rows}
             with files.whole(NOVELTY) as unfinished:
                 views = classifier.views(known["train"].shape[1])
                 unfinished.write_bytes(save(novelty.fit(**known, views=views)._asdict()))
@@ -82,10 +83,10 @@ def fingerprint() -> str:
     return provenance.fingerprint(known | {"parameters": known["parameters"] | {"train": train}})
 
 
-def reporting(live: Live) -> Callable[[training.Epoch], None]:
+def reporting(live: Live) -> Callable[[state.Epoch], None]:
     """What writes an epoch into the curves, and says it where no progress bar does."""
 
-    def report(epoch: training.Epoch) -> None:
+    def report(epoch: state.Epoch) -> None:
         live.step = epoch.number
         live.log_metric("train/loss", epoch.train_loss)
         live.log_metric("val/loss", epoch.val_loss)
@@ -100,4 +101,4 @@ def reporting(live: Live) -> Callable[[training.Epoch], None]:
 
 
 if __name__ == "__main__":
-    running.stage(main)
+    entrypoint.stage(main)

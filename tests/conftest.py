@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
-from ruamel.yaml import YAML
 
-from core import params
+from core.pipeline import params, yaml12
 
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
@@ -43,16 +43,14 @@ def shared() -> Path:
 
 def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
     """Write the project's parameters to ``path``, some of them changed: ``{"data.source": "folder"}``."""
-    yaml = YAML()
-    given = yaml.load((path if path.exists() else TOP / "params.yaml").read_text())
+    given = yaml12.load((path if path.exists() else TOP / "params.yaml").read_text())
     for key, value in changes.items():
         *sections, name = key.split(".")
         place = given
         for section in sections:
             place = place[section]
         place[name] = value
-    with path.open("w") as file:
-        yaml.dump(given, file)
+    path.write_text(yaml.safe_dump(given, sort_keys=False))
     return path
 
 

@@ -1,4 +1,4 @@
-"""What tests/core/test_ranks.py runs under torchrun: 50 steps of a network without batch statistics, and their losses.
+"""What tests/network/test_ranks.py runs under torchrun: 50 steps of a network without batch statistics, their losses.
 
 python -m torch.distributed.run --standalone --nproc-per-node 2 tests/sharing.py PARAMETERS LOSSES [fault]
 """
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from core import networks, params, ranks, training
+from core.network import devices, networks, ranks, state, training
+from core.pipeline import params
 
 IMAGES, STEPS = 83, 10  # 83 images in batches of 9: the last batch has two, fewer than three ranks
 
@@ -24,23 +25,23 @@ def main() -> None:
     grey = 60 + 120 * labels[:, None, None, None] + random.integers(0, 40, (len(labels), 32, 32, 3))
     images = grey.astype(np.uint8)
     rows = {"train": np.arange(IMAGES), "val": np.arange(IMAGES, IMAGES + 19)}
-    training.repeatable(1)
+    devices.repeatable(1)
     classifier = networks.Classifier("squeezenet1_1", "linear", 32)
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     losses: list[list[float]] = []
 
-    def report(epoch: training.Epoch) -> None:
+    def report(epoch: state.Epoch) -> None:
         losses.append([*epoch])
 
-    validate = training._Training.validate
+    validate = training.Training.validate
 
-    def keeping(self: training._Training) -> None:
-        losses.append(self.ranks.sum(self.losses).tolist())
-        validate(self)
+    def keeping(self: training.Training) -> state.Epoch:
+        losses.append(self.ranks.sum(self.state.losses).tolist())
+        return validate(self)
 
-    training._Training.validate = keeping
+    training.Training.validate = keeping
     with ranks.joined(torch.device("cpu"), minutes=1) as together:
         together.agree(str(together.rank if fault == ["differ"] else 0), "Parameters, data or code")
         fitted = training.fit(classifier, images, rows, labels, rules, 1, report, ranks=together)

@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 
 from conftest import change_parameters
-from core import auditing, copies, hashing, imaging, params, sources, splitting, tables
+from core.audit import copies, hashes, quality
+from core.images import decoder, sources
+from core.pipeline import params, tables
+from core.split import assignment, leakage
 
 RECIPE = {
     "data.source": "archive", "data.labels": "data.csv", "data.file_column": "Filename", "data.label_column": "Target",
@@ -23,31 +26,31 @@ def index(shared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with sources.gather(chosen.data, 1, folder) as raw:
-            found = list(imaging.decode_all(list(raw.labels["file"]), raw.content, imaging.picture, 8))
+            found = list(decoder.decode_all(list(raw.labels["file"]), raw.content, decoder.picture, 8))
             rows = [
                 (row, entry.file, entry.label, entry.patient, *picture[2:])
                 for row, (entry, picture) in enumerate(zip(raw.labels.itertuples(), found, strict=True))
             ]
         assert raw.provenance["sha256"] == RECIPE["data.sha256"] and raw.provenance["other_files"] == 4
-    grey = imaging.grey_levels(np.stack([picture.thumbnail for picture in found]))
-    hashes = hashing.words(hashing.bits(hashing.coefficients(grey)))
-    return tables.frame(rows, tables.INDEX[:-1]).assign(phash=hashes), raw.listed, grey
+    grey = decoder.grey_levels(np.stack([picture.thumbnail for picture in found]))
+    phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
+    return tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), raw.listed, grey
 
 
 @pytest.mark.slow
 def test_the_audit_finds_what_is_known_of_the_originals_images(index):
     images, _, grey = index
     levels = copies.levels(grey)
-    near, rejected = auditing.find_near_copies(images, grey, levels[1])
-    clusters = auditing.cluster(images, near)
+    near, rejected = quality.find_near_copies(images, grey, levels[1])
+    clusters = quality.cluster(images, near)
     known = {
         "images": 2145, "distinct_images": 1200, "redundant_copies": 945, "exact_clusters": 12, "copied_images": 957,
         "positives": 956, "distinct_positives": 13, "patients": 163, "positive_patients": 3, "label_conflicts": 0,
         "unreadable": 0,
     }  # fmt: skip
-    conflicts = auditing.conflicts(images, clusters)
-    findings = auditing.find(images, clusters, conflicts, levels, [])
-    figures = auditing.summarise(images, clusters, near, conflicts, findings)
+    conflicts = quality.conflicts(images, clusters)
+    findings = quality.find(images, clusters, conflicts, levels, [])
+    figures = quality.summarise(images, clusters, near, conflicts, findings)
     assert {name: figures[name] for name in known} == known
     assert set(images["width"]) == set(images["height"]) == {512} and set(images["mode"]) == {"L"}
     # The second field of the name is the image's id: two pairs of equal images have different ones.
@@ -69,13 +72,13 @@ def test_the_audit_finds_what_is_known_of_the_originals_images(index):
 @pytest.mark.slow
 def test_the_authors_split_is_read_and_its_leak_counted(index, chosen):
     images, listed, _ = index
-    clusters = auditing.cluster(images, pd.DataFrame(columns=["one", "other", *copies.PAIRS[2:]]))
+    clusters = quality.cluster(images, pd.DataFrame(columns=["one", "other", *copies.PAIRS[2:]]))
     rules = chosen({"split.strategy": "predefined", "split.duplicates": "keep", "split.on_leak": "report"}).split
-    split = splitting.assign(images, clusters, listed, rules, seed=1)
-    figures, leak = splitting.summarise(split, rules), splitting.measure_leak(split, clusters)
+    split = assignment.assign(images, clusters, listed, rules, seed=1)
+    figures, leak = assignment.summarise(split, rules), leakage.measure(split, clusters)
     counts = {part: (figures[part]["images"], figures[part]["positives"]) for part in ("train", "val", "test")}
     assert counts == {"train": (1501, 669), "val": (215, 96), "test": (429, 191)} and figures["dropped"] == 0
     assert leak["test_copies_in_train"] == leak["test_positive_copies_in_train"] == 191
     assert leak["val_copies_in_train"] == 97 and leak["val_positive_copies_in_train"] == 96
     assert leak["test_patients_in_train"] == 429 and leak["val_patients_in_train"] == 215
-    assert "429 of 429 test images" in splitting.explain_leak(split, clusters)
+    assert "429 of 429 test images" in leakage.explain(split, clusters)

@@ -29,7 +29,7 @@ import download
 import prepare
 import split
 from conftest import TOP, change_parameters, image, put
-from core import running, tables
+from core.pipeline import entrypoint, tables
 
 RAW = ["data/raw/images.zip", "data/raw/labels.csv", "data/raw/lists.csv", "data/raw/provenance.json"]
 GOOD = {f"{label}/{label}{number}.png": image(90 * label + 5 * number) for label in (0, 1) for number in range(4)}
@@ -212,7 +212,7 @@ def run(case: Case, folder: Path, *stages: Callable[[], None]) -> tuple[str, lis
     with within(folder):
         try:
             for stage in stages:
-                running.script(stage)
+                entrypoint.script(stage)
         except SystemExit as ended:
             said = str(ended)
         return said, sorted(str(path) for path in Path("data").rglob("*") if path.is_file())

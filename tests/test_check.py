@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-import comparison
+import comparison as simulation
 from conftest import TOP, Clone, change_parameters
-from core import comparing, gates
-from core.errors import Mistake
+from core.commands import comparison, gates
+from core.pipeline.errors import Mistake
 
 METRICS = {"evaluate": {"threshold": 0.5, "test": {"roc_auc": {"value": 0.8, "low": 0.7}, "f1": {"value": None}}}}
 
@@ -37,13 +37,13 @@ def test_a_figure_farther_from_the_committed_one_than_allowed_is_named():
 
 def test_a_truly_worse_model_is_told_apart_and_an_equal_one_is_not():
     """Models of a simulation: the distance of the classes is 2.5 and 1.5 standard deviations, or 1.5 for both."""
-    worse, images = comparison.runs(1, (comparison.BETTER, comparison.EQUAL))
-    said = gates.worse(comparing.measure(worse, images), "main")
+    worse, images = simulation.runs(1, (simulation.BETTER, simulation.EQUAL))
+    said = gates.worse(comparison.measure(worse, images), "main")
     assert any("roc_auc is 0.9" in line and "on main: worse by more than chance, -0.0" in line for line in said)
     assert any(line.startswith("brier is") and ", +0.0" in line for line in said)  # where less is better
-    for distances in ((comparison.EQUAL, comparison.BETTER), (comparison.EQUAL, comparison.EQUAL)):
-        runs, images = comparison.runs(1, distances)
-        assert gates.worse(comparing.measure(runs, images), "main") == []
+    for distances in ((simulation.EQUAL, simulation.BETTER), (simulation.EQUAL, simulation.EQUAL)):
+        runs, images = simulation.runs(1, distances)
+        assert gates.worse(comparison.measure(runs, images), "main") == []
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_fresh_passes_without_a_cache_and_fails_for_code_parameters_data_and_met
     assert "fresh passes: dvc.lock matches" in check(bare, "fresh")
     for path, old, new, stages in (
         ("params.yaml", "threshold: 0.5", "threshold: 0.4", "evaluate would run"),
-        ("stages/core/splitting.py", '"""', '"""Changed. ', "split"),
+        ("stages/core/split/assignment.py", '"""', '"""Changed. ', "split"),
         ("metrics/evaluate.json", '"threshold": 0.5', '"threshold": 0.6', "evaluate would run"),
         ("dvc.lock", "data.unusable: fail", "data.unusable: drop", "prepare"),
         ("dvc.lock", "  split:", "  spilt:", "split"),

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from ruamel.yaml import YAML
 
 from conftest import SMALL, TOP, change_parameters, clone_to, image, put
-from core import revisions
+from core.commands import revisions
+from core.pipeline import yaml12
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere():
 
 def test_every_parameter_and_target_that_a_page_names_exists():
     known = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
-    given = YAML(typ="safe").load((TOP / "params.yaml").read_text())
+    given = yaml12.load((TOP / "params.yaml").read_text())
     for path in [TOP / "README.md", TOP / "CONTRIBUTING.md", *TOP.glob("docs/*.md"), TOP / "benchmarks/README.md"]:
         text = path.read_text()
         assert set(re.findall(r"`make ([a-z-]+)", text)) <= known, path.name
@@ -68,7 +68,7 @@ def test_own_images_are_classified_and_new_ones_compared(tmp_path):
 
     add(range(20))
     small = {name: SMALL[name] for name in ("prepare.image_size", "model.backbone")} | {"model.weights": "none"}
-    source, look = (revisions.flat(YAML(typ="safe").load(block)) for block in blocks("own-data", "yaml"))
+    source, look = (revisions.flat(yaml12.load(block)) for block in blocks("own-data", "yaml"))
     assert set(small) < set(look)  # what would take a GPU and a network
     change_parameters(clone.folder / "params.yaml", source | look | small)
     first, arrived, classify = blocks("own-data")

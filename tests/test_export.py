@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import TOP
-from core import exporting
+from core.commands import export
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def test_the_export_says_which_library_the_network_is_of_and_what_it_takes_off_i
     told = json.loads((exported / "config.json").read_text())
     assert told["model_type"] == "torchvision" and told["mean"] == [0.485, 0.456, 0.406]
     assert "weights of torchvision's shufflenet_v2_x0_5" in (exported / "README.md").read_text()
-    assert exporting.library({"backbone": "timm/resnet18"}) == "timm"
+    assert export.library({"backbone": "timm/resnet18"}) == "timm"
 
 
 def test_the_model_card_is_filled_from_the_metrics_and_its_example_runs(clone, exported, monkeypatch, tmp_path):
@@ -72,7 +72,7 @@ def test_a_folder_of_other_files_is_not_written_into(clone, tmp_path):
 
 
 def test_onnx_that_differs_from_torch_is_refused(clone, tmp_path):
-    script = clone.folder / "stages/core/exporting.py"
+    script = clone.folder / "stages/core/commands/export.py"
     script.write_text(script.read_text().replace("MOST_APART = 1e-4", "MOST_APART = 0"))
     said = clone.run("python", "stages/export.py", "--folder", tmp_path / "none", good=False)
     assert re.search(r"ONNX and torch differ by \S+ on real images, more than 0: not written", said)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from conftest import TOP, clone_to, put
-from core import phantom
+from core.images import phantom
 
 pytestmark = pytest.mark.slow
 

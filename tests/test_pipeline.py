@@ -82,7 +82,7 @@ def test_a_changed_parameter_reruns_just_what_it_touches(clone, key, value, expe
 
 
 def test_a_changed_threshold_of_the_drawing_does_not_train_again(clone):
-    path = clone.folder / "stages/core/drawing.py"
+    path = clone.folder / "stages/core/report/plots.py"
     path.write_text(path.read_text().replace("figsize=size", "figsize=(size[0], size[1])"))
     assert clone.ran("dvc", "repro") == ["report"]
 

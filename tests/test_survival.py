@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 import kills
 from conftest import STAGES
+from core.pipeline import yaml12
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_other_parameters_data_or_code_is_not_used(longer, calm)
     longer.change("train.epochs", 1)
     trains_anew()
     longer.change("train.epochs", 12)
-    path = longer.folder / "stages/core/batches.py"
+    path = longer.folder / "stages/core/network/batches.py"
     path.write_text(path.read_text() + "\n# another\n")
     longer.change("train.early_stopping", 1)  # so that it ends soon
     trains_anew()
@@ -180,7 +180,7 @@ def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_
     for threshold in (0.3, 0.6):
         clone.run("dvc", "exp", "apply", f"at-{threshold}")
         assert clone.metrics("evaluate")["threshold"] == threshold
-        trained.append(YAML(typ="safe").load(lock(clone))["stages"]["train"])
+        trained.append(yaml12.load(lock(clone))["stages"]["train"])
         clone.run("git", "checkout", "-q", "-f", "HEAD")
     assert trained[0] == trained[1] and not kept(clone)
 

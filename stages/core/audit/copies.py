@@ -1,0 +1,219 @@
+"""Find images that show the same, whatever was done to their files: a hash proposes, a correlation confirms.
+
+Two images are near copies where one, mirrored or turned by quarter turns, scaled and shifted a little, shows
+the other's details. A perceptual hash alone would not do: mammograms are alike in outline and differ in detail.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+
+from core.audit import hashes
+from core.images.decoder import Grey
+from core.split import groups
+
+PAIRS = ["one", "other", "distance", "correlation"]
+
+CROPS = (0.0, 0.03, 0.06)  # of each side, cut off one image before it is hashed and sought among the others
+REACH = 10  # bits of 64 by which a proposed pair's hashes may differ
+MOST = 24  # nearest neighbours of an image that are looked at: keeps the work in proportion to the images
+ALIKE = 0.5  # correlation of detail at half size, below which no pair is looked at closely
+SAME = 0.96  # correlation of detail at full size, from which a pair counts as copies
+FLAT = 2.0  # grey levels: an image with a smaller standard deviation has no detail to compare
+SCALES = (0.8, 1.25)  # how much larger or smaller a copy may show things
+SHIFT = 0.12  # of the side: how far it may be moved
+AT_ONCE = 256
+
+
+def turned(images: np.ndarray, turn: int) -> np.ndarray:
+    """Images (N, H, H) after a symmetry of the square: ``turn`` % 4 quarter turns, from 4 on mirrored first."""
+    return np.rot90(images[:, :, ::-1] if turn >= 4 else images, turn % 4, (1, 2))
+
+
+def near_pairs(grey: Grey, phash: list[str], members: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs of images that are near copies, and the 100 pairs that came closest without being it.
+
+    ``grey`` is uint8 (N, 64, 64), ``phash`` their hashes, hexadecimal; ``members`` the positions (M,) of those to
+    look at, all different and of a spread of FLAT or more, since there is nothing to compare in the others. Both
+    tables have the columns of PAIRS: the two positions, the bits between the hashes, and the correlation of
+    detail (-1 to 1) after the best alignment; the most alike come first. Of many copies of one image not every pair
+    is looked at, but enough to join them.
+    """
+    plain = hashes.read(phash)
+    found = [pd.DataFrame(columns=PAIRS).astype({"one": int, "other": int, "distance": int, "correlation": float})]
+    asked = members
+    while len(asked):
+        proposed = _propose(grey, plain, members, asked)
+        found.append(proposed.assign(correlation=_confirm_all(grey, proposed)))
+        # Copies of one kind may fill each other's neighbourhood. So one stands for all, and looks around again.
+        joined = found[-1][found[-1]["correlation"] >= SAME]
+        name = groups.linked(len(plain), joined["one"].to_numpy(), joined["other"].to_numpy())
+        first = np.unique(name[members], return_index=True)[1]
+        several = np.bincount(name[members], minlength=len(plain)) > 1
+        members = np.sort(members[first])
+        asked = members[several[name[members]]]
+    pairs = pd.concat(found, ignore_index=True)
+    pairs = pairs.sort_values(["correlation", "one", "other"], ascending=[False, True, True])
+    pairs = pairs.drop_duplicates(["one", "other"])[PAIRS].reset_index(drop=True)
+    same = pairs["correlation"] >= SAME
+    return pairs[same], pairs[~same][:100].reset_index(drop=True)
+
+
+def _confirm_all(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
+    batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda batch: _confirm(grey, batch), batches))
+    return np.concatenate([*found, np.empty(0, np.float32)]).astype(np.float64).round(4)
+
+
+def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of each image uint8 (N, H, H), in grey levels: float64 (N,) each."""
+    mean, spread = np.empty(len(grey)), np.empty(len(grey))
+    for start in range(0, len(grey), 1024):  # bounded memory
+        values = grey[start : start + 1024].reshape(-1, grey[:1].size).astype(np.int64)
+        count, total = values.shape[1], values.sum(axis=1)
+        mean[start : start + 1024] = total / count
+        spread[start : start + 1024] = np.sqrt(count * (values * values).sum(axis=1) - total * total) / count
+    return mean, spread
+
+
+def _propose(grey: Grey, plain: np.ndarray, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
+    """Pairs of one of ``asked`` and one of ``members`` whose hashes are near.
+
+    Columns one, other, distance, turn (of other) and zoom (of other, to begin aligning with).
+    """
+    near = hashes.Near(plain[members])
+    parts = [asked[start : start + AT_ONCE] for start in range(0, len(asked), AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pd.concat(pool.map(lambda part: _neighbours(grey, near, members, part), parts))
+    # The same pair comes twice, from each of its images: turned back, a turn is another one, a mirroring itself.
+    swap = (found["one"] > found["other"]).to_numpy()
+    back = np.where(found["turn"] >= 4, found["turn"], -found["turn"] % 4)
+    one, other = found["one"].where(~swap, found["other"]), found["other"].where(~swap, found["one"])
+    # A crop of ``other`` shows less of it, so that things look larger in ``one``; swapped it is the reverse.
+    zoom = np.where(swap, 1 / (1 - 2 * found["crop"]), 1 - 2 * found["crop"])
+    found = found.assign(one=one, other=other, turn=np.where(swap, back, found["turn"]), zoom=zoom)
+    found = found.sort_values(["one", "other", "distance", "crop", "turn", "zoom"], ignore_index=True)
+    return found.drop_duplicates(["one", "other", "turn"], ignore_index=True)[
+        ["one", "other", "distance", "turn", "zoom"]
+    ]
+
+
+def _neighbours(grey: Grey, near: hashes.Near, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
+    """The MOST of ``members`` whose hashes are nearest to those of ``asked``, cropped and turned in each way."""
+    images, seen = grey[asked], []
+    for crop in CROPS:
+        frequencies = hashes.coefficients(images, crop)
+        for turn in range(8):
+            line, place, distance = near.find(hashes.bits(hashes.turned(frequencies, turn)), REACH, MOST)
+            one, other = members[place], asked[line]
+            columns = {"one": one, "other": other, "distance": distance, "turn": turn, "crop": crop}
+            seen.append(pd.DataFrame(columns)[one != other])
+    found = pd.concat(seen).sort_values(["other", "distance", "crop", "turn", "one"], ignore_index=True)
+    return found[found.groupby("other").cumcount() < MOST]
+
+
+def _confirm(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
+    """The correlation of detail of each proposed pair after aligning it: float32 (len(proposed),)."""
+    one = grey[proposed["one"].to_numpy()].astype(np.float32)
+    other = grey[proposed["other"].to_numpy()].astype(np.float32)
+    for turn in proposed["turn"].unique():
+        rows = (proposed["turn"] == turn).to_numpy()
+        other[rows] = turned(other[rows], turn)
+
+    # Half size first, which settles most pairs at a fraction of the work.
+    place = np.zeros((len(one), 2, 2), np.float32)
+    place[:, :, 0] = proposed[["zoom"]]
+    one_half, other_half = _halved(one), _halved(other)
+    place = _align(one_half, other_half, place, 6)
+    correlation = _detail_correlation(one_half, other_half, place)
+
+    close = np.flatnonzero(correlation >= ALIKE)
+    one, other, place = one[close], other[close], place[close]
+    # The image that shows more comes first, so that what only it shows (a padding, say) is left out.
+    swap = place[:, :, 0].sum(axis=1) < 2
+    one[swap], other[swap] = other[swap], one[swap]
+    scale, shift = place[swap, :, 0], place[swap, :, 1]
+    place[swap] = np.stack([1 / scale, -shift / scale], axis=2)
+    one, other = _blurred(one), _blurred(other)
+    correlation[close] = _detail_correlation(one, other, _align(one, other, place, 5))
+    return correlation
+
+
+def _align(one: np.ndarray, other: np.ndarray, place: np.ndarray, steps: int) -> np.ndarray:
+    """Scale and shift of ``other`` that bring it onto ``one``, starting from ``place``.
+
+    Images are float32 (M, H, H). ``place`` is (M, 2, 2): along x, then y, the scale about the centre and the
+    shift in sides. Gauss-Newton on the squared difference, gain and offset left free, with the
+    gradient of the fixed image (inverse compositional; Baker and Matthews 2004, IJCV 56(3), section 3.2).
+    """
+    side = one.shape[1]
+    from_centre = np.arange(side, dtype=np.float32) - (side - 1) / 2
+    down, along = np.gradient(one, axis=(1, 2))
+    slopes = np.stack([along * from_centre, along * side, down * from_centre[:, None], down * side], axis=1)
+    for _ in range(steps):
+        moved, inside = _moved(other, place, margin=1)
+        fixed, moved = _centred(one, inside), _centred(moved, inside)
+        gain = (fixed * moved).sum((1, 2)) / np.maximum((moved * moved).sum((1, 2)), 1e-9)
+        left = gain[:, None, None] * moved - fixed
+        jacobian = (slopes * inside[:, None]).reshape(len(one), 4, side * side)
+        curvature = jacobian @ jacobian.transpose(0, 2, 1)
+        damping = 1e-4 * np.trace(curvature, axis1=1, axis2=2) + 1e-6
+        curvature += damping[:, None, None] * np.identity(4)
+        step = np.linalg.solve(curvature, jacobian @ left.reshape(len(one), side * side, 1)).reshape(-1, 2, 2)
+        scale = np.clip(place[:, :, 0] / np.maximum(1 + step[:, :, 0], 0.5), *SCALES)
+        shift = np.clip(place[:, :, 1] - scale * step[:, :, 1], -SHIFT, SHIFT)
+        place = np.stack([scale, shift], axis=2).astype(np.float32)
+    return place
+
+
+def _moved(images: np.ndarray, place: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Images scaled and shifted (bilinear), and 1 where they were seen, ``margin`` pixels inside: (M, H, H)."""
+    side = images.shape[1]
+    centre = (side - 1) / 2
+    from_centre = np.arange(side, dtype=np.float32) - centre
+    x, y = (centre + place[:, axis, :1] * from_centre + place[:, axis, 1:] * side for axis in (0, 1))
+    moved = _weights(y) @ images @ _weights(x).transpose(0, 2, 1)
+    seen = [((at >= margin) & (at <= side - 1 - margin)).astype(np.float32) for at in (y, x)]
+    return moved, seen[0][:, :, None] * seen[1][:, None, :]
+
+
+def _weights(at: np.ndarray) -> np.ndarray:
+    """Linear interpolation at positions (M, H) as matrices (M, H, H)."""
+    return np.clip(1 - np.abs(at[..., None] - np.arange(at.shape[1], dtype=np.float32)), 0, 1)
+
+
+def _centred(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    mean = (images * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)
+    return (images - mean[:, None, None]) * inside
+
+
+def _detail_correlation(one: np.ndarray, other: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of what differs from the surroundings, where both were seen: (M,)."""
+    moved, inside = _moved(other, place, margin=1.5)
+    smooth = _gaussian(one.shape[1], 1.5)
+    weight = np.maximum(smooth @ inside @ smooth, 1e-6)
+    fine, moved_fine = ((each - smooth @ (each * inside) @ smooth / weight) * inside for each in (one, moved))
+    energy = (fine * fine).sum((1, 2)) * (moved_fine * moved_fine).sum((1, 2))
+    return (fine * moved_fine).sum((1, 2)) / np.sqrt(np.maximum(energy, 1e-9))
+
+
+def _gaussian(side: int, width: float) -> np.ndarray:
+    """A symmetric matrix (side, side) whose product weighs neighbours by a Gaussian; not normalised at the edges."""
+    step = np.arange(side, dtype=np.float32)
+    weights = np.exp(-0.5 * ((step[:, None] - step) / width) ** 2)
+    return (weights / weights.sum(axis=1).max()).astype(np.float32)
+
+
+def _blurred(images: np.ndarray) -> np.ndarray:
+    """Without the noise of single pixels, which recompression changes."""
+    smooth = _gaussian(images.shape[1], 0.7)
+    smooth /= smooth.sum(axis=1, keepdims=True)
+    return smooth @ images @ smooth.T
+
+
+def _halved(images: np.ndarray) -> np.ndarray:
+    half = images.shape[1] // 2
+    return images.reshape(len(images), half, 2, half, 2).mean((2, 4))

@@ -1,0 +1,298 @@
+"""Find in a set what would make a result on it look better, or mean less, than it seems."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.audit import copies
+from core.images import sheets
+from core.images.decoder import Grey
+from core.pipeline import tables
+from core.pipeline.errors import many, some
+from core.split import groups
+
+MUCH_LARGER = 2.0  # times the median width or height, from which (or below whose inverse) a size is an outlier
+RARE_MODE = 0.05  # of the images, below which a colour mode is an outlier
+FAR = 5.0  # modified z-score (Iglewicz and Hoaglin 1993, who call 3.5 a potential outlier) of the mean brightness
+SHOWN = 8  # images of a cluster on a sheet
+LARGEST = 12  # clusters on the sheet of copies
+FEW = 10  # positive patients, below which no figure of theirs says much about others
+
+
+def find_near_copies(index: pd.DataFrame, grey: Grey, spread: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs of different images that show the same, and the pairs that came closest: files ``one`` and ``other``.
+
+    ``grey`` is uint8 (N, 64, 64) in the order of ``index``, ``spread`` their standard deviation (N,). Of images with
+    equal pixels the first stands for all. Both tables have the columns of copies.PAIRS.
+    """
+    first = ~index["pixels_sha256"].duplicated().to_numpy()
+    found = copies.near_pairs(grey, list(index["phash"]), np.flatnonzero(first & (spread >= copies.FLAT)))
+    names = index["file"].to_numpy()
+    near, rejected = (
+        pairs.assign(one=names[pairs["one"].to_numpy()], other=names[pairs["other"].to_numpy()]) for pairs in found
+    )
+    return near, rejected
+
+
+def cluster(index: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
+    """Which images are copies of each other: the columns of tables.CLUSTERS.
+
+    An image has one row of kind "exact" where others have equal pixels (distance 0, correlation 1), and one of
+    kind "near" where others show the same (``near``, of find_near_copies); distance and correlation are those of
+    its closest pair. Near copies of near copies are one cluster. Exact clusters are numbered first, from 0, each
+    kind in the order of its files.
+    """
+    copied = index[index["pixels_sha256"].duplicated(keep=False)]
+    exact = copied[["file"]].assign(
+        cluster=copied.groupby("pixels_sha256", sort=False).ngroup(), kind="exact", distance=0, correlation=1.0
+    )
+    # Every image with the pixels of one of the pair is a near copy of the other.
+    of_file = index.set_index("file")["pixels_sha256"]
+    ends = pd.concat([near.assign(file=near["one"]), near.assign(file=near["other"])])
+    ends = ends.sort_values("correlation", ascending=False, kind="stable").drop_duplicates("file")
+    closest = ends.assign(pixels_sha256=ends["file"].map(of_file)).set_index("pixels_sha256")
+    touched = index[index["pixels_sha256"].isin(closest.index)]
+    nodes = pd.Index(closest.index)
+    joined = groups.linked(
+        len(nodes), nodes.get_indexer(near["one"].map(of_file)), nodes.get_indexer(near["other"].map(of_file))
+    )
+    number = pd.factorize(touched["pixels_sha256"].map(dict(zip(nodes, joined, strict=True))))[0]
+    shown = touched[["file"]].assign(
+        cluster=number + copied["pixels_sha256"].nunique(),
+        kind="near",
+        distance=touched["pixels_sha256"].map(closest["distance"]),
+        correlation=touched["pixels_sha256"].map(closest["correlation"]),
+    )
+    rows = pd.concat([exact, shown], ignore_index=True).astype({"cluster": "Int64", "distance": "Int64"})
+    return rows.sort_values(["cluster", "file"], ignore_index=True)[tables.CLUSTERS]
+
+
+def conflicts(index: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[list[str]]]:
+    """The files of each cluster whose copies carry different labels, for the kinds "exact" and "near".
+
+    Of near copies only where they contradict each other beyond what exact copies do already.
+    """
+    labelled = clusters.merge(index[["file", "label"]], on="file")
+    exact = _mixed(labelled[labelled["kind"] == "exact"], "label")
+    known = {file for files in exact for file in files}
+    near = labelled[(labelled["kind"] == "near") & ~labelled["file"].isin(known)]
+    return {"exact": exact, "near": _mixed(near, "label")}
+
+
+def _across_patients(index: pd.DataFrame, clusters: pd.DataFrame) -> list[list[str]]:
+    """The files of each cluster whose copies are of different patients."""
+    return _mixed(clusters.merge(index[["file", "patient"]], on="file"), "patient")
+
+
+def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
+    """The files of each cluster that has more than one value in a column."""
+    mixed = rows[rows.groupby("cluster")[column].transform("nunique") > 1]
+    return [list(files) for _, files in mixed.groupby("cluster")["file"]]
+
+
+def find(
+    index: pd.DataFrame,
+    clusters: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]],
+    levels: tuple[np.ndarray, np.ndarray],
+    unreadable: list[str],
+) -> pd.DataFrame:
+    """What deserves a look, an image a row: the columns of tables.FINDINGS, sorted.
+
+    Findings are unreadable, blank, near-blank, size, mode, brightness, conflict (copies with different labels, those
+    of ``conflicts``) and two-patients (copies under different patients). ``levels`` are mean and standard deviation
+    of each image, in the index's order.
+    """
+    rows: list[tuple[object, ...]] = [(file, "unreadable", "") for file in unreadable]
+
+    def note(finding: str, where: "np.ndarray | pd.Series[Any]", details: "list[str] | pd.Series[Any]") -> None:
+        where = np.asarray(where, dtype=bool)
+        rows.extend((file, finding, detail) for file, detail in zip(index["file"][where], details, strict=True))
+
+    mean, spread = levels
+    note("blank", spread == 0, [f"all grey level {level:.0f}" for level in mean[spread == 0]])
+    faint = (spread > 0) & (spread < copies.FLAT)
+    note("near-blank", faint, [f"standard deviation {level:.1f} grey levels" for level in spread[faint]])
+
+    size = index[["width", "height"]]
+    times = size / size.median()
+    odd = ((times > MUCH_LARGER) | (times < 1 / MUCH_LARGER)).any(axis=1)
+    usual = " x ".join(f"{side:.0f}" for side in size.median())
+    note("size", odd, [f"{width} x {height}, median {usual}" for width, height in size[odd].to_numpy()])
+
+    share = index["mode"].map(index["mode"].value_counts(normalize=True))
+    common = index["mode"].mode()[0]
+    note("mode", share < RARE_MODE, index["mode"][share < RARE_MODE] + f", most are {common}")
+
+    deviation = np.median(np.abs(mean - np.median(mean)))
+    score = 0.6745 * (mean - np.median(mean)) / deviation if deviation else np.zeros(len(mean))
+    far = np.abs(score) > FAR
+    note("brightness", far, [f"mean {level:.0f}, median {np.median(mean):.0f}" for level in mean[far]])
+
+    of = index.set_index("file")
+    for kind, found in contradicting.items():
+        for files in found:
+            labels = of.loc[files, "label"]
+            for label in (0, 1):
+                against = some(list(labels.index[labels != label]), 1)
+                detail = f"label {label}, not so its {kind} copies {against}"
+                rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
+    for files in _across_patients(index, clusters):
+        owners = of.loc[files, "patient"].dropna()
+        names = sorted(owners.unique())
+        words = {name: some([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
+        rest = some(names, 3)
+        for file, owner in owners.items():
+            rows.append((file, "two-patients", f"patient {owner}, its copies are of {words.get(owner, rest)}"))
+    return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
+
+
+def summarise(
+    index: pd.DataFrame,
+    clusters: pd.DataFrame,
+    near: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]],
+    findings: pd.DataFrame,
+) -> dict[str, Any]:
+    """The figures of metrics/audit.json. What needs the patients is null where they are not known."""
+    positive = index[index["label"] == 1]
+    counted = tables.counts(index)
+    distinct = index["pixels_sha256"].nunique()
+    exact = clusters[clusters["kind"] == "exact"]
+    of_patient = index.groupby("patient").size()
+    sharing = index.set_index("file")["patient"][findings.loc[findings["finding"] == "two-patients", "file"]]
+    number = findings["finding"].value_counts()
+    return {
+        "synthetic": tables.is_synthetic(index),
+        "images": len(index),
+        "distinct_images": distinct,
+        "redundant_copies": len(index) - distinct,
+        "exact_clusters": int(exact["cluster"].nunique()),
+        "copied_images": len(exact),
+        "near_pairs": len(near),
+        "near_clusters": int(clusters.loc[clusters["kind"] == "near", "cluster"].nunique()),
+        "positives": counted["positives"],
+        "distinct_positives": positive["pixels_sha256"].nunique(),
+        "patients": counted["patients"],
+        "positive_patients": counted["positive_patients"],
+        # As many positive groups as can ever be kept apart: patients, joined where they share copies.
+        "positive_groups": int(groups.of(index, clusters)[(index["label"] == 1).to_numpy()].nunique()),
+        "images_per_patient": {
+            name: None if of_patient.empty else float(getattr(of_patient, name)()) for name in ("min", "median", "max")
+        },
+        "patients_sharing_images": None if counted["patients"] is None else int(sharing.nunique()),
+        "label_conflicts": len(contradicting["exact"]),
+        "near_label_conflicts": len(contradicting["near"]),
+        "unreadable": int(number.get("unreadable", 0)),
+        "blank": int(number.get("blank", 0)),
+        "near_blank": int(number.get("near-blank", 0)),
+        "outliers": {name: int(number.get(name, 0)) for name in ("size", "mode", "brightness")},
+    }
+
+
+def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
+    """What was found, what it means, and which parameter deals with it: plain text, one screen."""
+    kind = "SYNTHETIC images" if figures["synthetic"] else "images"
+    lines = [
+        f"{figures['images']:,} {kind}, {figures['distinct_images']:,} of them distinct; "
+        f"{figures['positives']:,} positive, {figures['distinct_positives']:,} of them distinct"
+    ]
+    if figures["patients"] is None:
+        lines.append("Patients are not known: a split cannot keep them apart. data.patient tells where they stand.")
+    else:
+        each = figures["images_per_patient"]
+        lines.append(
+            f"{figures['patients']:,} patients, {figures['positive_patients']:,} of them with a positive image; "
+            f"{each['min']:,.0f} to {each['max']:,.0f} images each, median {each['median']:,.0f}"
+        )
+        if each["max"] == 1:
+            lines.append("Each image is of another patient: is data.patient right?")
+    apart = figures["positive_groups"]
+    apart_ones = many(apart, "positive image that is no copy" if figures["patients"] is None else "positive patient")
+    if apart < 3:
+        lines.append(
+            f"{apart_ones} to be kept apart, for three parts: some part will have no positive at all. "
+            "Only more patients help; split.folds uses those there are for testing in turn."
+        )
+    elif apart < FEW:
+        lines.append(f"{apart_ones} can't show how a classifier does on new ones; split.folds tests on each in turn.")
+
+    if figures["redundant_copies"]:
+        lines.append(
+            f"{figures['copied_images']:,} images stand in {figures['exact_clusters']:,} clusters of exact copies "
+            f"({figures['redundant_copies']:,} redundant)."
+        )
+    if figures["near_pairs"]:
+        lines.append(
+            f"{figures['near_pairs']:,} pairs of images are near copies (recompressed, resized, brightened, cropped, "
+            "mirrored or turned)."
+        )
+    if figures["redundant_copies"] or figures["near_pairs"]:
+        lines.append("split.duplicates: together keeps copies on one side, drop keeps one of each.")
+    else:
+        lines.append("No copies, exact or near.")
+
+    meaning = {
+        "conflict": "have copies with another label, so one label is wrong; split.duplicates: drop leaves them out",
+        "two-patients": "have copies under another patient: one person twice, or a mix-up; a split takes both for one",
+        "unreadable": "can't be decoded; data.unusable: drop left them out",
+        "blank": "hold one grey level only",
+        "near-blank": f"show too little to seek near copies of (standard deviation below {copies.FLAT:g} grey levels)",
+        "size": "are of unusual size; all are squeezed to prepare.image_size",
+        "mode": "have an unusual colour mode",
+        "brightness": "are unusually dark or bright",
+    }
+    for finding, words in meaning.items():
+        files = sorted(set(findings.loc[findings["finding"] == finding, "file"]))
+        if files:
+            lines.append(f"{len(files):,} images {words}: {some(files, 3)}")
+    lines.append("Each image: data/audit/findings.csv and clusters.csv. Copies to look at: plots/audit/")
+    return "\n".join(lines)
+
+
+def draw(
+    index: pd.DataFrame,
+    clusters: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]],
+    rejected: pd.DataFrame,
+    thumbnails: np.ndarray,
+    folder: str,
+) -> None:
+    """Sheets for eyes, in ``folder``: copies.png (the largest clusters), conflicts.png (every one), rejected.png
+    (the pairs that came closest to being near copies). ``thumbnails`` is uint8 (N, H, H, C) in the index's order."""
+    of = index.set_index("file")
+
+    def row(heading: str, files: list[str]) -> sheets.Row:
+        members = of.loc[files]
+        patients = some(sorted(set(members["patient"].dropna())), 4) or "unknown"
+        # Of images with equal pixels and label one says it all: the others come last.
+        repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
+        shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]
+        names = [f"label {label}  {str(name).rpartition('/')[2]}" for name, label in shown["label"].items()]
+        return sheets.Row(f"{heading}; patients: {patients}", [np.asarray(thumbnails[n]) for n in shown["row"]], names)
+
+    def save(name: str, title: str, nothing: str, rows: list[sheets.Row]) -> None:
+        sheets.save(title if rows else nothing, rows, f"{folder}/{name}.png", tables.is_synthetic(index))
+
+    largest = []
+    for kind, words in (("exact", "equal images"), ("near", "near copies")):
+        members = clusters[clusters["kind"] == kind].groupby("cluster")["file"]
+        sizes = members.size().sort_values(ascending=False, kind="stable")[:LARGEST]
+        largest += [row(f"{size:,} {words}", list(members.get_group(number))) for number, size in sizes.items()]
+    save("copies", "The largest clusters of copies", "No image has a copy", largest)
+
+    mixed = [
+        row(f"{len(files):,} {kind} copies with different labels", files)
+        for kind, found in contradicting.items()
+        for files in found
+    ]
+    save("conflicts", "Copies that carry different labels", "No copies carry different labels", mixed)
+
+    closest = [
+        row(f"correlation of detail {correlation:.3f}, hashes {distance} bits apart", [one, other])
+        for one, other, distance, correlation in rejected[:LARGEST].to_numpy()
+        if correlation >= copies.ALIKE
+    ]
+    title = f"Alike, but no copies: correlation below {copies.SAME:g}"
+    save("rejected", title, "No two images came close to being copies", closest)

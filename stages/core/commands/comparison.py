@@ -1,0 +1,220 @@
+"""Whether two classifiers can be told apart, and what changed between them in data and parameters."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from core.evidence import bootstrap, metrics
+from core.evidence.bootstrap import Scores
+from core.pipeline import tables
+from core.pipeline.errors import Mistake, some
+from core.split import groups
+
+LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (less is better)"}
+LESS_IS_BETTER = ["brier"]
+SURE = 0.05  # the share of equal pairs that may be called different, over all measures together
+
+
+class Run(NamedTuple):
+    """A revision: its name for people, its tables split (with pixels_sha256) and predictions, its threshold, and
+    params.yaml flattened."""
+
+    name: str
+    split: pd.DataFrame
+    predictions: pd.DataFrame
+    threshold: float
+    params: dict[str, Any]
+
+
+def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
+    """The test images of both runs: file, label, patient, probability_0, probability_1, unit.
+
+    A unit is what may not be torn apart in resampling: images joined by patient or copies in either run. Raises
+    Mistake where the test sets differ and only the ``shared`` images, of which there may be none, are not asked for.
+    """
+    tests = [run.predictions[run.predictions["part"] == "test"] for run in runs]
+    columns = ["file", "label", "patient", "probability"]
+    both = tests[0][columns].merge(tests[1][columns], on="file", suffixes=("_0", "_1"))
+    relabelled = both["label_0"] != both["label_1"]
+    pixels = [both["file"].map(run.split.set_index("file")["pixels_sha256"]) for run in runs]
+    replaced = pixels[0] != pixels[1]  # another image under the same name
+    same = both[~relabelled & ~replaced].rename(columns={"label_0": "label", "patient_0": "patient"})
+    alone = [len(test) - len(both) for test in tests]
+    if (any(alone) or len(same) < len(both)) and not shared:
+        raise Mistake(
+            f"the test sets differ: {alone[0]:,} images only in {runs[0].name}, {alone[1]:,} only in {runs[1].name}, "
+            f"{int(relabelled.sum()):,} with another label, {int(replaced.sum()):,} with other pixels, {len(same):,} "
+            "the same. Compare those that are the same: --shared"
+        )
+    return same.assign(unit=_units(runs, same["file"])).reset_index(drop=True)
+
+
+def _units(runs: tuple[Run, Run], files: "pd.Series[Any]") -> np.ndarray:
+    every = pd.Index(pd.concat([run.split["file"] for run in runs]).unique())
+    images = pd.DataFrame(index=every)
+    ties = []
+    for run in runs:
+        of_run = run.split.set_index("file")
+        ties += [of_run["patient"], of_run["cluster"]]
+    joined = groups.joined(images, ties)
+    return joined.loc[files].to_numpy(dtype=np.int64)
+
+
+def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """For each measure both values, their difference (second less first) with its 95 % interval and p, and in words
+    whether the runs can be told apart.
+
+    The p-values are of a paired bootstrap over units, adjusted by Holm's step-down procedure (1979, Scandinavian
+    Journal of Statistics 6, 65-70): so at most one pair of equal runs in twenty is called different in any measure.
+    """
+    both: list[Scores] = []
+    for number, run in enumerate(runs):
+        table = images[["label", "unit"]].assign(probability=images[f"probability_{number}"])
+        both.append(metrics.scores(table, run.threshold))
+    pair = both[0], both[1]
+    values = [metrics.measures(scores) for scores in pair]
+    resampled = [bootstrap.resample(scores, seed) for scores in pair]
+    rows = []
+    for name in metrics.MEASURES:
+        first, second = values[0][name], values[1][name]
+        row: dict[str, Any] = {"measure": name, "first": first, "second": second, "difference": None, "low": None,
+                               "high": None, "p": None, "reason": ""}  # fmt: skip
+        if first is None or second is None:
+            row["reason"] = "not defined"
+        else:
+            row["difference"] = second - first
+            found = bootstrap.difference((first, second), resampled[1][name] - resampled[0][name], name, pair)
+            if isinstance(found, str):
+                row["reason"] = found
+            else:
+                row["low"], row["high"], row["p"] = found
+        rows.append(row)
+    table = pd.DataFrame(rows).astype(dict.fromkeys(["first", "second", "difference", "low", "high", "p"], "Float64"))
+    table["p"] = pd.array(_holm(table["p"]), dtype="Float64")
+    return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
+
+
+def _holm(p: "pd.Series[Any]") -> np.ndarray:
+    """The p-values adjusted for being looked at together: float64, NaN where p is missing."""
+    values = p.to_numpy(dtype=np.float64, na_value=np.nan)
+    order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
+    adjusted = np.full(len(values), np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)), 1)
+    return adjusted
+
+
+def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
+    """The files that were added, removed, replaced, relabelled, given to another patient or moved between parts."""
+    both = runs[0].split.merge(runs[1].split, on="file", how="outer", suffixes=("_0", "_1"), indicator="where")
+    kept = both[both["where"] == "both"]
+    patients = [kept[f"patient_{number}"].fillna("") for number in (0, 1)]
+    moved = kept[kept["part_0"] != kept["part_1"]]
+    found = {
+        "added": both[both["where"] == "right_only"],
+        "removed": both[both["where"] == "left_only"],
+        "with other pixels": kept[kept["pixels_sha256_0"] != kept["pixels_sha256_1"]],
+        "relabelled": kept[kept["label_0"] != kept["label_1"]],
+        "given to another patient": kept[patients[0] != patients[1]],
+    }
+    for (old, new), rows in moved.groupby(["part_0", "part_1"]):
+        found[f"moved from {old} to {new}"] = rows
+    return {what: sorted(rows["file"]) for what, rows in found.items() if len(rows)}
+
+
+def changed_params(runs: tuple[Run, Run]) -> dict[str, tuple[Any, Any]]:
+    """Each key whose value differs, with both values; "absent" where one run lacks it."""
+    keys = sorted(runs[0].params.keys() | runs[1].params.keys())
+    both = {key: (runs[0].params.get(key, "absent"), runs[1].params.get(key, "absent")) for key in keys}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
+
+
+def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame | None, markdown: bool) -> str:
+    """The comparison for people: plain text, or Markdown for a pull request. Without ``images`` in common, and so with
+    nothing ``measured``, it says what changed between the two."""
+    first, second = runs[0].name, runs[1].name
+    counted = tables.counts(images)
+    whose = "patients not known" if counted["patients"] is None else (
+        f"of {counted['patients']:,} patients, {counted['positive_patients']:,} of them with a positive image"
+    )  # fmt: skip
+    lines = [f"## {first} and {second}", ""] if markdown else []
+    if tables.is_synthetic(images):
+        lines += ["SYNTHETIC images: nothing here says anything about patients.", ""]
+    headline = (
+        f"{first} and {second} have no test image in common: their figures can't be compared."
+        if measured is None
+        else _headline(runs, measured)
+    )
+    lines += [f"**{headline}**" if markdown else headline, ""]
+    lines += [_leak(run) for run in runs if _leak(run)]
+    if measured is not None:
+        lines += [f"On {counted['images']:,} test images in both, {whose}, {counted['positives']:,} images positive."]
+        lines += ["", *_table(runs, measured, markdown), ""]
+        lines.append(
+            "Differences: paired bootstrap over patients, 95 % each; p: adjusted for all measures together (Holm), so "
+            "that one of them alone may exclude 0 by chance."
+        )
+    bullet = "- " if markdown else "  "
+    for title, entries in (
+        ("Parameters", [f"{key}: {_yaml(old)} -> {_yaml(new)}" for key, (old, new) in changed_params(runs).items()]),
+        ("Images", [f"{len(files):,} {what}: {some(files, 3)}" for what, files in changed_images(runs).items()]),
+    ):
+        lines += ["", f"**{title}**" if markdown else title, ""][: 3 if markdown else 2]
+        lines += [bullet + (f"`{entry}`" if markdown else entry) for entry in entries] or [bullet + "no change"]
+    return "\n".join(lines) + "\n"
+
+
+def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
+    first, second = runs[0].name, runs[1].name
+    if measured["p"].isna().all():
+        return f"Whether {first} and {second} differ can't be said: {measured['reason'].iloc[0]}."
+    differ = measured[measured["differ"]]
+    if (measured["difference"].fillna(0) == 0).all():
+        return f"{first} and {second} give equal figures."
+    if differ.empty:
+        return f"{first} and {second} cannot be told apart."
+    names = [
+        f"{name.replace('_', ' ')} {_signed(difference)}"
+        for name, difference in zip(differ["measure"], differ["difference"], strict=True)
+    ]
+    return f"{first} and {second} differ: {', '.join(names)} ({second} less {first})."
+
+
+def _signed(difference: float) -> str:
+    return f"{difference:+.3f}" if difference == 0 or abs(difference) >= 0.0005 else f"{difference:+.0e}"
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _leak(run: Run) -> str:
+    test = run.predictions[run.predictions["part"] == "test"]
+    known = len(test) - len(metrics.unseen(test))
+    if not known:
+        return ""
+    return f"LEAK: training of {run.name} has seen {known:,} of its {len(test):,} test images, or their patients."
+
+
+def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> list[str]:
+    cells = [["measure", runs[0].name, runs[1].name, "difference (95 %)", "p", ""]]
+    for row in measured.to_dict("records"):
+        known = {name: row[name] for name in ("first", "second", "difference", "p") if not pd.isna(row[name])}
+        texts = [f"{known[name]:.3f}" if name in known else "-" for name in ("first", "second")]
+        difference = _signed(known["difference"]) if "difference" in known else "-"
+        if "p" in known:
+            difference += f" ({_signed(row['low'])} to {_signed(row['high'])})"
+        p_value = f"{known['p']:.3f}" if "p" in known else "-"
+        cells.append([LABELS.get(row["measure"], row["measure"].replace("_", " ")), *texts, difference, p_value])
+        if "p" not in known:
+            cells[-1].append(row["reason"])
+        elif row["differ"]:
+            cells[-1].append(f"{runs[int(row['difference'] > 0)].name} is higher")
+        else:
+            cells[-1].append("cannot be told apart" if row["difference"] else "equal")
+    if markdown:
+        rule = "|" + " --- |" * len(cells[0])
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+        return [lines[0], rule, *lines[1:]]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

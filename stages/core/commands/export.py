@@ -1,0 +1,91 @@
+"""A trained model for other programs: ONNX, and what its images need as data."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.evidence import calibration
+from core.network.networks import TIMM, Classifier
+from core.pipeline.errors import Mistake
+
+CONFIG = "config.json"
+OPSET = 20
+CHECKED = 64  # images
+MOST_APART = 1e-4  # logits of ONNX and torch
+
+
+def onnx(classifier: Classifier, images: np.ndarray, path: Path) -> float:
+    """Write the network as ONNX, from pixel_values float32 (B, C, H, W) in [0, 1] to logits float32 (B,), any B; return
+    how far its logits are from torch's at most, on some of ``images``, uint8 (N, H, W, C).
+
+    Raises Mistake where they are further apart than MOST_APART, or the network can't be written.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # what torch writes ONNX with
+    except ImportError as error:
+        raise Mistake(
+            f"{error.name} is missing: install it by make export, or pip install -r requirements-dev.txt"
+        ) from None
+    classifier = classifier.eval().cpu()
+    rows = np.linspace(0, len(images) - 1, min(CHECKED, len(images))).astype(int)
+    batch = torch.from_numpy(np.stack([images[row] for row in rows])).permute(0, 3, 1, 2).float() / 255
+    try:
+        torch.onnx.export(
+            classifier, (batch[:2],), path, dynamo=True, opset_version=OPSET, input_names=["pixel_values"],
+            output_names=["logits"], dynamic_shapes={"images": {0: torch.export.Dim("batch")}}, external_data=False,
+            verbose=False,
+        )  # fmt: skip
+    except Exception as error:  # each part of the exporter raises errors of its own
+        raise Mistake(f"This network can't be written as ONNX: {str(error).strip().splitlines()[0]}") from None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        apart = [_apart(session, classifier, batch[:count]) for count in (1, len(batch))]
+    if not max(apart) <= MOST_APART:
+        raise Mistake(
+            f"ONNX and torch differ by {max(apart):.1e} on real images, more than {MOST_APART:g}: not written"
+        )
+    return max(apart)
+
+
+def _apart(session: Any, classifier: Classifier, batch: Tensor) -> float:
+    (found,) = session.run(["logits"], {"pixel_values": batch.numpy()})
+    return float(np.abs(found - classifier(batch).numpy()).max())
+
+
+def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """config.json: what the network is, and where its probability becomes a class. ``mean`` and ``std`` are what the
+    network takes off its images by itself."""
+    told = ("backbone", "head", "image_size", "mean", "std", "synthetic")
+    return {
+        "architectures": ["Classifier"],
+        "model_type": library(description),
+        "problem_type": "single_label_classification",
+        "id2label": {"0": "negative", "1": "positive"},
+        "label2id": {"negative": 0, "positive": 1},
+        "num_channels": description["channels"],
+        "threshold": figures["threshold"],
+        "temperature": calibration.used(figures["calibration"]),
+    } | {key: description[key] for key in told if key in description}
+
+
+def library(description: dict[str, Any]) -> str:
+    return "timm" if description["backbone"].startswith(TIMM) else "torchvision"
+
+
+def preprocessing(description: dict[str, Any]) -> dict[str, Any]:
+    """preprocessor_config.json. The network itself takes off its mean, so nothing is normalised before it."""
+    side = description["image_size"]
+    return {
+        "image_processor_type": "ViTImageProcessor",  # the one that squeezes to a square and does no more than is said
+        "do_convert_rgb": description["channels"] == 3,
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": 2,  # bilinear, antialiased, as Pillow does it
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+    }

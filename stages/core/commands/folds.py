@@ -1,0 +1,69 @@
+"""Gather the folds of a cross-validation: each figure's mean and spread, and the figure of all folds together."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.evidence import metrics
+from core.pipeline import tables
+from core.pipeline.errors import Mistake
+
+
+def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
+    """The test rows of all folds as one table, with the fold they were tested in and the threshold used there.
+
+    ``folds`` are predictions with a column ``unit``. Raises Mistake where an image was tested twice.
+    """
+    tested = [
+        fold[fold["part"] == "test"].assign(fold=number, threshold=threshold)
+        for number, (fold, threshold) in enumerate(zip(folds, thresholds, strict=True), start=1)
+    ]
+    pooled = pd.concat(tested, ignore_index=True)
+    twice = pooled["file"].duplicated()
+    if twice.any():
+        raise Mistake(f"{int(twice.sum()):,} images were tested in two folds: the folds are of different splits")
+    return pooled
+
+
+def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """The content of metrics/folds.json: ``folds`` one by one, the ``mean`` and standard deviation of each measure
+    over the folds that define it, and ``pooled``, each image judged by the network that did not train on it."""
+    each: list[dict[str, Any]] = []
+    for number, rows in pooled.groupby("fold"):
+        each.append(
+            {
+                "fold": int(str(number)),
+                **metrics.counts(rows),
+                **metrics.measures(metrics.scores(rows, rows["threshold"])),
+            }
+        )
+    spread = {}
+    for name in metrics.MEASURES:
+        values = [fold[name] for fold in each if fold[name] is not None]
+        spread[name] = {
+            "mean": float(np.mean(values)) if values else None,
+            "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "folds": len(values),
+        }
+    fresh = metrics.unseen(pooled)
+    blocks = {
+        name: metrics.counts(rows) | metrics.figures(metrics.scores(rows, rows["threshold"]), seed)
+        for name, rows in (("test", pooled), ("test_unseen", fresh))
+    }
+    return {"synthetic": tables.is_synthetic(pooled), "folds": each, "spread": spread, "pooled": blocks}
+
+
+def explain(figures: dict[str, Any]) -> str:
+    """One line a measure: plain text."""
+    pooled = figures["pooled"]["test"]
+    lines = ["SYNTHETIC images"] if figures["synthetic"] else []
+    lines.append(f"{'measure':18} {'mean':>6} {'SD':>6} {'folds':>6}   {'pooled'}")
+    for name, spread in figures["spread"].items():
+        mean, deviation = (
+            "-" if spread[key] is None else f"{spread[key]:.3f}" for key in ("mean", "standard_deviation")
+        )
+        lines.append(
+            f"{name.replace('_', ' '):18} {mean:>6} {deviation:>6} {spread['folds']:6}   {metrics.cell(pooled[name])}"
+        )
+    return "\n".join(lines)

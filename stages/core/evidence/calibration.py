@@ -1,0 +1,93 @@
+"""Whether a probability of 0.8 means that eight in ten are positive, and how to mend it where it doesn't."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from core.pipeline.errors import Mistake
+
+BINS = 10
+NEAREST = 1e-12  # to 0 and 1, where the logit is infinite
+
+
+def logits(probabilities: np.ndarray) -> np.ndarray:
+    return logit(np.clip(probabilities, NEAREST, 1 - NEAREST))
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities whose logits are divided by ``temperature``: above 1 they move towards 0.5."""
+    return expit(logits(probabilities) / temperature)
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """The temperature, from 0.05 to 20, of least log loss (Guo et al. 2017, ICML, section 4.2); None with one class."""
+    if len(np.unique(labels)) < 2:
+        return None
+    given, sign = logits(probabilities), np.where(labels == 1, 1.0, -1.0)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -sign * given / np.exp(log_temperature)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """For each of BINS equal bins of the probability that holds images: their mean probability, the share that is
+    positive, and how many they are."""
+    place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    table = pd.DataFrame({"bin": place, "probability": probabilities, "positive_share": labels.astype(float)})
+    grouped = table.groupby("bin")
+    return grouped.mean().assign(images=grouped.size()).reset_index(drop=True)
+
+
+def expected_error(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """Expected calibration error: by how much the share of positives misses the mean probability, averaged over
+    the images, in BINS bins (Naeini et al. 2015, AAAI; here of the positive class). None without images."""
+    if not len(labels):
+        return None
+    table = reliability(labels, probabilities)
+    gap = (table["positive_share"] - table["probability"]).abs()
+    return float((gap * table["images"]).sum() / len(labels))
+
+
+def apply(predictions: pd.DataFrame, raw: np.ndarray, asked: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """The probabilities to use, and the block ``calibration`` of metrics/evaluate.json.
+
+    The temperature is fitted on the rows of part val; it is applied to all of ``raw`` where ``asked``. Raises
+    Mistake where it is asked and validation has one class only.
+    """
+    labels, part = predictions["label"].to_numpy(), predictions["part"]
+    val, test = (part == "val").to_numpy(dtype=bool), (part == "test").to_numpy(dtype=bool)
+    temperature = fit_temperature(labels[val], raw[val])
+    if asked and temperature is None:
+        raise Mistake(
+            "evaluate.calibration: temperature can't be fitted: validation has one class only. "
+            "Set it to none, or give validation images of both classes (split.val, seed)"
+        )
+    block = summarise(labels[test], raw[test], temperature, asked)
+    return (tempered(raw, temperature) if asked and temperature is not None else raw), block
+
+
+def used(block: dict[str, Any]) -> float:
+    """The temperature that evaluate has applied, from the block ``calibration``: 1 where it applied none."""
+    return float(block["temperature"]) if block["applied"] else 1.0
+
+
+def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, applied: bool) -> dict[str, Any]:
+    """The block ``calibration``: the temperature fitted on validation, and the error and Brier score of the test set
+    without it (before) and with it (after)."""
+
+    def both(probabilities: np.ndarray) -> dict[str, float | None]:
+        brier = float(np.mean((probabilities - labels) ** 2)) if len(labels) else None
+        return {"expected_error": expected_error(labels, probabilities), "brier": brier}
+
+    block: dict[str, Any] = {"temperature": temperature, "applied": applied and temperature is not None}
+    before = both(raw)
+    after = both(tempered(raw, temperature)) if temperature is not None else dict.fromkeys(before)
+    block |= {name: {"before": before[name], "after": after[name]} for name in before}
+    if temperature is None:
+        block["reason"] = "validation has one class only, so no temperature can be fitted"
+    return block

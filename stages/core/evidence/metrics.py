@@ -1,0 +1,247 @@
+"""What a classifier's probabilities are worth, each figure with its interval, undefined rather than guessed."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sklearn.metrics
+
+from core.evidence import bootstrap
+from core.evidence.bootstrap import Scores
+from core.pipeline import tables
+from core.pipeline.errors import Mistake
+
+MEASURES = tuple(bootstrap.RESTS_ON)
+POINTS = (0.90, 0.95)  # specificity at which sensitivity is given, and the reverse
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def measures(scores: Scores) -> dict[str, float | None]:
+    """The measures of one set of images.
+
+    None stands for what is not defined: sensitivity without positives, precision where nothing is called
+    positive, the areas under the curves with one class.
+    """
+    labels, called, positive = scores.labels, scores.called, scores.labels == 1
+    hits, false_alarms = int((called & positive).sum()), int((called & ~positive).sum())
+    misses, passed = int((~called & positive).sum()), int((~called & ~positive).sum())
+    sensitivity, specificity = _ratio(hits, hits + misses), _ratio(passed, passed + false_alarms)
+    both = sensitivity is not None and specificity is not None
+    return {
+        "accuracy": _ratio(hits + passed, len(labels)),
+        "balanced_accuracy": (sensitivity + specificity) / 2 if both else None,  # type: ignore[operator]
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "precision": _ratio(hits, hits + false_alarms),
+        "f1": _ratio(2 * hits, 2 * hits + false_alarms + misses) if positive.any() else None,
+        "roc_auc": float(sklearn.metrics.roc_auc_score(labels, scores.probabilities)) if both else None,
+        "pr_auc": float(sklearn.metrics.average_precision_score(labels, scores.probabilities)) if both else None,
+        "brier": float(np.mean((scores.probabilities - labels) ** 2)) if len(labels) else None,
+    }
+
+
+def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
+    """The columns label, probability and unit of predictions, called positive from ``threshold`` on: one for all
+    rows, or one for each."""
+    probabilities = predictions["probability"].to_numpy(dtype=np.float64)
+    units = pd.factorize(predictions["unit"])[0].astype(np.int64)
+    return Scores(predictions["label"].to_numpy(), probabilities, probabilities >= np.asarray(threshold), units)
+
+
+def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
+    """Measures as {value, low, high}, low and high being the 95 % interval of a bootstrap over the units.
+
+    What is not defined is None, and a key ``reason`` says why.
+    """
+    ranks = bool({"roc_auc", "pr_auc"} & set(names))
+    resampled = bootstrap.resample(found, seed, ranks) if len(found.labels) else {}
+    values = measures(found)
+    entries: dict[str, dict[str, Any]] = {}
+    for name in names:
+        value = values[name]
+        entries[name] = {"value": value, "low": None, "high": None}
+        if value is None:
+            entries[name]["reason"] = _why_undefined(found)
+            continue
+        bounds = bootstrap.interval(name, value, resampled[name], found)
+        if isinstance(bounds, str):
+            entries[name]["reason"] = f"no interval: {bounds}"
+        else:
+            entries[name]["low"], entries[name]["high"] = bounds
+    return entries
+
+
+def _why_undefined(found: Scores) -> str:
+    if not len(found.labels):
+        return "no image"
+    if (found.labels == 0).all():
+        return "no positive image"
+    return "no negative image" if (found.labels == 1).all() else "nothing is called positive"
+
+
+def by_patient(predictions: pd.DataFrame, how: str) -> pd.DataFrame:
+    """One row a patient: the "mean" or "max" of its images' probabilities, and label 1 where any is positive."""
+    rows = predictions.groupby("patient", as_index=False).agg(
+        probability=("probability", how), label=("label", "max"), unit=("unit", "first")
+    )
+    return rows.astype({"patient": "string"})
+
+
+def unseen(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows that training knows nothing of: no copy of the image, and, where patients are known, no patient."""
+    known = predictions["copy_in_train"].fillna(False) | predictions["patient_in_train"].fillna(False)
+    return predictions[~known.astype(bool)]
+
+
+def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
+    """The threshold asked for, or the one of best balanced accuracy on ``validation``.
+
+    Raises Mistake where validation has one class only, so that none can be chosen.
+    """
+    if asked != "validation":
+        return float(asked)
+    if validation["label"].nunique() < 2:
+        raise Mistake(
+            f"evaluate.threshold can't be chosen: validation has {int(validation['label'].sum())} positives among "
+            f"{len(validation)} images. Give a number, as evaluate.threshold: 0.5"
+        )
+    false_alarms, sensitivity, thresholds = sklearn.metrics.roc_curve(validation["label"], validation["probability"])
+    return float(min(1.0, thresholds[np.argmax(sensitivity - false_alarms)]))
+
+
+def summarise(
+    test: pd.DataFrame, validation: pd.DataFrame, threshold: float, asked: float | str, seed: int
+) -> dict[str, Any]:
+    """The blocks of metrics/evaluate.json: ``test``, ``test_unseen``, ``leak`` (test less unseen), ``test_patients``
+    and ``operating_points``.
+
+    Patients are scored by the mean and by the maximum of their images, each with a threshold of its own, chosen on
+    validation's patients where ``asked`` is "validation"; null where patients are not known.
+    """
+    fresh = unseen(test)
+    of_test = _block(test, threshold, seed)
+    of_fresh = of_test if len(fresh) == len(test) else _block(fresh, threshold, seed)
+    blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_fresh, "leak": {}, "test_patients": None}
+    for name in ("accuracy", "sensitivity", "roc_auc"):
+        values = of_test[name]["value"], of_fresh[name]["value"]
+        blocks["leak"][name] = None if None in values else values[0] - values[1]
+    if test["patient"].notna().any():
+        blocks["test_patients"] = {}
+        for how in ("mean", "max"):
+            patients = by_patient(validation, how)
+            # Of few patients in validation all may be of one class: then the images' threshold has to do.
+            own = choose_threshold(asked, patients) if patients["label"].nunique() == 2 else threshold
+            block = _block(by_patient(test, how), own, seed)
+            blocks["test_patients"][how] = {"threshold": own} | {
+                name: value for name, value in block.items() if name not in ("images", "positives")
+            }
+    return blocks | {"operating_points": operating_points(test, validation, seed)}
+
+
+def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
+    return counts(predictions) | figures(scores(predictions, threshold), seed)
+
+
+def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
+    """What stands behind a figure: images, positives, patients with any and with a positive image; and the groups of
+    patients and copies (``unit``) that have a positive and a negative image, which are what it really rests on."""
+    units = {
+        f"{name}_groups": predictions.loc[predictions["label"] == label, "unit"].nunique()
+        for label, name in ((1, "positive"), (0, "negative"))
+    }
+    return tables.counts(predictions) | units
+
+
+def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """Sensitivity and specificity of ``test`` at thresholds chosen on ``validation``.
+
+    ``specificity_90`` is the lowest threshold with a specificity of 0.90 or more there, ``sensitivity_90`` the
+    highest with such a sensitivity. Each is null with a reason where validation has one class only.
+    """
+    points: dict[str, Any] = {}
+    for fixed in ("specificity", "sensitivity"):
+        for goal in POINTS:
+            name = f"{fixed}_{100 * goal:.0f}"
+            if validation["label"].nunique() < 2:
+                points[name] = {"threshold": None, "reason": "validation has one class only"}
+                continue
+            false_alarms, sensitivity, thresholds = sklearn.metrics.roc_curve(
+                validation["label"], validation["probability"], drop_intermediate=False
+            )
+            reached = 1 - false_alarms >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
+            # From the highest threshold down specificity falls and sensitivity rises.
+            chosen = np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]
+            threshold = float(thresholds[chosen])
+            entries = figures(scores(test, threshold), seed, ("sensitivity", "specificity"))
+            # The highest threshold of all calls nothing positive; infinity is not JSON.
+            points[name] = {"threshold": threshold if np.isfinite(threshold) else None} | entries
+    return points
+
+
+def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
+    """ROC and PR curves of each of ``part``, as tables; without rows where one class is missing."""
+    found: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
+    for name, rows in part.items():
+        roc = pd.DataFrame(columns=["false_positive_rate", "sensitivity"], dtype=float)
+        pr = pd.DataFrame(columns=["sensitivity", "precision"], dtype=float)
+        if rows["label"].nunique() == 2:
+            false_alarms, sensitivity, _ = sklearn.metrics.roc_curve(rows["label"], rows["probability"])
+            roc = pd.DataFrame({"false_positive_rate": false_alarms, "sensitivity": sensitivity})
+            precision, sensitivity, _ = sklearn.metrics.precision_recall_curve(
+                rows["label"], rows["probability"], drop_intermediate=True
+            )
+            pr = pd.DataFrame({"sensitivity": sensitivity, "precision": precision})
+        found["roc"][name], found["pr"][name] = roc, pr
+    return found
+
+
+def call(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The true class of each image and the one it is called, in words."""
+    words = np.array(["negative", "positive"])
+    return pd.DataFrame(
+        {
+            "actual": words[predictions["label"]],
+            "predicted": words[(predictions["probability"] >= threshold).astype(int)],
+        }
+    )
+
+
+def confusion(called: pd.DataFrame) -> np.ndarray:
+    """Counts (2, 2): rows are the true class, columns the one called, negative first."""
+    return sklearn.metrics.confusion_matrix(called["actual"], called["predicted"], labels=["negative", "positive"])
+
+
+def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
+    """How many images of each label have a probability in each of ``bins`` equal bins."""
+    edges = np.linspace(0, 1, bins + 1)
+    table = {"probability": (edges[:-1] + edges[1:]) / 2}
+    for label, name in enumerate(("negatives", "positives")):
+        table[name] = np.histogram(predictions.loc[predictions["label"] == label, "probability"], edges)[0]
+    return pd.DataFrame(table)
+
+
+def explain(figures: dict[str, Any]) -> str:
+    """The measures as columns of plain text: the whole test set, what training knows nothing of, and patients."""
+    blocks = {"test": figures["test"], "unseen": figures["test_unseen"]}
+    if figures["test_patients"] is not None:
+        blocks["patients' mean"] = figures["test_patients"]["mean"]
+    lines = ["SYNTHETIC images"] if figures["synthetic"] else []
+    lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
+    for row in [name for name in figures["test"] if not name.endswith("_groups")]:
+        texts = [cell(block.get(row)) for block in blocks.values()]
+        lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
+    return "\n".join(lines)
+
+
+def cell(entry: Any) -> str:
+    """A count, or a measure with its interval; "-" for what is not defined."""
+    if not isinstance(entry, dict):
+        return "-" if entry is None else f"{entry:,}"
+    if entry["value"] is None:
+        return "-"
+    if entry["low"] is None:
+        return f"{entry['value']:.3f} (no interval)"
+    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"

@@ -1,0 +1,103 @@
+"""Say in words what stands behind a figure, and what it is worth."""
+
+from typing import Any
+
+from core.pipeline.errors import many
+
+FEW = 10  # patients of a class: with fewer an interval is wide, and its promise rests on little
+LEAST = 6  # patients of a class: even if all agree, fewer can't reject chance at 5 % in a sign test (2 / 2**5 is above)
+
+
+def word(figures: dict[str, Any]) -> str:
+    """The content of metrics/verdict.md, from that of metrics/evaluate.json."""
+    test, fresh = figures["test"], figures["test_unseen"]
+    leaked = test["images"] - fresh["images"]
+    lines = ["# Verdict", "", f"**{_headline(figures)}**", ""]
+    if figures["synthetic"]:
+        lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
+    lines.append(f"- The test set: {_basis(test)}.")
+    if leaked:
+        left = f"Left to believe: {_basis(fresh)}." if fresh["images"] else "Nothing is left to believe."
+        lines.append(
+            f"- **It leaks.** Training has seen {leaked:,} of its {test['images']:,} images, as copies or other images "
+            f"of their patients. What it measures there is memory. {left}"
+        )
+        shown = [
+            f"{name.replace('_', ' ')} {test[name]['value']:.3f} on all, {fresh[name]['value']:.3f} on the rest"
+            for name, difference in figures["leak"].items()
+            if difference is not None
+        ]
+        if shown:
+            lines.append(f"- What the leak is worth: {'; '.join(shown)}.")
+    elif test["patients"] is None:
+        lines.append("- No test image has a copy in training; whether patients are on both sides is not known.")
+    else:
+        lines.append("- Nothing leaked: no test image has a copy, exact or near, or a patient in training.")
+    if figures.get("test_known_to_val"):
+        lines.append(
+            f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which chose "
+            "the best epoch, so the figures flatter."
+        )
+    lines += [f"- {line}" for line in _worth(fresh)]
+    over = "images and their copies, as patients are not known" if test["patients"] is None else "patients"
+    lines += ["", f"Intervals are 95 %, from a bootstrap over {over}. Research only: no medical device.", ""]
+    return "\n".join(lines)
+
+
+def _basis(block: dict[str, Any]) -> str:
+    if block["patients"] is None:
+        return f"{block['images']:,} images, {block['positives']:,} positive, patients not known"
+    return (
+        f"{many(block['images'], 'image')} of {many(block['patients'], 'patient')}; "
+        f"{many(block['positives'], 'positive image')} of {many(block['positive_patients'], 'patient')}"
+    )
+
+
+def _headline(figures: dict[str, Any]) -> str:
+    """The verdict in one sentence, on what training knows nothing of."""
+    block = figures["test_unseen"]
+    leaks = block["images"] < figures["test"]["images"]
+    but = "The test set leaks. " if leaks else ""
+    where = "without the leak, " if leaks else ""
+    if not block["images"]:
+        return "Not evidence of anything: training has seen every test image, or others of its patients."
+    area = block["roc_auc"]
+    if area["value"] is None:
+        return f"{but}Not evidence of anything: {area['reason']}{' but leaked ones' if leaks else ''} in the test set."
+    if block["positive_groups"] == 1:
+        who = "one image and its copies" if block["patients"] is None else "one patient"
+        return f"{but}Not evidence of anything: {where}all positives come from {who}."
+    if area["low"] is None:
+        return f"{but}Not evidence of anything: {area['reason']}."
+    found = f"ROC AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
+    few = min(block["positive_groups"], block["negative_groups"])
+    who = "images" if block["patients"] is None else "patients"
+    rests = f", on {few:,} independent {who} of the rarer class" if few < FEW else ""
+    if block["patients"] is None:
+        rests += ", if every image is of another patient: whose they are is not known"
+    if area["low"] > 0.5 and few < LEAST:
+        return f"{but}Above chance here, but too few patients to say so of others: {where}{found}{rests}."
+    if area["low"] > 0.5:
+        return f"{but}Better than chance: {where}{found}{rests}."
+    if area["high"] < 0.5:
+        return f"{but}Worse than chance: {where}{found}{rests}."
+    return f"{but}Cannot be told from chance: {where}{found}{rests}."
+
+
+def _worth(block: dict[str, Any]) -> list[str]:
+    """What the figures mean for a hundred images, and against calling everything by the commoner class."""
+    lines = []
+    for name, kind in (("sensitivity", "positive"), ("specificity", "negative")):
+        entry = block[name]
+        if entry["value"] is not None:
+            bounds = (
+                f"({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
+                if entry["low"] is not None
+                else f"({entry['reason']})"
+            )
+            lines.append(f"Of 100 {kind} images it calls {100 * entry['value']:.0f} {kind} {bounds}.")
+    if block["images"] and block["accuracy"]["value"] is not None:
+        commoner = max(block["positives"], block["images"] - block["positives"]) / block["images"]
+        accuracy = block["accuracy"]["value"]
+        lines.append(f"Accuracy {accuracy:.3f}; to call every image by the commoner class gives {commoner:.3f}.")
+    return lines

@@ -1,0 +1,219 @@
+"""Read images of any kind into 8-bit grey or RGB, once, and take all that later stages need."""
+
+import hashlib
+import io
+import time
+import warnings
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import cpu_count
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from core.pipeline import files
+
+THUMBNAIL = 64  # pixels, the side of the square that the audit compares
+QUICK = 0.0005  # seconds an image, within which threads would mostly wait for Python's lock
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+
+
+class Picture(NamedTuple):
+    """A decoded image. ``pixels`` and ``thumbnail`` are uint8 (side, side, C), C being 1 for grey and 3 for
+    RGB; ``width``, ``height`` and ``mode`` are those of the file; the hashes are hexadecimal."""
+
+    pixels: np.ndarray
+    thumbnail: np.ndarray
+    width: int
+    height: int
+    mode: str
+    bytes_sha256: str
+    pixels_sha256: str
+
+
+class Unreadable(ValueError):
+    """What was given is not an image that can be decoded; the message says why."""
+
+
+def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
+    """Write a zip that is equal for equal images: sorted names, one time for all, nothing compressed."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(names):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.external_attr = 0o644 << 16
+            entry.create_system = 3
+            archive.writestr(entry, content(name))
+
+
+def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
+    """An image as 8-bit grey ("L") or RGB, upright; the mode that its file has; and its pixels at full depth.
+
+    RGB whose channels are equal becomes grey; 16-bit grey is scaled to 8 bits; transparency is dropped; of
+    an animation the first frame counts. Raises Unreadable.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # from 89 megapixels on Pillow warns, and refuses from twice as many
+            image: Image.Image = Image.open(io.BytesIO(content))
+            mode = image.mode
+            image = ImageOps.exif_transpose(image)
+            image.load()
+    except Exception as error:  # each of Pillow's decoders raises errors of its own
+        reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
+        raise Unreadable(reason or type(error).__name__) from None
+    if mode.startswith("I"):
+        values = np.asarray(image, dtype=np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
+        scaled = Image.fromarray((values // 257).astype(np.uint8))
+        # Different images of 12 bits in 16 may be equal once scaled. Values that come from 8 bits stay copies of those.
+        return scaled, mode, scaled.tobytes() if (values % 257 == 0).all() else values.astype("<u2").tobytes()
+    if mode == "F":
+        raise Unreadable("floating-point pixels have no known range")
+    if mode in ("1", "L", "LA"):
+        image = image.convert("L")
+        return image, mode, image.tobytes()
+    colour = image.convert("RGB")
+    values = np.asarray(colour)
+    if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
+        colour = colour.getchannel(0)
+    return colour, mode, colour.tobytes()
+
+
+def grey_levels(images: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, H, W, 1 or 3) as grey uint8 (N, H, W), weighed as Pillow does (ITU-R BT.601)."""
+    if images.shape[-1] == 1 or not images.size:
+        return images[..., 0]
+    count, height, width, channels = images.shape
+    tall = Image.fromarray(images.reshape(count * height, width, channels))  # one call for all images
+    return np.asarray(tall.convert("L")).reshape(count, height, width)
+
+
+class Grey:
+    """Images uint8 (N, H, W, 1 or 3), a memory map perhaps, as grey uint8 (n, H, W) of those that are asked for."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: "slice | np.ndarray") -> np.ndarray:
+        return grey_levels(np.asarray(self.images[rows]))
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
+
+    Pillow's 8-bit resize computes with integers, so it gives the same bytes on every machine.
+    """
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def picture(content: bytes, side: int) -> Picture:
+    """Decode one file. Raises Unreadable."""
+    image, mode, exact = decode(content)
+    shape = f"{image.mode} {image.width} {image.height} ".encode()
+    return Picture(
+        pixels=square(image, side),
+        thumbnail=square(image, THUMBNAIL),
+        width=image.width,
+        height=image.height,
+        mode=mode,
+        bytes_sha256=hashlib.sha256(content).hexdigest(),
+        pixels_sha256=hashlib.sha256(shape + exact).hexdigest(),
+    )
+
+
+def pixels(content: bytes, side: int) -> np.ndarray:
+    """Decode one file to uint8 (side, side, C) and nothing else. Raises Unreadable."""
+    return square(decode(content)[0], side)
+
+
+def fit_into(place: np.ndarray, found: np.ndarray | Unreadable) -> str:
+    """Write an image into its place (side, side, C) of a stack; or return why it does not belong there."""
+    if isinstance(found, Unreadable):
+        return str(found)
+    if found.shape[-1] > place.shape[-1]:
+        return "a colour image, and the model was trained on grey ones"
+    place[:] = found  # grey is broadcast over three channels
+    return ""
+
+
+Made = TypeVar("Made")
+
+
+def decode_all(
+    names: list[str], read: Callable[[str], bytes], make: Callable[[bytes, int], Made], side: int
+) -> Iterator[Made | Unreadable]:
+    """``make(read(name), side)`` for each name in order, on all cores, in bounded memory; or why it can't be had."""
+
+    def block(some: list[str]) -> list[Made | Unreadable]:
+        return [one(name) for name in some]
+
+    def one(name: str) -> Made | Unreadable:
+        try:
+            return make(read(name), side)
+        except Unreadable as reason:
+            return reason
+        except OSError as error:
+            return Unreadable(error.strerror or str(error))
+
+    cores = cpu_count() or 1
+    size = max(1, min(64, 2**20 // side**2))
+    blocks = iter([names[start : start + size] for start in range(0, len(names), size)])
+    for some in blocks:
+        began = time.perf_counter()
+        yield from (found := block(some))
+        if time.perf_counter() - began > QUICK * len(found):
+            break
+    waiting: deque[Future[list[Made | Unreadable]]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        for some in blocks:
+            waiting.append(pool.submit(block, some))
+            if len(waiting) > 2 * cores:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+class Stack:
+    """Collects images of one size into a .npy of shape (N, side, side, C), uint8, on disk from the start.
+
+    C is 1 while every image is grey; the first colour image widens what is already there.
+    """
+
+    def __init__(self, path: Path, most: int, side: int) -> None:
+        self.path, self.most, self.side = path, most, side
+        self.count = 0
+        self.array = self._open(path, 1)
+
+    def _open(self, path: Path, channels: int) -> np.memmap:
+        array = np.lib.format.open_memmap(path, "w+", np.uint8, (self.most, self.side, self.side, channels))
+        files.reserve(path)
+        return array
+
+    def add(self, pixels: np.ndarray) -> None:
+        if pixels.shape[-1] > self.array.shape[-1]:
+            self._resize(self.most, 3)
+        self.array[self.count] = pixels  # grey is broadcast over three channels
+        self.count += 1
+
+    def finish(self) -> None:
+        """Leave exactly the images added."""
+        if self.count < self.most:
+            self._resize(self.count, self.array.shape[-1])
+        self.array.flush()
+
+    def _resize(self, most: int, channels: int) -> None:
+        old, beside = self.array, self.path.with_suffix(".wider.npy")
+        self.most = most
+        self.array = self._open(beside, channels)
+        for start in range(0, self.count, 1024):
+            self.array[start : min(start + 1024, self.count)] = old[start : min(start + 1024, self.count)]
+        beside.replace(self.path)

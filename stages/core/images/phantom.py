@@ -1,0 +1,135 @@
+"""Synthetic H&E-like patches with a true signal and patients to memorise.
+
+Nothing here is tissue. Each patient has a stain, a scale, a texture and a prevalence of their own;
+the label follows from how crowded and irregular the nuclei are, and some patches lie near the border.
+A patient is easier to recognise than a label: so a split by image looks better than it is, which is
+what this set is there to show.
+
+Every number is drawn and computed as an integer, so that the images have the same bytes on every
+machine. The draws come from numpy's ``RandomState``, whose streams are frozen (NEP 19).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core.pipeline.tables import SYNTHETIC
+
+WINDOW = 19  # pixels; the side of the square that a nucleus is drawn into
+SINE = np.array([0, 383, 707, 924, 1000, 924, 707, 383, 0, -383, -707, -924, -1000, -924, -707, -383])
+HEALTHY_IN_1000 = 500  # patients without a positive patch
+
+
+class Patch(NamedTuple):
+    """One synthetic image: ``pixels`` is uint8 (side, side, 3), ``label`` 0 or 1."""
+
+    name: str
+    patient: str
+    label: int
+    pixels: np.ndarray
+
+
+def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
+    """Yield ``images`` patches of ``side`` x ``side`` pixels from ``patients`` patients.
+
+    Among them are exact copies, near copies (brighter, or mirrored) and one exact copy under the
+    opposite label: about one image in twenty, and never fewer than one of each.
+    Raises ValueError where a patient would have fewer than four images.
+    """
+    if images < 4 * patients:
+        raise ValueError(f"{images} images are too few for {patients} patients: 4 or more each are needed")
+    counts = np.full(patients, images // patients)
+    counts[: images % patients] += 1
+    every = max(1, patients // 20)  # one patient in so many has copies
+    for number, count in enumerate(counts):
+        yield from _patient(number, int(count), side, seed, planted=number % every == 0, conflict=number == 0)
+
+
+def _patient(number: int, count: int, side: int, seed: int, planted: bool, conflict: bool) -> Iterator[Patch]:
+    random = np.random.RandomState([seed % 2**32, number])
+    prevalence = 0 if random.randint(1000) < HEALTHY_IN_1000 else random.randint(550, 950)
+    copies = 3 if planted and count >= 8 else 2 if planted else 0
+    labels = (random.randint(1000, size=count - copies) < prevalence).astype(np.int64)
+    pixels = _tissue(random, labels, side)
+
+    patient = f"p{number:04d}"
+    patches = [
+        Patch(f"{SYNTHETIC}{patient}_{k:04d}.bmp", patient, int(label), pixels[k]) for k, label in enumerate(labels)
+    ]
+
+    def plant(**changes: Any) -> None:
+        patches.append(patches[0]._replace(name=f"{SYNTHETIC}{patient}_{len(patches):04d}.bmp", **changes))
+
+    if planted:
+        plant(label=1 - patches[0].label if conflict else patches[0].label)
+        plant(pixels=_brighter(patches[0].pixels))
+    if copies == 3:
+        plant(pixels=patches[0].pixels[:, ::-1].copy())
+    yield from patches
+
+
+def _brighter(pixels: np.ndarray) -> np.ndarray:
+    return np.minimum(pixels.astype(np.int64) * 108 // 100, 255).astype(np.uint8)
+
+
+def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.ndarray:
+    """Draw one patient's patches: (n, side, side, 3) uint8 for n labels."""
+    count = len(labels)
+    # What belongs to the patient: colours of the stains, size of the nuclei, texture of the ground.
+    ground = np.array([235, 190, 215]) + random.randint(-22, 20, size=3)
+    stain = np.array([110, 70, 150]) + random.randint(-34, 35, size=3)
+    radius = random.randint(28, 43)  # tenths of a pixel
+    grain = random.randint(3, 10)
+    crowding = random.randint(-6, 7)
+
+    # What makes the label: how many nuclei, how unequal in size, how far from round. The severity
+    # (0 to 1000) of the two classes overlaps, so that no classifier is perfect.
+    severity = np.clip(np.where(labels == 1, 690, 310) + random.randint(-280, 281, size=count), 0, 1000)
+    area = side * side
+    nuclei = np.maximum(3, (12 + crowding + severity * 42 // 1000) * area // 4096)
+    irregular = 20 + severity * 520 // 1000  # thousandths of the radius
+
+    image = np.repeat(np.arange(count), nuclei)
+    total = len(image)
+    row, column = random.randint(side, size=total), random.randint(side, size=total)
+    spread = irregular[image]
+    size = np.maximum(12, radius * (1000 + spread * random.randint(-1000, 1001, size=total) // 1000) // 1000)
+    shade = random.randint(55, 96, size=total)  # hundredths of the stain
+
+    cover = np.zeros((count, side + WINDOW, side + WINDOW), dtype=np.int64)
+    step = np.arange(WINDOW) - WINDOW // 2
+    for start in range(0, total, 4096):  # bounded memory
+        part = slice(start, start + 4096)
+        inside = _blobs(random, size[part], spread[part], step)
+        np.maximum.at(
+            cover,
+            (
+                image[part, None, None],
+                row[part, None, None] + step[:, None] + WINDOW // 2,
+                column[part, None, None] + step + WINDOW // 2,
+            ),
+            inside * shade[part, None, None],
+        )
+    half = WINDOW // 2
+    cover = cover[:, half : half + side, half : half + side, None]
+
+    noise = random.randint(-grain, grain + 1, size=(count, side, side, 1))
+    cells = -(-side // 8)
+    cloud = random.randint(-2 * grain, 2 * grain + 1, size=(count, cells, cells, 1))
+    cloud = cloud.repeat(8, axis=1).repeat(8, axis=2)[:, :side, :side]
+    light = random.randint(-8, 9, size=(count, 1, 1, 1))
+    mixed = (ground * (100 - cover) + stain * cover) // 100 + noise + cloud + light
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def _blobs(random: np.random.RandomState, size: np.ndarray, spread: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """0/1 masks (n, WINDOW, WINDOW) of ellipses of ``size`` tenths of a pixel, longer as ``spread`` grows."""
+    turn = random.randint(16, size=len(size))
+    sine, cosine = SINE[turn, None, None], SINE[(turn + 4) % 16, None, None]
+    y, x = step[:, None], step
+    along, across = x * cosine + y * sine, y * cosine - x * sine  # thousandths of a pixel
+    stretch = 1000 + spread * random.randint(0, 1001, size=len(size)) // 1000
+    long, short = size * stretch // 1000, size * 1000 // stretch  # tenths of a pixel
+    long, short = long[:, None, None] * 100, short[:, None, None] * 100
+    return (along**2 * short**2 + across**2 * long**2 <= long**2 * short**2).astype(np.int64)

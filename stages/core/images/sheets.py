@@ -1,0 +1,62 @@
+"""Contact sheets: rows of images with a heading, for eyes to check what the figures say.
+
+They show patients' pixels: DVC caches them, and git never holds them.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from core.pipeline import files
+
+TILE = 128  # pixels, the side of each image
+GAP, HEADING, CAPTION = 8, 20, 16  # pixels
+LONGEST = 200  # rows, so that a page can still be opened
+
+
+class Row(NamedTuple):
+    """A heading, and under it images uint8 (H, H, 1 or 3), each with a caption."""
+
+    heading: str
+    images: list[np.ndarray]
+    captions: list[str]
+
+
+def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None:
+    """Write a PNG of all ``rows`` under ``title``; what is beyond the longest page is counted at its end."""
+    shown, rest = rows[:LONGEST], len(rows) - LONGEST
+    if synthetic:
+        title = f"SYNTHETIC images. {title}"
+    font, small = ImageFont.load_default(14), ImageFont.load_default(11)
+    across = max([len(row.images) for row in shown], default=0)
+    longest = max([font.getlength(text) for text in (title, *(row.heading for row in shown))])
+    width = max(across * (TILE + GAP) + GAP, int(longest) + 2 * GAP)
+    tall = HEADING + TILE + CAPTION + GAP
+    page = Image.new("RGB", (width, 2 * HEADING + GAP + tall * len(shown) + (HEADING if rest > 0 else 0)), "white")
+    pen = ImageDraw.Draw(page)
+    pen.text((GAP, GAP), title, "black", font)
+    top = 2 * HEADING
+    for row in shown:
+        pen.text((GAP, top), row.heading, "black", font)
+        for place, (image, caption) in enumerate(zip(row.images, row.captions, strict=True)):
+            left = GAP + place * (TILE + GAP)
+            tile = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).convert("RGB")
+            page.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (left, top + HEADING))
+            pen.text((left, top + HEADING + TILE + 1), _short(caption, small), "dimgray", small)
+        top += tall
+    if rest > 0:
+        pen.text((GAP, top), f"and {rest:,} more", "black", font)
+    with files.whole(path) as unfinished:
+        page.save(unfinished)
+
+
+def _short(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
+    """``text`` as wide as a tile at most, its middle left out."""
+    if font.getlength(text) <= TILE:
+        return text
+    keep = len(text)
+    while font.getlength(text[: keep // 2] + "…" + text[-(keep // 2) :]) > TILE:
+        keep -= 2
+    return text[: keep // 2] + "…" + text[-(keep // 2) :]

@@ -1,0 +1,131 @@
+"""Images from the memory map to the device, and augmentation there, a whole batch at a time."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.pipeline.errors import Mistake
+
+if TYPE_CHECKING:  # pydantic is not needed to train
+    from core.pipeline.params import Augment
+
+# Optical densities of haematoxylin, eosin and residual per channel of RGB:
+# Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution (2001), table 1.
+HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+
+READ_AHEAD = 2  # batches in memory before they are needed
+ASKED_AHEAD = 6  # batches that the disk is asked for
+
+
+class Pixels:
+    """The image array, uint8 (N, H, W, C), held whole on the device where it takes at most half of what is
+    free there; elsewhere read from the memory map, some batches ahead of their use."""
+
+    def __init__(self, images: np.ndarray, device: torch.device) -> None:
+        self.images, self.device = images, device
+        self.mapped = images.base if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) else None
+        if self.mapped:
+            self.mapped.madvise(mmap.MADV_RANDOM)  # what lies beside a shuffled image is not needed next
+        self.resident: Tensor | None = None
+        if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            self.resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+
+    def stream(self, batches: list[np.ndarray]) -> Iterator[Tensor]:
+        """For each array of row numbers, those images on the device: uint8 (B, C, H, W)."""
+        if self.resident is not None:
+            for rows in batches:
+                yield self.resident[torch.tensor(rows, device=self.device)].permute(0, 3, 1, 2)
+            return
+        for rows in batches[READ_AHEAD:ASKED_AHEAD]:
+            self._ask(rows)
+        with ThreadPoolExecutor(1) as reader:
+            waiting = [reader.submit(self._read, rows) for rows in batches[:READ_AHEAD]]
+            for number in range(len(batches)):
+                batch = waiting.pop(0).result()
+                for rows in batches[number + ASKED_AHEAD : number + ASKED_AHEAD + 1]:
+                    self._ask(rows)
+                for rows in batches[number + READ_AHEAD : number + READ_AHEAD + 1]:
+                    waiting.append(reader.submit(self._read, rows))
+                yield batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def _ask(self, rows: np.ndarray) -> None:
+        """Have the disk read these images, all at once, into the system's cache; page by page it takes far longer."""
+        if self.mapped:
+            size = self.images[0].nbytes
+            first = self.images.offset % mmap.ALLOCATIONGRANULARITY
+            for row in rows.tolist():
+                begin = (first + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
+                self.mapped.madvise(mmap.MADV_WILLNEED, begin, first + (row + 1) * size - begin)
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        batch = torch.from_numpy(self.images[rows])
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+
+def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """``rows`` in batches of ``size``. A single last row joins the batch before it: batch normalisation
+    can't learn from one image."""
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
+
+
+def augment(
+    images: Tensor, chosen: Augment, random: torch.Generator, count: int | None = None, first: int = 0
+) -> Tensor:
+    """Change each image of a batch in its own way: float in [0, 1], (B, C, H, W) from uint8 or float.
+
+    The draws come from ``random`` on the CPU, so they are the same for every device. Where ``images`` are a part of a
+    batch of ``count``, from its ``first`` on, they are changed as they would be in the whole. Raises Mistake for stain
+    jitter on grey images.
+    """
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    count, mine = count or len(images), slice(first, first + len(images))
+
+    def factors(strength: float, columns: int = 1) -> Tensor:
+        drawn = 1 + strength * (2 * torch.rand(count, columns, generator=random) - 1)
+        return drawn[mine].to(images.device)
+
+    if chosen.geometry != "none":
+        turns = torch.randint(2, (3, count), generator=random)[:, mine] == 1
+        images = _turn(images, chosen.geometry, turns.to(images.device))
+    if chosen.stain:
+        if images.shape[1] != 3:
+            raise Mistake("train.augment.stain is for colour images, and these are grey: set it to 0")
+        images = _restain(images, factors(chosen.stain, 3))
+    if chosen.contrast:
+        middle = images.mean(dim=(1, 2, 3), keepdim=True)
+        images = middle + (images - middle) * factors(chosen.contrast).view(-1, 1, 1, 1)
+    if chosen.brightness:
+        images = images * factors(chosen.brightness).view(-1, 1, 1, 1)
+    return images.clamp(0, 1)
+
+
+def _turn(images: Tensor, geometry: str, turns: Tensor) -> Tensor:
+    """Each image by one of the four flips, or of the eight symmetries of a square (flips, and transposition): those
+    that ``turns``, bool (3, B), names."""
+    across, down, over = turns
+    images = torch.where(across.view(-1, 1, 1, 1), images.flip(3), images)
+    images = torch.where(down.view(-1, 1, 1, 1), images.flip(2), images)
+    if geometry == "symmetries":
+        images = torch.where(over.view(-1, 1, 1, 1), images.transpose(2, 3), images)
+    return images
+
+
+def _restain(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3). The light that passes falls off
+    exponentially with the amount of stain (Beer and Lambert), so amounts are linear in its logarithm."""
+    stains = (HED / HED.norm(dim=1, keepdim=True)).to(images.device)
+    density = -torch.log(images.clamp(min=1 / 255))
+    # amounts = density @ inverse(stains); then scaled, and back: one 3 x 3 matrix for each image.
+    matrix = torch.linalg.inv(stains) @ torch.diag_embed(factors) @ stains
+    return torch.exp(-torch.einsum("bchw,bcd->bdhw", density, matrix))

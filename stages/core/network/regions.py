@@ -1,0 +1,102 @@
+"""Which region of an image decided: Grad-CAM (Selvaraju et al. 2017, ICCV), by way of captum."""
+
+import numpy as np
+import pandas as pd
+import torch
+from captum.attr import LayerGradCam
+from matplotlib import colormaps
+from torch import Tensor, nn
+
+from core.images import sheets
+from core.network.networks import Classifier
+
+SHOWN = 24  # images, the worst mistakes first
+PER_ROW = 4
+FINEST = 4  # a map coarser than 4 x 4 shows no region, so an earlier layer is asked
+
+
+def layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | None:
+    """The last convolution whose map of ``example`` (1, C, H, W) is FINEST or more a side, and its side.
+
+    None where there is none.
+    """
+    found: list[tuple[nn.Module, int]] = []
+
+    def note(module: nn.Module, _: object, output: Tensor) -> None:
+        if min(output.shape[2:]) >= FINEST:
+            found.append((module, min(output.shape[2:])))
+
+    convolutions = [module for module in classifier.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_hook(note) for module in convolutions]
+    with torch.no_grad():
+        classifier(example)
+    for hook in hooks:
+        hook.remove()
+    return found[-1] if found else None
+
+
+def maps(classifier: Classifier, module: nn.Module, images: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """How much each region spoke for the class that was called: float32 (N, h, w) in [0, 1], 1 being the most.
+
+    ``images`` is uint8 (N, H, W, C), ``positive`` bool (N,) whether each was called positive. An image of which
+    nothing spoke for its class has a map of zeros.
+    """
+    for part in classifier.modules():
+        if hasattr(part, "inplace"):
+            part.inplace = False  # type: ignore[assignment]  # what captum looks at must not be written over
+    device = next(classifier.parameters()).device
+    explained = LayerGradCam(classifier.eval(), module)
+    found = []
+    for image, called in zip(images, positive, strict=True):
+        tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device).float() / 255
+        heat = explained.attribute(tensor)[0, 0]
+        found.append(torch.relu(heat if called else -heat).detach().float().cpu().numpy())
+    stack = np.stack(found)
+    return stack / np.maximum(stack.max(axis=(1, 2), keepdims=True), 1e-12)
+
+
+def worst(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The SHOWN rows whose probability is furthest from their label, the furthest first."""
+    distance = (predictions["label"] - predictions["probability"]).abs()
+    return predictions.loc[distance.sort_values(ascending=False, kind="stable").index[:SHOWN]]
+
+
+def gallery(
+    classifier: Classifier, images: np.ndarray, predictions: pd.DataFrame, threshold: float, path: str, synthetic: bool
+) -> None:
+    """Write a PNG of the worst of ``predictions``, each image beside the region that decided.
+
+    ``images`` is uint8 (N, H, W, C), of which the column row tells the place.
+    """
+    chosen = worst(predictions)
+    shown = np.stack([images[row] for row in chosen["row"]]) if len(chosen) else np.empty((0, 8, 8, 1), np.uint8)
+    device = next(classifier.parameters()).device
+    example = torch.zeros(1, images.shape[3], *images.shape[1:3], device=device)
+    found = layer(classifier.eval(), example)
+    if found is None:
+        return sheets.save("No regions: this network has no map of 4 x 4 or more", [], path, synthetic)
+    module, side = found
+    called = chosen["probability"].to_numpy() >= threshold
+    heat = maps(classifier, module, shown, called) if len(chosen) else np.empty((0, side, side))
+    rows = []
+    for start in range(0, len(chosen), PER_ROW):
+        tiles: list[np.ndarray] = []
+        captions: list[str] = []
+        for place in range(start, min(start + PER_ROW, len(chosen))):
+            entry = chosen.iloc[place]
+            tiles += [shown[place], laid_over(shown[place], heat[place])]
+            captions.append(f"label {entry['label']}, probability {entry['probability']:.2f}")
+            captions.append(entry["file"].rpartition("/")[2])
+        rows.append(sheets.Row(f"{start + 1} to {start + len(tiles) // 2}", tiles, captions))
+    title = f"Worst mistakes of the test set; bright: what argued for the class called (Grad-CAM, {side} x {side})"
+    return sheets.save(title, rows, path, synthetic)
+
+
+def laid_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image uint8 (H, W, C) with a map (h, w) in [0, 1] over it: uint8 (H, W, 3)."""
+    grown = nn.functional.interpolate(
+        torch.from_numpy(heat)[None, None].float(), image.shape[:2], mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    colours = colormaps["inferno"](grown)[..., :3] * 255
+    weight = 0.6 * grown[..., None]
+    return ((1 - weight) * image + weight * colours).round().astype(np.uint8)

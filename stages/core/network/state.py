@@ -1,0 +1,152 @@
+"""What a training is between two of its steps, and its way to a checkpoint and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.network import batches
+from core.network.checkpoints import Checkpoint
+from core.network.networks import Classifier
+from core.network.ranks import Ranks
+
+if TYPE_CHECKING:  # pydantic is not needed to train
+    from core.pipeline.params import Train
+
+
+class Epoch(NamedTuple):
+    """Figures of one epoch, numbered from 1. Losses are means over images; those of training were taken
+    while the weights moved, so no second pass over the training set is needed."""
+
+    number: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+
+    def line(self) -> str:
+        return (
+            f"epoch {self.number}: train loss {self.train_loss:.4f}, accuracy {self.train_accuracy:.3f}; "
+            f"val loss {self.val_loss:.4f}, accuracy {self.val_accuracy:.3f}; lr {self.lr:g}"
+        )
+
+
+class Fitted(NamedTuple):
+    """The weights of the best epoch, on the CPU, and how it came to them."""
+
+    state: dict[str, Tensor]
+    best: Epoch
+    epochs: int
+    stopped_early: bool
+
+
+class State:
+    """All that the rest of a training follows from. Nothing here draws from the random states of Python or NumPy, and
+    no precision needs a scaler.
+
+    ``rows`` are the row numbers (M,) of the images to train on. ``losses`` and ``right`` are sums over this rank's
+    images of the epoch so far.
+    """
+
+    def __init__(self, classifier: Classifier, rows: np.ndarray, chosen: Train, seed: int) -> None:
+        self.classifier, self.rows, self.chosen, self.seed = classifier, rows, chosen, seed
+        self.device = classifier.mean.device
+        self.trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.NAdam(
+            self.trained, lr=chosen.lr, weight_decay=chosen.weight_decay, decoupled_weight_decay=True
+        )
+        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimiser, factor=chosen.plateau_factor, patience=chosen.plateau_patience
+        )
+        self.epochs: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Order and augmentation of an epoch follow from the seed and its number alone."""
+        self.random = torch.Generator().manual_seed(self.seed * 100_003 + len(self.epochs) + 1)
+        shuffled = self.rows[torch.randperm(len(self.rows), generator=self.random).numpy()]
+        self.order = batches.cut(shuffled, self.chosen.batch_size)
+        self.step = 0
+        self.losses = torch.zeros(len(self.order), device=self.device)  # summed over the images of each step
+        self.right = torch.zeros((), device=self.device)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        """Keep a copy of the weights where the epoch is the best so far, and begin the next one."""
+        self.epochs.append(epoch)
+        if self.best_epoch() is epoch:
+            # Copies: the original project kept references, so the last epoch's weights. Contiguous, for safetensors.
+            self.best = {
+                name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+                for name, value in self.classifier.state_dict().items()
+            }
+        self.schedule.step(epoch.val_loss)
+        self.begin_epoch()
+
+    @property
+    def lr(self) -> float:
+        rate: float = self.optimiser.param_groups[0]["lr"]
+        return rate
+
+    @property
+    def images_seen(self) -> int:
+        return len(self.epochs) * len(self.rows) + sum(map(len, self.order[: self.step]))
+
+    def best_epoch(self) -> Epoch | None:
+        return min(self.epochs, key=lambda epoch: epoch.val_loss, default=None)
+
+    def ended(self) -> bool:
+        best = self.best_epoch()
+        if best is None:
+            return False
+        done = len(self.epochs)
+        return done >= self.chosen.epochs or done - best.number >= self.chosen.early_stopping
+
+    def fitted(self) -> Fitted:
+        best = self.best_epoch()
+        assert best is not None  # ended() has been true
+        return Fitted(self.best, best, len(self.epochs), stopped_early=len(self.epochs) < self.chosen.epochs)
+
+    def checkpoint(self, ranks: Ranks, **facts: Any) -> Checkpoint:
+        """All of it, with ``facts`` that decide whether it may be used. Every rank must call this."""
+        losses, right = ranks.sum(self.losses), ranks.sum(self.right)
+        states = {"random.cpu": ranks.each(torch.get_rng_state())}
+        if self.device.type == "cuda":
+            states["random.cuda"] = ranks.each(torch.cuda.get_rng_state(self.device))
+        tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        tensors |= {"losses": losses, "right": right, "random.epoch": self.random.get_state()} | states
+        known = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "schedule": self.schedule.state_dict()}
+        return Checkpoint(tensors, known | facts)
+
+    def restore(self, checkpoint: Checkpoint, ranks: Ranks) -> None:
+        """Back to where ``checkpoint`` was taken."""
+        tensors, facts = checkpoint
+        self.epochs = [Epoch(*figures) for figures in facts["epochs"]]
+        self.begin_epoch()
+        self.step = facts["step"]
+        if ranks.rank == 0:  # they are the sums over all ranks
+            self.losses, self.right = tensors["losses"].to(self.device), tensors["right"].to(self.device)
+        self.random.set_state(tensors["random.epoch"])
+        torch.set_rng_state(tensors["random.cpu"][ranks.rank].clone())  # torch reads past a part of a tensor
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"][ranks.rank].clone(), self.device)
+        self.classifier.load_state_dict(_below("weights.", tensors))
+        self.best = _below("best.", tensors)
+        for name, value in _below("optimiser.", tensors).items():
+            number, _, what = name.partition(".")
+            parameter = self.trained[int(number)]  # its moments lie in memory as it does, counters on the CPU
+            moment = value.shape == parameter.shape
+            self.optimiser.state[parameter][what] = torch.empty_like(parameter).copy_(value) if moment else value
+        self.optimiser.param_groups[0]["lr"] = facts["lr"]
+        self.schedule.load_state_dict(facts["schedule"])
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

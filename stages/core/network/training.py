@@ -1,0 +1,243 @@
+"""Train a classifier: its steps, its validation, and when it stops."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from core.network import batches, checkpoints, devices, inference
+from core.network.batches import Pixels
+from core.network.checkpoints import Store
+from core.network.networks import Classifier
+from core.network.ranks import Ranks
+from core.network.state import Epoch, Fitted, State
+from core.pipeline.errors import Interrupted, Mistake
+
+if TYPE_CHECKING:  # pydantic is not needed to train
+    from core.pipeline.params import Train
+
+LOOKED_AFTER = 50  # steps
+KEPT = "kept. Run the same command again, and it goes on from there; dvc repro --force starts anew"
+LOST = "lost: this training keeps no checkpoints"
+HEEDED_AFTER = 8  # steps, where several processes must stop or write at the same one
+
+
+def fit(
+    classifier: Classifier,
+    images: np.ndarray,
+    rows: dict[str, np.ndarray],
+    labels: np.ndarray,
+    chosen: Train,
+    seed: int,
+    report: Callable[[Epoch], None],
+    store: Store | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+) -> Fitted:
+    """Train until the validation loss stops improving, and return the best epoch's weights.
+
+    ``images`` is uint8 (N, H, W, C), ``labels`` 0 or 1 (N,); ``rows`` holds the row numbers of "train" and
+    "val". ``report`` is called after each epoch, and for those of the checkpoint in ``store`` that training goes on
+    from: it ends with the same bytes as one that was never stopped. Once ``stop`` says so, it ends after the step.
+    Several ``ranks`` share each batch, and all return the same; ``store`` and ``report`` are the first one's.
+    Raises Interrupted then; Mistake when the loss is no number any more, or the memory does not suffice.
+    """
+    if len(rows["train"]) < 2:
+        raise Mistake(f"{len(rows['train'])} image to train on is too few: two are the least, for batch normalisation")
+    with devices.memory(
+        f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or take a smaller backbone"
+    ):
+        training = Training(classifier, images, rows, labels, chosen, seed, store, stop, ranks or Ranks())
+        training.go_on()
+        for epoch in training.state.epochs:
+            report(epoch)
+        while not training.state.ended():
+            training.one_epoch()
+            report(training.state.epochs[-1])
+            training.keep()
+            if not training.state.ended():
+                training.heed()
+        training.bar.close()
+    return training.state.fitted()
+
+
+class Training:
+    """What a training does: its steps, its validation, and writing down and taking up its ``state``."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: np.ndarray,
+        rows: dict[str, np.ndarray],
+        labels: np.ndarray,
+        chosen: Train,
+        seed: int,
+        store: Store | None,
+        stop: Callable[[], bool],
+        ranks: Ranks,
+    ) -> None:
+        self.chosen, self.rows, self.store, self.stop, self.ranks = chosen, rows, store, stop, ranks
+        self.remedy = f"lower train.lr ({chosen.lr:g}), or set train.clip_norm to 1.0"
+        device = self.device = devices.choose(chosen.device)
+        self.cast = devices.autocast(chosen.precision, device)
+        self.classifier = _placed(classifier, chosen, device, ranks)
+        self.pixels = Pixels(images, device)
+        self.truth = torch.from_numpy(labels.astype(np.float32)).to(device)
+        self.weight = torch.tensor(chosen.positive_weight, device=device)
+        self.network: nn.Module = self.classifier
+        if ranks.count > 1:
+            self.network = DistributedDataParallel(self.classifier)
+            torch.manual_seed(seed + ranks.rank)  # for dropout: each rank has images of its own
+        self.compiled = devices.compiles(chosen, len(rows["train"]), device)
+        self.faster = torch.compile(self.network, dynamic=False) if self.compiled else self.network
+        self.state = State(self.classifier, rows["train"], chosen, seed)
+        self.keeps = ranks.any(store is not None)
+        self.kept_at = time.monotonic()
+        self.bar = _bar(chosen.epochs * len(rows["train"]), hidden=ranks.rank > 0)
+
+    def one_epoch(self) -> None:
+        """Train from the step that it stands at to the end of the epoch, and validate."""
+        self.classifier.train()
+        if self.chosen.freeze_backbone:
+            self.classifier.eval()
+            self.classifier.head.train()
+        left = self.state.order[self.state.step :]
+        # A rank without an image of a small last batch takes one of another, which then counts nothing here.
+        mine = [batch[share] if len(batch[share := self.ranks.share(batch)]) else batch[-1:] for batch in left]
+        for whole, taken, batch in zip(left, mine, self.pixels.stream(mine), strict=True):
+            self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)], whole)
+            self.bar.update(len(whole))
+            if self.ranks.count == 1 or self.state.step % HEEDED_AFTER == 0:
+                late = time.monotonic() - self.kept_at > 60 * self.chosen.checkpoint_minutes
+                if self.ranks.any(self.stop() or late):
+                    self.keep()
+                    self.heed()
+        self.look()
+        for value in self.classifier.buffers():  # of batch normalisation, which each rank has of its own images
+            self.ranks.of_first(value)
+        self.state.end_epoch(self.validate())
+
+    def one_step(self, batch: Tensor, target: Tensor, whole: np.ndarray) -> None:
+        """Take a step with this rank's images of the ``whole`` batch, which those of all ranks make up."""
+        state = self.state
+        share = self.ranks.share(whole)
+        images = batches.augment(batch, self.chosen.augment, state.random, len(whole), min(share.start, len(whole) - 1))
+        # The last batch of an epoch may be smaller: it would be compiled anew.
+        network = self.faster if len(whole) == self.chosen.batch_size else self.network
+        with self.cast:
+            logit = network(images)
+        loss = binary_cross_entropy_with_logits(logit, target, pos_weight=self.weight)
+        counted = share.stop - share.start
+        if self.ranks.count > 1:  # the mean over the whole batch, once the gradients' mean over the ranks is taken
+            loss = loss * (counted * self.ranks.count / len(whole))
+        state.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.chosen.clip_norm is not None:
+            nn.utils.clip_grad_norm_(state.trained, self.chosen.clip_norm)
+        state.optimiser.step()
+        state.losses[state.step] = loss.detach() * (len(whole) / self.ranks.count)
+        state.right += ((logit.detach() > 0) == (target > 0.5))[:counted].sum()
+        state.step += 1
+        if state.step % LOOKED_AFTER == 1:  # reading a loss makes the CPU wait for the GPU
+            self.look()
+            loss_now = float(self.ranks.sum(state.losses[state.step - 1])) / len(whole)
+            self.bar.set_postfix_str(f"epoch {len(state.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}")
+
+    def look(self) -> None:
+        """Raise Mistake where a loss or a weight is not a finite number."""
+        state = self.state
+        bad = torch.nonzero(~torch.isfinite(self.ranks.sum(state.losses[: state.step]))).flatten()
+        if len(bad) or not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
+            at = int(bad[0]) + 1 if len(bad) else state.step
+            kept = self.ranks.any(bool(self.store and self.store.paths()))
+            raise Mistake(
+                f"At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the weights became no "
+                f"number: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
+            )
+
+    def validate(self) -> Epoch:
+        """The figures of the epoch whose last step was taken. Each rank scores its share of the images, once."""
+        state, rows = self.state, self.rows["val"]
+        logits = torch.zeros(len(rows))
+        mine = slice(self.ranks.rank, None, self.ranks.count)
+        if len(rows[mine]):
+            logits[mine] = inference.score(self.classifier, self.pixels, rows[mine], self.cast)
+        logits = self.ranks.sum(logits)
+        wanted = self.truth[torch.tensor(rows, device=self.device)].cpu()
+        weight = self.weight.cpu().double()
+        val_loss = float(binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight))
+        number, images_each = len(state.epochs) + 1, len(self.rows["train"])
+        if not math.isfinite(val_loss):
+            raise Mistake(f"The loss is {val_loss} in validation after epoch {number}: {self.remedy}")
+        figures = [
+            float(self.ranks.sum(state.losses).double().sum()) / images_each,
+            float(self.ranks.sum(state.right)) / images_each,
+            val_loss,
+            float(((logits > 0) == (wanted > 0.5)).double().mean()),
+            state.lr,
+        ]
+        # One rank's for all: when to stop must not hang on how another processor rounds.
+        return Epoch(number, *self.ranks.of_first(torch.tensor(figures, dtype=torch.float64)).tolist())
+
+    def keep(self) -> None:
+        """Write a checkpoint of where it stands. Raises Mistake rather than keep one that is not finite."""
+        if not self.keeps:
+            return
+        self.look()
+        checkpoint = self.state.checkpoint(self.ranks, compiled=self.compiled)
+        self.kept_at = time.monotonic()
+        if self.store is not None:
+            self.store.save(len(self.state.epochs), self.state.step, checkpoint)
+
+    def go_on(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        found = self.store.load() if self.store else None
+        if self.ranks.count > 1:  # the first rank's machine alone has it
+            content = self.ranks.bytes_of_first(checkpoints.pack(found) if found else b"")
+            found = checkpoints.unpack(content) if content else None
+        if found is None:
+            return
+        if found.facts["compiled"] != self.compiled:
+            print("The checkpoint is not used: a compiler has come or gone, and rounding with it", file=sys.stderr)
+            return
+        self.state.restore(found, self.ranks)
+        self.bar.update(self.state.images_seen)
+        if self.ranks.rank == 0:
+            print(f"Going on after epoch {len(self.state.epochs)}, step {self.state.step}. So far:", flush=True)
+
+    def heed(self) -> None:
+        """Raise Interrupted where a person wants it to stop."""
+        if self.ranks.any(self.stop()):
+            self.bar.close()
+            at = f"epoch {len(self.state.epochs)}, step {self.state.step} of {len(self.state.order)}"
+            raise Interrupted(f"training stopped after {at}, and is {KEPT if self.store else LOST}")
+
+
+def _bar(images: int, hidden: bool) -> Any:
+    return tqdm(total=images, unit=" images", disable=True if hidden else None, smoothing=0.05, leave=True)
+
+
+def _placed(classifier: Classifier, chosen: Train, device: torch.device, ranks: Ranks) -> Classifier:
+    """The network on its device, with what is to be trained of it marked so."""
+    if ranks.count > 1 and device.type == "cuda":  # on the CPU torch has none: each normalises by its own share
+        classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
+    if chosen.freeze_backbone:
+        classifier.requires_grad_(False)
+        classifier.head.requires_grad_(True)
+    return classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def summarise(fitted: Fitted) -> dict[str, Any]:
+    """How the training went, for metrics/train.json."""
+    best = {name: getattr(fitted.best, name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
+    return {"best_epoch": fitted.best.number, "epochs": fitted.epochs, "stopped_early": fitted.stopped_early} | best

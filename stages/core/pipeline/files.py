@@ -1,0 +1,165 @@
+"""Files written whole or not at all, their hashes, and reading what another stage wrote."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from core.pipeline.errors import Mistake
+
+CHUNK = 1 << 20
+LOCK = "lock"
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to; it becomes ``path`` at the end, safe from a loss of power, or vanishes where an
+    error came. What killed processes left of this file is removed first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent, path.name)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished{path.suffix}")
+    held = None
+    try:
+        held = claim(unfinished, wait=False)
+        yield unfinished
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(path)
+    except OSError as error:  # writing to an open file names none, and people know nothing of the unfinished one
+        if error.errno and error.filename in (None, str(unfinished)):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+    finally:
+        unfinished.unlink(missing_ok=True)
+        if held:
+            held.close()
+
+
+@contextmanager
+def scratch(folder: str | Path, name: str) -> Iterator[Path]:
+    """A folder below ``folder`` that vanishes at the end; those that killed processes left are removed first."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder, name)
+    made = folder / f".{name}.{os.getpid()}.unfinished"
+    made.mkdir()
+    held = claim(made / LOCK, wait=False)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        if held:
+            held.close()
+
+
+def _remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what ``whole`` and ``scratch`` began under this name in processes that ended: those hold no lock."""
+    for left in [entry for entry in folder.iterdir() if re.match(rf"\.{re.escape(name)}\.\d+\.unfinished", entry.name)]:
+        with suppress(FileNotFoundError):  # its process has just finished it
+            held = claim(left / LOCK if left.is_dir() else left, wait=False)
+            if held:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                held.close()
+
+
+def reserve(path: Path) -> None:
+    """Make sure that the disk holds all of a file whose size is set: writing to the memory map of one that it only
+    promised kills the process once the disk is full. Raises OSError."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def claim(path: str | Path, wait: bool) -> IO[bytes] | None:
+    """Lock a file (made where it is missing) for this process until what is returned is closed, or the process ends
+    in whatever way; None where another process holds it and ``wait`` is false. Nothing is written to it. On a file
+    system without locks everyone gets one."""
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what is open for writing
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS) or not Path(path).exists():
+            raise
+        number = os.open(path, os.O_RDONLY)
+    file = os.fdopen(number, "rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF):
+            raise
+    return file
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write numbers so that they read back exactly; NaN and infinity raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def there(path: str | Path) -> Path:
+    """The path of what another stage wrote. Raises Mistake where it is missing."""
+    if not Path(path).is_file():
+        raise Mistake(f"{path} is not here: make it with dvc repro, or fetch it with dvc pull")
+    return Path(path)
+
+
+@contextmanager
+def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
+    """The path of what another stage wrote; ``faults`` while reading it become a Mistake that says how to mend it."""
+    try:
+        yield there(path)
+    except faults as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Mistake(f"{path} is damaged ({reason}): delete it, then make it anew with dvc repro") from None
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """A .npy as a memory map that can't be written to. Raises Mistake where it is missing or damaged."""
+    with undamaged(path, ValueError, EOFError) as found:
+        array: np.ndarray = np.load(found, mmap_mode="r")
+        return array
+
+
+def read_json(path: str | Path) -> Any:
+    with undamaged(path, ValueError) as found:
+        return json.loads(found.read_text(encoding="utf-8"))
+
+
+def seen_by_git(path: Path) -> bool:
+    """Whether ``git add`` would take what lies there."""
+    try:
+        said = subprocess.run(["git", "check-ignore", "--quiet", path.resolve()], cwd=path.parent, capture_output=True)
+    except OSError:  # no git
+        return False
+    return said.returncode == 1  # 0: ignored; 128: no repository
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def root() -> Path:
+    """The repository that relative locations of a user refer to.
+
+    In ``dvc exp run --temp`` and in queued runs the work happens in a copy below ``.dvc/tmp``, while
+    DVC_ROOT still names the original; a script run alone takes the folder that it runs in.
+    """
+    return Path(os.environ.get("DVC_ROOT", "."))

@@ -1,0 +1,279 @@
+"""The one typed schema of params.yaml. What a key does and when to change it stands in params.yaml."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from core.pipeline import web, yaml12
+from core.pipeline.errors import Mistake
+
+PATH = "params.yaml"
+PARTS = ("train", "val", "test")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Strength = Annotated[float, Field(ge=0, lt=1)]
+# A class folder named 1 and a cell that holds 1 are the same word, whether YAML read a number or not.
+Word = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given), Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Phantom(Section):
+    images: Annotated[int, Field(ge=16, le=20_000_000)]
+    patients: Annotated[int, Field(ge=3)]
+    side: Annotated[int, Field(ge=32, le=1024)]
+
+    @model_validator(mode="after")
+    def _enough_each(self) -> "Phantom":
+        if self.images < 4 * self.patients:
+            raise ValueError(f"images ({self.images}) must be at least 4 times patients ({self.patients})")
+        return self
+
+
+class Lists(Section):
+    train: str | None
+    val: str | None
+    test: str | None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> "Lists":
+        missing = [part for part in PARTS if getattr(self, part) is None]
+        if 0 < len(missing) < len(PARTS):
+            raise ValueError(f"{' and '.join(missing)} must be given too: either three lists or none")
+        return self
+
+    def given(self) -> dict[str, str]:
+        """The name of each part's list; empty where there are none."""
+        return {part: name for part in PARTS if (name := getattr(self, part)) is not None}
+
+
+class Data(Section):
+    source: Literal["phantom", "kaggle", "archive", "folder"]
+    location: str | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    within: str | None
+    labels: str | None
+    file_column: str
+    label_column: str
+    positive: Word
+    patient: str | None
+    lists: Lists
+    unusable: Literal["fail", "drop"]
+    phantom: Phantom
+
+    @field_validator("patient")
+    @classmethod
+    def _a_pattern_names_its_group(cls, patient: str | None) -> str | None:
+        if patient is not None and "(?P<" in patient:
+            try:
+                groups = re.compile(patient).groupindex
+            except re.error as error:
+                raise ValueError(f"is not a regular expression: {error}") from None
+            if "patient" not in groups:
+                raise ValueError("must hold a group (?P<patient>...), or be a column's name")
+        return patient
+
+    @model_validator(mode="after")
+    def _what_the_source_needs(self) -> "Data":
+        if self.location is not None and web.has_credential(self.location):
+            raise ValueError(
+                "location holds a user, a password or a token, and params.yaml and dvc.lock go into git: fetch the "
+                "file by hand and give its path"
+            )
+        if self.source == "phantom":
+            if self.location is not None:
+                raise ValueError(f"location must be null for source phantom, not {self.location!r}")
+            if self.lists.given():
+                raise ValueError("lists must be null for source phantom, whose images are on none")
+            return self
+        if self.location is None:
+            raise ValueError(f"location is null, and source {self.source} needs one")
+        if self.source == "kaggle" and not re.fullmatch(r"[\w-]+/[\w-]+(/versions/\d+)?", self.location):
+            raise ValueError(f"location must be owner/name or owner/name/versions/N, not {self.location!r}")
+        if "://" in self.location and not self.location.startswith("https://"):
+            raise ValueError("location must be a path or an https address: nobody can vouch for what others bring")
+        if self.location.startswith("https://") and self.source == "archive" and self.sha256 is None:
+            raise ValueError("sha256 is null, and an archive from the network needs one")
+        if self.sha256 is not None and self.source != "archive":
+            raise ValueError(f"sha256 must be null for source {self.source}: it is an archive's")
+        if self.labels is None and self.patient is not None and not self.patient_is_pattern:
+            raise ValueError(
+                f"patient names the column {self.patient!r}, but labels is null; a pattern needs (?P<patient>...)"
+            )
+        return self
+
+    @field_validator("within")
+    @classmethod
+    def _below(cls, within: str | None) -> str | None:
+        if within is not None and (within.startswith("/") or ".." in within.split("/")):
+            raise ValueError("must be a folder inside the source, without ..")
+        return within
+
+    @property
+    def patient_is_pattern(self) -> bool:
+        return self.patient is not None and "(?P<patient>" in self.patient
+
+
+class Prepare(Section):
+    image_size: Annotated[int, Field(ge=8, le=4096)]
+
+
+class Split(Section):
+    strategy: Literal["patient", "image", "predefined"]
+    duplicates: Literal["together", "drop", "keep"]
+    on_leak: Literal["fail", "report"]
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Count
+
+    @model_validator(mode="after")
+    def _a_fold_there_is(self) -> "Split":
+        if self.folds is not None:
+            if self.strategy == "predefined":
+                raise ValueError("folds must be null for strategy predefined, whose lists say what to test on")
+            if self.fold > self.folds:
+                raise ValueError(f"fold must be from 1 to folds ({self.folds}), not {self.fold}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_whole(self) -> "Split":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + val + test must be 1, not {total:g}")
+        for part in PARTS:
+            if getattr(self, part) == 0:
+                raise ValueError(f"{part} must be above 0: training, early stopping and testing each need images")
+        return self
+
+
+class Model(Section):
+    backbone: str
+    weights: str
+    head: Literal["linear", "selu"]
+
+
+class Augment(Section):
+    geometry: Literal["none", "flips", "symmetries"]
+    brightness: Strength
+    contrast: Strength
+    stain: Strength
+
+
+class Train(Section):
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Annotated[int, Field(ge=0)]
+    early_stopping: Count
+    positive_weight: Annotated[float, Field(gt=0)]
+    clip_norm: Annotated[float, Field(gt=0)] | None
+    freeze_backbone: bool
+    augment: Augment
+    deterministic: bool
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    precision: Literal["auto", "fp32", "bf16"]
+    compile: Literal["auto"] | bool
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+
+
+class Evaluate(Section):
+    threshold: Fraction | Literal["validation"]
+    calibration: Literal["none", "temperature"]
+
+
+class Report(Section):
+    images: bool
+
+
+class Params(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    data: Data
+    prepare: Prepare
+    split: Split
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    report: Report
+
+
+def load(*declared: str, path: str | Path = PATH) -> Params:
+    """Read and check all of params.yaml; return only the ``declared`` keys, as ``seed`` or ``data.unusable``.
+
+    What a stage asks for here is what its ``params`` in dvc.yaml must name: any other key is absent
+    from the result, so that a stage cannot read what would not make it run again.
+    Raises Mistake, a line for each fault with its key, value and what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Mistake(f"{path} is not here: run this from the top of the repository") from None
+    except UnicodeDecodeError as error:
+        raise Mistake(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+    try:
+        given = yaml12.load(text)
+    except yaml12.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = str(error.problem or error.context).splitlines()[0]
+        raise Mistake(f"{path}{where}: {problem}") from None
+    except (yaml12.YAMLError, ValueError) as error:
+        raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise Mistake(
+            f"{path} must be a mapping of keys to values, and holds {'nothing' if given is None else given!r}"
+        )
+    try:
+        params = Params.model_validate(given)
+    except ValidationError as errors:
+        raise Mistake("\n".join(f"{path}: {line}" for line in _explain(errors))) from None
+    return _only(params, sorted(declared))
+
+
+def _explain(errors: ValidationError) -> list[str]:
+    """One line for each key at fault."""
+    lines: dict[str, str] = {}
+    for fault in errors.errors():
+        # Pydantic ends the place with the tried member of a union (float, literal[...]); people know the key.
+        place = ".".join(str(step) for step in fault["loc"] if step in _KEYS)
+        message = fault["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        if fault["type"] == "missing":
+            lines[place] = f"{place} is missing"
+        elif fault["type"] == "extra_forbidden":
+            place = ".".join(map(str, fault["loc"]))
+            lines[place] = f"{place} is not a parameter"
+        elif place in lines:
+            lines[place] += f", or {message}"
+        elif isinstance(fault["input"], dict) and fault["type"] == "value_error":
+            lines[place] = f"{place}: {fault['msg'].removeprefix('Value error, ')}"
+        else:
+            lines[place] = f"{place} = {fault['input']!r}: {message}"
+    return list(lines.values())
+
+
+def _keys(section: type[BaseModel]) -> set[str]:
+    inner = [field.annotation for field in section.model_fields.values()]
+    return set(section.model_fields).union(
+        *(_keys(kind) for kind in inner if isinstance(kind, type) and issubclass(kind, Section))
+    )
+
+
+_KEYS = _keys(Params)
+
+
+def _only(params: Params, declared: list[str]) -> Params:
+    chosen: dict[str, Any] = {}
+    for key in declared:
+        name, _, inner = key.partition(".")
+        section = getattr(params, name)
+        chosen[name] = type(section).model_construct(**{inner: getattr(section, inner)}) if inner else section
+    return Params.model_construct(**chosen)

@@ -1,0 +1,71 @@
+"""The tables that stages hand to each other, in one way of reading and writing them.
+
+UTF-8, ``\\n``, floats that read back exactly. File names, patients and hashes are text even where they
+look like numbers; ``patient`` and ``cluster`` are missing where they are not known.
+"""
+
+from pathlib import Path
+from typing import TextIO
+
+import pandas as pd
+
+from core.pipeline import files
+
+SYNTHETIC = "synthetic-phantom/"  # begins the name of every phantom, so that each table says what it is about
+
+LABELS = ["file", "label", "patient"]
+LISTED = ["file", "part"]
+INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
+CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
+FINDINGS = ["file", "finding", "detail"]
+SPLIT = ["row", "file", "label", "patient", "cluster", "group", "part"]
+PREDICTIONS = ["row", "file", "patient", "label", "part", "probability", "copy_in_train", "patient_in_train"]
+
+_KINDS = {
+    "row": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64", "group": "Int64",
+    "distance": "Int64", "correlation": "float64", "probability": "float64", "copy_in_train": "boolean",
+    "patient_in_train": "boolean",
+}  # fmt: skip
+
+
+def _kinds(columns: list[str]) -> dict[str, str]:
+    return {column: _KINDS.get(column, "string") for column in columns}
+
+
+def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
+    """Read a table of this project: ``columns`` is one of the lists above. Raises Mistake where it is missing."""
+    with files.undamaged(path, ValueError) as found, found.open(encoding="utf-8", newline="") as text:
+        return parse(text, columns)
+
+
+def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
+    # Only an empty cell is missing: a file or a patient may be called NA or null.
+    return pd.read_csv(text, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""])[columns]
+
+
+def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:
+    """Write ``columns`` of a table whole or not at all, in the order of its rows."""
+    with files.whole(path) as unfinished:
+        table[columns].to_csv(unfinished, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def counts(table: pd.DataFrame) -> dict[str, int | None]:
+    """Images, positives, patients and positive patients among some rows; null where patients are not known."""
+    positive = table[table["label"] == 1]
+    known = table["patient"].notna().any()
+    return {
+        "images": len(table),
+        "positives": len(positive),
+        "patients": table["patient"].nunique() if known else None,
+        "positive_patients": positive["patient"].nunique() if known else None,
+    }
+
+
+def is_synthetic(table: pd.DataFrame) -> bool:
+    """Whether all images of a table are phantoms, which no result may hide."""
+    return bool(table["file"].str.startswith(SYNTHETIC).all())
+
+
+def frame(rows: list[tuple[object, ...]], columns: list[str]) -> pd.DataFrame:
+    """A table in memory of the same kinds as ``read`` gives."""
+    return pd.DataFrame(rows, columns=columns).astype(_kinds(columns))

@@ -1,0 +1,62 @@
+"""The report: what was measured, as one HTML page that asks for nothing outside itself."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from core.pipeline import files
+from core.report import plots
+
+MEASURES = {
+    "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "sensitivity": "sensitivity", "specificity": "specificity",
+    "precision": "precision", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "F1",
+    "brier": "Brier score (0 is best)",
+}  # fmt: skip
+
+
+def filled(template: str, **content: Any) -> str:
+    """A template that lies beside this file, filled in; what comes from data is escaped where it is HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=template.endswith(".html"),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"figure": plots.text, "count": _count}
+    return environment.get_template(template).render(**content)
+
+
+def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
+    """The page. ``figures`` holds, by stage, what is in metrics/; ``verdict`` is the content of verdict.md."""
+    headline, lines, note = read(verdict)
+    return filled("report.html", **figures, **content, headline=headline, lines=lines, note=note, measures=MEASURES)
+
+
+def embedded(path: str | Path) -> dict[str, str]:
+    """A PNG for the page itself: its name, and its content as an address."""
+    content = base64.b64encode(files.there(path).read_bytes()).decode()
+    return {"name": Path(path).stem, "address": f"data:image/png;base64,{content}"}
+
+
+def by_patient(test: pd.DataFrame, threshold: float) -> list[dict[Any, Any]]:
+    """A row a patient, the highest mean probability first: images, positives, those called positive, mean, most."""
+    table = test.assign(called=test["probability"] >= threshold).groupby("patient").agg(
+        images=("label", "size"), positives=("label", "sum"), called=("called", "sum"),
+        mean=("probability", "mean"), most=("probability", "max"),
+    )  # fmt: skip
+    found: list[dict[Any, Any]] = table.sort_values("mean", ascending=False).reset_index().to_dict("records")
+    return found
+
+
+def _count(value: int | None) -> str:
+    return "not known" if value is None else f"{value:,}"
+
+
+def read(verdict: str) -> tuple[str, list[str], str]:
+    """The headline, the points and the note of metrics/verdict.md, without their marks."""
+    plain = verdict.replace("**", "")
+    lines = re.findall(r"^- (.*)$", plain, re.MULTILINE)
+    headline, note = [line for line in plain.splitlines() if line and line[0] not in "#-"]
+    return headline, lines, note

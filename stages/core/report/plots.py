@@ -1,0 +1,251 @@
+"""Pictures for people. What DVC overlays between runs are the tables beside them."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed, and none is looked for
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from core.pipeline import files
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+TEST, VALIDATION, NEGATIVE, POSITIVE = "#0072B2", "#E69F00", "#0072B2", "#D55E00"
+
+
+@contextmanager
+def _page(path: str | Path, size: tuple[float, float], grid: tuple[int, int], synthetic: bool) -> Iterator[Any]:
+    """A figure of ``grid`` axes that becomes a PNG, marked where what it shows is synthetic."""
+    figure, axes = plt.subplots(*grid, figsize=size, layout="constrained", squeeze=False)
+    if synthetic:
+        figure.suptitle("SYNTHETIC images: says nothing about patients", fontsize=10, color="0.35")
+    try:
+        yield axes
+        with files.whole(path) as unfinished:
+            # Without the version of matplotlib, which would make equal pictures differ.
+            figure.savefig(unfinished, dpi=100, metadata={"Software": None})
+    finally:
+        plt.close(figure)
+
+
+def training(curves: str | Path, best: int, path: str | Path, synthetic: bool) -> None:
+    """Loss, accuracy and learning rate by epoch, the kept epoch ``best`` marked.
+
+    ``curves`` is the folder of tables that dvclive wrote.
+    """
+    with _page(path, (11, 3.4), (1, 3), synthetic) as axes:
+        for axis, measure in zip(axes[0], ("loss", "accuracy", "lr"), strict=True):
+            _epochs(axis, measure, curves, best)
+        axes[0, 0].legend(frameon=False, fontsize=8)
+
+
+def _epochs(axis: Any, measure: str, curves: str | Path, best: int) -> None:
+    if measure == "lr":
+        table = pd.read_csv(Path(curves, "lr.tsv"), sep="\t")
+        axis.plot(table["step"], table["lr"], color="0.3", marker=".")
+        axis.set_ylabel("learning rate")
+        axis.set_yscale("log")
+    else:
+        for part, colour in (("train", TEST), ("val", VALIDATION)):
+            table = pd.read_csv(Path(curves, part, f"{measure}.tsv"), sep="\t")
+            axis.plot(table["step"], table[measure], color=colour, label=part, marker=".")
+        axis.set_ylabel(measure)
+        axis.set_ylim(0, None if measure == "loss" else 1.02)
+    axis.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def evaluation(
+    curves: dict[str, dict[str, pd.DataFrame]],
+    reliability: pd.DataFrame,
+    counts: np.ndarray,
+    bins: pd.DataFrame,
+    figures: dict[str, Any],
+    path: str | Path,
+) -> None:
+    """ROC and PR curves, reliability, confusion matrix, histogram and measures with their intervals.
+
+    ``curves`` holds, under "roc" and "pr", a table for "test" and "val"; ``reliability`` and ``bins`` are those of
+    calibration.reliability and metrics.histogram; ``counts`` is (2, 2), rows being the true class; ``figures`` the
+    content of metrics/evaluate.json.
+    """
+    test = figures["test"]
+    with _page(path, (13.5, 8), (2, 3), figures["synthetic"]) as axes:
+        for axis, kind in zip(axes[0], ("roc", "pr"), strict=False):
+            _curve(axis, kind, curves[kind], test)
+        _reliability(axes[0, 2], reliability, figures["calibration"])
+
+        matrix = axes[1, 0]
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        matrix.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            shade = "white" if share[row, column] > 0.5 else "black"
+            matrix.text(column, row, f"{count:,}", ha="center", va="center", color=shade, fontsize=14)
+        matrix.set(xticks=[0, 1], yticks=[0, 1], xlabel="predicted", ylabel="actual")
+        matrix.set_xticklabels(["negative", "positive"])
+        matrix.set_yticklabels(["negative", "positive"], rotation=90, va="center")
+        matrix.set_title(f"{test['images']:,} test images at threshold {figures['threshold']:.3g}", fontsize=10)
+
+        _scores(axes[1, 1], bins, figures["threshold"])
+        _intervals(axes[1, 2], figures)
+
+
+def _curve(axis: Any, kind: str, parts: dict[str, pd.DataFrame], test: dict[str, Any]) -> None:
+    """The ROC or PR curve of validation and test."""
+    for part, colour in (("val", VALIDATION), ("test", TEST)):
+        steps = "steps-post" if kind == "pr" else None
+        axis.plot(parts[part].iloc[:, 0], parts[part].iloc[:, 1], color=colour, drawstyle=steps, label=part)
+    axis.set_title(f"{kind.upper()}, area on test: {text(test[f'{kind}_auc'])}", fontsize=10)
+    x, y = ("false positive rate", "sensitivity") if kind == "roc" else ("sensitivity", "precision")
+    axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axis.legend(frameon=False, loc="lower right" if kind == "roc" else "best")
+    if kind == "roc":
+        axis.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+
+
+def _scores(axis: Any, bins: pd.DataFrame, threshold: float) -> None:
+    width = 1 / len(bins)
+    axis.bar(bins["probability"] - width / 4, bins["negatives"], width / 2, color=NEGATIVE, label="negative")
+    axis.bar(bins["probability"] + width / 4, bins["positives"], width / 2, color=POSITIVE, label="positive")
+    axis.axvline(threshold, color="0.4", linestyle=":")
+    axis.set(xlabel="probability of positive", ylabel="test images", xlim=(0, 1))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_title("Scores", fontsize=10)
+    axis.legend(frameon=False)
+
+
+def text(entry: dict[str, Any]) -> str:
+    """A measure with its interval, as a person reads it."""
+    if entry["value"] is None:
+        return "not defined"
+    bounds = "no interval" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
+    return f"{entry['value']:.3f} ({bounds})"
+
+
+def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) -> None:
+    axis.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+    axis.plot(table["probability"], table["positive_share"], color=TEST, marker="o", markersize=4)
+    share = table["positive_share"].to_numpy()
+    beside = (np.append(share[1:], share[-1:]) + np.append(share[:1], share[:-1])) / 2
+    for bin_, low in zip(table.itertuples(), share < beside, strict=True):  # a number where the line is not
+        axis.annotate(
+            f"{bin_.images:,}",
+            (bin_.probability, bin_.positive_share),
+            (4, -8) if low else (0, 6),
+            textcoords="offset points",
+            ha="left" if low else "center",
+            fontsize=7,
+            color="0.35",
+        )
+    error = calibration["expected_error"]["after" if calibration["applied"] else "before"]
+    axis.set_title(
+        f"Reliability on test, expected error: {'not defined' if error is None else format(error, '.3f')}", fontsize=10
+    )
+    axis.set(
+        xlabel="mean probability (beside a point: its images)",
+        ylabel="share of positives",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.05, 1.1),
+    )
+
+
+def _intervals(axis: Any, figures: dict[str, Any]) -> None:
+    """Each measure with its interval: on the whole test set and, where it leaks, on what training knows nothing of."""
+    names = [name for name, entry in figures["test"].items() if isinstance(entry, dict)]
+    leaks = figures["test_unseen"]["images"] < figures["test"]["images"]
+    both = (("test", TEST, -0.14), ("test_unseen", VALIDATION, 0.14))
+    for block, colour, shift in both if leaks else (("test", TEST, 0),):
+        for place, name in enumerate(names):
+            entry = figures[block][name]
+            if entry["value"] is not None:
+                axis.plot(entry["value"], place + shift, color=colour, marker="o", markersize=4)
+            if entry["low"] is not None:
+                axis.plot([entry["low"], entry["high"]], [place + shift] * 2, color=colour)
+        axis.plot([], [], color=colour, marker="o", markersize=4, label=block.replace("test_", ""))
+    words = {"brier": "brier (0 is best)"}
+    axis.set_yticks(range(len(names)), [words.get(name, name.replace("_", " ")) for name in names])
+    axis.invert_yaxis()
+    axis.set(xlim=(-0.02, 1.02))
+    axis.set_title("Measures, 95 % intervals", fontsize=10)
+    if leaks:
+        axis.legend(frameon=False, fontsize=8)
+
+
+# Colours that a page gives values of its own for, in the light and in the dark, and the CSS variable of each.
+INKS = {
+    "#000000": "ink", "#4d4d4d": "ink", "#595959": "muted", "#666666": "muted", "#999999": "muted", "#cccccc": "faint",
+    TEST.lower(): "blue", POSITIVE.lower(): "orange", VALIDATION.lower(): "yellow",
+}  # fmt: skip
+MOST_PATIENTS = 60  # in one picture
+
+
+def vectors(
+    curves: dict[str, dict[str, pd.DataFrame]],
+    reliability: pd.DataFrame,
+    bins: pd.DataFrame,
+    test: pd.DataFrame,
+    figures: dict[str, Any],
+    trained: str | Path,
+    best: int,
+) -> dict[str, str]:
+    """The pictures of evaluation and training as SVG for an HTML page, by name: no file, no request, the page's own
+    font and the colours of its CSS variables.
+
+    Arguments are those of ``evaluation`` and ``training``; ``test`` is the test part of data/predictions.csv.
+    """
+    drawn: dict[str, Callable[[Any], None]] = {
+        "roc": lambda axis: _curve(axis, "roc", curves["roc"], figures["test"]),
+        "pr": lambda axis: _curve(axis, "pr", curves["pr"], figures["test"]),
+        "reliability": lambda axis: _reliability(axis, reliability, figures["calibration"]),
+        "scores": lambda axis: _scores(axis, bins, figures["threshold"]),
+        "intervals": lambda axis: _intervals(axis, figures),
+        "loss": lambda axis: _epochs(axis, "loss", trained, best),
+        "accuracy": lambda axis: _epochs(axis, "accuracy", trained, best),
+    }
+    height = dict.fromkeys(drawn, 3.6) | dict.fromkeys(("loss", "accuracy"), 2.6)
+    if test["patient"].notna().any():
+        drawn["patients"] = lambda axis: _patients(axis, test, figures["threshold"])
+        height["patients"] = 1.2 + 0.2 * min(test["patient"].nunique(), MOST_PATIENTS)
+    return {name: _vector(name, draw, height[name]) for name, draw in drawn.items()}
+
+
+def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # equal pictures have equal bytes
+        figure, axis = plt.subplots(figsize=(5, height), layout="constrained")
+        draw(axis)
+        if name == "loss":
+            axis.legend(frameon=False, fontsize=8)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    _, _, svg = written.getvalue().partition("<svg")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", f"<svg{svg}", flags=re.DOTALL)
+    svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)  # several on one page must not share names
+    return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{INKS[found[0]]})" if found[0] in INKS else found[0], svg)
+
+
+def _patients(axis: Any, test: pd.DataFrame, threshold: float) -> None:
+    """Each test image's probability, a line a patient, the highest mean first."""
+    means = test.groupby("patient")["probability"].mean().sort_values(ascending=False, kind="stable")
+    shown = means.index[:MOST_PATIENTS]
+    place = test["patient"].map({patient: number for number, patient in enumerate(shown)})
+    for label, colour, name in ((0, NEGATIVE, "negative"), (1, POSITIVE, "positive")):
+        some = (test["label"] == label) & place.notna()
+        marks = {"marker": "o" if label else "|", "markersize": 3.5 if label else 6, "linestyle": "none"}
+        axis.plot(test.loc[some, "probability"], place[some], color=colour, label=name, alpha=0.7, **marks)
+    axis.axvline(threshold, color="0.4", linestyle=":")
+    axis.set_yticks(range(len(shown)), shown, fontsize=7)
+    axis.set(xlabel="probability of positive", xlim=(-0.02, 1.02), ylim=(len(shown) - 0.5, -0.5))
+    left = f", the {MOST_PATIENTS} highest of {len(means):,}" if len(means) > MOST_PATIENTS else ""
+    axis.set_title(f"Scores by patient{left}", fontsize=10)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")

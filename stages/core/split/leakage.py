@@ -1,0 +1,96 @@
+"""Which test images training knows already: copies, exact and near, and other images of its patients."""
+
+import pandas as pd
+
+from core.pipeline.errors import some
+from core.split import groups
+
+
+def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
+    """For each row, whether train holds a copy of the image, exact or near, and an image of its patient.
+
+    Columns copy_in_train and patient_in_train, boolean; the latter is missing where patients are unknown. Patients
+    who share an image count as one, dropped images included.
+    """
+    return _shared(split, "train")
+
+
+def _shared(split: pd.DataFrame, part: str) -> pd.DataFrame:
+    within = split["part"] == part
+    person = groups.persons(split)
+    known = person.isin(person[within].dropna()).astype("boolean")
+    return pd.DataFrame(
+        {
+            f"copy_in_{part}": split["cluster"].isin(split.loc[within, "cluster"].dropna()).astype("boolean"),
+            f"patient_in_{part}": known.mask(split["patient"].isna()),
+        }
+    )
+
+
+def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
+    """``split`` with shared_with_train, and whether the copy in train is an exact one: column exact_in_train."""
+    exact = groups.copied(split, clusters, "exact")
+    trained = exact[exact.index.isin(split.index[split["part"] == "train"])]
+    there = split.index.isin(exact.index[exact.isin(trained)])
+    return split.join(shared_with_train(split)).assign(exact_in_train=there)
+
+
+def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
+    """The figures of metrics/split.json under ``leak``: images of test and of val that train knows.
+
+    Copies are exact ones; near copies are counted where there is no exact one. ``test_known_to_val`` are test images
+    with a copy or a patient in validation, which chose the best epoch.
+    """
+    shared = _known_by_train(split, clusters)
+    leak: dict[str, int | None] = {}
+    for part in ("test", "val"):
+        rows = shared[shared["part"] == part]
+        leak[f"{part}_copies_in_train"] = int(rows["exact_in_train"].sum())
+        leak[f"{part}_positive_copies_in_train"] = int((rows["exact_in_train"] & (rows["label"] == 1)).sum())
+        leak[f"{part}_near_copies_in_train"] = int((rows["copy_in_train"] & ~rows["exact_in_train"]).sum())
+        known = rows["patient"].notna().any()
+        leak[f"{part}_patients_in_train"] = int(rows["patient_in_train"].sum()) if known else None
+    leak["test_known_to_val"] = len(known_to_val(split))
+    return leak
+
+
+def known_to_val(split: pd.DataFrame) -> pd.DataFrame:
+    """The test images that have a copy or their patient in validation."""
+    shared = _shared(split, "val").fillna(False).any(axis=1)
+    return split[(split["part"] == "test") & shared]
+
+
+def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
+    """Which images and patients of the test set training knows; None where it knows none."""
+    shared = _known_by_train(split, clusters)
+    test = shared[shared["part"] == "test"]
+    lines = []
+    for kind, copied in (
+        ("copies", test[test["exact_in_train"]]),
+        ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
+    ):
+        if len(copied):
+            names = some(list(copied["file"]))
+            lines.append(f"{len(copied):,} of {len(test):,} test images are {kind} of a training image: {names}")
+    if (known := test[test["patient_in_train"].fillna(False)]).size:
+        patients = sorted(known["patient"].unique())
+        lines.append(
+            f"{len(known):,} of {len(test):,} test images are of {len(patients):,} patients who are also in training: "
+            f"{some(patients)}"
+        )
+    if len(known := known_to_val(split)):
+        lines.append(
+            f"{len(known):,} of {len(test):,} test images have a copy or their patient in validation, which chooses "
+            f"the best epoch: {some(list(known['file']))}"
+        )
+    return "\n".join(lines) or None
+
+
+def assure(split: pd.DataFrame) -> str:
+    """What a split without a known leak promises, and what it can't."""
+    if split["patient"].isna().any():
+        return (
+            "No test image has a copy, exact or near, in training. Patients are not known (data.patient), so that "
+            "some are on both sides can't be excluded."
+        )
+    return "No test image has a copy, exact or near, or a patient in training."

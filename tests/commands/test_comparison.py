@@ -1,0 +1,155 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from comparison import better, simulated
+from core.commands import comparison
+from core.pipeline.errors import Mistake
+
+
+def run(rows, name="one", threshold=0.5, params=None):
+    """A run of (file, label, patient, cluster, part, probability)."""
+    table = pd.DataFrame(rows, columns=["file", "label", "patient", "cluster", "part", "probability"])
+    table = table.astype({"file": "string", "patient": "string", "cluster": "Int64"})
+    table["copy_in_train"] = pd.array([False] * len(table), dtype="boolean")
+    table["patient_in_train"] = pd.array([False] * len(table), dtype="boolean")
+    table["pixels_sha256"] = "pixels of " + table["file"]
+    return comparison.Run(name, table, table[table["part"].isin(["val", "test"])], threshold, params or {})
+
+
+ROWS = [(f"f{n}", n % 2, f"p{n // 4}", None, "test", 0.2 + 0.5 * (n % 2) + 0.01 * n) for n in range(24)]
+ROWS += [(f"t{n}", n % 2, f"q{n}", None, "train", 0.5) for n in range(8)]
+
+
+def changed(**changes):
+    """ROWS with some columns of one file replaced: changed(f3={"label": 0})."""
+    names = ["file", "label", "patient", "cluster", "part", "probability"]
+    return [tuple((dict(zip(names, row, strict=True)) | changes.get(row[0], {})).values()) for row in ROWS]
+
+
+def said(first, second, shared=False, markdown=False):
+    images = comparison.test_images((first, second), shared)
+    measured = None if images.empty else comparison.measure((first, second), images)
+    return comparison.explain((first, second), images, measured, markdown)
+
+
+def test_equal_runs_give_equal_figures():
+    text = said(run(ROWS), run(ROWS, "two"))
+    assert "one and two give equal figures." in text and "no change" in text
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        [row for row in ROWS if row[0] != "f3"],
+        [*ROWS, ("new", 1, "z", None, "test", 0.5)],
+        changed(f3={"label": 0}),
+        changed(f3={"part": "train"}),
+    ],
+)
+def test_different_test_sets_are_refused_and_compared_where_they_are_shared(second):
+    with pytest.raises(Mistake, match="the test sets differ: .* --shared"):
+        said(run(ROWS), run(second, "two"))
+    count = 24 if len(second) > len(ROWS) else 23
+    assert f"On {count} test images in both" in said(run(ROWS), run(second, "two"), shared=True)
+
+
+def test_of_runs_without_a_test_image_in_common_only_the_changes_are_told():
+    text = said(run(ROWS), run([("x", 1, "z", None, "test", 0.5)], "two"), shared=True)
+    assert "no test image in common: their figures can't be compared." in text and "ROC AUC" not in text
+    assert "1 added: x" in text
+
+
+def test_what_changed_in_the_data_is_counted_and_named():
+    second = changed(f1={"label": 0}, f2={"patient": "zz"}, f4={"part": "train"}, t1={"part": "dropped"})[1:]
+    second.append(("new", 1, "z", None, "train", 0.5))
+    assert comparison.changed_images((run(ROWS), run(second, "two"))) == {
+        "added": ["new"],
+        "removed": ["f0"],
+        "relabelled": ["f1"],
+        "given to another patient": ["f2"],
+        "moved from test to train": ["f4"],
+        "moved from train to dropped": ["t1"],
+    }
+    assert "1 relabelled: f1" in said(run(ROWS), run(second, "two"), shared=True)
+
+
+def test_other_images_under_the_same_names_are_no_common_test_set():
+    second = run(ROWS, "two")
+    second.split.loc[:2, "pixels_sha256"] = "others"
+    with pytest.raises(Mistake, match="3 with other pixels, 21 the same"):
+        said(run(ROWS), second)
+    text = said(run(ROWS), second, shared=True)
+    assert "On 21 test images" in text and "3 with other pixels: f0, f1, f2" in text
+
+
+def test_a_name_with_a_bar_does_not_break_the_markdown():
+    lines = [line for line in said(run(ROWS, "a|b"), run(ROWS), markdown=True).splitlines() if line.startswith("| ")]
+    assert {line.replace("\\|", "").count("|") for line in lines} == {7}
+
+
+def test_what_changed_in_the_parameters_is_said():
+    first, second = (
+        run(ROWS, params={"lr": 0.1, "gone": 1, "same": 2}),
+        run(ROWS, "two", params={"lr": None, "same": 2}),
+    )
+    assert comparison.changed_params((first, second)) == {"lr": (0.1, None), "gone": (1, "absent")}
+    assert "lr: 0.1 -> null" in said(first, second)
+
+
+def test_images_joined_by_copies_in_either_run_are_drawn_together():
+    second = changed(f0={"cluster": 7}, f4={"cluster": 7})  # joins patients p0 and p1
+    images = comparison.test_images((run(ROWS), run(second, "two")), shared=False)
+    assert images["unit"].nunique() == 5 and images.loc[images["file"].isin(["f0", "f4"]), "unit"].nunique() == 1
+
+
+def test_each_run_keeps_its_own_threshold():
+    first, second = run(ROWS, threshold=0.0), run(ROWS, "two", threshold=2.0)
+    table = comparison.measure((first, second), comparison.test_images((first, second), False)).set_index("measure")
+    assert table.loc["sensitivity", ["first", "second"]].tolist() == [1, 0]
+    assert pd.isna(table.loc["precision", "second"]) and table.loc["precision", "reason"] == "not defined"
+
+
+def test_p_is_adjusted_by_holms_procedure():
+    p = pd.Series([0.012, 0.04, None, 0.001, 0.03], dtype="Float64")
+    # 4 * 0.001, 3 * 0.012, 2 * 0.03, and for 0.04 no less than for 0.03 before it
+    assert comparison._holm(p) == pytest.approx([0.036, 0.06, np.nan, 0.004, 0.06], nan_ok=True)
+
+
+def test_positives_of_one_patient_let_nothing_be_said_of_them():
+    rows = [(f"f{n}", int(n < 5), "p" if n < 5 else f"q{n}", None, "test", 0.1 + 0.01 * n) for n in range(30)]
+    other = [(*row[:5], 0.9 - row[5]) for row in rows]
+    table = said(run(rows), run(other, "two"))
+    area = next(line for line in table.splitlines() if line.startswith("ROC AUC"))
+    assert "one patient" in area
+
+
+def test_a_leak_of_either_run_is_said_first_of_all_images():
+    leaky = run(ROWS, "two")
+    leaky.predictions["patient_in_train"] = pd.array([True] * 24, dtype="boolean")
+    assert "LEAK: training of two has seen 24 of its 24 test images" in said(run(ROWS), leaky)
+
+
+def test_markdown_is_a_table_of_equal_columns():
+    lines = [line for line in said(run(ROWS), run(ROWS, "two"), markdown=True).splitlines() if line.startswith("|")]
+    assert len(lines) == 11 and {line.count("|") for line in lines} == {7}
+
+
+def test_runs_that_differ_in_the_seed_alone_cannot_be_told_apart_in_nine_of_ten_pairs():
+    told = [bool(comparison.measure(*simulated(seed))["differ"].any()) for seed in range(50)]
+    assert sum(told) <= 5
+
+
+def test_a_truly_better_model_is_told_apart_and_named():
+    for seed in range(5):
+        runs, images = better(seed)
+        measured = comparison.measure(runs, images).set_index("measure")
+        assert measured.loc["roc_auc", "differ"] and measured.loc["roc_auc", "difference"] > 0
+        text = comparison.explain(runs, images, measured.reset_index(), False)
+        assert "seed 1 and seed 2 differ: " in text and "seed 2 is higher" in text
+
+
+def test_unknown_patients_are_drawn_image_by_image():
+    rows = [(*row[:2], None, *row[3:]) for row in ROWS]
+    images = comparison.test_images((run(rows), run(rows, "two")), shared=False)
+    assert images["unit"].nunique() == 24 and np.issubdtype(images["unit"].dtype, np.integer)

@@ -1,0 +1,48 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from core.commands import folds
+from core.pipeline.errors import Mistake
+
+
+def fold(start, count, probabilities=None, shift=0.0):
+    """Predictions of ``count`` test images from ``start`` on, a patient each two."""
+    number = np.arange(start, start + count)
+    return pd.DataFrame(
+        {
+            "file": [f"f{n:03d}" for n in number],
+            "label": number % 2,
+            "patient": pd.array([f"p{n // 2}" for n in number], dtype="string"),
+            "unit": number // 2,
+            "part": "test",
+            "probability": (0.3 + 0.4 * (number % 2) + shift) if probabilities is None else probabilities,
+            "copy_in_train": pd.array([False] * count, dtype="boolean"),
+            "patient_in_train": pd.array([False] * count, dtype="boolean"),
+        }
+    )
+
+
+def test_mean_spread_and_pooled_figure_equal_a_count_by_hand():
+    # fold 1 all right, fold 2 at its threshold all called positive: half right
+    pooled = folds.pool([fold(0, 20), fold(20, 20)], [0.5, 0.1])
+    figures = folds.summarise(pooled, seed=1)
+    assert [each["accuracy"] for each in figures["folds"]] == [1.0, 0.5]
+    assert figures["spread"]["accuracy"] == {
+        "mean": 0.75, "standard_deviation": pytest.approx(np.sqrt(0.125)), "folds": 2
+    }  # fmt: skip
+    found = figures["pooled"]["test"]
+    assert found["accuracy"]["value"] == 0.75 and found["accuracy"]["low"] < 0.75 < found["accuracy"]["high"]
+    assert found["patients"] == 20 and found["images"] == 40
+    assert "accuracy            0.750  0.354      2   0.750 (" in folds.explain(figures)
+
+
+def test_a_fold_without_positives_is_left_out_of_the_mean_and_counted():
+    alone = fold(20, 20).query("label == 0")
+    figures = folds.summarise(folds.pool([fold(0, 20), alone], [0.5, 0.5]), seed=1)
+    assert figures["spread"]["sensitivity"] == {"mean": 1.0, "standard_deviation": None, "folds": 1}
+
+
+def test_an_image_tested_twice_is_refused():
+    with pytest.raises(Mistake, match="5 images were tested in two folds"):
+        folds.pool([fold(0, 20), fold(15, 20)], [0.5, 0.5])

@@ -1,0 +1,63 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from core.evidence import calibration
+from core.pipeline.errors import Mistake
+
+
+def overconfident(count=20000, temperature=2.5):
+    """Labels drawn with known chances, and probabilities whose logits are ``temperature`` times too large."""
+    random = np.random.RandomState(0)
+    logits = random.normal(0, 1.5, count)
+    return (random.random_sample(count) < expit(logits)).astype(int), expit(temperature * logits)
+
+
+def test_the_temperature_that_was_put_in_is_found():
+    labels, probabilities = overconfident()
+    assert calibration.fit_temperature(labels, probabilities) == pytest.approx(2.5, rel=0.05)
+
+
+def test_with_the_temperature_the_error_and_the_brier_score_fall():
+    labels, probabilities = overconfident()
+    block = calibration.summarise(labels, probabilities, 2.5, applied=True)
+    assert block["expected_error"]["after"] < 0.02 < 0.1 < block["expected_error"]["before"]
+    assert block["brier"]["after"] < block["brier"]["before"]
+
+
+def test_the_expected_error_equals_a_count_by_hand():
+    labels, probabilities = np.array([0, 1, 1, 1]), np.array([0.12, 0.18, 0.75, 1.0])
+    # bins: 0.15 on average with half positive; 0.75 with all positive; 1.0 with all positive
+    assert calibration.expected_error(labels, probabilities) == pytest.approx((2 * 0.35 + 0.25 + 0) / 4)
+    assert calibration.reliability(labels, probabilities)["images"].tolist() == [2, 1, 1]
+    assert calibration.expected_error(labels[:0], probabilities[:0]) is None
+
+
+def test_a_temperature_never_changes_the_order():
+    _, probabilities = overconfident(500)
+    assert (np.argsort(calibration.tempered(probabilities, 3.0)) == np.argsort(probabilities)).all()
+    assert calibration.tempered(np.array([0.0, 0.5, 1.0]), 2.0)[1] == 0.5
+
+
+def rows(labels, parts):
+    return pd.DataFrame({"label": labels, "part": pd.array(parts, dtype="string")})
+
+
+def test_it_is_fitted_on_validation_alone_and_applied_only_when_asked():
+    labels, probabilities = overconfident(4000)
+    table = rows(np.concatenate([labels, 1 - labels]), ["val"] * 4000 + ["test"] * 4000)
+    both = np.concatenate([probabilities, probabilities])
+    given, block = calibration.apply(table, both, asked=False)
+    assert (given == both).all() and not block["applied"] and block["temperature"] == pytest.approx(2.5, rel=0.1)
+    given, block = calibration.apply(table, both, asked=True)
+    assert block["applied"] and np.allclose(given, calibration.tempered(both, block["temperature"]))
+
+
+def test_validation_of_one_class_gives_a_reason_or_an_error():
+    table = rows([1, 1, 0, 1], ["val", "val", "test", "test"])
+    _, block = calibration.apply(table, np.full(4, 0.6), asked=False)
+    assert block["temperature"] is None and "one class" in block["reason"]
+    assert block["brier"] == {"before": pytest.approx(0.26), "after": None}
+    with pytest.raises(Mistake, match=r"evaluate\.calibration"):
+        calibration.apply(table, np.full(4, 0.6), asked=True)

@@ -1,0 +1,300 @@
+import http.server
+import json
+import os
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+import trustme
+
+from conftest import image, put
+from core.images import sources
+from core.pipeline import files
+from core.pipeline.errors import Mistake
+
+LABELS = {"data.labels": "labels.csv"}
+
+
+@pytest.fixture
+def gather(chosen, tmp_path, monkeypatch):
+    """Gather from a folder (or elsewhere) with some parameters changed: labels as {file: label}, and all else."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(folder: Path | str, changes=None, kind="folder"):
+        given = chosen({"data.source": kind, "data.location": str(folder)} | (changes or {}))
+        with sources.gather(given.data, given.seed, tmp_path) as raw:
+            return raw, dict(zip(raw.labels["file"], raw.labels["label"], strict=True))
+
+    return run
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two classes of two images, and a table that says the same."""
+    table = "file,label,who\na.png,0,x\nb.png,0,x\nc.png,1,y\nd.png,1,z\n"
+    found = {f"{label}/{name}.png": image(ord(name)) for label, name in ("0a", "0b", "1c", "1d")}
+    return put(tmp_path / "two", {**found, "labels.csv": table})
+
+
+def test_class_folders_are_labels(gather, two):
+    raw, labels = gather(two)
+    assert labels == {"0/a.png": 0, "0/b.png": 0, "1/c.png": 1, "1/d.png": 1}
+    assert raw.content("1/c.png") == image(ord("c"))
+    assert raw.provenance["images"] == 4 and raw.provenance["positives"] == 2 and raw.provenance["patients"] is None
+    assert raw.labels["patient"].isna().all()
+
+
+def test_a_class_may_have_any_name(gather, two):
+    (two / "0").rename(two / "benign")
+    (two / "1").rename(two / "malignant")
+    assert sum(gather(two, {"data.positive": "malignant"})[1].values()) == 2
+
+
+def test_labels_and_patients_come_from_columns(gather, two):
+    raw, labels = gather(two, LABELS | {"data.patient": "who"})
+    assert list(labels.values()) == [0, 0, 1, 1] and list(raw.labels["patient"]) == ["x", "x", "y", "z"]
+    assert raw.provenance["patients"] == 3
+
+
+def test_a_table_with_bom_crlf_and_spaces_is_read(gather, two):
+    (two / "labels.csv").write_bytes(b"\xef\xbb\xbffile, label\r\na.png, 0\r\nb.png,0 \r\nc.png,1\r\nd.png,1\r\n")
+    assert list(gather(two, LABELS)[1].values()) == [0, 0, 1, 1]
+
+
+def test_a_pattern_is_searched_in_the_name_or_with_a_slash_in_the_path(gather, tmp_path):
+    folder = put(tmp_path / "s", {f"0/{p}_1.png": image(1) for p in "ab"} | {"1/c_1.png": image(2)})
+    assert list(gather(folder, {"data.patient": "^(?P<patient>[a-z])_"})[0].labels["patient"]) == ["a", "b", "c"]
+    assert list(gather(folder, {"data.patient": "^(?P<patient>[01])/"})[0].labels["patient"]) == ["0", "0", "1"]
+
+
+def test_the_idc_set_as_kaggle_unpacks_it_is_read_once(gather, tmp_path):
+    """Layout of paultimothymooney/breast-histopathology-images: each image twice, once below a second folder."""
+    names = ["10253/0/10253_idx5_x1351_y1101_class0.png", "10253/1/10253_idx5_x501_y351_class1.png",
+             "8863/0/8863_idx5_x1_y51_class0.png"]  # fmt: skip
+    twice = {f"{top}{name}": image(7) for name in names for top in ("", "IDC_regular_ps50_idx5/")}
+    folder = put(tmp_path / "idc", twice)
+    raw, labels = gather(folder, {"data.within": "IDC_regular_ps50_idx5", "data.patient": "^(?P<patient>[0-9]+)_"})
+    assert labels == dict(zip(names, [0, 1, 0], strict=True))
+    assert list(raw.labels["patient"]) == ["10253", "10253", "8863"]
+
+
+def test_patient_lists_give_a_part_to_all_images_of_a_patient(gather, two, tmp_path):
+    put(tmp_path, {"train.txt": "x\n", "val.txt": " y \n", "test.txt": "z\n"})
+    lists = {f"data.lists.{part}": f"{part}.txt" for part in ("train", "val", "test")}
+    raw, _ = gather(two, LABELS | {"data.patient": "who"} | lists)
+    assert dict(zip(raw.listed["file"], raw.listed["part"], strict=True)) == {
+        "0/a.png": "train", "0/b.png": "train", "1/c.png": "val", "1/d.png": "test"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels.csv": "file,label\na.png,0\nb.png,0\nc.png,1\n"}, "1 images without a label: 1/d.png"),
+        ({"labels.csv": "file,label\na.png,0\nb.png,\nc.png,1\nd.png,1\n"}, "1 images without a label: 0/b.png"),
+        ({"labels.csv": "file,label\na.png,0\nb.png,0\nc.png,1\nd.png,1\ne.png,1\n"}, "labels without an image: e.png"),
+        ({"labels.csv": "file,label\na.png,0\nb.png,0\nc.png,1\nd.png,1\nd.png,0\n"}, "twice in labels.csv: 1/d.png"),
+    ],
+)  # fmt: skip
+def test_images_and_labels_that_do_not_fit_are_named_and_dropped_only_when_asked(gather, two, change, message):
+    put(two, change | {"0/q.png": image(1), "1/r.png": image(1)})
+    table = (two / "labels.csv").read_text() + "q.png,0\nr.png,1\n"
+    (two / "labels.csv").write_text(table)
+    with pytest.raises(Mistake, match=message) as caught:
+        gather(two, LABELS)
+    assert "data.unusable: drop" in str(caught.value)
+    raw, labels = gather(two, LABELS | {"data.unusable": "drop"})
+    assert len(labels) in (5, 6) and sum(raw.provenance["dropped"].values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        ("name,label\na.png,0\n", {}, r"labels.csv has no column 'file' \(data.file_column\); it has 'name', 'label'"),
+        ("file,label\na.png,0\nb.png,0\nc.png,1\nd.png,2\n", {}, "must hold two classes"),
+        ("file,label\na.png,0\nb.png,0\nc.png,0\nd.png,0\n", {}, r"found '0' \(4 images\)"),
+        ("file,label\na.png,0\nb.png,0\nc.png,1\nd.png,1\n", {"data.positive": "yes"}, "data.positive = 'yes'"),
+        ("file,label\na.png,0\nb.png,0\nc.png,1\nd.png,1\n", {"data.patient": "who"}, "no column 'who'"),
+        (b"\xff\xfe\x00", {}, "can't be read as a CSV in UTF-8"),
+        ("", {}, "can't be read as a CSV"),
+    ],
+)
+def test_a_wrong_table_is_explained(gather, two, table, changes, message):
+    put(two, {"labels.csv": table})
+    with pytest.raises(Mistake, match=message):
+        gather(two, LABELS | changes)
+
+
+def test_three_class_folders_are_named(gather, two):
+    put(two, {"2/e.png": image(9)})
+    with pytest.raises(Mistake, match=r"two classes, one of them data.positive = '1'; found .*'2' \(1 image\)"):
+        gather(two)
+
+
+def test_a_name_that_fits_two_images_is_refused(gather, tmp_path):
+    folder = put(tmp_path / "s", {"x/a.png": image(1), "y/a.png": image(2), "labels.csv": "file,label\na.png,0\n"})
+    with pytest.raises(Mistake, match=r"a\.png fits 2 images: x/a\.png, y/a\.png"):
+        gather(folder, LABELS)
+
+
+def test_a_file_without_a_patient_is_named(gather, two):
+    with pytest.raises(Mistake, match="2 images without a patient .*: 1/c.png, 1/d.png"):
+        gather(two, {"data.patient": "^(?P<patient>[ab])"})
+
+
+def test_an_image_in_two_lists_is_refused(gather, two, tmp_path):
+    put(tmp_path, {"1.txt": "a.png\nc.png", "2.txt": "b.png", "3.txt": "c.png"})
+    with pytest.raises(Mistake, match=r"1 images stand in two lists: 1/c\.png"):
+        gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
+
+
+def test_a_list_that_names_strangers_is_refused(gather, two, tmp_path):
+    put(tmp_path, {"1.txt": "a.png\nnobody", "2.txt": "b.png", "3.txt": "c.png"})
+    with pytest.raises(Mistake, match=r"data.lists.train: 1 of 2 entries of 1.txt are neither an image nor a patient"):
+        gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(gather, two, tmp_path):
+    put(tmp_path, {"secret.png": image(3)})
+    (two / "0" / "e.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(Mistake, match="e.png is a link that leads out of"):
+        gather(two)
+
+
+def test_a_missing_folder_archive_or_part_of_it_is_named(gather, two, tmp_path):
+    with pytest.raises(Mistake, match="there is no folder .*nowhere"):
+        gather("nowhere")
+    with pytest.raises(Mistake, match="there is no archive .*nowhere.zip"):
+        gather("nowhere.zip", kind="archive")
+    with pytest.raises(Mistake, match="there is no folder 'deeper'"):
+        gather(two, {"data.within": "deeper"})
+    with pytest.raises(Mistake, match=r"data.labels: there is no other\.csv"):
+        gather(two, {"data.labels": "other.csv"})
+    with pytest.raises(Mistake, match="there is no image in it"):
+        gather(put(tmp_path / "none", {"a.txt": "x"}))
+
+
+def test_an_archive_with_another_hash_is_refused(gather, two, tmp_path):
+    import shutil
+
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", two))
+    assert gather(archive, {"data.sha256": files.sha256(archive)}, "archive")[0].provenance["images"] == 4
+    with pytest.raises(Mistake, match="and data.sha256 is 0000"):
+        gather(archive, {"data.sha256": "0" * 64}, "archive")
+    assert not list(tmp_path.glob("data/.download*"))
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch, two):
+    """An https server on loopback with an archive, and a redirection to plain http."""
+    import shutil
+
+    shutil.make_archive(str(tmp_path / "web" / "a"), "zip", two)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(tmp_path / "web"))
+
+        def do_GET(self):
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", "http://127.0.0.1/a.zip")
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    served = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
+    served.socket = context.wrap_socket(served.socket, server_side=True)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield f"https://localhost:{served.server_port}"
+    served.shutdown()
+
+
+def test_an_archive_comes_over_https_and_its_address_is_kept_without_the_query(gather, server, tmp_path):
+    known = {"data.sha256": files.sha256(tmp_path / "web" / "a.zip")}
+    raw, _ = gather(f"{server}/a.zip?download=1", known, "archive")
+    assert raw.provenance["images"] == 4
+    assert raw.provenance["location"].endswith("/a.zip") and "download" not in json.dumps(raw.provenance)
+
+
+def test_a_redirection_to_http_is_refused(gather, server):
+    with pytest.raises(Mistake, match="leads on to http://127.0.0.1/a.zip, which is not https"):
+        gather(f"{server}/moved", {"data.sha256": "0" * 64}, "archive")
+
+
+def test_more_than_was_to_be_expected_is_not_fetched(gather, server, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "MOST_DOWNLOADED", 100)
+    with pytest.raises(Mistake, match="a.zip is larger than this disk has free, or than"):
+        gather(f"{server}/a.zip", {"data.sha256": "0" * 64}, "archive")
+    assert not list(tmp_path.glob("data/.download*"))
+
+
+def test_a_server_that_says_no_is_one_line(gather, server):
+    with pytest.raises(Mistake, match="can't be fetched: HTTP Error 404") as caught:
+        gather(f"{server}/none.zip", {"data.sha256": "0" * 64}, "archive")
+    assert "\n" not in str(caught.value)
+
+
+def test_kaggle_without_network_is_one_line_that_names_the_way_out(gather, monkeypatch, tmp_path):
+    import kagglehub
+    import requests
+
+    def unreachable(handle):
+        raise requests.exceptions.ConnectionError("Failed to resolve\n'www.kaggle.com'")
+
+    monkeypatch.setattr(kagglehub, "dataset_download", unreachable)
+    with pytest.raises(Mistake, match=r"owner/name can't be fetched .*data\.source: archive") as caught:
+        gather("owner/name", kind="kaggle")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kaggle_set_is_read_as_the_folder_that_kagglehub_gives(gather, monkeypatch, two):
+    import kagglehub
+
+    versions = two.parent / "versions"
+    versions.mkdir()
+    two.rename(versions / "3")
+    monkeypatch.setattr(kagglehub, "dataset_download", {"owner/name": str(versions / "3")}.get)
+    raw, labels = gather("owner/name", kind="kaggle")
+    assert len(labels) == 4 and raw.provenance["version"] == "3"
+
+
+def test_the_topmost_table_of_that_name_is_the_one_meant(gather, two):
+    put(two, {"old/labels.csv": "file,label\n"})
+    assert sum(gather(two, LABELS)[1].values()) == 2
+
+
+def test_a_comma_at_the_end_of_each_row_is_said_and_shifts_no_column(gather, two):
+    put(two, {"labels.csv": "file,label\na.png,0,\nb.png,0,\nc.png,1,\nd.png,1,\n"})
+    with pytest.raises(Mistake, match="more cells than the header"):
+        gather(two, LABELS)
+
+
+def test_a_link_to_nothing_and_a_name_that_is_not_utf_8_are_named(gather, two):
+    (two / "0" / "x.png").symlink_to("gone.png")
+    with pytest.raises(Mistake, match="x.png is not a file"):
+        gather(two)
+    (two / "0" / "x.png").unlink()
+    Path(os.fsdecode(os.fsencode(two / "0") + b"/\xff.png")).write_bytes(image(1))
+    with pytest.raises(Mistake, match="whose name can't be written"):
+        gather(two)
+
+
+def test_a_list_that_is_not_utf_8_is_named(gather, two, tmp_path):
+    put(tmp_path, {"1.txt": b"caf\xe9", "2.txt": "b.png", "3.txt": "c.png"})
+    with pytest.raises(Mistake, match="1.txt is not UTF-8"):
+        gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
+
+
+@pytest.mark.parametrize("address", ["https://host:abc/x.zip", "https://exa mple.org/x", "https://[bad/x"])
+def test_an_address_that_is_none_is_one_line(gather, address):
+    with pytest.raises(Mistake):
+        gather(address, {"data.sha256": "0" * 64}, "archive")

@@ -1,0 +1,292 @@
+import hashlib
+import io
+import json
+import urllib.error
+import urllib.request
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from conftest import TOP
+from core.network import networks
+from core.pipeline.errors import Mistake
+
+
+def small(head="linear"):
+    torch.manual_seed(1)
+    return networks.Classifier("shufflenet_v2_x0_5", head, 32)
+
+
+def test_the_originals_network_has_20_178_769_parameters_and_its_head():
+    with torch.device("meta"):
+        classifier = networks.Classifier("efficientnet_v2_s", "selu", 384)
+    assert sum(parameter.numel() for parameter in classifier.parameters()) == 20_178_769
+    layers = [
+        layer for layer in classifier.network.classifier.modules() if not isinstance(layer, nn.Sequential | nn.Identity)
+    ]
+    assert [type(layer) for layer in layers] == [nn.Dropout, nn.SELU, nn.Linear]
+    assert layers[0].p == 0.2 and (layers[2].in_features, layers[2].out_features) == (1280, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", networks.backbones())
+def test_every_backbone_of_torchvision_gives_one_logit_that_can_be_negative(backbone):
+    # On the meta device nothing is computed but shapes; RegNet's constructor computes with numbers.
+    with torch.device("cpu" if backbone.startswith("regnet") else "meta"):
+        classifier = networks.Classifier(backbone, "selu", 224).eval().to("meta")
+    assert classifier(torch.zeros(2, 1, 224, 224, device="meta")).shape == (2,)
+    after_head = list(classifier.network.modules())[-3:]
+    assert not isinstance(after_head[-1], nn.ReLU) and not isinstance(after_head[-2], nn.ReLU)
+
+
+def test_a_negative_logit_survives_squeezenet():
+    torch.manual_seed(1)
+    classifier = networks.Classifier("squeezenet1_1", "linear", 64).eval()
+    nn.init.constant_(classifier.head.bias, -5.0)
+    assert classifier(torch.zeros(1, 3, 64, 64)).item() < 0
+
+
+def test_grey_images_are_as_the_same_grey_in_rgb_and_bytes_as_fractions():
+    classifier = small().eval()
+    grey = torch.randint(256, (2, 1, 32, 32), dtype=torch.uint8)
+    rgb = grey.expand(-1, 3, -1, -1)
+    assert torch.equal(classifier(grey), classifier(rgb))
+    assert torch.equal(classifier(grey), classifier(grey.float() / 255))
+
+
+def test_normalisation_equals_torchvisions_own():
+    from torchvision.transforms.v2.functional import normalize
+
+    classifier, seen = small().eval(), []
+    classifier.network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    images = torch.rand(2, 3, 32, 32)
+    classifier(images)
+    assert torch.allclose(seen[0], normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), atol=1e-6)
+
+
+def test_an_unknown_backbone_lists_those_there_are():
+    with pytest.raises(Mistake, match=r"model.backbone is 'resnet19', which torchvision does not have: .*resnet18"):
+        networks.build("resnet19", "linear", 64, "none", TOP)
+
+
+def test_a_size_that_a_transformer_cannot_cut_is_explained():
+    with pytest.raises(Mistake, match=r"vit_b_16 can't take prepare.image_size 65"):
+        networks.build("vit_b_16", "linear", 65, "none", TOP)
+
+
+@pytest.mark.parametrize("kind", [".safetensors", ".pth"])
+def test_weights_of_torchvisions_form_fill_all_but_the_head(tmp_path, kind):
+    torch.manual_seed(2)
+    published = torchvision.models.shufflenet_v2_x0_5()
+    path = tmp_path / f"w{kind}"
+    (save_file if kind == ".safetensors" else torch.save)(published.state_dict(), path)
+    if kind == ".pth":
+        path = path.rename(tmp_path / f"w-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+    found = networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
+    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+    assert found.head.out_features == 1
+
+
+def test_a_model_of_this_project_is_taken_whole(tmp_path):
+    trained = small()
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    found = networks.build("shufflenet_v2_x0_5", "linear", 32, "model.safetensors", tmp_path)
+    assert torch.equal(found.head.weight, trained.head.weight)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_file(torchvision.models.shufflenet_v2_x1_0().state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(Mistake, match=r"does not fit shufflenet_v2_x0_5 .*expected"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "w.safetensors", tmp_path)
+    with pytest.raises(Mistake, match="is not of squeezenet1_1: it has conv1.0.weight and 337 more, which that lacks"):
+        networks.build("squeezenet1_1", "linear", 32, "w.safetensors", tmp_path)
+
+
+class Planted:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch planted",)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Planted()}, tmp_path / "w.pth")
+    with pytest.raises(Mistake, match="w.pth is not one of torchvision's files"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "w.pth", tmp_path)
+    digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
+    (tmp_path / "w.pth").rename(tmp_path / f"w-{digest[:8]}.pth")
+    with pytest.raises(Mistake, match="no weights that can be read safely"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, f"w-{digest[:8]}.pth", tmp_path)
+    assert not (tmp_path / "planted").exists()
+
+
+def test_missing_weights_are_one_line(tmp_path):
+    with pytest.raises(Mistake, match=r"there are no weights at .*gone.pth \(model.weights"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "gone.pth", tmp_path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    return tmp_path / "checkpoints"
+
+
+def test_imagenet_weights_without_network_say_which_file_goes_where(hub, monkeypatch):
+    def unreachable(self, *arguments, **options):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", unreachable)
+    with pytest.raises(Mistake) as caught:
+        networks.build("efficientnet_v2_s", "selu", 384, "imagenet", TOP)
+    assert f"Put the file at {hub / 'efficientnet_v2_s-dd5fe13b.pth'}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(hub.iterdir()) == []
+
+
+def test_imagenet_weights_that_come_damaged_are_not_kept(hub, monkeypatch):
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", lambda self, *given, **options: io.BytesIO(b"half"))
+    with pytest.raises(Mistake, match="efficientnet_v2_s-dd5fe13b.pth has the sha256 .* should start with dd5fe13b"):
+        networks.build("efficientnet_v2_s", "selu", 384, "imagenet", TOP)
+    assert list(hub.iterdir()) == []
+
+
+def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_cache(hub, monkeypatch):
+    hub.mkdir()
+    cached = hub / "shufflenetv2_x0.5-f707e7126e.pth"
+    torch.manual_seed(3)
+    published = torchvision.models.shufflenet_v2_x0_5()
+    torch.save(published.state_dict(), cached)
+    with pytest.raises(Mistake, match="which should start with f707e7126e"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
+    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+    cached = cached.rename(hub / f"shufflenetv2_x0.5-{digest[:10]}.pth")
+    monkeypatch.setattr(
+        torchvision.models, "get_model_weights",
+        lambda name: SimpleNamespace(DEFAULT=SimpleNamespace(url=f"https://download.pytorch.org/models/{cached.name}")),
+    )  # fmt: skip
+    found = networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
+    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+
+
+def test_a_model_that_does_not_fit_its_description_is_refused(tmp_path):
+    save_file(small().state_dict(), tmp_path / "model.safetensors")
+    description = {"backbone": "shufflenet_v2_x0_5", "head": "linear", "image_size": 32}
+    assert networks.restore(tmp_path / "model.safetensors", description).head.out_features == 1
+    with pytest.raises(Mistake, match=r"does not fit its model\.json"):
+        networks.restore(tmp_path / "model.safetensors", description | {"head": "selu"})
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("inception_v3", 64), ("alexnet", 32), ("vgg11", 16)])
+def test_a_size_too_small_for_the_backbone_is_said_before_training(backbone, size):
+    with pytest.raises(Mistake, match=rf"model.backbone {backbone} can't take prepare.image_size {size}"):
+        networks.build(backbone, "linear", size, "none", TOP)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "efficientvit_b0", "mobilenetv3_small_050"])
+def test_a_backbone_of_timm_sees_what_timm_would_give_it(name, tmp_path):
+    """Its own mean and deviation, any size, and weights as published: with a thousand classes."""
+    sized = {"img_size": 64} if "vit_tiny" in name else {}
+    published = timm.create_model(name, pretrained=False, **sized).eval()
+    save_file(published.state_dict(), tmp_path / "weights.safetensors")
+    found = networks.build(f"timm/{name}", "selu", 64, "weights.safetensors", tmp_path).eval()
+    seen = []
+    published.get_submodule(found.head_path).register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(published.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    published((images / 255 - mean) / std)
+    both = found.with_features(images)
+    looks, content = found.views(both.shape[1] - 1)
+    assert torch.allclose(both[:, 1 + looks :], seen[0].flatten(1), atol=1e-5) and looks > 0 and content > 0
+    assert torch.equal(both[:, 0], found(images)) and both.shape[0] == 2
+    save_file(found.state_dict(), tmp_path / "model.safetensors")
+    restored = networks.restore(tmp_path / "model.safetensors", found.description)
+    assert torch.equal(restored.eval()(images), both[:, 0])
+
+
+def test_mean_and_deviation_that_the_hub_publishes_beside_the_weights_count_and_stay(tmp_path):
+    save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "model.safetensors")
+    own = {"mean": [0.7, 0.6, 0.7], "std": [0.2, 0.2, 0.1]}  # a foundation model: no classes, another normalisation
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", "pretrained_cfg": own}))
+    found = networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
+    assert found.description | own == found.description
+    assert torch.allclose(found.mean.flatten(), torch.tensor(own["mean"]))
+
+
+@pytest.mark.parametrize(
+    ("published", "layers"),
+    [
+        ({"init_values": 1e-5, "dynamic_img_size": True, "num_classes": 0, "img_size": 64}, {}),  # as UNI's
+        (
+            {"init_values": 1e-5, "global_pool": "", "mlp_ratio": 5.25, "reg_tokens": 4, "no_embed_class": True},
+            {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"},  # as those of UNI2-h and Virchow
+        ),
+    ],
+)
+def test_a_transformer_that_timm_builds_from_the_hubs_arguments_gives_its_features(published, layers, tmp_path):
+    """A foundation model: no classes, LayerScale and other layers than the network of this name has by default."""
+    own = published | {"num_classes": 0, "img_size": 64, "global_pool": "token"}
+    own |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU} if layers else {}
+    network = timm.create_model("vit_tiny_patch16_224", **own).eval()
+    for scale in (value for key, value in network.named_parameters() if "ls1" in key):
+        torch.nn.init.uniform_(scale)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": published | layers}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3}}))
+    found = networks.build("timm/vit_tiny_patch16_224", "linear", 64, "model.safetensors", tmp_path).eval()
+    images = torch.rand(2, 3, 64, 64)
+    features = found.with_features(images)
+    assert torch.allclose(features[:, -192:], network(images), atol=1e-5)
+    save_file(found.state_dict(), tmp_path / "trained.safetensors")
+    description = json.loads(json.dumps(found.description))
+    assert torch.equal(networks.restore(tmp_path / "trained.safetensors", description).eval()(images), features[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "is no config.json of the hub"),
+        ("[]", "is no config.json of the hub"),
+        ('{"architecture": "resnet18"}', "is of resnet18: set model.backbone=timm/resnet18"),
+        ('{"model_args": {"deep": 3}}', "with deep of config.json: .*unexpected keyword argument 'deep'"),
+        ('{"model_args": {"block": {}, "act_layer": "none_such"}}', "with block, act_layer of config.json"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_said(config, said, tmp_path):
+    save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(Mistake, match=said):
+        networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
+
+
+def test_timms_weights_from_the_hub_are_read_and_its_absence_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(Mistake, match=r"timm/resnet10t.c3_in1k can't be had .*set model.weights to the path"):
+        networks.build("timm/resnet10t", "linear", 64, "hub", tmp_path)
+    published = timm.create_model("resnet10t")
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(tmp_path / file))
+    found = networks.build("timm/resnet10t", "linear", 64, "hub", tmp_path)
+    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "said"),
+    [
+        ("timm/resnet10x", "none", "timm does not have: similar are .*resnet10t"),
+        ("timm/resnet10t", "imagenet", "hub is for backbones of timm, imagenet for"),
+        ("shufflenet_v2_x0_5", "hub", "hub is for backbones of timm, imagenet for"),
+        ("timm/deit_tiny_distilled_patch16_224", "none", "has several heads"),
+        ("timm/resnet10t", "more.safetensors", "is not of timm/resnet10t: it has gamma, which that lacks"),
+    ],
+)
+def test_what_timm_can_not_give_is_said(tmp_path, backbone, weights, said):
+    more = timm.create_model("resnet10t").state_dict() | {"gamma": torch.ones(3)}
+    save_file(more, tmp_path / "more.safetensors")
+    with pytest.raises(Mistake, match=said):
+        networks.build(backbone, "linear", 64, weights, tmp_path)

@@ -1,0 +1,400 @@
+import io
+import math
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from core.network import batches, checkpoints, devices, inference, networks, training
+from core.pipeline.errors import Interrupted, Mistake
+
+COUNT = 48
+
+
+@pytest.fixture
+def data():
+    """Bright images are positive: something that any network learns in a few steps."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, COUNT)
+    images = (60 + 120 * labels[:, None, None, None] + random.integers(0, 40, (COUNT, 32, 32, 1))).astype(np.uint8)
+    return images, labels, {"train": np.arange(32), "val": np.arange(32, COUNT)}
+
+
+def fit(chosen, data, seed=1, report=lambda epoch: None, head="linear", store=None, stop=lambda: False, **changes):
+    images, labels, rows = data
+    known = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "fp32"} | changes
+    rules = chosen({f"train.{name.replace('__', '.')}": value for name, value in known.items()})
+    devices.repeatable(seed)
+    classifier = networks.Classifier("shufflenet_v2_x0_5", head, 32)
+    return classifier, training.fit(classifier, images, rows, labels, rules.train, seed, report, store, stop)
+
+
+def losses(classifier, state, data):
+    images, labels, rows = data
+    classifier.load_state_dict(state)
+    chances = inference.probabilities(classifier, images, rows["val"], torch.device("cpu"))
+    truth = labels[rows["val"]]
+    return -np.mean(truth * np.log(chances) + (1 - truth) * np.log(1 - chances))
+
+
+def test_the_best_epochs_weights_are_really_kept(chosen, data):
+    """The original project kept a reference, and so the last epoch's."""
+    epochs = []
+    # Labels of validation turned round: what is learned makes the last epoch worse than the first.
+    _, labels, rows = data
+    labels[rows["val"]] = 1 - labels[rows["val"]]
+    classifier, fitted = fit(chosen, data, report=epochs.append, epochs=6)
+    last = losses(classifier, {name: value.clone() for name, value in classifier.state_dict().items()}, data)
+    assert fitted.best == min(epochs, key=lambda epoch: epoch.val_loss) and fitted.best.number < 6
+    assert losses(classifier, fitted.state, data) == pytest.approx(fitted.best.val_loss, rel=1e-4)
+    assert last == pytest.approx(epochs[-1].val_loss, rel=0.05) and last > fitted.best.val_loss * 1.01
+
+
+def test_equal_seeds_give_equal_bytes_and_others_not(chosen, data):
+    first, again, other = (fit(chosen, data, seed)[1] for seed in (1, 1, 2))
+    assert first.best == again.best
+    assert all(torch.equal(first.state[name], again.state[name]) for name in first.state)
+    assert not all(torch.equal(first.state[name], other.state[name]) for name in first.state)
+
+
+def test_training_lowers_the_loss(chosen, data):
+    epochs = []
+    fit(chosen, data, report=epochs.append, epochs=8)
+    assert min(epoch.train_loss for epoch in epochs) < 0.5 * epochs[0].train_loss
+
+
+def test_it_stops_after_so_many_epochs_without_improvement_and_lowers_the_rate_before(chosen, data):
+    epochs = []
+    fitted = fit(chosen, data, report=epochs.append, epochs=40, lr=0.3, early_stopping=4, plateau_patience=1)[1]
+    assert fitted.stopped_early and fitted.epochs == len(epochs) == fitted.best.number + 4 < 40
+    # More than one epoch without improvement: from the third on the rate is 0.3 of what it was.
+    assert epochs[fitted.best.number + 2].lr == pytest.approx(0.3 * epochs[fitted.best.number + 1].lr)
+
+
+def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypatch):
+    """One epoch of the recipe written out: same order, NAdam, BCEWithLogitsLoss, means over images."""
+    images, labels, rows = data
+    epochs = []
+    fit(chosen, data, report=epochs.append, epochs=1, weight_decay=0.5, clip_norm=None, augment__geometry="none")
+
+    devices.repeatable(1)
+    network = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.NAdam(network.parameters(), lr=0.001, weight_decay=0.5, decoupled_weight_decay=True)
+    criterion = nn.BCEWithLogitsLoss()
+    order = rows["train"][torch.randperm(32, generator=torch.Generator().manual_seed(100_004)).numpy()]
+    total = right = 0.0
+    for start in range(0, 32, 8):
+        taken = order[start : start + 8]
+        truth = torch.tensor(labels[taken], dtype=torch.float32)
+        logits = network(torch.tensor(images[taken]).permute(0, 3, 1, 2))
+        loss = criterion(logits, truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total += loss.item() * 8
+        right += ((logits > 0) == (truth > 0.5)).sum().item()
+    network.eval()
+    with torch.no_grad():
+        held = network(torch.tensor(images[rows["val"]]).permute(0, 3, 1, 2))
+    truth = torch.tensor(labels[rows["val"]], dtype=torch.float32)
+    assert epochs[0].train_loss == pytest.approx(total / 32, rel=1e-5)
+    assert epochs[0].train_accuracy == right / 32
+    assert epochs[0].val_loss == pytest.approx(criterion(held, truth).item(), rel=1e-4)
+    assert epochs[0].val_accuracy == pytest.approx(((held > 0) == (truth > 0.5)).double().mean().item())
+
+
+def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(chosen, data):
+    devices.repeatable(1)
+    before = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).state_dict()
+    after = fit(chosen, data, freeze_backbone=True)[1].state
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"network.fc.weight", "network.fc.bias"}
+
+
+def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
+    images, _, rows = data
+    means = []
+    for weight in (1.0, 20.0):
+        classifier, _ = fit(chosen, data, epochs=1, positive_weight=weight)
+        means.append(inference.probabilities(classifier, images, rows["train"], torch.device("cpu")).mean())
+    assert means[1] > means[0]
+
+
+def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append((len(parameters) > 50, norm)))
+    plain, decayed = (fit(chosen, data, epochs=2, clip_norm=0.5, weight_decay=decay)[1] for decay in (0.0, 0.5))
+    assert set(seen) == {(True, 0.5)}
+    name = "network.fc.weight"
+    assert not torch.equal(plain.state[name], decayed.state[name])
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, data, monkeypatch):
+    monkeypatch.setattr(
+        training, "binary_cross_entropy_with_logits", lambda logit, target, pos_weight: logit.sum() * math.nan
+    )
+    with pytest.raises(Mistake, match=r"At epoch 1, step 1 of 4 the loss .* became no number: lower train\.lr"):
+        fit(chosen, data)
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(Mistake, match=r"train\.device is cuda:99"):
+        devices.choose("cuda:99")
+
+
+def test_probabilities_do_not_depend_on_what_else_is_in_the_batch(data):
+    images = data[0]
+    torch.manual_seed(1)
+    classifier = networks.Classifier("shufflenet_v2_x0_5", "linear", 32)
+    together = inference.probabilities(classifier, images, np.arange(10), torch.device("cpu"))
+    alone = inference.probabilities(classifier, images, np.array([7]), torch.device("cpu"))
+    assert together[7] == pytest.approx(alone[0], abs=1e-5)
+    assert together.shape == (10,) and ((together > 0) & (together < 1)).all()
+
+
+def test_bf16_autocast_trains_too(chosen, data, monkeypatch):
+    seen = set()
+    forward = networks.Classifier.forward
+
+    def spied(self, images):
+        seen.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return forward(self, images)
+
+    monkeypatch.setattr(networks.Classifier, "forward", spied)
+    fitted = fit(chosen, data, epochs=1, precision="bf16")[1]
+    assert torch.bfloat16 in seen
+    assert math.isfinite(fitted.best.val_loss) and fitted.state["network.fc.weight"].dtype == torch.float32
+
+
+def test_the_whole_set_is_read_once_per_epoch_and_no_second_time(chosen, data, monkeypatch):
+    taken = []
+    read = batches.Pixels._read
+    monkeypatch.setattr(batches.Pixels, "_read", lambda self, rows: taken.append(rows) or read(self, rows))
+    fit(chosen, data, epochs=2)
+    counts = np.bincount(np.concatenate(taken), minlength=COUNT)
+    assert (counts == 2).all()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_loss_images_per_second_and_time_left(chosen, data, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    fit(chosen, data, epochs=2)
+    assert re.search(r"\d+/64 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, epoch [12]/2, loss \d\.\d+", screen.getvalue())
+
+
+def test_what_is_no_terminal_gets_no_bar(chosen, data, capsys):
+    fit(chosen, data, epochs=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_every_training_batch_is_augmented_and_no_validation_batch(chosen, data, monkeypatch):
+    seen = []
+    augment = batches.augment
+    monkeypatch.setattr(batches, "augment", lambda *given: seen.append(len(given[0])) or augment(*given))
+    fit(chosen, data, epochs=2)
+    assert sum(seen) == 2 * 32
+
+
+def test_the_rate_follows_the_validation_loss_and_not_that_of_training(chosen, data):
+    _, labels, rows = data
+    labels[rows["val"]] = 1 - labels[rows["val"]]  # so it rises while that of training falls
+    epochs = []
+    fit(chosen, data, report=epochs.append, epochs=8, plateau_patience=0)
+    assert epochs[-1].train_loss < epochs[0].train_loss and epochs[-1].lr < 0.1 * epochs[0].lr
+
+
+def test_one_image_or_none_to_train_on_is_said(chosen, data):
+    images, labels, rows = data
+    with pytest.raises(Mistake, match="1 image to train on"):
+        fit(chosen, (images, labels, rows | {"train": rows["train"][:1]}))
+
+
+def after(steps):
+    """A wish to stop that comes with that many steps done."""
+    calls = iter(range(1, 1_000_000))
+    return lambda: next(calls) >= steps
+
+
+def facts(fitted, epochs):
+    return fitted.best, fitted.epochs, [tuple(epoch) for epoch in epochs]
+
+
+# Four steps an epoch: within the first epoch, at the end of its last step, within a later one, and again and again.
+@pytest.mark.parametrize("stops", [[2], [4], [7], [1, 1, 3, 5, 1]])
+def test_a_training_that_was_stopped_ends_with_the_same_bytes(chosen, data, tmp_path, stops):
+    # Dropout draws from torch's own random state; the rate falls from the second epoch without improvement on.
+    rules = {"epochs": 5, "lr": 0.1, "plateau_patience": 0, "augment__brightness": 0.1}
+    whole: list = []
+    expected = fit(chosen, data, report=whole.append, head="selu", **rules)[1]
+    assert len({epoch.lr for epoch in whole}) > 1
+
+    for steps in stops:
+        with checkpoints.opened(tmp_path, "a", "m") as store, pytest.raises(Interrupted, match="goes on from there"):
+            fit(chosen, data, head="selu", store=store, stop=after(steps), **rules)
+        torch.manual_seed(99)
+    seen: list = []
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        fitted = fit(chosen, data, report=seen.append, head="selu", store=store, **rules)[1]
+    assert facts(fitted, seen) == facts(expected, whole)
+    assert save(fitted.state) == save(expected.state)
+
+
+def resumed(chosen, data, folder, **rules):
+    with checkpoints.opened(folder, "a", "m") as store:
+        if store.load() is None:
+            with pytest.raises(Interrupted):
+                fit(chosen, data, head="selu", store=store, stop=after(6), **rules)
+            torch.manual_seed(99)
+        return fit(chosen, data, head="selu", store=store, **rules)[1]
+
+
+@pytest.mark.slow  # it compiles
+def test_a_compiled_training_ends_with_the_same_bytes_too_and_sees_the_losses_of_a_plain_one(chosen, data, tmp_path):
+    expected = fit(chosen, data, head="selu", compile=True)[1]
+    assert save(resumed(chosen, data, tmp_path, compile=True).state) == save(expected.state)
+    # At a small rate, where rounding does not grow, and without dropout, which draws in another way once compiled.
+    plain, compiled = (fit(chosen, data, epochs=1, lr=1e-6, compile=value)[1].best for value in (False, True))
+    assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
+    assert compiled.val_loss == pytest.approx(plain.val_loss, rel=1e-3) and compiled != plain
+
+
+def test_a_checkpoint_from_before_the_compiler_came_is_not_used(chosen, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    expected = fit(chosen, data, epochs=2)[1]
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        with pytest.raises(Interrupted):
+            fit(chosen, data, epochs=2, store=store, stop=after(2))
+        assert save(fit(chosen, data, epochs=2, store=store, compile=True)[1].state) == save(expected.state)
+    assert "checkpoint is not used: a compiler" in capsys.readouterr().err
+
+
+def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(chosen, monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    rules = {value: chosen({"train.epochs": 10, "train.batch_size": 10, "train.compile": value}).train
+             for value in ("auto", True, False)}  # fmt: skip
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    found = [devices.compiles(rules["auto"], images, cpu) for images in (19_999, 20_000)]
+    assert found == [False, True] and not devices.compiles(rules["auto"], 20_000, cuda)
+    assert devices.compiles(rules[True], 1, cpu) and not devices.compiles(rules[False], 20_000, cpu)
+
+    def broken(function):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert not devices.compiles(rules["auto"], 20_000, cpu)
+    with pytest.raises(Mistake, match=r"train.compile is true.*apt install g\+\+\): InvalidCxx.* found$"):
+        devices.compiles(rules[True], 1, cpu)
+
+
+def test_images_are_scored_in_smaller_batches_when_memory_runs_out(data):
+    images, _, rows = data
+    classifier = networks.Classifier("shufflenet_v2_x0_5", "linear", 32)
+    pixels = batches.Pixels(images, torch.device("cpu"))
+    expected = inference.score(classifier, pixels, rows["train"], torch.no_grad())
+    sizes = []
+
+    def little_memory(module, given):
+        sizes.append(len(given[0]))
+        if len(given[0]) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    classifier.register_forward_pre_hook(little_memory)
+    found = inference.score(classifier, pixels, rows["train"], torch.no_grad())
+    assert torch.allclose(found, expected, atol=1e-5) and max(sizes[-4:]) <= 10 < sizes[0]
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("all of it")))
+        inference.score(classifier, pixels, rows["train"], torch.no_grad())
+
+
+def test_a_training_that_was_done_but_for_its_outputs_is_not_done_again(chosen, data, tmp_path, monkeypatch):
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        first = fit(chosen, data, store=store)[1]
+    monkeypatch.setattr(training.Training, "one_step", None)
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        again = fit(chosen, data, store=store)[1]
+    assert save(again.state) == save(first.state) and again[1:] == first[1:]
+
+
+def test_a_checkpoint_is_written_after_each_epoch_and_so_many_minutes(chosen, data, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(checkpoints.Store, "save", lambda self, epoch, step, checkpoint: kept.append((epoch, step)))
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        fit(chosen, data, store=store, epochs=2)
+        assert kept == [(1, 0), (2, 0)]
+        kept.clear()
+        clock = iter(range(0, 100_000, 70))  # seconds: each look at the clock is 70 s after the one before
+        monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+        fit(chosen, data, store=store, epochs=1, checkpoint_minutes=2)
+    assert kept == [(0, 2), (0, 4), (1, 0)]  # a step takes 70 s, and 140 are more than 120
+
+
+def test_training_draws_from_no_random_state_that_a_checkpoint_lacks(chosen, data):
+    before = random.getstate(), np.random.get_state()[1].tobytes()
+    fit(chosen, data, head="selu", augment__brightness=0.1, augment__contrast=0.1)
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
+
+
+def test_a_loss_that_becomes_no_number_leaves_the_last_good_checkpoint(chosen, data, tmp_path, monkeypatch):
+    plain = training.binary_cross_entropy_with_logits
+    calls = iter(range(1, 100))
+
+    def spoilt(logit, target, pos_weight):
+        return plain(logit, target, pos_weight=pos_weight) * (math.nan if next(calls) == 8 else 1)
+
+    # Validation asks for the loss once an epoch, so the eighth call is step 3 of epoch 2.
+    monkeypatch.setattr(training, "binary_cross_entropy_with_logits", spoilt)
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        with pytest.raises(Mistake, match="At epoch 2, step 3 of 4 .* The last good checkpoint is kept"):
+            fit(chosen, data, store=store)
+        kept = store.load()
+    assert len(kept.facts["epochs"]) == 1
+    assert all(value.isfinite().all() for value in kept.tensors.values())
+
+
+def test_weights_that_are_no_numbers_are_never_kept(chosen, data, tmp_path, monkeypatch):
+    """A loss may still be finite when the step that it asks for is not."""
+
+    def spoil(parameters, norm):
+        next(iter(parameters)).grad.fill_(math.inf)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spoil)
+    with checkpoints.opened(tmp_path, "a", "m") as store:
+        with pytest.raises(Mistake, match="At epoch 1, step 1 of 4"):
+            fit(chosen, data, store=store, stop=after(1))
+        assert store.load() is None
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), None])
+def test_too_little_memory_names_the_parameter_to_lower(chosen, data, monkeypatch, error):
+    def forward(self, images):
+        if error:
+            raise error
+        return torch.empty(1 << 50)  # what torch itself says on the CPU
+
+    monkeypatch.setattr(networks.Classifier, "forward", forward)
+    classifier = networks.Classifier.__new__(networks.Classifier)
+    nn.Module.__init__(classifier)
+    classifier.layer = nn.Linear(1, 1)
+    classifier.mean = torch.zeros(3)
+    images, labels, rows = data
+    rules = chosen({"train.batch_size": 8, "train.device": "cpu"}).train
+    with pytest.raises(Mistake, match=r"lower train\.batch_size \(8\) .* allocate"):
+        training.fit(classifier, images, rows, labels, rules, 1, lambda epoch: None)
+    with pytest.raises(Mistake, match=r"train\.device to cpu"):
+        inference.probabilities(classifier, images, rows["val"], torch.device("cpu"))
+
+
+def test_determinism_is_the_default_and_can_be_given_up():
+    devices.repeatable(1, deterministic=False)
+    assert torch.backends.cudnn.benchmark and not torch.are_deterministic_algorithms_enabled()
+    devices.repeatable(1)
+    assert not torch.backends.cudnn.benchmark and torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,163 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import TOP
+from core.pipeline import entrypoint, files
+from core.pipeline.errors import Interrupted
+
+
+def run(tmp_path, body, **options):
+    """A script of its own process that runs ``body`` as its main."""
+    lines = "\n    ".join(body.splitlines())
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import time\nfrom core.pipeline import files, entrypoint\ndef main():\n    {lines}\nentrypoint.script(main)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(TOP / "stages")}, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argument", "status", "said"),
+    [("--help", 0, "\n\nLook for copies.\n"), ("--seed=2", 2, "--set-param KEY=VALUE\nstage.py: error: unrecognized")],
+)
+def test_a_stage_says_what_it_does_and_takes_no_arguments(tmp_path, argument, status, said):
+    script = tmp_path / "stage.py"
+    script.write_text(
+        '"""Look for copies."""\nfrom core.pipeline import entrypoint\nentrypoint.stage(lambda: print("ran"))\n'
+    )
+    found = subprocess.run(
+        [sys.executable, script, argument], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(TOP / "stages")},
+    )  # fmt: skip
+    assert found.returncode == status and said in found.stdout + found.stderr
+    assert "ran" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (
+            "OSError(28, 'No space left on device', 'a.csv')",
+            "a.csv can't be written: No space left on device. What was ",
+        ),
+        (
+            "PermissionError(13, 'Permission denied', 'a.csv')",
+            "a.csv: Permission denied. Give yourself the right to it",
+        ),
+        (
+            "OSError(30, 'Read-only file system', 'a.csv')",
+            "a.csv: Read-only file system. Give yourself the right to it",
+        ),
+        ("FileNotFoundError(2, 'No such file or directory', 'a')", "a: No such file or directory"),
+        ("MemoryError('9 GiB')", "The memory of this machine does not suffice (9 GiB)"),
+    ],
+)
+def test_what_the_machine_did_is_one_line(tmp_path, raised, said):
+    process = run(tmp_path, f"raise {raised}")
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == "" and err.startswith(said) and err.count("\n") == 1
+
+
+def test_what_the_code_did_wrong_still_shows_where(tmp_path):
+    process = run(tmp_path, "raise KeyError('a')")
+    assert "Traceback" in process.communicate()[1] and process.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_script_leaves_nothing_half_written_and_says_so(tmp_path, number):
+    (tmp_path / "a.txt").write_text("old")
+    body = "with files.whole('a.txt') as half:\n    half.write_text('ha')\n    print('now', flush=True)\n"
+    process = run(tmp_path, body + "    time.sleep(60)")
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(number)
+    assert "Interrupted: nothing half-written was left. Run it again" in process.communicate()[1]
+    assert process.returncode == 130
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "script.py"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
+    body = (
+        "with files.whole('a.txt') as half, files.scratch('.', 'b') as folder:\n"
+        "    half.write_text('ha')\n    (folder / 'c').write_text('c')\n"
+        "    print('now', flush=True)\n    time.sleep(60)"
+    )
+    killed, living = run(tmp_path, body), run(tmp_path, body)
+    assert killed.stdout.readline() == living.stdout.readline() == "now\n"
+    killed.kill()
+    killed.wait()
+    with files.whole(tmp_path / "a.txt") as half, files.scratch(tmp_path, "b"):
+        half.write_text("whole")
+        here = [path.name for path in tmp_path.iterdir() if "unfinished" in path.name]
+        assert not [name for name in here if f".{killed.pid}." in name]
+        assert len([name for name in here if f".{living.pid}." in name]) == 2
+    living.send_signal(signal.SIGTERM)
+    living.communicate()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "script.py"]
+
+
+def test_a_sigterm_while_python_ends_shows_no_traceback(tmp_path):
+    """As torchrun sends it to a process that is just giving up."""
+    body = "import atexit\natexit.register(lambda: (print('ending', flush=True), time.sleep(60)))"
+    process = run(tmp_path, body)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "" and process.returncode == -signal.SIGTERM
+
+
+def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
+    process = run(tmp_path, "print('x' * 100_000, flush=True)\nprint('x' * 100_000, flush=True)")
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+
+
+def test_the_first_wish_to_stop_is_postponed_and_the_second_is_not():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), entrypoint.postponed() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interruption_that_knows_how_to_go_on_says_it(capsys):
+    def main():
+        raise Interrupted("kept")
+
+    with pytest.raises(SystemExit) as ended:
+        entrypoint.script(main)
+    assert ended.value.code == 130 and capsys.readouterr().err == "\nInterrupted: kept\n"
+
+
+def test_a_second_run_of_a_stage_waits_for_the_first(tmp_path):
+    script = tmp_path / "stage.py"
+    script.write_text(
+        "import time\nfrom core.pipeline import entrypoint\nfrom pathlib import Path\n"
+        "held = entrypoint._alone(Path('stage.py'))\n"
+        "print('in', flush=True)\ntime.sleep(1.5)\nprint('out', flush=True)\n"
+    )
+    start = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
+             "env": os.environ | {"PYTHONPATH": str(TOP / "stages")}}  # fmt: skip
+    first = subprocess.Popen([sys.executable, script], **start)
+    assert first.stdout.readline() == "in\n"
+    second = subprocess.Popen([sys.executable, script], **start)
+    assert second.stderr.readline().startswith("Another stage.py runs here: waiting for it to end")
+    assert first.poll() is None
+    assert second.stdout.readline() == "in\n"
+    assert first.wait() == 0 and first.stdout.read() == "out\n"
+    third = subprocess.Popen([sys.executable, script], **start)
+    second.kill()
+    began = time.monotonic()
+    assert third.stdout.readline() == "in\n" and time.monotonic() - began < 10
+    third.communicate()
+    second.communicate()

@@ -1,0 +1,50 @@
+import pytest
+
+from core.pipeline import files, tables
+from core.pipeline.errors import Mistake
+
+
+def test_a_file_is_whole_or_not_there_and_what_was_there_stays(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.whole(path) as unfinished:
+        unfinished.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and [each.name for each in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_json_reads_back_exactly_and_takes_no_nan(tmp_path):
+    value = {"a": 0.1 + 0.2, "b": None, "ä": [1, True]}
+    files.write_json(tmp_path / "a.json", value)
+    assert files.read_json(tmp_path / "a.json") == value
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert files.read_json(tmp_path / "a.json") == value
+
+
+def test_what_another_stage_should_have_written_is_named_where_it_is_missing(tmp_path):
+    for read in (files.read_json, files.read_array, lambda path: tables.read(path, tables.SPLIT)):
+        with pytest.raises(Mistake, match="gone is not here: make it with dvc repro"):
+            read(tmp_path / "gone")
+
+
+def test_the_hash_is_the_published_one(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_relative_locations_belong_to_dvcs_repository_when_it_runs_the_stage(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert files.root() / "x" == tmp_path / "x"
+    assert files.root() / "/x" == tmp_path.__class__("/x")
+
+
+def test_tables_keep_names_that_look_like_numbers_or_nothing_and_floats_exactly(tmp_path):
+    rows = [(0, "NA", "007", 1, "test", 0.1 + 0.2, True, None), (1, "ä,b", None, 0, "val", 1e-300, False, None)]
+    table = tables.frame(rows, tables.PREDICTIONS)
+    tables.write(table, tmp_path / "p.csv", tables.PREDICTIONS)
+    tables.write(table, tmp_path / "q.csv", tables.PREDICTIONS)
+    back = tables.read(tmp_path / "p.csv", tables.PREDICTIONS)
+    assert back.equals(table)
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "q.csv").read_bytes()
+    assert b"\r" not in (tmp_path / "p.csv").read_bytes()

@@ -1,0 +1,169 @@
+import re
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import TOP
+from core.pipeline import params, yaml12
+from core.pipeline.errors import Mistake
+
+TEXT = (TOP / "params.yaml").read_text()
+
+
+def load(tmp_path, old="", new="", *declared):
+    assert old in TEXT
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT.replace(old, new, 1))
+    return params.load(*(declared or ("train",)), path=path)
+
+
+def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
+    assert load(tmp_path, "lr: 0.001", "lr: 1e-06").train.lr == 0.000001
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lr: 0.001", "lr: fast", "train.lr = 'fast': input should be a valid number"),
+        ("lr: 0.001", "lr: -1.0", "train.lr = -1.0: input should be greater than 0"),
+        ("lr: 0.001", "lr: .nan", "train.lr = nan: input should be a finite number"),
+        ("epochs: 30", "epochs: 2.5", "train.epochs = 2.5: input should be a valid integer"),
+        ("seed: 1", "sede: 1", "sede is not a parameter"),
+        ("seed: 1", "sede: 1", "seed is missing"),
+        ("  head: linear", "  haed: linear", "model.haed is not a parameter"),
+        ("seed: 1", "seed: 1\nseed: 2", 'line 6: found duplicate key "seed"'),
+        ("train: 0.7", "train: 0.8", "split: train + val + test must be 1, not 1.1"),
+        ("threshold: 0.5", "threshold: best", "evaluate.threshold = 'best': input should be a valid number, or"),
+        ("source: phantom", "source: folder", "data: location is null, and source folder needs one"),
+        ("location: null", "location: x", "data: location must be null for source phantom, not 'x'"),
+        ("patient: null", "patient: '(?P<patient>'", "data.patient = '(?P<patient>': is not a regular expression"),
+        ("patient: null", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must hold a group (?P<patient>...)"),
+        ("within: null", "within: ../x", "data.within = '../x': must be a folder inside the source"),
+        ("train: null", "train: a", "data.lists: val and test must be given too"),
+        ("images: 1200", "images: 100", "data.phantom: images (100) must be at least 4 times patients (60)"),
+        ("device: auto", "device: tpu", "train.device = 'tpu'"),
+    ],
+)
+def test_a_fault_is_one_line_with_key_value_and_what_is_allowed(tmp_path, old, new, message):
+    with pytest.raises(Mistake) as caught:
+        load(tmp_path, old, new)
+    assert any(message in line for line in str(caught.value).splitlines()), str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "seed: [1\n", "1", "seed: !!python/object:os.system 1\n", "\x00"])
+def test_what_is_no_mapping_is_one_line(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(Mistake) as caught:
+        params.load("seed", path=path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "location", "sha256", "message"),
+    [
+        ("archive", "http://example.org/a.zip", "0" * 64, "must be a path or an https address"),
+        ("archive", "ftp://example.org/a.zip", "0" * 64, "must be a path or an https address"),
+        ("archive", "https://example.org/a.zip", None, "sha256 is null"),
+        ("folder", "here", "0" * 64, "sha256 must be null for source folder"),
+        ("kaggle", "only-a-name", None, "must be owner/name"),
+    ],
+)
+def test_sources_that_cannot_be_trusted_are_refused(chosen, source, location, sha256, message):
+    with pytest.raises(Mistake, match=message):
+        chosen({"data.source": source, "data.location": location, "data.sha256": sha256})
+
+
+@pytest.mark.parametrize("source", ["archive", "kaggle", "folder", "phantom"])
+@pytest.mark.parametrize(
+    "location",
+    ["https://me:hunter2@example.org/a.zip", "https://hunter2@example.org/a.zip",
+     "https://example.org/a.zip?X-Amz-Signature=hunter2", "https://example.org/a.zip?download=1&access_token=hunter2"],
+)  # fmt: skip
+def test_a_credential_is_refused_before_git_sees_it_and_never_repeated(chosen, source, location):
+    with pytest.raises(Mistake, match="location holds a user, a password or a token") as caught:
+        chosen({"data.source": source, "data.location": location, "data.sha256": "0" * 64})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_stage_gets_only_the_keys_that_it_declares(tmp_path):
+    chosen = load(tmp_path, "", "", "prepare", "data.unusable")
+    assert chosen.prepare.image_size == 64 and chosen.data.unusable == "fail"
+    with pytest.raises(AttributeError):
+        _ = chosen.train
+    with pytest.raises(AttributeError):
+        _ = chosen.data.location
+
+
+def test_every_key_of_the_schema_has_a_comment_in_params_yaml():
+    # A key's comment stands behind it, or for a mapping behind one of its keys.
+    bare = [line.strip() for line in TEXT.splitlines() if re.match(r"\s+\w+: \S", line) and "#" not in line]
+    assert set(bare) <= {"images: 1200", "val: null", "test: null", "val: 0.1", "test: 0.2", "batch_size: 16"}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(document, above=()):
+    """Every key of params.yaml, at whatever depth."""
+    for key, value in document.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from places(value, (*above, key))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
+    document = yaml12.load(TEXT)
+    *above, key = data.draw(st.sampled_from(list(places(document))))
+    section = document
+    for name in above:
+        section = section[name]
+    action = data.draw(st.sampled_from(["change", "remove", "add"]))
+    if action == "remove":
+        del section[key]
+    else:
+        section[key if action == "change" else data.draw(st.text(max_size=5))] = data.draw(VALUES)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(document))
+    before = sorted(tmp_path.iterdir())
+    try:
+        params.load(*params.Params.model_fields, path=path)
+    except Mistake as mistake:
+        assert str(mistake).startswith(f"{path}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+SCALARS = ["2020-01-01", "0o17", "1_000", "~", "!!binary aGk=", "&a [*a]", "*a", ".inf", "-.nan", "{", "[1", "'", "? x",
+           "- 1", "|", ">", "!!set {a}", "!!python/name:os.system", "1e400", "9" * 400, "1:30", "<<: 1", "%YAML 9",
+           "---", "\t1", "\x85", "{a: 1, a: 2}", "!!float x", "!!int x", "!!timestamp x", "2020-99-99"]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    line=st.sampled_from(re.findall(r"^ *\w+:.*$", TEXT, re.MULTILINE)),
+    value=st.sampled_from(SCALARS) | st.text(max_size=9),
+)
+def test_no_text_in_the_place_of_a_value_gives_a_traceback(tmp_path, line, value):
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT.replace(line, f"{line.partition(':')[0]}: {value}", 1), encoding="utf-8", errors="replace")
+    try:
+        params.load(*params.Params.model_fields, path=path)
+    except Mistake as mistake:
+        assert str(mistake).startswith(f"{path}")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=60))
+def test_no_text_gives_a_traceback(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    with pytest.raises(Mistake):
+        params.load("seed", path=path)

@@ -1,0 +1,90 @@
+"""The packages of core: who may import from whom, how large a file may be, and what a machine needs to train."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+import house
+from conftest import TOP
+
+# What a machine with PyTorch for training need not have; DESIGN asks for no DVC there.
+ABSENT = ["dvc", "dvclive", "kagglehub", "imagehash", "pydantic", "yaml"]
+PACKAGES = sorted(set().union(*house.FLOORS))
+CODE = [path for name in ("stages", "tests", "benchmarks", ".ci") for path in (TOP / name).rglob("*.py")]
+
+
+def test_every_package_stands_on_one_floor():
+    there = {path.name for path in house.CORE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert there == set(PACKAGES) and sum(map(len, house.FLOORS)) == len(PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_from_floors_below_only(package):
+    used = {other for here, other in house.doors() if here == package}
+    assert {other for other in used if house.floor(other) >= house.floor(package)} == set()
+
+
+def test_a_forbidden_import_is_seen_however_it_is_written(tmp_path):
+    for line, expected in (
+        ("from core.audit import copies, hashes", {"audit/copies.py", "audit/hashes.py"}),
+        ("from core.split.groups import joined", {"split/groups.py"}),
+        ("def late():\n    from core.network import novelty as strange", {"network/novelty.py"}),
+    ):
+        (tmp_path / "script.py").write_text(line)
+        found = {path.relative_to(house.CORE).as_posix() for path in house.modules(tmp_path / "script.py")}
+        assert found == expected
+
+
+def test_core_is_imported_in_the_one_way_that_the_floors_are_read_from():
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not [alias.name for alias in node.names if alias.name.split(".")[0] == "core"], path
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module != "core", path
+
+
+def test_core_never_imports_a_script():
+    scripts = {path.stem for path in house.STAGES.glob("*.py")}
+    for path in house.CORE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & scripts, path
+
+
+def test_there_are_at_most_65_imports_between_rooms():
+    assert len(house.doors()) <= 65
+
+
+def test_each_package_says_at_its_door_what_lives_there_and_holds_no_code_there():
+    for package in PACKAGES:
+        body = ast.parse((house.CORE / package / "__init__.py").read_text()).body
+        assert len(body) == 1 and isinstance(body[0], ast.Expr), package
+
+
+def test_no_file_is_longer_than_400_lines_and_no_class_than_150():
+    for path in CODE:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                assert node.end_lineno - node.lineno < 150, f"{path}: {node.name}"
+
+
+def test_the_tests_mirror_the_packages():
+    for path in (TOP / "tests").rglob("test_*.py"):
+        if path.parent.name != "tests":
+            assert (house.CORE / path.parent.name / path.name.removeprefix("test_")).is_file(), path
+
+
+def test_training_and_scoring_need_neither_dvc_nor_the_schema():
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
+    code = (
+        f"{hidden}; from core.network import training, inference, networks; from core.evidence import metrics; "
+        "from core.report import plots"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=TOP / "stages", capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
