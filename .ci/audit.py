@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
+import yaml
 
 INDEX = os.environ.get("AUDIT_INDEX", "https://pypi.org/simple")
 ADVISORIES = os.environ.get("AUDIT_ADVISORIES", "https://api.osv.dev/v1/querybatch")
@@ -75,7 +75,7 @@ def advisories(locked: list[Locked], accepted: dict[str, str]) -> list[str]:
 def main() -> None:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "requirements.lock")
     locked = read(path)
-    accepted = YAML(typ="safe").load(Path("gates.yaml").read_text())["accepted"]
+    accepted = yaml.safe_load(Path("gates.yaml").read_text())["accepted"]
     try:
         with ThreadPoolExecutor(8) as pool:
             faults = [fault for found in pool.map(on_index, locked) for fault in found]

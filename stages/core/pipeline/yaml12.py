@@ -1,13 +1,84 @@
-"""Read YAML 1.2, as DVC does."""
+"""Read YAML 1.2, as DVC does, by PyYAML's safe loader, which by itself reads YAML 1.1.
 
-from typing import Any
+In YAML 1.1 ``1e-06``, which DVC writes, is a text, ``1:30`` is 90, ``on`` is true, ``017`` is 15, and of a key given
+twice the last one counts silently. Here numbers, truth values and null are those of YAML 1.2's core schema (YAML 1.2.2,
+section 10.3.2), and a key given twice is an error.
+"""
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
-__all__ = ["MarkedYAMLError", "YAMLError", "load"]
+import yaml
+
+YAMLError, MarkedYAMLError = yaml.YAMLError, yaml.MarkedYAMLError
+ConstructorError = yaml.constructor.ConstructorError
+Made = TypeVar("Made")
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Its resolvers and constructors are filled below, instead of YAML 1.1's: any other tag is an error."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (None, *(f"tag:yaml.org,2002:{name}" for name in ("null", "str", "seq")))
+    }
 
 
 def load(text: str) -> Any:
     """The content of a document. Raises YAMLError."""
-    return YAML(typ="safe", pure=True).load(text)
+    return yaml.load(text, _Loader)  # a subclass of SafeLoader: it makes plain values alone
+
+
+def _truth(loader: _Loader, node: yaml.ScalarNode) -> bool:
+    return _made({"true": True, "false": False}.__getitem__, loader, node)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return _made(lambda written: int(written, {"0o": 8, "0x": 16}.get(written[:2], 10)), loader, node)
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return _made(lambda written: float(written.replace(".inf", "inf").replace(".nan", "nan")), loader, node)
+
+
+def _made(make: Callable[[str], Made], loader: _Loader, node: yaml.ScalarNode) -> Made:
+    """What a scalar means; one that an explicit tag gives another kind (``!!int x``) is an error."""
+    written = str(loader.construct_scalar(node))
+    try:
+        return make(written.lower())
+    except (ValueError, LookupError):
+        kind = str(node.tag).rpartition(":")[2]
+        raise ConstructorError(None, None, f"{written!r} is not of the kind {kind}", node.start_mark) from None
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str | int | float | bool | None):
+            raise ConstructorError(None, None, "a key must be one word", key_node.start_mark)
+        if key in seen:
+            raise ConstructorError(None, None, f'found duplicate key "{key}"', key_node.start_mark)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    found: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return found
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+     "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:bool", _truth)
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
