@@ -48,3 +48,20 @@ def test_tables_keep_names_that_look_like_numbers_or_nothing_and_floats_exactly(
     assert back.equals(table)
     assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "q.csv").read_bytes()
     assert b"\r" not in (tmp_path / "p.csv").read_bytes()
+
+
+def test_what_another_process_takes_for_a_leftover_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    claim, removed = files.claim, []
+
+    def late(path, wait):
+        held = claim(path, wait)
+        if path.name not in removed:
+            removed.append(path.name)
+            path.unlink()
+        return held
+
+    monkeypatch.setattr(files, "claim", late)
+    with files.whole(tmp_path / "a.txt") as half, files.scratch(tmp_path, "b") as folder:
+        assert half.is_file() and (folder / files.LOCK).is_file() and len(removed) == 2
+        half.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"

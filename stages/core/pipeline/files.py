@@ -31,7 +31,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished{path.suffix}")
     held = None
     try:
-        held = claim(unfinished, wait=False)
+        held = _own(unfinished)
         yield unfinished
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())
@@ -53,14 +53,12 @@ def scratch(folder: str | Path, name: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder, name)
     made = folder / f".{name}.{os.getpid()}.unfinished"
-    made.mkdir()
-    held = claim(made / LOCK, wait=False)
+    held = _own(made / LOCK)
     try:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
-        if held:
-            held.close()
+        held.close()
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
@@ -69,8 +67,21 @@ def _remove_leftovers(folder: Path, name: str) -> None:
         with suppress(FileNotFoundError):  # its process has just finished it
             held = claim(left / LOCK if left.is_dir() else left, wait=False)
             if held:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
                 held.close()
+
+
+def _own(path: Path) -> IO[bytes]:
+    """Create a file, in a folder that is made where it is missing, and lock it. Another process may remove either as a
+    leftover before it is locked: then both are made again."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            held = claim(path, wait=True)
+            assert held is not None  # it waited
+            if os.path.samestat(os.fstat(held.fileno()), path.stat()):
+                return held
+            held.close()
 
 
 def reserve(path: Path) -> None:
