@@ -1,7 +1,7 @@
-"""A page on this machine to try the model with: drop images, see probability, operating points, heatmap. Research only.
+"""Serve a local web page to try the model: it shows probability, operating points and heatmap. Research only.
 
-Reads   models/, metrics/evaluate.json, metrics/verdict.md (made by dvc repro, or fetched by dvc pull)
-Writes  nothing; images go to the page's own server and no further
+Reads   models/, metrics/evaluate.json, metrics/verdict.md (written by dvc repro, or fetched by dvc pull)
+Writes  nothing; images stay on this machine
 Alone   python stages/demo.py [--port 8765] [--device cpu]
 """
 
@@ -25,8 +25,9 @@ from core.pipeline import entrypoint, files
 from core.pipeline.errors import Mistake
 from core.report import html
 
-HOST = "127.0.0.1"  # this machine alone
-MOST = 2**28  # bytes of an image
+HOST = "127.0.0.1"  # not reachable from other machines
+MOST = 2**28  # bytes of an uploaded image
+PAGE = Path(__file__).parent / "core/commands/demo.html"
 METRICS = "metrics/evaluate.json"
 VERDICT = "metrics/verdict.md"
 SAFE = {
@@ -38,7 +39,7 @@ SAFE = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8765, help="0: one that is free")
+    parser.add_argument("--port", type=int, default=8765, help="0 chooses a free port")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
     figures = files.read_json(METRICS)
@@ -46,23 +47,23 @@ def main() -> None:
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
     headline, *_ = html.read(files.there(VERDICT).read_text(encoding="utf-8"))
-    page = html.filled("demo.html", points=points, synthetic=model.synthetic, headline=headline, far=novelty.MEANING)
+    page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=novelty.MEANING)
     asyncio.run(serve(Page(model, page, figures["threshold"]), asked.port))
 
 
 class Page:
-    """What the server answers."""
+    """The request handlers of the server."""
 
     def __init__(self, model: prediction.Model, page: str, threshold: float) -> None:
         self.model, self.page, self.threshold = model, page, threshold
-        self.one = asyncio.Lock()  # image at a time
+        self.lock = asyncio.Lock()  # one image at a time, to bound memory
 
     async def show(self, request: web.Request) -> web.Response:
         return web.Response(text=self.page, content_type="text/html")
 
     async def classify(self, request: web.Request) -> web.Response:
         content = await request.read()
-        async with self.one:
+        async with self.lock:
             found = await asyncio.to_thread(self.look, content)
         return web.json_response(found, status=422 if "error" in found else 200)
 
@@ -88,10 +89,10 @@ def address(image: Image.Image) -> str:
 
 @web.middleware
 async def own_page_alone(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Refuse what another web page in this browser asks for, by a name that leads here or across sites."""
+    """Refuse requests from other web pages in the same browser (DNS rebinding, cross-site requests)."""
     host, origin = request.host, request.headers.get("Origin")
     if host.rpartition(":")[0] not in (HOST, "localhost") or origin not in (None, f"http://{host}"):
-        raise web.HTTPForbidden(text="This page answers to itself alone.")
+        raise web.HTTPForbidden(text="Only this page itself may use the server.")
     response: web.StreamResponse = await handler(request)
     response.headers.update(SAFE)
     return response
@@ -109,9 +110,11 @@ async def serve(page: Page, port: int) -> None:
         if error.errno != errno.EADDRINUSE:
             raise
         raise Mistake(
-            f"Port {port} is taken, by another demo perhaps: python stages/demo.py --port 0 takes a free one"
+            f"Port {port} is in use, perhaps by another demo. python stages/demo.py --port 0 chooses a free one"
         ) from None
-    print(f"Open http://{HOST}:{runner.addresses[0][1]} in a browser; Ctrl-C ends it. Research only.", flush=True)
+    print(
+        f"Open http://{HOST}:{runner.addresses[0][1]} in a browser. Ctrl-C stops the server. Research only.", flush=True
+    )
     await asyncio.Event().wait()
 
 

@@ -1,8 +1,8 @@
-"""Write the model for use elsewhere, in Hugging Face's layout: safetensors, ONNX, preprocessing as data, a model card.
+"""Export the model in the layout of Hugging Face: ONNX, safetensors, preprocessing rules, a model card.
 
-Reads   models/, metrics/, data/raw/provenance.json, params.yaml (model, split); some of data/prepared/images.npy, on
-        which ONNX is held against torch
-Writes  export/: model.safetensors, model.onnx, config.json, preprocessor_config.json, README.md
+Reads   models/, metrics/, data/raw/provenance.json, params.yaml (model, split), and some images of
+        data/prepared/images.npy, on which the outputs of ONNX and PyTorch are compared
+Writes  export/: model.onnx, config.json, preprocessor_config.json, README.md, and the files of models/
 Alone   python stages/export.py [--folder export]
 """
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("export"))
     asked = parser.parse_args()
     if asked.folder.exists() and not (asked.folder / export.CONFIG).is_file() and any(asked.folder.iterdir()):
-        raise Mistake(f"{asked.folder} holds other files: name a folder that is new or empty by --folder")
+        raise Mistake(f"{asked.folder} contains other files: use --folder to name a new or empty folder")
     chosen = params.load("model", "split")
     description = files.read_json(MODELS / "model.json")
     figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
@@ -36,12 +36,13 @@ def main() -> None:
     images = files.read_array(IMAGES)
 
     with files.scratch(asked.folder.parent, asked.folder.name) as folder:
-        shutil.copyfile(MODELS / "model.safetensors", folder / "model.safetensors")
+        for name in ("model.safetensors", "model.json", "novelty.safetensors"):
+            shutil.copyfile(files.there(MODELS / name), folder / name)
         worst = export.onnx(classifier, images, folder / "model.onnx")
         files.write_json(folder / export.CONFIG, export.config(description, figures["evaluate"]))
         files.write_json(folder / "preprocessor_config.json", export.preprocessing(description))
         card = html.filled(
-            "card.md", **figures, description=description, parameters=chosen.model_dump(mode="json", warnings=False),
+            export.CARD, **figures, description=description, parameters=chosen.model_dump(mode="json", warnings=False),
             source=files.read_json(SOURCE), opset=export.OPSET, worst=worst, measures=html.MEASURES,
             library=export.library(description),
             verdict=files.there(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
@@ -51,7 +52,9 @@ def main() -> None:
         for made in sorted(folder.iterdir()):
             if made.name != files.LOCK:
                 made.replace(asked.folder / made.name)
-    print(f"{asked.folder}/: ONNX (opset {export.OPSET}) and torch differ by {worst:.1e} at most. Research only.")
+    print(
+        f"{asked.folder}/: the logits of ONNX (opset {export.OPSET}) and PyTorch differ by at most {worst:.1e}. Research only."
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import zipfile
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from conftest import TOP
+from conftest import TOP, put
 from core.commands import export
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 def exported(clone):
     pytest.importorskip("onnxruntime")
     said = clone.run("python", "stages/export.py", "--folder", "../export")
-    assert float(re.search(r"differ by (\S+) at most", said)[1]) <= 1e-4
+    assert float(re.search(r"differ by at most (\S+)\. Research", said)[1]) <= 1e-4
     return clone.folder.parent / "export"
 
 
@@ -47,6 +48,17 @@ def test_the_export_says_which_library_the_network_is_of_and_what_it_takes_off_i
     assert export.library({"backbone": "timm/resnet18"}) == "timm"
 
 
+def test_predict_runs_on_the_exported_folder_and_flags_what_is_out_of_distribution_as_models_does(clone, exported):
+    with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
+        put(clone.folder, {"own.png": archive.read(archive.namelist()[0])})
+    tables = [
+        clone.run("python", "stages/predict.py", "own.png", "--models", folder, "--out", "predictions.csv")
+        and (clone.folder / "predictions.csv").read_text()
+        for folder in ("models", exported)
+    ]
+    assert tables[0] == tables[1] and "own.png,0." in tables[0]
+
+
 def test_the_model_card_is_filled_from_the_metrics_and_its_example_runs(clone, exported, monkeypatch, tmp_path):
     card = (exported / "README.md").read_text()
     area = clone.metrics("evaluate")["test"]["roc_auc"]
@@ -67,7 +79,7 @@ def test_a_folder_of_other_files_is_not_written_into(clone, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
     said = clone.run("python", "stages/export.py", "--folder", tmp_path / "mine", good=False)
-    assert "holds other files" in said and "Traceback" not in said
+    assert "contains other files: use --folder" in said and "Traceback" not in said
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
@@ -75,7 +87,7 @@ def test_onnx_that_differs_from_torch_is_refused(clone, tmp_path):
     script = clone.folder / "stages/core/commands/export.py"
     script.write_text(script.read_text().replace("MOST_APART = 1e-4", "MOST_APART = 0"))
     said = clone.run("python", "stages/export.py", "--folder", tmp_path / "none", good=False)
-    assert re.search(r"ONNX and torch differ by \S+ on real images, more than 0: not written", said)
+    assert re.search(r"Not exported: the logits of ONNX and PyTorch differ by \S+, more than 0", said)
     assert not (tmp_path / "none").exists()
 
 

@@ -91,7 +91,7 @@ def test_the_report_says_what_the_metrics_say(clone, page):
         counts = [int(called.get(what, pd.Series(0, [0, 1])).get(label, 0)) for what in (False, True)]
         assert f"{name}\t{counts[0]}\t{counts[1]}" in shown
     audit = clone.metrics("audit")
-    assert f"images, of them distinct\t{audit['images']}, {audit['distinct_images']}" in shown
+    assert f"images, distinct images\t{audit['images']}, {audit['distinct_images']}" in shown
     page.locator("summary", has_text="All parameters").click()
     assert "train.lr\t0.001" in page.locator("main").inner_text()
     page.locator("summary", has_text="as a table").click()
@@ -129,7 +129,10 @@ def test_patients_images_are_on_the_page_only_where_that_was_asked_for(clone, pa
     clone.change("report.images", True)
     assert clone.ran("dvc", "repro") == ["report"]
     opened(page, clone)
-    assert page.locator("img").count() > 1 and "shows patients' images" in page.locator("main").inner_text()
+    assert (
+        page.locator("img").count() > 1
+        and "This page shows patients' images below" in page.locator("main").inner_text()
+    )
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 50)")
 
 
@@ -140,7 +143,7 @@ def test_where_the_set_leaks_the_claim_stands_beside_what_can_be_believed(clone,
     opened(page, clone)
     figures = clone.metrics("evaluate")
     assert figures["test_unseen"]["images"] < figures["test"]["images"]
-    table = page.locator("table", has_text="as it would be claimed").inner_text()
+    table = page.locator("table", has_text="claimed: all test images").inner_text()
     assert f"test images\t{figures['test']['images']}\t{figures['test_unseen']['images']}" in table
     assert f"accuracy\t{figures['test']['accuracy']['value']:.3f}" in table
 
@@ -189,7 +192,7 @@ def test_an_image_dropped_on_the_demo_shows_what_predict_says(clone, demo, page,
         threshold = float(rows.nth(number).get_attribute("data-threshold"))
         expected = "positive" if known["probability"] >= threshold else "negative"
         assert rows.nth(number).locator(".called").inner_text() == expected
-    assert "Unlike what the model has seen" in articles["noise.png"].locator("[role=alert]").inner_text()
+    assert "Out of distribution" in articles["noise.png"].locator("[role=alert]").inner_text()
     assert articles["broken.png"].locator("[role=alert]").inner_text() == "No result: not an image"
     assert not articles["broken.png"].locator(".probability").is_visible()
     assert all(url.startswith((demo.address, "data:", "blob:")) for url in page.asked)
@@ -221,4 +224,4 @@ def test_the_demo_answers_to_no_other_page(demo):
 def test_a_port_that_is_taken_is_said(clone, demo):
     port = demo.address.rpartition(":")[2]
     said = clone.run("python", "stages/demo.py", "--port", port, good=False)
-    assert f"Port {port} is taken" in said and "Traceback" not in said
+    assert f"Port {port} is in use" in said and "Traceback" not in said

@@ -17,7 +17,6 @@ RARE_MODE = 0.05  # of the images, below which a colour mode is an outlier
 FAR = 5.0  # modified z-score (Iglewicz and Hoaglin 1993, who call 3.5 a potential outlier) of the mean brightness
 SHOWN = 8  # images of a cluster on a sheet
 LARGEST = 12  # clusters on the sheet of copies
-FEW = 10  # positive patients, below which no figure of theirs says much about others
 
 
 def find_near_copies(index: pd.DataFrame, grey: Grey, spread: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -215,7 +214,7 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
             f"{apart_ones} to be kept apart, for three parts: some part will have no positive at all. "
             "Only more patients help; split.folds uses those there are for testing in turn."
         )
-    elif apart < FEW:
+    elif apart < tables.FEW_PATIENTS:
         lines.append(f"{apart_ones} can't show how a classifier does on new ones; split.folds tests on each in turn.")
 
     if figures["redundant_copies"]:

@@ -1,4 +1,4 @@
-"""A trained model for other programs: ONNX, and what its images need as data."""
+"""A trained model for other programs: ONNX, and its preprocessing as data."""
 
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,24 @@ from core.network.networks import TIMM, Classifier
 from core.pipeline.errors import Mistake
 
 CONFIG = "config.json"
+CARD = Path(__file__).with_name("card.md")
 OPSET = 20
 CHECKED = 64  # images
-MOST_APART = 1e-4  # logits of ONNX and torch
+MOST_APART = 1e-4  # difference between the logits of ONNX and PyTorch
 
 
 def onnx(classifier: Classifier, images: np.ndarray, path: Path) -> float:
-    """Write the network as ONNX, from pixel_values float32 (B, C, H, W) in [0, 1] to logits float32 (B,), any B; return
-    how far its logits are from torch's at most, on some of ``images``, uint8 (N, H, W, C).
+    """Write the network as ONNX: pixel_values float32 (B, C, H, W) in [0, 1] to logits float32 (B,), for any B.
 
-    Raises Mistake where they are further apart than MOST_APART, or the network can't be written.
+    Returns the largest difference between its logits and PyTorch's on up to CHECKED of ``images``, uint8 (N, H, W, C).
+    Raises Mistake if the difference is above MOST_APART, or if the network can't be written as ONNX.
     """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  # what torch writes ONNX with
     except ImportError as error:
         raise Mistake(
-            f"{error.name} is missing: install it by make export, or pip install -r requirements-dev.txt"
+            f"{error.name} is not installed. Run make export, or pip install -r requirements-dev.txt"
         ) from None
     classifier = classifier.eval().cpu()
     rows = np.linspace(0, len(images) - 1, min(CHECKED, len(images))).astype(int)
@@ -46,7 +47,7 @@ def onnx(classifier: Classifier, images: np.ndarray, path: Path) -> float:
         apart = [_apart(session, classifier, batch[:count]) for count in (1, len(batch))]
     if not max(apart) <= MOST_APART:
         raise Mistake(
-            f"ONNX and torch differ by {max(apart):.1e} on real images, more than {MOST_APART:g}: not written"
+            f"Not exported: the logits of ONNX and PyTorch differ by {max(apart):.1e}, more than {MOST_APART:g}"
         )
     return max(apart)
 
@@ -57,8 +58,8 @@ def _apart(session: Any, classifier: Classifier, batch: Tensor) -> float:
 
 
 def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-    """config.json: what the network is, and where its probability becomes a class. ``mean`` and ``std`` are what the
-    network takes off its images by itself."""
+    """The content of config.json: the network, its threshold and its temperature. The network itself normalises its
+    images by ``mean`` and ``std``."""
     told = ("backbone", "head", "image_size", "mean", "std", "synthetic")
     return {
         "architectures": ["Classifier"],
@@ -77,10 +78,10 @@ def library(description: dict[str, Any]) -> str:
 
 
 def preprocessing(description: dict[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json. The network itself takes off its mean, so nothing is normalised before it."""
+    """The content of preprocessor_config.json. The network normalises its images itself."""
     side = description["image_size"]
     return {
-        "image_processor_type": "ViTImageProcessor",  # the one that squeezes to a square and does no more than is said
+        "image_processor_type": "ViTImageProcessor",  # it resizes to a square and applies only the steps below
         "do_convert_rgb": description["channels"] == 3,
         "do_resize": True,
         "size": {"height": side, "width": side},

@@ -3,8 +3,8 @@
 from typing import Any
 
 from core.pipeline.errors import many
+from core.pipeline.tables import FEW_PATIENTS
 
-FEW = 10  # patients of a class: with fewer an interval is wide, and its promise rests on little
 LEAST = 6  # patients of a class: even if all agree, fewer can't reject chance at 5 % in a sign test (2 / 2**5 is above)
 
 
@@ -72,7 +72,7 @@ def _headline(figures: dict[str, Any]) -> str:
     found = f"ROC AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
     few = min(block["positive_groups"], block["negative_groups"])
     who = "images" if block["patients"] is None else "patients"
-    rests = f", on {few:,} independent {who} of the rarer class" if few < FEW else ""
+    rests = f", on {few:,} independent {who} of the rarer class" if few < FEW_PATIENTS else ""
     if block["patients"] is None:
         rests += ", if every image is of another patient: whose they are is not known"
     if area["low"] > 0.5 and few < LEAST:

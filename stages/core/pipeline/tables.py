@@ -13,6 +13,8 @@ from core.pipeline import files
 
 SYNTHETIC = "synthetic-phantom/"  # begins the name of every phantom, so that each table says what it is about
 
+FEW_PATIENTS = 10  # of a class: with fewer, an interval is wide and a figure says little about other patients
+
 LABELS = ["file", "label", "patient"]
 LISTED = ["file", "part"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from core.pipeline import files
 from core.report import plots
 
+HERE = Path(__file__).parent
 MEASURES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "sensitivity": "sensitivity", "specificity": "specificity",
     "precision": "precision", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "F1",
@@ -18,20 +19,25 @@ MEASURES = {
 }  # fmt: skip
 
 
-def filled(template: str, **content: Any) -> str:
-    """A template that lies beside this file, filled in; what comes from data is escaped where it is HTML."""
+def filled(template: Path, **content: Any) -> str:
+    """Render a Jinja2 template. HTML templates can include this package's head.html, and escape what comes from data.
+
+    Raises jinja2.UndefinedError if the template uses a name that ``content`` lacks.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=template.endswith(".html"),
+        loader=FileSystemLoader([template.parent, HERE]), autoescape=template.suffix == ".html",
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {"figure": plots.text, "count": _count}
-    return environment.get_template(template).render(**content)
+    return environment.get_template(template.name).render(**content)
 
 
 def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
     """The page. ``figures`` holds, by stage, what is in metrics/; ``verdict`` is the content of verdict.md."""
     headline, lines, note = read(verdict)
-    return filled("report.html", **figures, **content, headline=headline, lines=lines, note=note, measures=MEASURES)
+    return filled(
+        HERE / "report.html", **figures, **content, headline=headline, lines=lines, note=note, measures=MEASURES
+    )
 
 
 def embedded(path: str | Path) -> dict[str, str]:
