@@ -1,11 +1,11 @@
-"""Hold requirements.lock against what the package index and the advisories say of it now.
+"""Check requirements.lock against the package index and the known vulnerabilities.
 
     python .ci/audit.py [requirements.lock]
 
-The index (PyPI's simple API) must still offer each locked version, with the locked hashes, not withdrawn (yanked), of a
-project that is not in quarantine. Known vulnerabilities are asked of OSV (https://osv.dev); where that can't be
-reached, as behind a mirror of the index alone, it says so and the index decides. An advisory that was looked into and
-does not touch us is named in gates.yaml, accepted, with the reason.
+The index (PyPI's simple API) must still offer each locked version with the locked hashes. The version must not be
+withdrawn (yanked), and its project must not be in quarantine. Known vulnerabilities come from OSV (https://osv.dev). If
+OSV can't be reached, for example behind a mirror of the index, a message says so and only the index is checked.
+Advisories that do not affect this project are listed in gates.yaml under accepted, with the reason.
 """
 
 import json
@@ -61,7 +61,7 @@ def on_index(locked: Locked) -> list[str]:
 
 
 def advisories(locked: list[Locked], accepted: dict[str, str]) -> list[str]:
-    """The known vulnerabilities of the locked versions, but for the accepted ones."""
+    """The known vulnerabilities of the locked versions, without the accepted ones."""
     queries = [{"package": {"name": each.name, "ecosystem": "PyPI"}, "version": each.version} for each in locked]
     answers = ask(ADVISORIES, {"queries": queries})["results"]
     return [
@@ -80,12 +80,12 @@ def main() -> None:
         with ThreadPoolExecutor(8) as pool:
             faults = [fault for found in pool.map(on_index, locked) for fault in found]
     except (urllib.error.URLError, TimeoutError) as error:
-        sys.exit(f"the package index {INDEX} can't be asked: {error}")
+        sys.exit(f"the package index {INDEX} can't be reached: {error}")
     try:
         faults += advisories(locked, accepted)
         asked = "and OSV knows no vulnerability of them"
     except (urllib.error.URLError, TimeoutError) as error:
-        asked = f"but OSV could NOT be asked for vulnerabilities ({error})"
+        asked = f"but OSV could NOT be reached, so vulnerabilities were not checked ({error})"
     if faults:
         sys.exit("\n".join(faults))
     print(f"{len(locked)} locked packages: the index offers all with the locked hashes, none withdrawn, {asked}")

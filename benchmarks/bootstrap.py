@@ -1,4 +1,4 @@
-"""How long the intervals of many predictions take: 2,000 resamples of 100,000 images.
+"""Measure the time of the bootstrap intervals: 2,000 resamples of 100,000 images.
 
 python benchmarks/bootstrap.py
 """

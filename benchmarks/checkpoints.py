@@ -1,9 +1,10 @@
-"""What it costs to survive: training with checkpoints against without, and deterministic against not.
+"""Measure the cost of checkpoints and of determinism in training.
 
     python benchmarks/checkpoints.py [--epochs 5] [--rounds 5]
 
-Trains on the images of data/prepared with the parameters of params.yaml (run dvc repro first), the variants in turn,
-and prints each one's time, in seconds an epoch, and its ratio to training without checkpoints in the same round.
+Trains on the images of data/prepared with the parameters of params.yaml (run dvc repro first). Each round runs every
+variant once. Prints the time of each variant, in seconds per epoch, and its ratio to training without checkpoints in
+the same round.
 """
 
 import argparse
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.network import checkpoints, devices, networks, training
 from core.pipeline import files, params, tables
 
-VARIANTS = ("without checkpoints", "a checkpoint an epoch", "a checkpoint every 10 s", "not deterministic")
+VARIANTS = ("without checkpoints", "a checkpoint per epoch", "a checkpoint every 10 s", "not deterministic")
 
 
 def main() -> None:
@@ -50,9 +51,9 @@ def main() -> None:
                 training.fit(classifier, images, rows, labels, rules, chosen.seed, lambda epoch: None, store)
                 return (time.perf_counter() - began) / asked.epochs
 
-    seconds(VARIANTS[0])  # the first run also loads what torch loads late
+    seconds(VARIANTS[0])  # warm-up: torch loads some of its parts in the first run
     times = [{variant: seconds(variant) for variant in VARIANTS} for _ in range(asked.rounds)]
-    print(f"{'':26} {'s an epoch':>10}   ratio, median (least to most)")
+    print(f"{'':26} {'s/epoch':>10}   ratio, median (min to max)")
     for variant in VARIANTS:
         ratios = [each[variant] / each[VARIANTS[0]] for each in times]
         median = statistics.median(each[variant] for each in times)

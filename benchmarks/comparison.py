@@ -1,9 +1,10 @@
-"""How often compare.py tells runs apart: equal models that differ in the seed, and a truly better one.
+"""Count how often compare.py calls two runs different: for equally good models, and if one is truly better.
 
     python benchmarks/comparison.py [--pairs 50]
 
-A simulation: 100 patients of 5 to 40 images, half of them positive. A model's score is the class, what the patient
-looks like to any model, what the patient looks like to this one, and noise; the seed changes the last two.
+A simulation of 100 patients with 5 to 40 images each, half of the patients positive. The score of an image is the sum
+of a class effect, a patient effect common to both models, a patient effect of this model, and noise. The last two
+differ between the models, like the results of two training seeds.
 """
 
 import argparse
@@ -20,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.commands import comparison
 
 PATIENTS = 100
-EQUAL, BETTER = 1.5, 2.5  # distance of the classes, in standard deviations of a score
+EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
 
 
 def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
-    """Two runs on one simulated test set, and its images."""
+    """Two runs on one simulated test set, and the table of its images."""
     random = np.random.RandomState(seed)
     patient = np.repeat(np.arange(PATIENTS), random.randint(5, 41, PATIENTS))
     label = patient % 2
@@ -53,7 +54,7 @@ def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparison.Ru
 
 
 def simulated(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
-    """Two equally good models that differ in the seed alone."""
+    """Two equally good models that differ only in the seed."""
     return runs(seed, (EQUAL, EQUAL))
 
 
@@ -70,8 +71,8 @@ def main() -> None:
         told = [comparison.measure(*draw(seed)).set_index("measure")["differ"] for seed in range(asked.pairs)]
         areas = " and ".join(f"{norm.cdf(distance / np.sqrt(2)):.3f}" for distance in distances)
         print(
-            f"{words:7} true AUC {areas}: told apart in any measure in {sum(each.any() for each in told)} of "
-            f"{asked.pairs} pairs, by ROC AUC in {sum(each['roc_auc'] for each in told)}"
+            f"{words:7} true AUC {areas}: different in any measure in {sum(each.any() for each in told)} of "
+            f"{asked.pairs} pairs, in ROC AUC in {sum(each['roc_auc'] for each in told)}"
         )
 
 

@@ -1,11 +1,11 @@
-"""How often 95 % intervals hold the truth: a simulation with a known AUC and correlated images of each patient.
+"""Measure how often 95 % intervals contain the true value, in a simulation with correlated images of each patient.
 
     python benchmarks/interval_coverage.py [--runs 500]
 
-Half of the patients are positive, with 5 to 40 images each ("apart"); or every patient has images of both
-kinds ("mixed"); or patients are apart and one positive patient in ten looks like a negative one ("hard"). Half of
-the variance of a score is the patient's. The images' bootstrap, which takes each image for a patient of its own,
-stands beside it.
+Each patient has 5 to 40 images. The designs are: half of the patients are positive ("apart"); every patient has images
+of both classes ("mixed"); or as "apart", but one positive patient in ten looks like a negative one ("hard"). Half of
+the variance of a score is between patients. For comparison, the output also has the bootstrap over images, which treats
+every image as an independent patient.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HARD = 0.1
 
 
 def truth(design: str, shift: float, threshold: float) -> dict[str, float]:
-    """The measures of an endless population, whose scores have variance 1 in each class, ``shift`` apart."""
+    """The true measures: in each class the scores have variance 1, and the class means are ``shift`` apart."""
     hard = HARD if design == "hard" else 0
     return {
         "roc_auc": float((1 - hard) * norm.cdf(shift / np.sqrt(2)) + hard * 0.5),
@@ -37,7 +37,7 @@ def truth(design: str, shift: float, threshold: float) -> dict[str, float]:
 
 
 def draw(design: str, patients: int, shift: float, threshold: float, seed: int) -> Scores:
-    """One test set of so many patients."""
+    """A simulated test set of ``patients`` patients."""
     random = np.random.RandomState(seed)
     images = random.randint(5, 41, patients)
     units = np.repeat(np.arange(patients), images)
@@ -53,7 +53,7 @@ def draw(design: str, patients: int, shift: float, threshold: float, seed: int) 
 
 
 def covered(design: str, patients: int, shift: float, runs: int, by_image: bool) -> tuple[dict[str, float], float]:
-    """The share of runs whose interval holds the truth, for each measure, and the mean width of the AUC's."""
+    """For each measure, the share of runs whose interval contains the true value; and the mean width for the AUC."""
     threshold = shift / 2
     known = truth(design, shift, threshold)
     holds: dict[str, list[bool]] = {name: [] for name in known}
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=500)
     asked = parser.parse_args()
-    print(f"coverage in % of {asked.runs} runs; width of the AUC's interval")
+    print(f"coverage in % of {asked.runs} runs; mean width of the AUC interval")
     print("design  patients  true AUC   over patients: AUC sens. spec. width   over images: AUC sens. spec. width")
     for design in DESIGNS:
         shift = 2.5 if design == "hard" else 1.5

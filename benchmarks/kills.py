@@ -1,11 +1,11 @@
-"""Kill the pipeline at random moments, start the same command again, and hold the end against an undisturbed run.
+"""Kill the pipeline at random moments, run the same command again, and compare the result with an undisturbed run.
 
     python benchmarks/kills.py [--training 50] [--stages 20] [--seed 1]
 
-The training kills are of the committed default run with ten epochs, those of the other stages of the same with one.
-Each hits with SIGKILL the whole process group (as a loss of power does), the stage alone, or DVC alone, which leaves
-the stage running on its own. At the end dvc.lock and every output must have the bytes of the undisturbed run, and
-nothing half-written may be left. Let nothing else run meanwhile: it takes many times as long.
+Training is killed in the committed default run with ten epochs, the other stages in the same run with one epoch. Each
+kill sends SIGKILL to the whole process group (like a loss of power), to the stage only, or to DVC only, which leaves
+the stage running. At the end, dvc.lock and every output must have the same bytes as in the undisturbed run, and no
+partly written file must remain. Run nothing else at the same time: it makes the benchmark many times slower.
 """
 
 import argparse
@@ -45,15 +45,15 @@ def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """The hash of all that a run leaves, but for DVC's and git's own."""
+    """The hash of every file that a run leaves, without the files of DVC and git."""
     kept = [path for path in folder.rglob("*") if path.is_file() and not {".dvc", ".git"} & set(path.parts)]
-    # Neither Python's caches nor the links that a killed DVC tries out beside its outputs.
+    # Leave out Python's caches, and the test links that a killed DVC leaves beside its outputs.
     kept = [path for path in kept if "__pycache__" not in path.parts and not re.match(r"\..{22}\.tmp$", path.name)]
     return {str(path.relative_to(folder)): files.sha256(path) for path in kept}
 
 
 def stage_process(folder: Path) -> int | None:
-    """The process that runs a stage's script in this folder."""
+    """The id of the process that runs a stage script in this folder, or None."""
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
@@ -68,7 +68,7 @@ def kill(run: subprocess.Popen[bytes], folder: Path, victim: str) -> None:
     process = stage_process(folder)
     if victim == "stage" and process:
         os.kill(process, signal.SIGKILL)
-        run.wait()  # DVC says that the stage failed
+        run.wait()  # let DVC report that the stage failed
     elif victim == "dvc":
         run.kill()
     else:
@@ -77,7 +77,7 @@ def kill(run: subprocess.Popen[bytes], folder: Path, victim: str) -> None:
 
 
 def disturbed(folder: Path, longest: float, left: int, draw: random.Random) -> list[tuple[str, str]]:
-    """Run to the end through at most ``left`` kills; give the stage and the victim of each."""
+    """Run to the end with at most ``left`` kills. Returns the stage and the victim of each kill."""
     kills: list[tuple[str, str]] = []
     log = folder.with_suffix(".log")
     while True:
@@ -92,7 +92,7 @@ def disturbed(folder: Path, longest: float, left: int, draw: random.Random) -> l
             kills.append((running[-1] if running else "before", victim))
             continue
         if run.returncode:
-            sys.exit(f"after {kills} the same command needed a hand:\n{log.read_text(errors='replace')}")
+            sys.exit(f"dvc repro failed after the kills {kills}:\n{log.read_text(errors='replace')}")
         return kills
 
 
@@ -107,16 +107,16 @@ def phase(name: str, folder: Path, changes: dict[str, float], wanted: int, longe
     def done() -> int:
         return sum(number for (stage, _), number in counted.items() if (stage == "train") is (name == "training"))
 
-    while done() < wanted:  # kills of the stages that this phase is about
+    while done() < wanted:  # count only kills of the stages of this phase
         chains += 1
         began = time.monotonic()
-        victim = clone(calm, folder / f"{name}-{chains}", changes)  # of the commit that calm has, too
+        victim = clone(calm, folder / f"{name}-{chains}", changes)  # the same commit as calm
         kills = disturbed(victim, longest, 15, draw)
         counted.update(kills)
         found = content(victim)
         differ = sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
         if differ:
-            sys.exit(f"{victim}: after {kills} these differ from the undisturbed run: {differ}")
+            sys.exit(f"{victim}: files that differ from the undisturbed run after the kills {kills}: {differ}")
         print(f"{name}, run {chains}: {done()} kills, identical, {time.monotonic() - began:.0f} s", flush=True)
         shutil.rmtree(victim)
     print(f"\n{name}: {sum(counted.values())} kills in {chains} runs, {len(expected)} files identical after each")

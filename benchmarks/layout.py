@@ -1,11 +1,11 @@
-"""One archive against one PNG a file, under DVC.
+"""Compare one archive with one PNG file per image, under DVC.
 
     python benchmarks/layout.py [--images 30000] [--rounds 1]
 
-Keeps phantom images of 50 pixels as this project does, in one images.zip, and as one PNG a file in a folder a patient,
-each in a fresh repository with a folder as remote, the two in turn. Prints the seconds that each of DVC's operations
-takes with either, how many times as long it takes with files (of more rounds the median, and the least to the most),
-and the bytes and files of both.
+Stores phantom images of 50 pixels in one images.zip, as this project does, and as one PNG file per image in one folder
+per patient. Each layout is in a new repository with a folder as remote; the two are measured in turn. Prints the
+seconds of each DVC operation with both layouts, the ratio of files to archive (median, minimum and maximum of several
+rounds), and the bytes and the number of files of both.
 """
 
 import argparse
@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.images import decoder, phantom
 
 LAYOUTS = ("images.zip", "images")
-OPERATIONS = ("add", "status", "push", "checkout", "pull")  # checkout without the images, pull without the cache, too
+# The images are removed before checkout; before pull, the cache is removed as well.
+OPERATIONS = ("add", "status", "push", "checkout", "pull")
 
 
 def encoded(patch: phantom.Patch, kind: str) -> bytes:
@@ -46,18 +47,18 @@ def write(patches: list[phantom.Patch], target: Path) -> None:
 
 
 def size(target: Path) -> tuple[int, int]:
-    """Bytes and files."""
+    """Total bytes and number of files."""
     sizes = [path.stat().st_size for path in (target, *target.rglob("*")) if path.is_file()]
     return sum(sizes), len(sizes)
 
 
 def measure(patches: list[phantom.Patch], layout: str) -> tuple[dict[str, float], tuple[int, int]]:
-    """The seconds of each operation in a fresh repository, and the bytes and files of the images."""
+    """The seconds of each operation in a new repository, and the bytes and the number of files of the images."""
     with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
         place = Path(folder).resolve()
         repository = place / "repository"
         repository.mkdir()
-        # DVC with its defaults, whatever this machine's settings, and with what it remembers in this folder, too.
+        # Use DVC's defaults instead of this machine's settings, and keep its site cache in this folder.
         (place / "config").write_text("[core]\n    analytics = false\n    check_update = false\n")
         places = ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR")
         environment = os.environ | dict.fromkeys(places, str(place))
@@ -82,12 +83,12 @@ def measure(patches: list[phantom.Patch], layout: str) -> tuple[dict[str, float]
                 call("rm", "-r", layout)
             if operation == "pull":
                 call("rm", "-rf", ".dvc/cache")
-            os.sync()  # no operation waits for what was written before it
+            os.sync()  # so that no operation waits for earlier writes
             began = time.perf_counter()
             call("dvc", operation, *([layout] if operation == "add" else []))
             seconds[operation] = time.perf_counter() - began
             if size(repository / layout) != whole:
-                sys.exit(f"dvc {operation} left {size(repository / layout)} bytes and files of {layout}, not {whole}")
+                sys.exit(f"dvc {operation}: {layout} has {size(repository / layout)} bytes and files, expected {whole}")
     return seconds, whole
 
 

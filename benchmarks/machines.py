@@ -1,9 +1,10 @@
-"""What other machines would make of the default run: other threads, and processors with fewer instructions.
+"""Compare the default run on simulated machines with other numbers of threads and older instruction sets.
 
     python benchmarks/machines.py
 
-Runs the committed pipeline in clones, each without instructions that this processor has, or with other threads, and
-prints what gave the committed bytes, and the figures. The tolerance in gates.yaml is from this table.
+Runs the committed pipeline in clones, each with some instructions of this processor switched off or with another number
+of threads. Prints, for each machine, the stages whose outputs have the committed bytes, and the measures of the test
+set. The tolerance in gates.yaml comes from this table.
 """
 
 import json
@@ -25,7 +26,7 @@ NO_AVX = {
     "OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V3,X86_V4,AVX512_ICL,AVX512_SPR",
 }  # fmt: skip
 MACHINES = {
-    "as it is": {},
+    "unchanged": {},
     "one thread": {"OMP_NUM_THREADS": "1"},
     "four threads": {"OMP_NUM_THREADS": "4"},
     "AVX2": NO_AVX512,

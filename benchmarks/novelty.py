@@ -1,10 +1,11 @@
-"""How many images a model finds unlike what it was trained on: of its own set, of other sets, and of no set at all.
+"""Measure the share of images that a model flags as out of distribution, for its own set and for other images.
 
     python benchmarks/novelty.py [FOLDER ...]
 
-Takes the model and the images of the repository that it is run in (after dvc repro), and compares with the images below
-each FOLDER, with phantoms that no default run has (SYNTHETIC; grey for a model of grey images), noise, and even grey.
-For the README: in the repository with a folder of mammograms, and after recipes/honest.txt without a folder.
+Uses the model and the images of the current repository (run dvc repro first). Other images are those below each FOLDER,
+phantoms with a seed that no default run uses (SYNTHETIC; grey if the model takes grey images), noise, and images of one
+grey level. For the figures in the docs, run it once in the repository with a folder of mammograms, and once after
+recipes/honest.txt without a folder.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> None:
     others = {
         "phantoms": drawn if model.channels == 3 else decoder.grey_levels(drawn)[..., None],
         "noise": random.integers(0, 256, shape, dtype=np.uint8),
-        "even grey": np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[:, None, None, None], shape),
+        "uniform grey": np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[:, None, None, None], shape),
     }
     for folder in asked.folders:
         names = sources.expand([folder])
@@ -43,7 +44,7 @@ def main() -> None:
         others[str(folder)] = stack[[not reason for reason in why]]
     for name, stack in (known | others).items():
         unlike = model.scores(np.ascontiguousarray(stack), np.arange(len(stack))).unlike > 1
-        print(f"{name:40} {len(stack):6,} images, {unlike.mean():.3f} unlike")
+        print(f"{name:40} {len(stack):6,} images, {unlike.mean():.3f} flagged")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How well near copies are found: recall and precision for each change planted into images, and the time.
+"""Measure how well the audit finds near copies: recall and precision for each modification, and the time.
 
 python benchmarks/planted_copies.py                      phantoms (SYNTHETIC)
 python benchmarks/planted_copies.py FOLDER [--images N]  the images below a folder
@@ -36,7 +36,7 @@ def resized(share: float) -> Change:
 
 
 def cropped(left: float, top: float, right: float, bottom: float) -> Change:
-    """Cut off shares of the sides."""
+    """Cut off these shares of the width (left, right) and of the height (top, bottom)."""
     return lambda image: image.crop(
         (round(left * image.width), round(top * image.height),
          round((1 - right) * image.width), round((1 - bottom) * image.height))
@@ -54,10 +54,10 @@ CHANGES: dict[str, Change] = {
     "brightness - 15 %": lambda image: ImageEnhance.Brightness(image).enhance(0.85),
     "contrast + 15 %": lambda image: ImageEnhance.Contrast(image).enhance(1.15),
     "contrast - 15 %": lambda image: ImageEnhance.Contrast(image).enhance(0.85),
-    "cropped by 4 %, 2 % a side": cropped(0.02, 0.02, 0.02, 0.02),
-    "cropped by 4 % a side": cropped(0.04, 0.04, 0.04, 0.04),
+    "cropped by 4 %, 2 % per side": cropped(0.02, 0.02, 0.02, 0.02),
+    "cropped by 4 % per side": cropped(0.04, 0.04, 0.04, 0.04),
     "cropped by 4 % at one corner": cropped(0.04, 0.04, 0, 0),
-    "padded by 4 % a side": padded,
+    "padded by 4 % per side": padded,
     "mirrored": ImageOps.mirror,
     "turned by 90 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_90),
     "turned by 180 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_180),
@@ -66,12 +66,12 @@ CHANGES: dict[str, Change] = {
 
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
-    """As stages/prepare.py makes them, in grey: uint8 (N, 64, 64)."""
+    """Grey thumbnails as in stages/prepare.py: uint8 (N, 64, 64)."""
     return np.stack([decoder.grey_levels(decoder.square(image, decoder.THUMBNAIL)[None])[0] for image in images])
 
 
 def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
-    """The pairs found, and the correlations of the closest pairs rejected."""
+    """The pairs found, and the correlations of the closest rejected pairs."""
     phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
     found, rejected = copies.near_pairs(grey, phash, np.flatnonzero(copies.levels(grey)[1] >= copies.FLAT))
     return set(zip(found["one"], found["other"], strict=True)), rejected["correlation"].to_numpy()
@@ -80,15 +80,15 @@ def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
 def plant(
     grey: np.ndarray, own: set[tuple[int, int]], images: list[Image.Image], change: Change, chosen: np.ndarray
 ) -> tuple[float, float]:
-    """Recall and precision when changed copies of the ``chosen`` images are added to all of them.
+    """Recall and precision after adding modified copies of the ``chosen`` images to ``images``.
 
-    ``grey`` and ``own`` are the thumbnails of ``images`` and the pairs found without any planting, which are left out
-    of both: they may be copies of their own.
+    ``grey`` are the thumbnails of ``images``; ``own`` are the pairs found among them before adding copies. Recall and
+    precision ignore these pairs, since they can be real copies.
     """
     found, _ = search(np.concatenate([grey, thumbnails([change(images[number]) for number in chosen])]))
     source = np.concatenate([np.arange(len(images)), chosen])
     wanted = {(int(number), len(images) + place) for place, number in enumerate(chosen)}
-    # A changed copy of one of a pair that was there is a copy of the other, too.
+    # A modified copy of one image of a pair in ``own`` is also a copy of the other image.
     false = [
         pair
         for pair in found - wanted
@@ -99,7 +99,7 @@ def plant(
 
 
 def phantoms(count: int) -> list[Image.Image]:
-    """Phantoms that are all different."""
+    """Phantoms without exact copies among them."""
     seen = {patch.pixels.tobytes(): patch.pixels for patch in phantom.draw(count, max(3, count // 20), 64, 1)}
     return [Image.fromarray(pixels) for pixels in seen.values()]
 
@@ -107,11 +107,11 @@ def phantoms(count: int) -> list[Image.Image]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--images", type=int, default=300, help="how many are changed (default 300)")
+    parser.add_argument("--images", type=int, default=300, help="number of images to copy and modify (default: 300)")
     parser.add_argument("--growth", action="store_true")
     asked = parser.parse_args()
     if asked.growth:
-        print("phantoms   seconds   microseconds a pair")
+        print("phantoms   seconds   microseconds per pair")
         for count in (1000, 2000, 4000, 8000, 16000):
             images = thumbnails(phantoms(count))
             start = time.perf_counter()
@@ -122,7 +122,7 @@ def main() -> None:
 
     if asked.folder:
         read = {path: Path(path).read_bytes() for path in sources.expand([asked.folder])}
-        kept = {content: path for path, content in reversed(read.items())}  # the first of equal files
+        kept = {content: path for path, content in reversed(read.items())}  # keep the first of equal files
         images = [decoder.decode(content)[0] for content in sorted(kept, key=kept.__getitem__)]
     else:
         images = phantoms(1200)
@@ -131,9 +131,9 @@ def main() -> None:
     own, rejected = search(grey)
     took = time.perf_counter() - start
     print(f"{len(images):,} {'images' if asked.folder else 'SYNTHETIC images'}: {len(own)} pairs in {took:.1f} s")
-    print("closest pairs rejected, by correlation:", *rejected[:5].round(3))
+    print("highest correlations of rejected pairs:", *rejected[:5].round(3))
     chosen = np.random.RandomState(2).permutation(len(images))[: asked.images]
-    print(f"{'change planted':30}  recall  precision")
+    print(f"{'modification':30}  recall  precision")
     for name, change in CHANGES.items():
         recall, precision = plant(grey, own, images, change, chosen)
         print(f"{name:30} {recall:7.3f} {precision:10.3f}")

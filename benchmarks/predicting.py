@@ -1,9 +1,10 @@
-"""predict.py on many images: against decoding them and nothing else, on one core and on all, and its memory.
+"""Measure predict.py on many images: its time compared with decoding only, on one core and on all, and its memory.
 
     python benchmarks/predicting.py [--images 10000] [--side 512] [--rounds 1]
 
-Predicts with models/ (run dvc repro first) on phantoms of --side pixels as PNG: 200 of them, each under many names.
-Then on a tenth of them, for the memory, which should not grow with the images. Seconds are those of whole processes.
+Predicts with models/ (run dvc repro first) on PNG phantoms of --side pixels: 200 distinct files, each linked under many
+names. Then predicts on a tenth of the images, since memory must not grow with their number. Times are those of whole
+processes, including their start.
 """
 
 import argparse
@@ -38,7 +39,7 @@ for _ in decoder.decode_all(paths, Path.read_bytes, decoder.pixels, 64):
 
 
 def taken(*words: str | Path, cores: set[int] | None = None) -> tuple[float, int]:
-    """Seconds of a process, and the bytes that it held at most."""
+    """Run a process. Returns its seconds and its peak memory in bytes."""
     began = time.perf_counter()
     running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                preexec_fn=cores and (lambda: os.sched_setaffinity(0, cores)))  # fmt: skip
@@ -78,7 +79,7 @@ def main() -> None:
             for _ in range(asked.rounds)
         ]
     print(f"{asked.images:,} images of {asked.side} pixels, {len(os.sched_getaffinity(0))} cores")
-    print(f"{'':19}{'s':>8}{'images/s':>10}{'GB':>6}   ratio to decoding on all cores, median (least to most)")
+    print(f"{'':19}{'s':>8}{'images/s':>10}{'GB':>6}   ratio to decoding on all cores, median (min to max)")
     for name in rounds[0]:
         seconds = statistics.median(each[name][0] for each in rounds)
         ratios = [each[name][0] / each["decode, all cores"][0] for each in rounds]

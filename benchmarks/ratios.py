@@ -1,8 +1,8 @@
-"""How the benchmarks print what they measured."""
+"""Format the results of the benchmarks."""
 
 import statistics
 
 
 def spread(values: list[float]) -> str:
-    """Of one value or several: the median, and the least to the most."""
+    """Median, minimum and maximum of one or more values, as text."""
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"

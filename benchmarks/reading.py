@@ -1,14 +1,14 @@
-"""An array larger than memory: reading and training from the memory map, against an array that memory holds.
+"""Measure reading and training from a memory-mapped array that is larger than memory, against one that fits.
 
     python benchmarks/reading.py [--gigabytes 3] [--memory 1] [--rounds 3]
 
-Writes an array of random 64-pixel images and goes through some of them at random, each variant in a process of its
-own that has read the whole array once, in turn:
-  in memory       the system keeps the array in its cache
-  larger          the process may have --memory gigabytes, its cache included (a memory cgroup; without the right to
-                  make one: what is in the cache is dropped, the memory is not limited)
-  not asked       likewise, without asking the disk ahead
-Prints images a second, of reading alone and of training (one epoch of the default network in batches of 64).
+Writes an array of random 64-pixel images and reads some of them in random order. Each round runs every variant once, in
+a new process that has read the whole array once before:
+  in memory       the array is in the page cache
+  larger          the process is limited to --memory gigabytes, page cache included, by a memory cgroup; if it
+                  can't create a cgroup, the array is dropped from the page cache and the memory is not limited
+  no prefetch     as larger, but without prefetching from disk (madvise)
+Prints images per second for reading only and for training (one epoch of the default network in batches of 64).
 """
 
 import argparse
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.network import batches, networks, training
 from core.pipeline import files, params
 
-VARIANTS = ("in memory", "larger", "not asked")
+VARIANTS = ("in memory", "larger", "no prefetch")
 LOADS = {"reading": 50_000, "training": 6_400}  # images
 SIDE, BATCH = 64, 64
 CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))
@@ -48,7 +48,7 @@ def write(path: Path, size: int) -> None:
 
 
 def confine(most: int) -> Path | None:
-    """Give this process so many bytes of memory, its share of the cache included."""
+    """Limit this process to ``most`` bytes, page cache included. Returns its cgroup, or None if not permitted."""
     for root, limit in CGROUPS:
         group = Path(root, f"benchmark-{os.getpid()}")
         try:
@@ -62,7 +62,7 @@ def confine(most: int) -> Path | None:
 
 
 def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path | None]:
-    """Images a second of each load, and the group that the process is confined to."""
+    """Images per second for each load, and the cgroup that limits the process."""
     group = None
     with path.open("rb") as file:
         if variant != "in memory":
@@ -70,7 +70,7 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path |
             group = confine(most)
         while (group or variant == "in memory") and file.read(2**24):
             pass
-    if variant == "not asked":
+    if variant == "no prefetch":
         batches.Pixels._ask = lambda self, rows: None
     images = files.read_array(path)
     chosen = params.load("model", "train", "seed")
@@ -88,7 +88,7 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path |
         for _ in pixels.stream([rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]):
             pass
 
-    train(order[-4 * BATCH :])  # what torch loads late
+    train(order[-4 * BATCH :])  # warm-up: torch loads some of its parts in the first run
     found = {}
     for (load, count), run in zip(LOADS.items(), (read, train), strict=True):
         rows, order = order[:count], order[count:]
@@ -116,7 +116,7 @@ def main() -> None:
                 if group:
                     group.rmdir()
     print(f"An array of {asked.gigabytes:g} GB, " + (f"{asked.memory:g} GB of memory" if group else "a cold cache"))
-    print(f"{'':11}" + "".join(f"{load + ', images/s':>20}   ratio, median (least to most)" for load in LOADS))
+    print(f"{'':11}" + "".join(f"{load + ', images/s':>20}   ratio, median (min to max)" for load in LOADS))
     for variant in VARIANTS:
         line = f"{variant:11}"
         for load in LOADS:

@@ -1,12 +1,12 @@
-"""What each stage of the data takes as a set grows: seconds, memory, and the exponent of growth.
+"""Measure time and memory of the data stages for sets of several sizes, and the exponent of growth.
 
     python benchmarks/scale.py [--images 3000 30000] [--side 50] [--train]
 
-Draws phantoms of so many images, one patient in a thousand images, in a clone each, and runs the stages by dvc repro.
-Growth is b in seconds = a * images ** b, from one size to the next. Memory is what the largest process of a stage held
-at most of its own: not pages of mapped files, which the system takes back when it needs them. --train also runs the
-rest of the pipeline, one epoch, then prints the seconds of a dvc repro with nothing to do, and those from a dvc repro
-with another train.lr to the beginning of the first epoch. As many as the IDC set has: --images 3000 30000 277524.
+Draws phantom sets of these sizes, one patient per 1,000 images, each in its own clone, and runs the stages with dvc
+repro. Growth is b in seconds = a * images ** b, for the last two sizes. Memory is the peak of the largest process of a
+stage, without pages of mapped files, which the system can take back at any time. --train also runs the rest of the
+pipeline with one epoch. It then prints the seconds of a dvc repro with nothing to do, and the seconds from a dvc repro
+with another train.lr to the start of the first epoch. For the size of the IDC set: --images 3000 30000 277524.
 """
 
 import argparse
@@ -23,24 +23,24 @@ import yaml
 TOP = Path(__file__).resolve().parents[1]
 STAGES = ("download", "prepare", "audit", "split")
 PROMISED = "all but download"
-FAR = 10_000_000  # images
-EVERY = 0.05  # seconds
+FAR = 10_000_000  # images, for the extrapolation
+EVERY = 0.05  # seconds between two readings of the memory
 
 
 def own_memory(pid: int) -> int:
-    """Bytes that no file holds, of the largest among a process and its descendants."""
+    """Bytes of memory not backed by a file, of the largest process among ``pid`` and its descendants."""
     most = 0
     try:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         most = 1024 * sum(int(status.get(key, "0").split()[0]) for key in ("RssAnon", "RssShmem"))
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (OSError, ProcessLookupError):
-        return most  # it has ended meanwhile
+        return most  # the process has ended
     return max([most, *(own_memory(int(child)) for child in children)])
 
 
 def measure(folder: Path, *words: str) -> tuple[float, int]:
-    """Seconds and bytes."""
+    """Run a command. Returns its seconds and its peak memory in bytes."""
     began, most = time.perf_counter(), 0
     with (folder / "log.txt").open("w+") as log:
         running = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
@@ -67,7 +67,7 @@ def until_training(folder: Path) -> float:
 
 
 def change(folder: Path, **changes: object) -> None:
-    """Set keys of params.yaml, the dots of whose names are written as two underscores."""
+    """Set keys of params.yaml. In the argument names, two underscores replace each dot."""
     path = folder / "params.yaml"
     document = yaml.safe_load(path.read_text())
     for name, value in changes.items():
@@ -108,7 +108,7 @@ def main() -> None:
                 changed = until_training(folder)
                 lines.append(
                     f"{count:,} images: one epoch and evaluate {seconds:.0f} s, {most / 1e9:.2f} GB; "
-                    f"nothing to do {idle:.1f} s; train.lr changed: trains after {changed:.1f} s"
+                    f"nothing to do {idle:.1f} s; train.lr changed: training starts after {changed:.1f} s"
                 )
     print(f"{'stage':17}" + "".join(f"{f'{count:,}':>9}, s{'GB':>6}" for count in taken), end="")
     print(f"{'growth':>8}   {FAR:,}" if len(taken) > 1 else "")
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def beyond(less: tuple[int, float, int], more: tuple[int, float, int]) -> str:
-    """Growth, and what it would come to: seconds by its power, bytes in proportion."""
+    """Growth, and an extrapolation to FAR images: time with this exponent, memory linearly."""
     growth = math.log(more[1] / less[1]) / math.log(more[0] / less[0])
     hours = more[1] * (FAR / more[0]) ** growth / 3600
     most = more[2] + (more[2] - less[2]) / (more[0] - less[0]) * (FAR - more[0])

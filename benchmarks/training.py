@@ -1,17 +1,18 @@
-"""Training against its limit and its peers: milliseconds a step, and ratios to the limit of the same round.
+"""Compare the speed of training with its limit and with other libraries: milliseconds per step, ratios to the limit.
 
     python benchmarks/training.py [--archive PATH.tar] [--backbone shufflenet_v2_x0_5] [--side 64] [--batch 16]
       [--precision auto] [--steps 60] [--rounds 5] [--device auto]
 
-Trains on the same steps * batch images with the parameters of params.yaml, each from the same first weights, in turn:
-  limit           forward, backward, clipping and NAdam on one batch that lies on the device; nothing read, nothing else
-  ours            core.training.fit, with its augmentation; validation does not count
-  Lightning       its Trainer, with our network, loss, NAdam and augmentation and the images in memory; no validation
-  fastai          its Learner (with its Recorder), likewise; the DataLoader is torch's, which takes whole batches
-  original way    each image decoded from its PNG at each access in one process, the loss read at each step, and a
-                  second pass over the training images for their accuracy; both passes count
-What comes before the second epoch (of limit and original way: the first steps) is not timed. Without --archive it
-takes the images of data/prepared (run dvc repro first); "make peers" installs Lightning and fastai.
+Each round runs every contestant once, on the same steps * batch images, with the parameters of params.yaml and the same
+initial weights:
+  limit           forward, backward, clipping and NAdam on one batch that is already on the device; nothing is read
+  ours            core.network.training.fit with its augmentation; validation is not timed
+  Lightning       its Trainer with our network, loss, NAdam and augmentation, and the images in memory; no validation
+  fastai          the same with its Learner and Recorder; the DataLoader is torch's, which reads whole batches
+  original way    as in the original: one process decodes each image from its PNG at each access, the loss is read at
+                  each step, and a second pass over the training images measures accuracy; both passes are timed
+The first epoch is not timed (limit and original way: the first steps). Without --archive the images are those of
+data/prepared (run dvc repro first). "make peers" installs Lightning and fastai.
 """
 
 import argparse
@@ -46,20 +47,20 @@ from ratios import spread
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
-sys.path.append(str(TOP / ".venv" / "peers"))  # last: what the project has locked goes before what peers bring
+sys.path.append(str(TOP / ".venv" / "peers"))  # last, so that the project's locked versions come first
 
 from core.images import decoder  # noqa: E402
 from core.network import batches, devices, inference, networks, training  # noqa: E402
 from core.pipeline import files, params, provenance, tables  # noqa: E402
 
 PREPARED = Path("data/prepared/images.npy")
-WARM = 3  # steps
+WARM = 3  # untimed first steps
 
-Contestant = Callable[["Job"], float]  # seconds a step
+Contestant = Callable[["Job"], float]  # returns seconds per step
 
 
 class Job:
-    """What all contestants share: images, labels, first weights, loss, rules and clock."""
+    """What all contestants share: images, labels, initial weights, loss, training parameters and clock."""
 
     def __init__(
         self, asked: argparse.Namespace, chosen: params.Params, contents: list[bytes], labels: np.ndarray, folder: Path
@@ -112,7 +113,7 @@ class Job:
         return loss
 
     def augmentation(self) -> Callable[[Tensor], Tensor]:
-        """From uint8 (B, H, W, C) on the device, as the loader gives it."""
+        """The augmentation of uint8 images (B, H, W, C) on the device, as the loader returns them."""
         random = torch.Generator().manual_seed(self.seed)
         return lambda images: batches.augment(images.permute(0, 3, 1, 2), self.rules.augment, random)
 
@@ -170,7 +171,7 @@ def limit_step(job: Job) -> Callable[[], Tensor]:
 
 
 def ours(job: Job) -> float:
-    """From the first step of the second epoch to its last, as with the peers: validation does not count."""
+    """The time from the first to the last step of the second epoch, as with the peers; validation is not timed."""
     seen: list[float] = []
     step = training.Training.one_step
 
@@ -192,7 +193,7 @@ def ours(job: Job) -> float:
 def lightning(job: Job, workers: int) -> float:
     from lightning.pytorch import LightningModule, Trainer
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its import sets another
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # after the import, which sets another level
 
     class Module(LightningModule):
         def __init__(self) -> None:
@@ -217,7 +218,7 @@ def lightning(job: Job, workers: int) -> float:
     Trainer(
         accelerator="gpu" if cuda else "cpu", devices=[job.device.index or 0] if cuda else 1, max_epochs=2,
         precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.rules.clip_norm,
-        deterministic="warn",  # as devices.repeatable has set it for all
+        deterministic="warn",  # as devices.repeatable sets it for all contestants
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, job.loader(workers))  # fmt: skip
     return module.took / job.steps
@@ -260,7 +261,7 @@ def fastai(job: Job, workers: int) -> float:
 
 
 def original(job: Job) -> float:
-    """The second pass is part of its epoch, which is divided by the steps of the first."""
+    """The time of both passes, divided by the steps of the first."""
     network = nn.Sequential(job.classifier(torch.contiguous_format).network, nn.Flatten(0))
     optimiser = job.optimiser(network)
     loader = DataLoader(Files(job.paths, job.labels, job.side), job.rules.batch_size, shuffle=True)
@@ -279,7 +280,7 @@ def original(job: Job) -> float:
 
 
 def given(asked: argparse.Namespace) -> tuple[list[bytes], np.ndarray]:
-    """At most as many images as are trained on, as files, and their labels."""
+    """The image files (at most steps * batch) and their labels."""
     most = asked.steps * asked.batch
     if asked.archive:
         with tarfile.open(files.there(asked.archive)) as archive:
@@ -296,17 +297,17 @@ def given(asked: argparse.Namespace) -> tuple[list[bytes], np.ndarray]:
 
 
 def contestants(workers: list[int], precision: str, device: torch.device) -> tuple[dict[str, Contestant], list[str]]:
-    """Those that can be measured here, in the order of a round, and why the others can't."""
+    """The contestants that can run here, in the order of a round, and why the others can't."""
     found: dict[str, Contestant] = {"limit": limit, "ours": ours}
     absent = []
     for name, module, peer in (("Lightning", "lightning.pytorch", lightning), ("fastai", "fastai.learner", fastai)):
         try:
             import_module(module)
         except ImportError as error:
-            absent.append(f"{name}: not measured: {error} (make peers)")
+            absent.append(f"{name}: not measured: {error} (run make peers)")
             continue
         if peer is fastai and precision == "bf16" and device.type == "cpu":
-            absent.append("fastai: not measured: its bf16 is for CUDA alone")
+            absent.append("fastai: not measured: its bf16 needs CUDA")
             continue
         found |= {f"{name}, {count} worker{'s'[: count != 1]}": partial(peer, workers=count) for count in workers}
     return found | {"original way": original}, absent
@@ -314,18 +315,18 @@ def contestants(workers: list[int], precision: str, device: torch.device) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archive", type=Path, help="a tar with data.csv (Filename, Target) and Images/")
+    parser.add_argument("--archive", type=Path, help="tar file with data.csv (columns Filename, Target) and Images/")
     parser.add_argument("--backbone", default="shufflenet_v2_x0_5")
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--steps", type=int, default=60, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=60, help="steps per epoch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="of the DataLoader of the peers, tried")
-    parser.add_argument("--peak-tflops", type=float, default=989, help="of the GPU in bf16, dense (an H100 or H200)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="DataLoader workers to try for peers")
+    parser.add_argument("--peak-tflops", type=float, default=989, help="dense bf16 peak of the GPU (989: H100, H200)")
     asked = parser.parse_args()
-    warnings.simplefilter("ignore")  # Lightning wants more workers, and torch names what is not deterministic
+    warnings.simplefilter("ignore")  # Lightning suggests more workers; torch warns of nondeterminism
     chosen = params.load("model", "train", "seed")
     devices.repeatable(chosen.seed, deterministic=True)
     contents, labels = given(asked)
@@ -339,20 +340,20 @@ def main() -> None:
         f"{len(job.images)} images ({len(contents)} files) of {' x '.join(map(str, job.images.shape[1:]))}, "
         f"{asked.backbone}, batch {asked.batch}, {job.precision}, {job.device}; {asked.rounds} rounds"
     )
-    print(f"{'':24} {'ms a step':>10} {'images/s':>9}   ratio to the limit, median (least to most)")
+    print(f"{'':24} {'ms/step':>10} {'images/s':>9}   ratio to the limit, median (min to max)")
     for name, own in times.items():
         median = statistics.median(own)
         line = f"{name:24} {1e3 * median:10.2f} {asked.batch / median:9.1f}   {spread(ratios(own, times['limit']))}"
         if name == "original way":
-            line += f"; ours / original, an epoch: {spread(ratios(times['ours'], own))}"
-        print(line + (f"; {memory[name] / 2**30:.2f} GiB at most" if job.device.type == "cuda" else ""))
+            line += f"; ours / original, per epoch: {spread(ratios(times['ours'], own))}"
+        print(line + (f"; {memory[name] / 2**30:.2f} GiB peak" if job.device.type == "cuda" else ""))
     print("\n".join([*absent, ""]))
-    print(f"ours, speed as a share of the limit's  {spread(ratios(times['limit'], times['ours']))}")
+    print(f"ours, speed / speed of the limit       {spread(ratios(times['limit'], times['ours']))}")
     peers = [name for name in times if name.startswith(("Lightning", "fastai"))]
     if peers:
         faster = min(peers, key=lambda name: statistics.median(times[name]))
-        print(f"ours, time / the faster peer's         {spread(ratios(times['ours'], times[faster]))}: {faster}")
-    print(f"ours, time / the original way's        {spread(ratios(times['ours'], times['original way']))}")
+        print(f"ours, time / time of the faster peer   {spread(ratios(times['ours'], times[faster]))}: {faster}")
+    print(f"ours, time / time of the original way  {spread(ratios(times['ours'], times['original way']))}")
     flops = counter.get_total_flops()
     rate = flops / statistics.median(times["limit"]) / 1e12
     share = (
@@ -360,14 +361,14 @@ def main() -> None:
         if job.device.type == "cuda"
         else ""
     )
-    print(f"limit: {flops / 1e9:.2f} GFLOP a step, {rate:.3f} TFLOP/s{share}")
+    print(f"limit: {flops / 1e9:.2f} GFLOP per step, {rate:.3f} TFLOP/s{share}")
     machine = provenance.machine()
     versions = [f"{name} {version(name)}" for name in ("torch", "lightning", "fastai") if name in sys.modules]
     print("; ".join([machine["processor"], f"{machine['threads']} threads", machine.get("gpu", "no GPU"), *versions]))
 
 
 def measure(job: Job, named: dict[str, Contestant], rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds a step of each contestant in each round, and on CUDA the bytes that it held at most."""
+    """Seconds per step of each contestant in each round, and on CUDA its peak memory in bytes."""
     times: dict[str, list[float]] = {name: [] for name in named}
     memory = dict.fromkeys(named, 0)
     for number in range(rounds):
@@ -379,7 +380,7 @@ def measure(job: Job, named: dict[str, Contestant], rounds: int) -> tuple[dict[s
             times[name].append(contestant(job))
             if job.device.type == "cuda":
                 memory[name] = max(memory[name], torch.cuda.max_memory_allocated(job.device))
-            print(f"round {number + 1}, {name}: {1e3 * times[name][-1]:.2f} ms a step", file=sys.stderr, flush=True)
+            print(f"round {number + 1}, {name}: {1e3 * times[name][-1]:.2f} ms/step", file=sys.stderr, flush=True)
     return times, memory
 
 

@@ -1,4 +1,4 @@
-"""Look for what would make a result look better than it is: copies, contradictions, too few patients.
+"""Check the images for problems that make a result look too good: copies, contradicting labels, too few patients.
 
 Reads   data/raw/labels.csv, data/prepared/index.csv, data/prepared/thumbnails.npy
 Writes  data/audit/clusters.csv, data/audit/findings.csv, metrics/audit.json, plots/audit/

@@ -1,8 +1,8 @@
-"""Hold this repository to its gates: fresh (dvc.lock), repeat (the committed result), better (than another revision).
+"""Check the gates: fresh (dvc.lock is up to date), repeat (a new run is equal), better (not worse than a revision).
 
-Reads   dvc.lock, metrics/, gates.yaml; data/predictions.csv, data/split.csv and data/prepared/index.csv, by way of DVC
-Writes  nothing here: repeat runs the pipeline in a temporary clone of the last commit
-Alone   python stages/check.py [fresh] [repeat] [better] [--target REV]      no gate named: all three
+Reads   dvc.lock, metrics/, gates.yaml; data/predictions.csv, data/split.csv and data/prepared/index.csv, through DVC
+Writes  nothing; repeat runs the pipeline in a temporary clone of the last commit
+Alone   python stages/check.py [fresh] [repeat] [better] [--target REV]      without a gate: all three
 """
 
 import argparse
@@ -26,13 +26,13 @@ PROVENANCE = "metrics/provenance/train.json"
 
 def main() -> None:
     known = {"fresh": fresh, "repeat": repeat, "better": better}
-    parser = argparse.ArgumentParser(description="Hold this repository to its gates.")
-    parser.add_argument("gates", nargs="*", metavar="GATE", help=f"{', '.join(known)}; none named: all")
-    parser.add_argument("--target", default="main", help="the revision that better compares with; default: main")
+    parser = argparse.ArgumentParser(description="Check this repository's gates.")
+    parser.add_argument("gates", nargs="*", metavar="GATE", help=f"{', '.join(known)}; default: all")
+    parser.add_argument("--target", default="main", help="the revision for the gate better; default: main")
     asked = parser.parse_args()
     unknown = set(asked.gates) - set(known)
     if unknown:
-        raise Mistake(f"there is no gate {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+        raise Mistake(f"unknown gate {', '.join(sorted(unknown))}: the gates are {', '.join(known)}")
 
     failed = 0
     for name in asked.gates or known:
@@ -52,32 +52,35 @@ def fresh(target: str) -> tuple[list[str], str]:
 def repeat(target: str) -> tuple[list[str], str]:
     with cloned() as clone:
         committed = lock(clone), metrics(clone), files.read_json(clone / PROVENANCE)
-        print("repeat: the committed pipeline from scratch, in a clone", flush=True)
+        print("repeat: running the committed pipeline from scratch in a clone", flush=True)
         ran = subprocess.run(["dvc", "repro"], cwd=clone, capture_output=True, text=True)
         if ran.returncode:
-            return [f"the committed pipeline does not run: {(ran.stdout + ran.stderr).strip()[-1000:]}"], ""
+            return [f"the committed pipeline fails: {(ran.stdout + ran.stderr).strip()[-1000:]}"], ""
         made = lock(clone), metrics(clone), files.read_json(clone / PROVENANCE)
     changed = gates.other_bytes(committed[0], made[0], MODEL_STAGES)
     faults = gates.other_bytes(committed[0], made[0], DATA_STAGES)
     if committed[2] == made[2]:
         return faults + changed, "every output has the committed bytes"
     faults += gates.far(committed[1], made[1], gates.limits().tolerance)
-    return faults, "data stages give the committed bytes, and the figures are near enough for another machine"
+    return (
+        faults,
+        "the data stages give the committed bytes, and the figures are within the tolerance for another machine",
+    )
 
 
 def better(target: str) -> tuple[list[str], str]:
     faults = gates.below(metrics(Path()), gates.limits().floors)
     runs = load(target), load(revisions.WORKSPACE)
     images = comparison.test_images(runs, shared=True)
-    if images.empty:  # other data: the floors still hold
-        return faults, f"no figure is under its floor; no test image in common with {target}: nothing can be compared"
+    if images.empty:  # other data: only the floors can be checked
+        return faults, f"no figure is below its floor; there is no test image in common with {target} to compare"
     faults += gates.worse(comparison.measure(runs, images), target)
-    return faults, f"no figure is under its floor, and none is worse than on {target} by more than chance"
+    return faults, f"no figure is below its floor, and none is significantly worse than on {target}"
 
 
 @contextmanager
 def cloned() -> Iterator[Path]:
-    """The last commit in a folder of its own, without anyone's cache."""
+    """A clone of the last commit in a temporary folder, with an empty DVC cache."""
     with tempfile.TemporaryDirectory(prefix="check-") as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", ".", clone], check=True)

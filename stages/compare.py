@@ -1,9 +1,9 @@
-"""Say whether two revisions, branches or experiments can be told apart, and what changed between them.
+"""Test whether two revisions, branches or experiments differ by more than chance, and list what changed.
 
 Reads   data/predictions.csv, data/split.csv, data/prepared/index.csv, metrics/evaluate.json, params.yaml of both,
-        by way of DVC
-Writes  nothing; text to the screen, Markdown with --md
-Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: against the workspace
+        through DVC
+Writes  nothing; prints text, or Markdown with --md
+Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: compare it with the workspace
 """
 
 import argparse
@@ -30,11 +30,15 @@ def load(revision: str) -> comparison.Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Can two revisions, branches or experiments be told apart?")
+    parser = argparse.ArgumentParser(
+        description="Do two revisions, branches or experiments differ by more than chance?"
+    )
     parser.add_argument("first", metavar="REV", help="a commit, branch, tag or experiment")
     parser.add_argument("second", metavar="REV", nargs="?", default=revisions.WORKSPACE, help="default: the workspace")
     parser.add_argument("--md", action="store_true", help="Markdown, for a pull request")
-    parser.add_argument("--shared", action="store_true", help="compare the test images in both where test sets differ")
+    parser.add_argument(
+        "--shared", action="store_true", help="if the test sets differ, compare the images that are in both"
+    )
     asked = parser.parse_args()
 
     runs = load(asked.first), load(asked.second)

@@ -1,4 +1,4 @@
-"""Score the test set, and beside it the part of the test set that training knows nothing of.
+"""Score all test images, and separately the test images whose patient and copies are not in training.
 
 Reads   data/prepared/images.npy, data/split.csv, models/, params.yaml (evaluate, train.device, seed)
 Writes  data/predictions.csv, metrics/evaluate.json, plots/regions.png

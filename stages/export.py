@@ -52,9 +52,7 @@ def main() -> None:
         for made in sorted(folder.iterdir()):
             if made.name != files.LOCK:
                 made.replace(asked.folder / made.name)
-    print(
-        f"{asked.folder}/: the logits of ONNX (opset {export.OPSET}) and PyTorch differ by at most {worst:.1e}. Research only."
-    )
+    print(f"{asked.folder}/: the logits of ONNX and PyTorch differ by at most {worst:.1e}. Research only.")
 
 
 if __name__ == "__main__":

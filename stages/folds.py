@@ -1,6 +1,6 @@
-"""Test on every patient in turn: run k folds as DVC experiments, and gather mean, spread and the pooled result.
+"""Test every patient once: run k folds as DVC experiments, and report mean, spread and the pooled result.
 
-Reads   the repository, by way of DVC; data/predictions.csv, data/split.csv, metrics/evaluate.json of each fold
+Reads   the repository through DVC; data/predictions.csv, data/split.csv, metrics/evaluate.json of each fold
 Writes  experiments folds-K-1 to folds-K-K; metrics/folds.json
 Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
 """
@@ -21,22 +21,24 @@ FOLDS = "metrics/folds.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Test on every patient in turn, and gather the folds.")
-    parser.add_argument("folds", type=int, metavar="K", help="how many folds, 2 or more")
-    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="for every fold")
+    parser = argparse.ArgumentParser(description="Test every patient once, in k folds.")
+    parser.add_argument("folds", type=int, metavar="K", help="number of folds, 2 or more")
+    parser.add_argument(
+        "-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a parameter for all folds"
+    )
     asked = parser.parse_args()
     if asked.folds < 2:
-        raise Mistake(f"{asked.folds} folds: at least 2 are needed, so that each is tested by what the others taught")
+        raise Mistake(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
     seed = params.load("seed").seed
 
     names = [f"folds-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
     for fold, name in enumerate(names, start=1):
-        subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # of an earlier call
+        subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
         changes = [*asked.set_param, f"split.folds={asked.folds}", f"split.fold={fold}"]
         print(f"fold {fold} of {asked.folds}: dvc exp run --temp --name {name}", flush=True)
         options = [word for change in changes for word in ("--set-param", change)]
         if subprocess.run(["dvc", "exp", "run", "--temp", "--name", name, *options]).returncode:
-            raise Mistake(f"fold {fold} failed; see above. Folds that ended are kept and cost nothing a second time")
+            raise Mistake(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
 
     predictions, thresholds = [], []
     for name in names:
@@ -55,7 +57,7 @@ def main() -> None:
         sep="\n",
         end="",
     )
-    print(f"Each fold's figures: {FOLDS}; its experiment: dvc exp show")
+    print(f"Figures of each fold: {FOLDS}; its experiment: dvc exp show")
 
 
 if __name__ == "__main__":

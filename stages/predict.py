@@ -1,7 +1,7 @@
-"""The probability of being positive for new images, and whether the model has seen anything like them. Research only.
+"""Predict the probability of the positive class for new images, and flag out-of-distribution images. Research only.
 
-Reads   models/ (made by dvc repro, or fetched by dvc pull), images or folders of them
-Writes  a table to the screen, or to --out as .csv or .json; with --heatmap a picture an image
+Reads   models/ (written by dvc repro, or fetched by dvc pull), images or folders of images
+Writes  a table to the screen, or to --out as .csv or .json; with --heatmap, one heatmap per image
 Alone   python stages/predict.py IMAGE_OR_FOLDER ... [--out predictions.csv] [--heatmap FOLDER] [--device cpu]
 """
 
@@ -21,28 +21,32 @@ from core.network import novelty
 from core.pipeline import entrypoint, files
 from core.pipeline.errors import Mistake
 
-AT_ONCE = 2**28  # bytes of images in memory
+AT_ONCE = 2**28  # bytes of decoded images in memory
 COLUMNS = ["file", "probability", "unlike", "error"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The probability of being positive for new images. Research only.")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="a folder with all below it")
-    parser.add_argument("--models", type=Path, default="models", help="folder of the model's files")
-    parser.add_argument("--out", type=Path, help=".csv or .json to write; without it the table goes to the screen")
-    parser.add_argument("--heatmap", type=Path, metavar="FOLDER", help="write there what argued for the class called")
+    parser = argparse.ArgumentParser(
+        description="Predict the probability of the positive class for new images. Research only."
+    )
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="a folder includes its subfolders"
+    )
+    parser.add_argument("--models", type=Path, default="models", help="the folder with the model")
+    parser.add_argument("--out", type=Path, help="a .csv or .json file; default: print the table")
+    parser.add_argument("--heatmap", type=Path, metavar="FOLDER", help="write heatmaps of the predicted class here")
     parser.add_argument(
         "--temperature",
         type=float,
         default=1.0,
-        help="that of metrics/evaluate.json, where evaluate.calibration uses it",
+        help="the temperature in metrics/evaluate.json, if evaluate.calibration uses it",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
     if not asked.temperature > 0:
-        raise Mistake(f"--temperature {asked.temperature:g}: it must be above 0; 1 leaves probabilities as they are")
+        raise Mistake(f"--temperature {asked.temperature:g}: it must be above 0; 1 does not change the probabilities")
     if asked.out and asked.out.suffix not in (".csv", ".json"):
-        raise Mistake(f"--out {asked.out}: its name must end in .csv or .json")
+        raise Mistake(f"--out {asked.out}: the name must end in .csv or .json")
 
     paths = sources.expand(asked.paths)
     model = prediction.Model(asked.models, asked.device, asked.temperature)
@@ -76,13 +80,16 @@ def main() -> None:
         print("This model was trained on SYNTHETIC images: it says nothing about patients.", file=sys.stderr)
     strange = int((table["unlike"] > 1).sum())
     if strange:
-        print(f"{strange:,} of {len(rows):,} images (unlike above 1) are {novelty.MEANING}", file=sys.stderr)
+        print(
+            f"{strange:,} of {len(rows):,} images are out of distribution (unlike above 1): {novelty.MEANING}",
+            file=sys.stderr,
+        )
     for written in (asked.out, asked.heatmap):
         if written and files.seen_by_git(written):
-            print(f"{written} names or shows patients, and git does not ignore it: keep it out of it", file=sys.stderr)
+            print(f"{written} names or shows patients, and git does not ignore it: do not commit it", file=sys.stderr)
     failed = sum(1 for row in rows if row[-1])
     if failed:
-        raise Mistake(f"{failed:,} of {len(rows):,} images have no probability: the column error says why")
+        raise Mistake(f"{failed:,} of {len(rows):,} images have no probability: see the column error")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Decode every image once: an array to train on, thumbnails and hashes to find copies with.
+"""Decode every image once: an array for training, thumbnails and hashes for finding copies.
 
 Reads   data/raw/images.zip, data/raw/labels.csv, params.yaml (prepare, data.unusable)
 Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/index.csv
@@ -45,7 +45,7 @@ def main() -> None:
         if unreadable and (chosen.data.unusable == "fail" or not rows):
             raise Mistake(
                 f"{len(unreadable):,} of {count:,} images can't be decoded: {some(unreadable)}\n"
-                "Mend them in the source, or drop them: data.unusable: drop"
+                "Fix them in the source, or leave them out: data.unusable: drop"
             )
         large.finish()
         small.finish()

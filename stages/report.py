@@ -1,4 +1,4 @@
-"""Say what the result is worth: the verdict, the plots, and one page with all of it and from what it was made.
+"""Write the verdict, the plots, and one HTML page with the result and how it was made.
 
 Reads   metrics/, data/prepared/index.csv, models/model.safetensors, data/curves/, data/predictions.csv,
         data/audit/findings.csv, plots/audit/, plots/regions.png, params.yaml
@@ -50,7 +50,9 @@ def main() -> None:
     for name, table in (drawn | {"confusion": called, "histogram": bins, "reliability": reliability}).items():
         marked = table.assign(synthetic=True) if evaluated["synthetic"] else table
         tables.write(marked, f"{EVALUATED}/{name}.csv", list(marked.columns))
-    for path in sorted(path for path in Path(CURVES).rglob("*") if path.is_file()):  # in git, to be compared
+    for path in sorted(
+        path for path in Path(CURVES).rglob("*") if path.is_file()
+    ):  # in git, so that branches can be compared
         with files.whole(TRAINED / path.relative_to(CURVES)) as unfinished:
             shutil.copyfile(path, unfinished)
     epochs = Path(CURVES, "plots/metrics")
@@ -72,7 +74,7 @@ def main() -> None:
     )
     files.write_text(VERDICT, verdict)
     files.write_text(REPORT, page)
-    print(f"{verdict}\n{REPORT}: open it in a browser")
+    print(f"{verdict}\nOpen {REPORT} in a browser")
 
 
 if __name__ == "__main__":

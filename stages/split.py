@@ -26,9 +26,9 @@ def main() -> None:
     leak = leakage.explain(split, clusters)
     if leak and chosen.split.on_leak == "fail":
         raise Mistake(
-            f"The split is refused: a result on it would measure memory.\n{leak}\n"
-            "Keep them apart: split.strategy: patient and split.duplicates: together. "
-            "To see what the leak does to the figures: split.on_leak: report"
+            f"The split is refused, because the test result would be too good.\n{leak}\n"
+            "To separate them: split.strategy: patient and split.duplicates: together. "
+            "To measure the effect of the leak: split.on_leak: report"
         )
     figures = assignment.summarise(split, chosen.split)
     tables.write(split, SPLIT, tables.SPLIT)
@@ -38,7 +38,7 @@ def main() -> None:
     )
 
     print(assignment.describe(figures))
-    print(f"LEAK, reported as split.on_leak asks:\n{leak}" if leak else leakage.assure(split))
+    print(f"LEAK (split.on_leak: report):\n{leak}" if leak else leakage.assure(split))
 
 
 if __name__ == "__main__":

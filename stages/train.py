@@ -1,4 +1,4 @@
-"""Train the classifier and keep the weights of its best epoch. A killed training goes on where it was.
+"""Train the classifier and keep the weights of its best epoch. A killed training resumes from its last checkpoint.
 
 Reads   data/prepared/images.npy, data/split.csv, params.yaml (model, train, seed)
 Writes  models/ (model.safetensors, model.json, novelty.safetensors), metrics/train.json, data/curves/;
@@ -37,7 +37,7 @@ def main() -> None:
     count = ranks.wanted(chosen.train.processes, chosen.train.device)
     if ranks.number() is None and (count > 1 or ranks.machines()):
         ranks.launch(count)
-        sys.exit()  # the first of them has written all
+        sys.exit()  # the first process has written the outputs
 
     device = devices.choose(chosen.train.device)
     devices.repeatable(chosen.seed, chosen.train.deterministic)
@@ -53,7 +53,9 @@ def main() -> None:
             return
         count = sum(parameter.numel() for parameter in classifier.parameters())
         print(f"{chosen.model.backbone}: {count:,} parameters, {len(rows['train']):,} images to train on")
-        first = hashlib.sha256(save(classifier.state_dict())).hexdigest()  # whatever file model.weights names
+        first = hashlib.sha256(
+            save(classifier.state_dict())
+        ).hexdigest()  # covers the content of the file that model.weights names
         begun = provenance.fingerprint([fingerprint(), first])
         with checkpoints.opened(files.root() / ".checkpoints", begun, provenance.computing()) as store:
             if checkpoints.forced():
@@ -77,14 +79,15 @@ def main() -> None:
 
 
 def fingerprint() -> str:
-    """Of parameters, data and code. How often the training is kept does not count."""
+    """The fingerprint of parameters, data and code. train.checkpoint_minutes is left out: it does not affect the
+    result."""
     known = provenance.inputs("train")
     train = {key: value for key, value in known["parameters"]["train"].items() if key != "checkpoint_minutes"}
     return provenance.fingerprint(known | {"parameters": known["parameters"] | {"train": train}})
 
 
 def reporting(live: Live) -> Callable[[state.Epoch], None]:
-    """What writes an epoch into the curves, and says it where no progress bar does."""
+    """A function that logs an epoch to the curves, and prints it if there is no progress bar."""
 
     def report(epoch: state.Epoch) -> None:
         live.step = epoch.number

@@ -1,6 +1,6 @@
-"""Which packages stand on which floor, and what the code imports from them: read by tests, printed by hand.
+"""The layers of the packages of core, and the imports between packages and scripts; used by tests.
 
-python tests/house.py      rooms and the imports between them
+python tests/house.py      print the packages, the scripts and the imports between them
 """
 
 import ast
@@ -9,17 +9,17 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 STAGES = TOP / "stages"
 CORE = STAGES / "core"
-# A package imports from floors below its own, never from beside or above. Scripts stand on top of all.
+# The layers of core, lowest first. A package imports only from lower layers; scripts are the highest layer.
 FLOORS = [{"pipeline"}, {"images", "split", "evidence", "report"}, {"audit", "network"}, {"commands"}]
 
 
 def floor(room: str) -> int:
-    """The height of a package; scripts stand above them all."""
+    """The number of a package's layer in FLOORS, from 0; scripts have the highest."""
     return next((height for height, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS))
 
 
 def modules(script: Path) -> set[Path]:
-    """The modules of core that a file imports itself."""
+    """The modules of core that a file imports directly."""
     found = set()
     for node in ast.walk(ast.parse(script.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "core":
@@ -31,7 +31,7 @@ def modules(script: Path) -> set[Path]:
 
 
 def closure(script: Path) -> set[Path]:
-    """The modules of core that a file imports, those that these import, and so on."""
+    """The modules of core that a file imports, directly or through other modules of core."""
     seen: set[Path] = set()
     waiting = [script]
     while waiting:
@@ -42,8 +42,11 @@ def closure(script: Path) -> set[Path]:
 
 
 def dependencies(script: Path) -> set[str]:
-    """The code that a stage's script depends on, as dvc.yaml names it: a package by its folder where all of its modules
-    are imported, else file by file, so that a module that the stage does not import never makes it run again."""
+    """The code that a stage script depends on, as listed in dvc.yaml.
+
+    A package is listed as a folder if all of its modules are imported, otherwise file by file. A change in a module
+    that the stage does not import then never reruns the stage.
+    """
     used = closure(script)
     whole = {path for path in CORE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     whole = {path for path in whole if {*path.glob("*.py")} - {path / "__init__.py"} <= used}
@@ -52,12 +55,12 @@ def dependencies(script: Path) -> set[str]:
 
 
 def room(file: Path) -> str:
-    """The package of a module; a script is a room of its own."""
+    """The name of a module's package, or the file name of a script."""
     return file.parent.name if file.is_relative_to(CORE) else file.name
 
 
 def doors() -> set[tuple[str, str]]:
-    """Which room imports from which other one."""
+    """Pairs of packages or scripts: the first imports from the second."""
     files = [*STAGES.glob("*.py"), *CORE.glob("*/*.py")]
     between = {(room(file), room(module)) for file in files for module in modules(file)}
     scripts = {path.stem for path in STAGES.glob("*.py")}
@@ -70,6 +73,6 @@ def doors() -> set[tuple[str, str]]:
 if __name__ == "__main__":
     found = doors()
     rooms = {package for level in FLOORS for package in level} | {path.name for path in STAGES.glob("*.py")}
-    print(f"{len(rooms)} rooms, {len(found)} imports between them")
+    print(f"{len(rooms)} packages and scripts, {len(found)} imports between them")
     for one in sorted(rooms, key=lambda name: (-floor(name), name)):
         print(f"{one:12} {' '.join(sorted(other for here, other in found if here == one))}")

@@ -1,4 +1,4 @@
-"""What the scripts in stages/ share: eight packages, each importing only from those below it.
+"""The code that the scripts in stages/ share: eight packages. Each imports only from the packages below it.
 
 commands
 audit   network

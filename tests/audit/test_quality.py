@@ -88,7 +88,7 @@ def test_copies_with_different_labels_are_a_conflict_once():
         "f": "label 0, not so its exact copies e",
     }
     text = quality.explain(figures, findings)
-    assert "3 images have copies with another label" in text and "d, e, f" in text and "split.duplicates" in text
+    assert "3 images whose copies have a different label" in text and "d, e, f" in text and "split.duplicates" in text
 
 
 def test_copies_under_two_patients_are_found():
@@ -120,7 +120,7 @@ def test_blank_faint_dark_and_odd_images_are_named_and_ordinary_ones_are_not():
     assert figures["blank"] == figures["near_blank"] == 1
     assert figures["outliers"] == {"size": 1, "mode": 1, "brightness": 1}
     said = quality.explain(figures, findings)
-    assert all(words in said for words in ("1 images hold one grey level", "i17", "i11", "i13"))
+    assert all(words in said for words in ("1 image with only one grey level", "i17", "i11", "i13"))
 
 
 def test_unreadable_images_are_named():
@@ -129,7 +129,9 @@ def test_unreadable_images_are_named():
     assert "data.unusable: drop" in quality.explain(figures, findings)
 
 
-@pytest.mark.parametrize(("positive", "words"), [(2, "some part will have no positive"), (5, "split.folds"), (12, "")])
+@pytest.mark.parametrize(
+    ("positive", "words"), [(2, "one part will have no positive image"), (5, "split.folds"), (12, "")]
+)
 def test_too_few_positive_patients_are_said(positive, words):
     images = index([(f"f{n}", int(n < positive), f"p{n}", str(n)) for n in range(40)])
     _, findings, figures = audited(images, grey=random.randint(0, 255, (40, 64, 64)).astype(np.uint8))

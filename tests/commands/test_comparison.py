@@ -51,7 +51,7 @@ def test_different_test_sets_are_refused_and_compared_where_they_are_shared(seco
     with pytest.raises(Mistake, match="the test sets differ: .* --shared"):
         said(run(ROWS), run(second, "two"))
     count = 24 if len(second) > len(ROWS) else 23
-    assert f"On {count} test images in both" in said(run(ROWS), run(second, "two"), shared=True)
+    assert f"Test images in both: {count} (" in said(run(ROWS), run(second, "two"), shared=True)
 
 
 def test_of_runs_without_a_test_image_in_common_only_the_changes_are_told():
@@ -80,7 +80,7 @@ def test_other_images_under_the_same_names_are_no_common_test_set():
     with pytest.raises(Mistake, match="3 with other pixels, 21 the same"):
         said(run(ROWS), second)
     text = said(run(ROWS), second, shared=True)
-    assert "On 21 test images" in text and "3 with other pixels: f0, f1, f2" in text
+    assert "Test images in both: 21 (" in text and "3 with other pixels: f0, f1, f2" in text
 
 
 def test_a_name_with_a_bar_does_not_break_the_markdown():
@@ -127,7 +127,7 @@ def test_positives_of_one_patient_let_nothing_be_said_of_them():
 def test_a_leak_of_either_run_is_said_first_of_all_images():
     leaky = run(ROWS, "two")
     leaky.predictions["patient_in_train"] = pd.array([True] * 24, dtype="boolean")
-    assert "LEAK: training of two has seen 24 of its 24 test images" in said(run(ROWS), leaky)
+    assert "LEAK in two: 24 of its 24 test images" in said(run(ROWS), leaky)
 
 
 def test_markdown_is_a_table_of_equal_columns():
@@ -146,7 +146,7 @@ def test_a_truly_better_model_is_told_apart_and_named():
         measured = comparison.measure(runs, images).set_index("measure")
         assert measured.loc["roc_auc", "differ"] and measured.loc["roc_auc", "difference"] > 0
         text = comparison.explain(runs, images, measured.reset_index(), False)
-        assert "seed 1 and seed 2 differ: " in text and "seed 2 is higher" in text
+        assert "seed 1 and seed 2 differ significantly: " in text and "seed 2 is higher" in text
 
 
 def test_unknown_patients_are_drawn_image_by_image():

@@ -143,7 +143,7 @@ def test_a_threshold_is_chosen_for_the_best_balanced_accuracy_on_validation():
 
 
 def test_a_threshold_from_one_class_is_refused():
-    with pytest.raises(Mistake, match="validation has 0 positives among 2 images"):
+    with pytest.raises(Mistake, match="validation, which has one class only: 0 of 2 images are positive"):
         metrics.choose_threshold("validation", predictions([0, 0], [0.1, 0.2]))
 
 

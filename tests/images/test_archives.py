@@ -74,9 +74,9 @@ def test_a_hard_link_between_members_is_the_file_it_links_to(tmp_path, target):
         ([link("a.png", "/etc/passwd", tarfile.SYMTYPE)], "a.png is a symbolic link"),
         ([link("a", "..", tarfile.SYMTYPE), ("a/out.png", b"1")], "a is a symbolic link"),
         ([link("a.png", "/etc/passwd", tarfile.LNKTYPE)], "'/etc/passwd' leaves the archive"),
-        ([link("a.png", "b.png", tarfile.LNKTYPE)], "links to b.png, which does not stand before it"),
+        ([link("a.png", "b.png", tarfile.LNKTYPE)], "links to b.png, which is not in the archive before it"),
         ([link("a", "", tarfile.FIFOTYPE)], "a symbolic link or a device"),
-        ([("a.png", b"1"), ("a.png", b"2")], "a.png stands in it twice"),
+        ([("a.png", b"1"), ("a.png", b"2")], "contains a.png twice"),
     ],
 )
 def test_a_tar_that_reaches_out_is_refused_and_leaves_nothing_outside(tmp_path, target, members, message):
@@ -153,7 +153,7 @@ def test_a_tar_that_is_cut_or_damaged_behind_its_first_member_is_never_taken_for
 
 @pytest.mark.parametrize("members", [[("0", b"1"), ("0/a.png", b"2")], [("a" * 300 + ".png", b"1")]])
 def test_names_that_no_disk_can_hold_are_the_archives_fault(tmp_path, target, members):
-    with pytest.raises(Mistake, match="is damaged|stands in it twice"):
+    with pytest.raises(Mistake, match="is damaged|contains .* twice"):
         archives.unpack(zipped(tmp_path / "a.zip", members), target)
 
 

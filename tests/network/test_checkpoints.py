@@ -48,7 +48,7 @@ def test_a_damaged_one_is_set_aside_with_a_message_and_the_one_before_it_used(st
     newest.write_bytes(damage(newest.read_bytes()))
     assert equal(store.load(), 1.0)
     said = capsys.readouterr().err
-    assert f"{newest} is damaged: set aside" in said and said.count("\n") == 1
+    assert f"{newest} is damaged: renamed to damaged-{newest.name}" in said and said.count("\n") == 1
     assert newest.with_name(f"damaged-{newest.name}").is_file()
     store.paths()[0].write_bytes(b"")
     assert store.load() is None
@@ -72,8 +72,8 @@ def test_what_another_machine_kept_is_named_and_not_used(tmp_path, capsys):
         assert other.load() is None
     said = capsys.readouterr().err
     assert (
-        said
-        == f"Not used, because kept by other versions, another processor or GPU, or other threads: {store.folder}\n"
+        said == "Checkpoints not used, because other versions, another CPU or GPU, or other threads wrote them: "
+        f"{store.folder}\n"
     )
 
 

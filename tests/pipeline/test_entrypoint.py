@@ -46,18 +46,18 @@ def test_a_stage_says_what_it_does_and_takes_no_arguments(tmp_path, argument, st
     [
         (
             "OSError(28, 'No space left on device', 'a.csv')",
-            "a.csv can't be written: No space left on device. What was ",
+            "a.csv can't be written: No space left on device. The old file",
         ),
         (
             "PermissionError(13, 'Permission denied', 'a.csv')",
-            "a.csv: Permission denied. Give yourself the right to it",
+            "a.csv: Permission denied. Change its permissions",
         ),
         (
             "OSError(30, 'Read-only file system', 'a.csv')",
-            "a.csv: Read-only file system. Give yourself the right to it",
+            "a.csv: Read-only file system. Change its permissions",
         ),
         ("FileNotFoundError(2, 'No such file or directory', 'a')", "a: No such file or directory"),
-        ("MemoryError('9 GiB')", "The memory of this machine does not suffice (9 GiB)"),
+        ("MemoryError('9 GiB')", "Not enough memory (9 GiB)"),
     ],
 )
 def test_what_the_machine_did_is_one_line(tmp_path, raised, said):
@@ -78,7 +78,7 @@ def test_an_interrupted_script_leaves_nothing_half_written_and_says_so(tmp_path,
     process = run(tmp_path, body + "    time.sleep(60)")
     assert process.stdout.readline() == "now\n"
     process.send_signal(number)
-    assert "Interrupted: nothing half-written was left. Run it again" in process.communicate()[1]
+    assert "Interrupted: no unfinished file remains. Run it again" in process.communicate()[1]
     assert process.returncode == 130
     assert (tmp_path / "a.txt").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "script.py"]
@@ -151,7 +151,7 @@ def test_a_second_run_of_a_stage_waits_for_the_first(tmp_path):
     first = subprocess.Popen([sys.executable, script], **start)
     assert first.stdout.readline() == "in\n"
     second = subprocess.Popen([sys.executable, script], **start)
-    assert second.stderr.readline().startswith("Another stage.py runs here: waiting for it to end")
+    assert second.stderr.readline().startswith("Another stage.py is running here: waiting for it to end")
     assert first.poll() is None
     assert second.stdout.readline() == "in\n"
     assert first.wait() == 0 and first.stdout.read() == "out\n"

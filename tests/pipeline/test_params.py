@@ -36,10 +36,10 @@ def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
         ("seed: 1", "seed: 1\nseed: 2", 'line 6: found duplicate key "seed"'),
         ("train: 0.7", "train: 0.8", "split: train + val + test must be 1, not 1.1"),
         ("threshold: 0.5", "threshold: best", "evaluate.threshold = 'best': input should be a valid number, or"),
-        ("source: phantom", "source: folder", "data: location is null, and source folder needs one"),
+        ("source: phantom", "source: folder", "data: location is null, but source folder needs one"),
         ("location: null", "location: x", "data: location must be null for source phantom, not 'x'"),
         ("patient: null", "patient: '(?P<patient>'", "data.patient = '(?P<patient>': is not a regular expression"),
-        ("patient: null", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must hold a group (?P<patient>...)"),
+        ("patient: null", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must contain a group (?P<patient>...)"),
         ("within: null", "within: ../x", "data.within = '../x': must be a folder inside the source"),
         ("train: null", "train: a", "data.lists: val and test must be given too"),
         ("images: 1200", "images: 100", "data.phantom: images (100) must be at least 4 times patients (60)"),
@@ -83,7 +83,7 @@ def test_sources_that_cannot_be_trusted_are_refused(chosen, source, location, sh
      "https://example.org/a.zip?X-Amz-Signature=hunter2", "https://example.org/a.zip?download=1&access_token=hunter2"],
 )  # fmt: skip
 def test_a_credential_is_refused_before_git_sees_it_and_never_repeated(chosen, source, location):
-    with pytest.raises(Mistake, match="location holds a user, a password or a token") as caught:
+    with pytest.raises(Mistake, match="location contains a user, a password or a token") as caught:
         chosen({"data.source": source, "data.location": location, "data.sha256": "0" * 64})
     assert "hunter2" not in str(caught.value)
 

@@ -76,5 +76,5 @@ def test_code_and_parameters_that_change_during_a_run_are_an_error(place):
 
 def test_a_missing_input_is_named_before_anything_runs(place):
     (place / "data/audit/clusters.csv").unlink()
-    with pytest.raises(Mistake, match="data/audit/clusters.csv is not here: make it with dvc repro"):
+    with pytest.raises(Mistake, match="data/audit/clusters.csv is missing: create it with dvc repro"):
         provenance.inputs("split")

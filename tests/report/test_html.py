@@ -45,7 +45,7 @@ def test_a_name_from_the_data_is_text_and_never_markup(figures):
 
 
 def test_the_page_says_what_positive_is(figures):
-    assert "positive being <code>malignant</code>" in report(figures)
+    assert "class <code>malignant</code> is positive" in report(figures)
 
 
 def test_measures_of_a_test_set_without_a_leak_are_drawn_once(figures):

@@ -200,8 +200,10 @@ def test_the_parts_are_counted_as_by_hand_and_unknown_patients_are_not_vouched_f
         "dropped": 0,
         "positive_groups": 2,
     }
-    assert leakage.assure(split) == "No test image has a copy, exact or near, or a patient in training."
-    assert "can't be excluded" in leakage.assure(split.assign(patient=pd.array([None] * 5, dtype="string")))
+    assert leakage.assure(split) == "No test image has an exact copy, a near copy or its patient in training."
+    assert "the same patient can be in training and test" in leakage.assure(
+        split.assign(patient=pd.array([None] * 5, dtype="string"))
+    )
 
 
 def test_near_copies_of_different_patients_stay_together_and_are_counted_where_they_do_not():
@@ -264,7 +266,7 @@ def test_fewer_positive_groups_than_parts_are_said_with_what_helps():
     images = index([(int(n < 8), f"p{n // 4}", str(n)) for n in range(80)])
     split = assign(images)
     said = assignment.describe(assignment.summarise(split, rules()))
-    assert "2 groups with a positive image for 3 parts" in said and "split.folds" in said
+    assert "2 groups with a positive image are too few for 3 parts" in said and "split.folds" in said
 
 
 @pytest.mark.parametrize("duplicates", ["together", "drop"])
@@ -298,5 +300,7 @@ def test_a_test_set_that_validation_knows_is_refused_and_counted():
 def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
     rows = [(0 if n == 0 else n % 2, f"p{patient}", "blank" if n == 0 else f"{patient}-{n}")
             for patient in range(10) for n in range(3)]  # fmt: skip
-    with pytest.raises(Mistake, match="Copies join 10 patients to one group, such as f000, f003, f006 and 7 more"):
+    with pytest.raises(
+        Mistake, match="Copies join 10 patients into one group, for example f000, f003, f006 and 7 more"
+    ):
         assign(index(rows))

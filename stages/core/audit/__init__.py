@@ -1,4 +1,4 @@
-"""What is wrong with a set of images: copies, contradicting labels, unreadable and odd images.
+"""Find faults in a set of images: copies, contradicting labels, unreadable and unusual images.
 
-Not here: what the split does about it (split).
+How the split handles them is in the package split.
 """

@@ -1,7 +1,7 @@
-"""Find images that show the same, whatever was done to their files: a hash proposes, a correlation confirms.
+"""Find near copies: a perceptual hash proposes candidate pairs, a correlation of their detail confirms them.
 
-Two images are near copies where one, mirrored or turned by quarter turns, scaled and shifted a little, shows
-the other's details. A perceptual hash alone would not do: mammograms are alike in outline and differ in detail.
+Two images are near copies if one shows the details of the other after mirroring, quarter turns, and a small scaling
+and shift. The hash alone is not enough: mammograms have similar outlines and differ in detail.
 """
 
 import os
@@ -16,30 +16,30 @@ from core.split import groups
 
 PAIRS = ["one", "other", "distance", "correlation"]
 
-CROPS = (0.0, 0.03, 0.06)  # of each side, cut off one image before it is hashed and sought among the others
-REACH = 10  # bits of 64 by which a proposed pair's hashes may differ
-MOST = 24  # nearest neighbours of an image that are looked at: keeps the work in proportion to the images
-ALIKE = 0.5  # correlation of detail at half size, below which no pair is looked at closely
-SAME = 0.96  # correlation of detail at full size, from which a pair counts as copies
+CROPS = (0.0, 0.03, 0.06)  # share of each side that is cut off an image before its hash is searched among the others
+REACH = 10  # bits of 64: a pair is proposed if its hashes differ by at most this many
+MOST = 24  # nearest neighbours of each image that are compared, so that the work grows linearly with the images
+ALIKE = 0.5  # pairs with a smaller correlation of detail at half size are not compared at full size
+SAME = 0.96  # pairs with at least this correlation of detail at full size are copies
 FLAT = 2.0  # grey levels: an image with a smaller standard deviation has no detail to compare
-SCALES = (0.8, 1.25)  # how much larger or smaller a copy may show things
-SHIFT = 0.12  # of the side: how far it may be moved
-AT_ONCE = 256
+SCALES = (0.8, 1.25)  # range of the scale between two copies
+SHIFT = 0.12  # largest shift between two copies, as a share of the side
+AT_ONCE = 256  # pairs, or images, of one batch
 
 
 def turned(images: np.ndarray, turn: int) -> np.ndarray:
-    """Images (N, H, H) after a symmetry of the square: ``turn`` % 4 quarter turns, from 4 on mirrored first."""
+    """Images (N, H, H) after ``turn`` % 4 quarter turns; if ``turn`` is 4 to 7, they are mirrored first."""
     return np.rot90(images[:, :, ::-1] if turn >= 4 else images, turn % 4, (1, 2))
 
 
 def near_pairs(grey: Grey, phash: list[str], members: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pairs of images that are near copies, and the 100 pairs that came closest without being it.
+    """Pairs of images that are near copies, and the 100 closest pairs that are not.
 
-    ``grey`` is uint8 (N, 64, 64), ``phash`` their hashes, hexadecimal; ``members`` the positions (M,) of those to
-    look at, all different and of a spread of FLAT or more, since there is nothing to compare in the others. Both
-    tables have the columns of PAIRS: the two positions, the bits between the hashes, and the correlation of
-    detail (-1 to 1) after the best alignment; the most alike come first. Of many copies of one image not every pair
-    is looked at, but enough to join them.
+    ``grey`` is uint8 (N, 64, 64); ``phash`` has their hashes in hexadecimal; ``members`` (M,) has the positions of the
+    images to compare. These must be distinct and have a standard deviation of FLAT or more: others have no detail to
+    compare. Both tables have the columns of PAIRS: the two positions, the number of bits that differ between the
+    hashes, and the correlation of detail (-1 to 1) after the best alignment. The highest correlation comes first. If
+    an image has many copies, not every pair of them is compared, but enough pairs to connect them.
     """
     plain = hashes.read(phash)
     found = [pd.DataFrame(columns=PAIRS).astype({"one": int, "other": int, "distance": int, "correlation": float})]
@@ -47,7 +47,8 @@ def near_pairs(grey: Grey, phash: list[str], members: np.ndarray) -> tuple[pd.Da
     while len(asked):
         proposed = _propose(grey, plain, members, asked)
         found.append(proposed.assign(correlation=_confirm_all(grey, proposed)))
-        # Copies of one kind may fill each other's neighbourhood. So one stands for all, and looks around again.
+        # Many copies of one image can fill each other's MOST nearest neighbours and hide further copies. So keep the
+        # first image of each group of copies only, and search again from these.
         joined = found[-1][found[-1]["correlation"] >= SAME]
         name = groups.linked(len(plain), joined["one"].to_numpy(), joined["other"].to_numpy())
         first = np.unique(name[members], return_index=True)[1]
@@ -69,7 +70,7 @@ def _confirm_all(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
 
 
 def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and the standard deviation of each image uint8 (N, H, H), in grey levels: float64 (N,) each."""
+    """Mean and standard deviation of each image uint8 (N, H, H), in grey levels: two arrays float64 (N,)."""
     mean, spread = np.empty(len(grey)), np.empty(len(grey))
     for start in range(0, len(grey), 1024):  # bounded memory
         values = grey[start : start + 1024].reshape(-1, grey[:1].size).astype(np.int64)
@@ -80,19 +81,20 @@ def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _propose(grey: Grey, plain: np.ndarray, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
-    """Pairs of one of ``asked`` and one of ``members`` whose hashes are near.
+    """Pairs of an image of ``asked`` and an image of ``members`` with similar hashes.
 
-    Columns one, other, distance, turn (of other) and zoom (of other, to begin aligning with).
+    Columns one, other, distance, turn (of other) and zoom (scale of other with which the alignment starts).
     """
     near = hashes.Near(plain[members])
     parts = [asked[start : start + AT_ONCE] for start in range(0, len(asked), AT_ONCE)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pd.concat(pool.map(lambda part: _neighbours(grey, near, members, part), parts))
-    # The same pair comes twice, from each of its images: turned back, a turn is another one, a mirroring itself.
+    # A pair can be found from either of its images. Store it with one < other; if that swaps them, invert the turn:
+    # quarter turns become quarter turns in the other direction, and a mirrored turn is its own inverse.
     swap = (found["one"] > found["other"]).to_numpy()
     back = np.where(found["turn"] >= 4, found["turn"], -found["turn"] % 4)
     one, other = found["one"].where(~swap, found["other"]), found["other"].where(~swap, found["one"])
-    # A crop of ``other`` shows less of it, so that things look larger in ``one``; swapped it is the reverse.
+    # ``one`` matches a crop of ``other``, so it shows everything larger. After a swap it is the reverse.
     zoom = np.where(swap, 1 / (1 - 2 * found["crop"]), 1 - 2 * found["crop"])
     found = found.assign(one=one, other=other, turn=np.where(swap, back, found["turn"]), zoom=zoom)
     found = found.sort_values(["one", "other", "distance", "crop", "turn", "zoom"], ignore_index=True)
@@ -102,7 +104,7 @@ def _propose(grey: Grey, plain: np.ndarray, members: np.ndarray, asked: np.ndarr
 
 
 def _neighbours(grey: Grey, near: hashes.Near, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
-    """The MOST of ``members`` whose hashes are nearest to those of ``asked``, cropped and turned in each way."""
+    """For each of ``asked``, with every crop and turn: the MOST images of ``members`` with the nearest hashes."""
     images, seen = grey[asked], []
     for crop in CROPS:
         frequencies = hashes.coefficients(images, crop)
@@ -116,14 +118,14 @@ def _neighbours(grey: Grey, near: hashes.Near, members: np.ndarray, asked: np.nd
 
 
 def _confirm(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
-    """The correlation of detail of each proposed pair after aligning it: float32 (len(proposed),)."""
+    """Correlation of detail of each proposed pair after alignment: float32 (len(proposed),)."""
     one = grey[proposed["one"].to_numpy()].astype(np.float32)
     other = grey[proposed["other"].to_numpy()].astype(np.float32)
     for turn in proposed["turn"].unique():
         rows = (proposed["turn"] == turn).to_numpy()
         other[rows] = turned(other[rows], turn)
 
-    # Half size first, which settles most pairs at a fraction of the work.
+    # Compare at half size first: this rejects most pairs at a fraction of the cost.
     place = np.zeros((len(one), 2, 2), np.float32)
     place[:, :, 0] = proposed[["zoom"]]
     one_half, other_half = _halved(one), _halved(other)
@@ -132,7 +134,7 @@ def _confirm(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
 
     close = np.flatnonzero(correlation >= ALIKE)
     one, other, place = one[close], other[close], place[close]
-    # The image that shows more comes first, so that what only it shows (a padding, say) is left out.
+    # Put the image that shows more first: what only this image shows (such as padding) is then not compared.
     swap = place[:, :, 0].sum(axis=1) < 2
     one[swap], other[swap] = other[swap], one[swap]
     scale, shift = place[swap, :, 0], place[swap, :, 1]
@@ -143,11 +145,11 @@ def _confirm(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
 
 
 def _align(one: np.ndarray, other: np.ndarray, place: np.ndarray, steps: int) -> np.ndarray:
-    """Scale and shift of ``other`` that bring it onto ``one``, starting from ``place``.
+    """The scale and shift that align ``other`` with ``one``, starting from ``place``.
 
-    Images are float32 (M, H, H). ``place`` is (M, 2, 2): along x, then y, the scale about the centre and the
-    shift in sides. Gauss-Newton on the squared difference, gain and offset left free, with the
-    gradient of the fixed image (inverse compositional; Baker and Matthews 2004, IJCV 56(3), section 3.2).
+    Images are float32 (M, H, H). ``place`` is (M, 2, 2): for x, then y, the scale about the centre and the shift as a
+    share of the side. Gauss-Newton on the squared difference with free gain and offset, using the gradient of the
+    fixed image (inverse compositional; Baker and Matthews 2004, IJCV 56(3), section 3.2).
     """
     side = one.shape[1]
     from_centre = np.arange(side, dtype=np.float32) - (side - 1) / 2
@@ -170,7 +172,7 @@ def _align(one: np.ndarray, other: np.ndarray, place: np.ndarray, steps: int) ->
 
 
 def _moved(images: np.ndarray, place: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Images scaled and shifted (bilinear), and 1 where they were seen, ``margin`` pixels inside: (M, H, H)."""
+    """Scaled and shifted images (bilinear), and a mask that is 1 at least ``margin`` pixels inside: (M, H, H) each."""
     side = images.shape[1]
     centre = (side - 1) / 2
     from_centre = np.arange(side, dtype=np.float32) - centre
@@ -181,7 +183,7 @@ def _moved(images: np.ndarray, place: np.ndarray, margin: float) -> tuple[np.nda
 
 
 def _weights(at: np.ndarray) -> np.ndarray:
-    """Linear interpolation at positions (M, H) as matrices (M, H, H)."""
+    """Matrices (M, H, H) that interpolate linearly at positions (M, H)."""
     return np.clip(1 - np.abs(at[..., None] - np.arange(at.shape[1], dtype=np.float32)), 0, 1)
 
 
@@ -191,7 +193,7 @@ def _centred(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _detail_correlation(one: np.ndarray, other: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of what differs from the surroundings, where both were seen: (M,)."""
+    """Pearson correlation of the detail (image minus its local mean) where the images overlap: (M,)."""
     moved, inside = _moved(other, place, margin=1.5)
     smooth = _gaussian(one.shape[1], 1.5)
     weight = np.maximum(smooth @ inside @ smooth, 1e-6)
@@ -201,14 +203,14 @@ def _detail_correlation(one: np.ndarray, other: np.ndarray, place: np.ndarray) -
 
 
 def _gaussian(side: int, width: float) -> np.ndarray:
-    """A symmetric matrix (side, side) whose product weighs neighbours by a Gaussian; not normalised at the edges."""
+    """A symmetric matrix (side, side) that smooths with a Gaussian kernel; not normalised at the edges."""
     step = np.arange(side, dtype=np.float32)
     weights = np.exp(-0.5 * ((step[:, None] - step) / width) ** 2)
     return (weights / weights.sum(axis=1).max()).astype(np.float32)
 
 
 def _blurred(images: np.ndarray) -> np.ndarray:
-    """Without the noise of single pixels, which recompression changes."""
+    """Slightly blurred, since recompression changes the noise of single pixels."""
     smooth = _gaussian(images.shape[1], 0.7)
     smooth /= smooth.sum(axis=1, keepdims=True)
     return smooth @ images @ smooth.T

@@ -1,21 +1,26 @@
-"""The 64-bit perceptual hash (phash of the library imagehash, bit by bit), of many images at once and turned; and the
-hashes near to one."""
+"""The 64-bit perceptual hash of many images at once, also mirrored and turned, and a search for similar hashes.
+
+The hash is bit by bit that of imagehash.phash.
+"""
 
 import numpy as np
 from PIL import Image
 from scipy.fft import dct
 
-SIDE = 32  # pixels, to which an image is shrunk
-KEPT = 8  # frequencies along each side
+SIDE = 32  # pixels: images are resized to a square of this side
+KEPT = 8  # lowest frequencies that are kept along each side
 AT_ONCE = 1024
 WORDS = 4
 FLIPS = np.concatenate([[0], 1 << np.arange(16)]).astype(np.uint16)
-CROWD = 256  # hashes that share a word, so that the work stays in proportion to the images
+CROWD = 256  # most hashes with an equal word that are compared, so that the work grows linearly with the images
 SIGNS = np.resize([1.0, -1.0], KEPT)  # mirroring changes the sign of every odd frequency
 
 
 def coefficients(grey: np.ndarray, crop: float = 0.0) -> np.ndarray:
-    """The lowest frequencies (DCT) of images uint8 (N, H, H), ``crop`` of each side cut off: float64 (N, 8, 8)."""
+    """The lowest DCT coefficients of images uint8 (N, H, H), with the share ``crop`` of each side cut off.
+
+    float64 (N, 8, 8).
+    """
     found = np.empty((len(grey), KEPT, KEPT))
     for start in range(0, len(grey), AT_ONCE):  # bounded memory
         small = _shrunk(grey[start : start + AT_ONCE], crop).astype(np.float64)
@@ -24,7 +29,7 @@ def coefficients(grey: np.ndarray, crop: float = 0.0) -> np.ndarray:
 
 
 def turned(frequencies: np.ndarray, turn: int) -> np.ndarray:
-    """The coefficients (N, 8, 8) of the same images after a symmetry of the square, numbered as by copies.turned."""
+    """Coefficients (N, 8, 8) of the same images after copies.turned with this ``turn``."""
     across, down = SIGNS, SIGNS[:, None]
     if turn >= 4:
         frequencies = frequencies * across
@@ -39,7 +44,7 @@ def turned(frequencies: np.ndarray, turn: int) -> np.ndarray:
 
 
 def bits(frequencies: np.ndarray) -> np.ndarray:
-    """Which coefficients (N, 8, 8) are above their median: uint8 (N, 8), a byte for each row of imagehash's matrix."""
+    """Which coefficients (N, 8, 8) are above their median: uint8 (N, 8), one byte per row of imagehash's matrix."""
     flat = frequencies.reshape(len(frequencies), KEPT * KEPT)
     return np.packbits(flat > np.median(flat, axis=1, keepdims=True), axis=1)
 
@@ -56,19 +61,24 @@ def read(words: list[str]) -> np.ndarray:
 
 
 class Near:
-    """Hashes uint8 (N, 8), to look up those near to another: two that differ by 7 bits or fewer agree, but for one bit
-    at most, in one of their four words of 16 bits (of those that differ by more most do)."""
+    """An index of hashes uint8 (N, 8) for finding those similar to a given hash.
+
+    A hash is four words of 16 bits. The index finds the hashes with at least one word that differs by at most
+    1 bit. It finds every hash that differs by 7 bits or fewer, and most hashes that differ by a few bits more.
+    """
 
     def __init__(self, hashes: np.ndarray) -> None:
         words = np.ascontiguousarray(hashes).view(np.uint16)
         self.order = np.argsort(words, axis=0, kind="stable").astype(np.int32)
-        self.hashes = hashes.view(np.uint64)[:, 0][self.order]  # beside each other in memory, as they are looked at
+        self.hashes = hashes.view(np.uint64)[:, 0][self.order]  # in lookup order: adjacent in memory
         self.begins = [np.searchsorted(words[self.order[:, k], k], np.arange(2**16 + 1)) for k in range(WORDS)]
 
     def find(self, asked: np.ndarray, reach: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``most`` hashes nearest to each of ``asked``, uint8 (M, 8), that differ by ``reach`` bits or fewer: the
-        positions in ``asked``, those among the hashes, and the bits. Of more than CROWD that share a word the first
-        are looked at."""
+        """For each of ``asked``, uint8 (M, 8): the ``most`` nearest hashes that differ by ``reach`` bits or fewer.
+
+        Returns the positions in ``asked``, the positions in the index, and the number of bits that differ. If more
+        than CROWD hashes have an equal word, only the first CROWD are compared.
+        """
         lines, places, distances = [], [], []
         words, whole = np.ascontiguousarray(asked).view(np.uint16), asked.view(np.uint64)[:, 0]
         for k in range(WORDS):
@@ -85,7 +95,7 @@ class Near:
         line, place, distance = (np.concatenate(each) for each in (lines, places, distances))
         sort = np.lexsort((place, distance, line))
         line, place, distance = line[sort], place[sort], distance[sort]
-        new = np.ones(len(line), dtype=bool)  # the same one may have come by several words
+        new = np.ones(len(line), dtype=bool)  # the same hash can be found through several words
         new[1:] = (line[1:] != line[:-1]) | (place[1:] != place[:-1])
         line, place, distance = line[new], place[new], distance[new]
         rank = np.arange(len(line)) - np.searchsorted(line, line)
@@ -94,8 +104,10 @@ class Near:
 
 
 def _shrunk(grey: np.ndarray, crop: float) -> np.ndarray:
-    """uint8 (N, 32, 32), as Pillow shrinks each image: along its rows first, then along its columns. All images lie
-    in one tall picture, since a call for each would cost more than the work."""
+    """uint8 (N, 32, 32): images resized as Pillow does it, along the rows first, then along the columns.
+
+    All images are stacked into one tall image, since one call per image would take longer than the resizing.
+    """
     across = _narrowed(grey, crop)
     return _narrowed(across.transpose(0, 2, 1), crop).transpose(0, 2, 1)
 

@@ -1,4 +1,4 @@
-"""Find in a set what would make a result on it look better, or mean less, than it seems."""
+"""Find what makes a result on a set of images misleading: copies, contradicting labels, unusual images."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from core.pipeline import tables
 from core.pipeline.errors import many, some
 from core.split import groups
 
-MUCH_LARGER = 2.0  # times the median width or height, from which (or below whose inverse) a size is an outlier
-RARE_MODE = 0.05  # of the images, below which a colour mode is an outlier
-FAR = 5.0  # modified z-score (Iglewicz and Hoaglin 1993, who call 3.5 a potential outlier) of the mean brightness
-SHOWN = 8  # images of a cluster on a sheet
-LARGEST = 12  # clusters on the sheet of copies
+MUCH_LARGER = 2.0  # a width or height more than 2 times the median, or less than half of it, is an outlier
+RARE_MODE = 0.05  # a colour mode of a smaller share of the images is an outlier
+FAR = 5.0  # limit for the modified z-score of the mean brightness (Iglewicz and Hoaglin 1993 suggest 3.5)
+SHOWN = 8  # images of each cluster on a sheet
+LARGEST = 12  # clusters of each kind on the sheet of copies
 
 
 def find_near_copies(index: pd.DataFrame, grey: Grey, spread: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pairs of different images that show the same, and the pairs that came closest: files ``one`` and ``other``.
+    """Pairs of near copies, and the closest pairs that are not copies: files ``one`` and ``other``.
 
-    ``grey`` is uint8 (N, 64, 64) in the order of ``index``, ``spread`` their standard deviation (N,). Of images with
-    equal pixels the first stands for all. Both tables have the columns of copies.PAIRS.
+    ``grey`` is uint8 (N, 64, 64) in the order of ``index``; ``spread`` (N,) is the standard deviation of each image.
+    Only the first of several images with equal pixels is compared. Both tables have the columns of copies.PAIRS.
     """
     first = ~index["pixels_sha256"].duplicated().to_numpy()
     found = copies.near_pairs(grey, list(index["phash"]), np.flatnonzero(first & (spread >= copies.FLAT)))
@@ -37,16 +37,16 @@ def find_near_copies(index: pd.DataFrame, grey: Grey, spread: np.ndarray) -> tup
 def cluster(index: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     """Which images are copies of each other: the columns of tables.CLUSTERS.
 
-    An image has one row of kind "exact" where others have equal pixels (distance 0, correlation 1), and one of
-    kind "near" where others show the same (``near``, of find_near_copies); distance and correlation are those of
-    its closest pair. Near copies of near copies are one cluster. Exact clusters are numbered first, from 0, each
-    kind in the order of its files.
+    An image has one row of kind "exact" if another image has equal pixels (distance 0, correlation 1), and one row
+    of kind "near" if it has a near copy (``near``, from find_near_copies); distance and correlation are those of its
+    closest pair. Near copies of near copies belong to the same cluster. Exact clusters are numbered first, from 0;
+    each kind is numbered in the order of its files.
     """
     copied = index[index["pixels_sha256"].duplicated(keep=False)]
     exact = copied[["file"]].assign(
         cluster=copied.groupby("pixels_sha256", sort=False).ngroup(), kind="exact", distance=0, correlation=1.0
     )
-    # Every image with the pixels of one of the pair is a near copy of the other.
+    # Images with equal pixels share their near copies.
     of_file = index.set_index("file")["pixels_sha256"]
     ends = pd.concat([near.assign(file=near["one"]), near.assign(file=near["other"])])
     ends = ends.sort_values("correlation", ascending=False, kind="stable").drop_duplicates("file")
@@ -68,9 +68,9 @@ def cluster(index: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflicts(index: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[list[str]]]:
-    """The files of each cluster whose copies carry different labels, for the kinds "exact" and "near".
+    """The files of each cluster whose copies have different labels, for the kinds "exact" and "near".
 
-    Of near copies only where they contradict each other beyond what exact copies do already.
+    Files of an exact conflict are left out of the near ones, so that no conflict is reported twice.
     """
     labelled = clusters.merge(index[["file", "label"]], on="file")
     exact = _mixed(labelled[labelled["kind"] == "exact"], "label")
@@ -80,7 +80,7 @@ def conflicts(index: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[lis
 
 
 def _across_patients(index: pd.DataFrame, clusters: pd.DataFrame) -> list[list[str]]:
-    """The files of each cluster whose copies are of different patients."""
+    """The files of each cluster whose copies belong to different patients."""
     return _mixed(clusters.merge(index[["file", "patient"]], on="file"), "patient")
 
 
@@ -97,11 +97,11 @@ def find(
     levels: tuple[np.ndarray, np.ndarray],
     unreadable: list[str],
 ) -> pd.DataFrame:
-    """What deserves a look, an image a row: the columns of tables.FINDINGS, sorted.
+    """Images that need a look, one row per image and finding: the columns of tables.FINDINGS, sorted.
 
-    Findings are unreadable, blank, near-blank, size, mode, brightness, conflict (copies with different labels, those
-    of ``conflicts``) and two-patients (copies under different patients). ``levels`` are mean and standard deviation
-    of each image, in the index's order.
+    A finding is one of unreadable, blank, near-blank, size, mode, brightness, conflict (copies with different labels:
+    ``contradicting``, from ``conflicts``) and two-patients (copies under different patients). ``levels`` are the mean
+    and the standard deviation of each image, in the order of the index.
     """
     rows: list[tuple[object, ...]] = [(file, "unreadable", "") for file in unreadable]
 
@@ -154,7 +154,7 @@ def summarise(
     contradicting: dict[str, list[list[str]]],
     findings: pd.DataFrame,
 ) -> dict[str, Any]:
-    """The figures of metrics/audit.json. What needs the patients is null where they are not known."""
+    """The figures of metrics/audit.json. Figures that need patients are null if patients are not known."""
     positive = index[index["label"] == 1]
     counted = tables.counts(index)
     distinct = index["pixels_sha256"].nunique()
@@ -175,7 +175,7 @@ def summarise(
         "distinct_positives": positive["pixels_sha256"].nunique(),
         "patients": counted["patients"],
         "positive_patients": counted["positive_patients"],
-        # As many positive groups as can ever be kept apart: patients, joined where they share copies.
+        # Positives that a split can keep apart: patients who share copies count as one group.
         "positive_groups": int(groups.of(index, clusters)[(index["label"] == 1).to_numpy()].nunique()),
         "images_per_patient": {
             name: None if of_patient.empty else float(getattr(of_patient, name)()) for name in ("min", "median", "max")
@@ -191,14 +191,16 @@ def summarise(
 
 
 def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
-    """What was found, what it means, and which parameter deals with it: plain text, one screen."""
+    """The findings, what they mean, and the parameters that handle them: plain text, one screen."""
     kind = "SYNTHETIC images" if figures["synthetic"] else "images"
     lines = [
         f"{figures['images']:,} {kind}, {figures['distinct_images']:,} of them distinct; "
         f"{figures['positives']:,} positive, {figures['distinct_positives']:,} of them distinct"
     ]
     if figures["patients"] is None:
-        lines.append("Patients are not known: a split cannot keep them apart. data.patient tells where they stand.")
+        lines.append(
+            "Patients are not known, so the split can't keep the images of a patient together. Set data.patient."
+        )
     else:
         each = figures["images_per_patient"]
         lines.append(
@@ -206,47 +208,53 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
             f"{each['min']:,.0f} to {each['max']:,.0f} images each, median {each['median']:,.0f}"
         )
         if each["max"] == 1:
-            lines.append("Each image is of another patient: is data.patient right?")
+            lines.append("Every patient has exactly one image. Check data.patient.")
     apart = figures["positive_groups"]
-    apart_ones = many(apart, "positive image that is no copy" if figures["patients"] is None else "positive patient")
+    apart_ones = many(apart, f"independent positive {'image' if figures['patients'] is None else 'patient'}")
     if apart < 3:
         lines.append(
-            f"{apart_ones} to be kept apart, for three parts: some part will have no positive at all. "
-            "Only more patients help; split.folds uses those there are for testing in turn."
+            f"{apart_ones}, but the split has three parts: at least one part will have no positive image. "
+            "Only more positive patients help. Cross-validation (split.folds) tests on each of them in turn."
         )
     elif apart < tables.FEW_PATIENTS:
-        lines.append(f"{apart_ones} can't show how a classifier does on new ones; split.folds tests on each in turn.")
+        lines.append(
+            f"{apart_ones}: too few to estimate the performance on new ones. "
+            "Cross-validation (split.folds) tests on each of them in turn."
+        )
 
     if figures["redundant_copies"]:
         lines.append(
-            f"{figures['copied_images']:,} images stand in {figures['exact_clusters']:,} clusters of exact copies "
+            f"Exact copies: {figures['copied_images']:,} images in {many(figures['exact_clusters'], 'cluster')} "
             f"({figures['redundant_copies']:,} redundant)."
         )
     if figures["near_pairs"]:
         lines.append(
-            f"{figures['near_pairs']:,} pairs of images are near copies (recompressed, resized, brightened, cropped, "
-            "mirrored or turned)."
+            f"Near copies: {many(figures['near_pairs'], 'pair')} of images (recompressed, resized, brightened, "
+            "cropped, mirrored or turned)."
         )
     if figures["redundant_copies"] or figures["near_pairs"]:
-        lines.append("split.duplicates: together keeps copies on one side, drop keeps one of each.")
+        lines.append(
+            "split.duplicates: together keeps copies in one part; split.duplicates: drop keeps one of each cluster."
+        )
     else:
-        lines.append("No copies, exact or near.")
+        lines.append("No exact or near copies.")
 
     meaning = {
-        "conflict": "have copies with another label, so one label is wrong; split.duplicates: drop leaves them out",
-        "two-patients": "have copies under another patient: one person twice, or a mix-up; a split takes both for one",
-        "unreadable": "can't be decoded; data.unusable: drop left them out",
-        "blank": "hold one grey level only",
-        "near-blank": f"show too little to seek near copies of (standard deviation below {copies.FLAT:g} grey levels)",
-        "size": "are of unusual size; all are squeezed to prepare.image_size",
-        "mode": "have an unusual colour mode",
-        "brightness": "are unusually dark or bright",
+        "conflict": "whose copies have a different label (one label is wrong; split.duplicates: drop leaves them out)",
+        "two-patients": "whose copies belong to another patient "
+        "(one person twice, or a mix-up; the split treats both as one)",
+        "unreadable": "that can't be decoded (left out by data.unusable: drop)",
+        "blank": "with only one grey level",
+        "near-blank": f"too uniform for the near-copy search (standard deviation below {copies.FLAT:g} grey levels)",
+        "size": "of unusual size (all images are resized to a square of prepare.image_size)",
+        "mode": "with an unusual colour mode",
+        "brightness": "with an unusually low or high mean brightness",
     }
     for finding, words in meaning.items():
         files = sorted(set(findings.loc[findings["finding"] == finding, "file"]))
         if files:
-            lines.append(f"{len(files):,} images {words}: {some(files, 3)}")
-    lines.append("Each image: data/audit/findings.csv and clusters.csv. Copies to look at: plots/audit/")
+            lines.append(f"{many(len(files), 'image')} {words}: {some(files, 3)}")
+    lines.append("All findings: data/audit/findings.csv. All copies: data/audit/clusters.csv. Sheets: plots/audit/")
     return "\n".join(lines)
 
 
@@ -258,14 +266,17 @@ def draw(
     thumbnails: np.ndarray,
     folder: str,
 ) -> None:
-    """Sheets for eyes, in ``folder``: copies.png (the largest clusters), conflicts.png (every one), rejected.png
-    (the pairs that came closest to being near copies). ``thumbnails`` is uint8 (N, H, H, C) in the index's order."""
+    """Save contact sheets in ``folder``: copies.png (the largest clusters), conflicts.png (all conflicts) and
+    rejected.png (the closest pairs that are not copies).
+
+    ``thumbnails`` is uint8 (N, H, H, C) in the order of the index.
+    """
     of = index.set_index("file")
 
     def row(heading: str, files: list[str]) -> sheets.Row:
         members = of.loc[files]
         patients = some(sorted(set(members["patient"].dropna())), 4) or "unknown"
-        # Of images with equal pixels and label one says it all: the others come last.
+        # Images with equal pixels and label look the same, so repeated ones come last.
         repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
         shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]
         names = [f"label {label}  {str(name).rpartition('/')[2]}" for name, label in shown["label"].items()]

@@ -1,4 +1,4 @@
-"""What the commands for people need: compare, check, folds, predict, demo and export.
+"""Code of the commands for people: compare, check, folds, predict, demo and export.
 
-No stage imports this package, so a change here reruns nothing.
+No stage imports this package, so a change here does not rerun a stage.
 """

@@ -1,4 +1,4 @@
-"""Whether two classifiers can be told apart, and what changed between them in data and parameters."""
+"""Test whether two classifiers differ, and list what changed between them in data and parameters."""
 
 from typing import Any, NamedTuple
 
@@ -11,14 +11,14 @@ from core.pipeline import tables
 from core.pipeline.errors import Mistake, some
 from core.split import groups
 
-LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (less is better)"}
+LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (lower is better)"}
 LESS_IS_BETTER = ["brier"]
-SURE = 0.05  # the share of equal pairs that may be called different, over all measures together
+SURE = 0.05  # probability that two equal runs are called different in any measure
 
 
 class Run(NamedTuple):
-    """A revision: its name for people, its tables split (with pixels_sha256) and predictions, its threshold, and
-    params.yaml flattened."""
+    """A revision: its name for people, its tables split (with pixels_sha256) and predictions, its threshold, and its
+    params.yaml with dotted keys."""
 
     name: str
     split: pd.DataFrame
@@ -30,8 +30,9 @@ class Run(NamedTuple):
 def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     """The test images of both runs: file, label, patient, probability_0, probability_1, unit.
 
-    A unit is what may not be torn apart in resampling: images joined by patient or copies in either run. Raises
-    Mistake where the test sets differ and only the ``shared`` images, of which there may be none, are not asked for.
+    A unit is a set of images that resampling keeps together: images linked by patient or by copies in either run.
+    With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
+    Mistake if the test sets differ.
     """
     tests = [run.predictions[run.predictions["part"] == "test"] for run in runs]
     columns = ["file", "label", "patient", "probability"]
@@ -45,7 +46,7 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
         raise Mistake(
             f"the test sets differ: {alone[0]:,} images only in {runs[0].name}, {alone[1]:,} only in {runs[1].name}, "
             f"{int(relabelled.sum()):,} with another label, {int(replaced.sum()):,} with other pixels, {len(same):,} "
-            "the same. Compare those that are the same: --shared"
+            "the same. Add --shared to compare only the same images"
         )
     return same.assign(unit=_units(runs, same["file"])).reset_index(drop=True)
 
@@ -62,11 +63,11 @@ def _units(runs: tuple[Run, Run], files: "pd.Series[Any]") -> np.ndarray:
 
 
 def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """For each measure both values, their difference (second less first) with its 95 % interval and p, and in words
-    whether the runs can be told apart.
+    """For each measure: both values, their difference (second minus first) with its 95 % interval and p, the reason if
+    one of these is missing, and ``differ``, whether the difference is significant.
 
-    The p-values are of a paired bootstrap over units, adjusted by Holm's step-down procedure (1979, Scandinavian
-    Journal of Statistics 6, 65-70): so at most one pair of equal runs in twenty is called different in any measure.
+    The p-values are from a paired bootstrap over units, adjusted by Holm's step-down procedure (1979, Scandinavian
+    Journal of Statistics 6, 65-70). So at most one in twenty pairs of equal runs is called different in any measure.
     """
     both: list[Scores] = []
     for number, run in enumerate(runs):
@@ -96,7 +97,7 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
 
 
 def _holm(p: "pd.Series[Any]") -> np.ndarray:
-    """The p-values adjusted for being looked at together: float64, NaN where p is missing."""
+    """The p-values adjusted for multiple testing: float64, NaN where p is missing."""
     values = p.to_numpy(dtype=np.float64, na_value=np.nan)
     order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
     adjusted = np.full(len(values), np.nan)
@@ -123,23 +124,23 @@ def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
 
 
 def changed_params(runs: tuple[Run, Run]) -> dict[str, tuple[Any, Any]]:
-    """Each key whose value differs, with both values; "absent" where one run lacks it."""
+    """Each key whose value differs, with both values; "absent" if a run does not have the key."""
     keys = sorted(runs[0].params.keys() | runs[1].params.keys())
     both = {key: (runs[0].params.get(key, "absent"), runs[1].params.get(key, "absent")) for key in keys}
     return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame | None, markdown: bool) -> str:
-    """The comparison for people: plain text, or Markdown for a pull request. Without ``images`` in common, and so with
-    nothing ``measured``, it says what changed between the two."""
+    """The comparison for people, as plain text or as Markdown for a pull request. If the runs have no ``images`` in
+    common, ``measured`` is None, and only the changes are listed."""
     first, second = runs[0].name, runs[1].name
     counted = tables.counts(images)
-    whose = "patients not known" if counted["patients"] is None else (
-        f"of {counted['patients']:,} patients, {counted['positive_patients']:,} of them with a positive image"
+    whose = "patients unknown" if counted["patients"] is None else (
+        f"of {counted['patients']:,} patients ({counted['positive_patients']:,} with a positive image)"
     )  # fmt: skip
     lines = [f"## {first} and {second}", ""] if markdown else []
     if tables.is_synthetic(images):
-        lines += ["SYNTHETIC images: nothing here says anything about patients.", ""]
+        lines += ["SYNTHETIC images: this comparison says nothing about patients.", ""]
     headline = (
         f"{first} and {second} have no test image in common: their figures can't be compared."
         if measured is None
@@ -148,11 +149,11 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
     lines += [f"**{headline}**" if markdown else headline, ""]
     lines += [_leak(run) for run in runs if _leak(run)]
     if measured is not None:
-        lines += [f"On {counted['images']:,} test images in both, {whose}, {counted['positives']:,} images positive."]
+        lines += [f"Test images in both: {counted['images']:,} ({counted['positives']:,} positive), {whose}."]
         lines += ["", *_table(runs, measured, markdown), ""]
         lines.append(
-            "Differences: paired bootstrap over patients, 95 % each; p: adjusted for all measures together (Holm), so "
-            "that one of them alone may exclude 0 by chance."
+            "Intervals: 95 % for each difference, from a paired bootstrap over patients. p: adjusted for the number of "
+            "measures (Holm); therefore an interval can exclude 0 while p is above 0.05."
         )
     bullet = "- " if markdown else "  "
     for title, entries in (
@@ -167,17 +168,17 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
 def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
     first, second = runs[0].name, runs[1].name
     if measured["p"].isna().all():
-        return f"Whether {first} and {second} differ can't be said: {measured['reason'].iloc[0]}."
+        return f"A difference between {first} and {second} can't be tested: {measured['reason'].iloc[0]}."
     differ = measured[measured["differ"]]
     if (measured["difference"].fillna(0) == 0).all():
         return f"{first} and {second} give equal figures."
     if differ.empty:
-        return f"{first} and {second} cannot be told apart."
+        return f"No significant difference between {first} and {second}."
     names = [
         f"{name.replace('_', ' ')} {_signed(difference)}"
         for name, difference in zip(differ["measure"], differ["difference"], strict=True)
     ]
-    return f"{first} and {second} differ: {', '.join(names)} ({second} less {first})."
+    return f"{first} and {second} differ significantly: {', '.join(names)} ({second} minus {first})."
 
 
 def _signed(difference: float) -> str:
@@ -193,11 +194,11 @@ def _leak(run: Run) -> str:
     known = len(test) - len(metrics.unseen(test))
     if not known:
         return ""
-    return f"LEAK: training of {run.name} has seen {known:,} of its {len(test):,} test images, or their patients."
+    return f"LEAK in {run.name}: {known:,} of its {len(test):,} test images have a copy or their patient in training."
 
 
 def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> list[str]:
-    cells = [["measure", runs[0].name, runs[1].name, "difference (95 %)", "p", ""]]
+    cells = [["measure", runs[0].name, runs[1].name, "difference (95 % interval)", "p", ""]]
     for row in measured.to_dict("records"):
         known = {name: row[name] for name in ("first", "second", "difference", "p") if not pd.isna(row[name])}
         texts = [f"{known[name]:.3f}" if name in known else "-" for name in ("first", "second")]
@@ -211,7 +212,7 @@ def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> lis
         elif row["differ"]:
             cells[-1].append(f"{runs[int(row['difference'] > 0)].name} is higher")
         else:
-            cells[-1].append("cannot be told apart" if row["difference"] else "equal")
+            cells[-1].append("no significant difference" if row["difference"] else "equal")
     if markdown:
         rule = "|" + " --- |" * len(cells[0])
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]

@@ -1,4 +1,4 @@
-"""Gather the folds of a cross-validation: each figure's mean and spread, and the figure of all folds together."""
+"""Combine the folds of a cross-validation: mean and spread of each measure, and the measure on all folds pooled."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from core.pipeline.errors import Mistake
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
-    """The test rows of all folds as one table, with the fold they were tested in and the threshold used there.
+    """The test rows of all folds as one table, with the columns ``fold`` and ``threshold`` of each row's fold.
 
-    ``folds`` are predictions with a column ``unit``. Raises Mistake where an image was tested twice.
+    ``folds`` are predictions with a column ``unit``. Raises Mistake if an image was tested twice.
     """
     tested = [
         fold[fold["part"] == "test"].assign(fold=number, threshold=threshold)
@@ -22,13 +22,14 @@ def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
     pooled = pd.concat(tested, ignore_index=True)
     twice = pooled["file"].duplicated()
     if twice.any():
-        raise Mistake(f"{int(twice.sum()):,} images were tested in two folds: the folds are of different splits")
+        raise Mistake(f"{int(twice.sum()):,} images were tested in two folds: the folds come from different splits")
     return pooled
 
 
 def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """The content of metrics/folds.json: ``folds`` one by one, the ``mean`` and standard deviation of each measure
-    over the folds that define it, and ``pooled``, each image judged by the network that did not train on it."""
+    """The content of metrics/folds.json: ``folds``, one entry per fold; ``spread``, mean and standard deviation of each
+    measure over the folds in which it is defined; and ``pooled``, the measures on the images of all folds, each scored
+    by the network that did not train on it."""
     each: list[dict[str, Any]] = []
     for number, rows in pooled.groupby("fold"):
         each.append(
@@ -55,10 +56,10 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
 
 
 def explain(figures: dict[str, Any]) -> str:
-    """One line a measure: plain text."""
+    """A table in plain text, one line per measure."""
     pooled = figures["pooled"]["test"]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
-    lines.append(f"{'measure':18} {'mean':>6} {'SD':>6} {'folds':>6}   {'pooled'}")
+    lines.append(f"{'measure':18} {'mean':>6} {'SD':>6} {'folds':>6}   {'pooled (95 % interval)'}")
     for name, spread in figures["spread"].items():
         mean, deviation = (
             "-" if spread[key] is None else f"{spread[key]:.3f}" for key in ("mean", "standard_deviation")

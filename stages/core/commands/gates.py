@@ -1,4 +1,4 @@
-"""What a change is held to before it is merged: that its lock is fresh, its run repeatable, its result no worse."""
+"""The checks of a pull request: dvc.lock is up to date, the run is repeatable, and the result is not worse."""
 
 import re
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ Figure = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]
 
 
 class Limits(Section):
-    """``floors`` and ``tolerance`` of figures, each named as evaluate.test.roc_auc; ``accepted`` advisories."""
+    """``floors`` and ``tolerance`` of figures, named like evaluate.test.roc_auc; ``accepted`` security advisories."""
 
     floors: dict[Figure, float]
     tolerance: dict[Figure, Annotated[float, Field(ge=0)]]
@@ -25,7 +25,7 @@ class Limits(Section):
 
 
 def limits(path: str = LIMITS) -> Limits:
-    """Read gates.yaml. Raises Mistake."""
+    """Read gates.yaml. Raises Mistake if it is not valid."""
     try:
         return Limits.model_validate(yaml12.load(files.there(path).read_text(encoding="utf-8")))
     except yaml12.YAMLError as error:
@@ -36,7 +36,7 @@ def limits(path: str = LIMITS) -> Limits:
 
 
 def figure(metrics: dict[str, Any], name: str) -> float | None:
-    """A figure by its name; the value of one that has an interval. Raises Mistake where there is none."""
+    """A figure by its name; if it has an interval, its value. Raises Mistake if there is no such figure."""
     found: Any = metrics
     for key in name.split("."):
         if not isinstance(found, dict) or key not in found:
@@ -48,16 +48,16 @@ def figure(metrics: dict[str, Any], name: str) -> float | None:
 
 
 def stale(said: str) -> list[str]:
-    """The faults that ``dvc repro --allow-missing --dry`` tells of: its exit status is 0 all the same."""
+    """The faults in the output of ``dvc repro --allow-missing --dry``, which exits with 0 even if stages are stale."""
     stages = re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", said)
     if stages or FRESH not in said:
         what = f"{some(stages, 10)} would run" if stages else " ".join(said.split())
-        return [f"dvc.lock is behind code, parameters or data: {what}. Run dvc repro and commit what changed"]
+        return [f"dvc.lock does not match code, parameters or data: {what}. Run dvc repro and commit the changes"]
     return []
 
 
 def other_bytes(committed: dict[str, Any], made: dict[str, Any], stages: list[str]) -> list[str]:
-    """The outputs of ``stages`` whose hash differs between two contents of dvc.lock."""
+    """The outputs of ``stages`` whose hash differs between two versions of dvc.lock."""
     faults = []
     for stage in stages:
         hashes = [
@@ -65,35 +65,37 @@ def other_bytes(committed: dict[str, Any], made: dict[str, Any], stages: list[st
             for lock in (committed, made)
         ]
         differ = sorted(path for path in hashes[0] | hashes[1] if hashes[0].get(path) != hashes[1].get(path))
-        faults += [f"{stage} gives another {path} than dvc.lock has" for path in differ]
+        faults += [f"the output {path} of stage {stage} differs from dvc.lock" for path in differ]
     return faults
 
 
 def far(committed: dict[str, Any], made: dict[str, Any], tolerance: dict[str, float]) -> list[str]:
-    """The figures of a run that are farther from the committed ones than they may be."""
+    """The figures of a run whose difference from the committed ones is above their tolerance."""
     faults = []
     for name, most in tolerance.items():
         old, new = figure(committed, name), figure(made, name)
         if old is None or new is None or abs(new - old) > most:
-            faults.append(f"{name} is {_text(new)} here and {_text(old)} as committed: more than {most:g} apart")
+            faults.append(
+                f"{name} is {_text(new)} here and {_text(old)} in the commit; the tolerance in {LIMITS} is {most:g}"
+            )
     return faults
 
 
 def below(metrics: dict[str, Any], floors: dict[str, float]) -> list[str]:
-    """The figures under their floors; one that is not defined is."""
+    """The figures that are below their floors or not defined."""
     found = {name: figure(metrics, name) for name in floors}
     return [
-        f"{name} is {_text(value)}, and its floor in {LIMITS} is {floors[name]:g}"
+        f"{name} is {_text(value)}, but its floor in {LIMITS} is {floors[name]:g}"
         for name, value in found.items()
         if value is None or value < floors[name]
     ]
 
 
 def worse(measured: pd.DataFrame, target: str) -> list[str]:
-    """The measures by which the second run of comparison.measure can be told apart as the worse one."""
+    """The measures in which the second run of comparison.measure is significantly worse."""
     lost = measured["differ"] & ((measured["difference"] > 0) == measured["measure"].isin(comparison.LESS_IS_BETTER))
     return [
-        f"{row['measure']} is {row['second']:.3f}, and {row['first']:.3f} on {target}: worse by more than chance, "
+        f"{row['measure']} is {row['second']:.3f}, but {row['first']:.3f} on {target}: significantly worse, "
         f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         for row in measured[lost.fillna(False)].to_dict("records")
     ]

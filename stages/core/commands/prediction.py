@@ -1,4 +1,4 @@
-"""A trained model that classifies new images, from the files in models/ alone."""
+"""Classify new images with a trained model, using only the files in models/."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from core.pipeline import files
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 NOVELTY = "novelty.safetensors"
-SHOWN = 256  # pixels a side at least, of what a person looks at
+SHOWN = 256  # minimum side, in pixels, of an image that is shown to people
 
 
 class Scores(NamedTuple):
-    """Of N images: ``probability`` float64 (N,) of being positive, and ``unlike`` float64 (N,), above 1 where the
-    model has seen nothing like it (core.novelty)."""
+    """Of N images: ``probability`` of the positive class, float64 (N,), and ``unlike``, float64 (N,), which is above 1
+    if the image is out of distribution (core.network.novelty)."""
 
     probability: np.ndarray
     unlike: np.ndarray
 
 
 class Model:
-    """The model in ``folder`` on ``device`` (auto, cpu, cuda, cuda:1). Raises Mistake where it can't be had."""
+    """The model in ``folder`` on ``device`` (auto, cpu, cuda, cuda:1). Raises Mistake if it is not available."""
 
     def __init__(self, folder: Path, device: str = "auto", temperature: float = 1.0) -> None:
         description = files.read_json(folder / DESCRIPTION)
@@ -42,18 +42,18 @@ class Model:
         self.layer = regions.layer(self.classifier, example)
 
     def fit(self, found: list["np.ndarray | decoder.Unreadable"]) -> tuple[np.ndarray, list[str]]:
-        """Decoded images as one array uint8 (N, side, side, C), and for each why it is not among them, or ""."""
+        """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
         stack = np.zeros((len(found), self.side, self.side, self.channels), np.uint8)
         return stack, [decoder.fit_into(stack[at], pixels) for at, pixels in enumerate(found)]
 
     def scores(self, stack: np.ndarray, rows: np.ndarray) -> Scores:
-        """Of the images at ``rows`` of an array uint8 (N, side, side, C)."""
+        """The scores of the images at ``rows`` of ``stack``, uint8 (N, side, side, C)."""
         raw, features = inference.features(self.classifier, stack, rows, self.device)
         return Scores(calibration.tempered(raw, self.temperature), self.novelty.ratio(features))
 
     def heatmap(self, image: np.ndarray, positive: bool) -> Image.Image:
-        """An image uint8 (side, side, C), and over it what argued for the class called (Grad-CAM; nothing where the
-        network has no map of 4 x 4 or more)."""
+        """An image uint8 (side, side, C), overlaid with the regions that support the predicted class (Grad-CAM). If
+        the network has no map of 4 x 4 or more, only the image."""
         if self.layer is None:
             return picture(image)
         heat = regions.maps(self.classifier, self.layer[0], image[None], np.array([positive]))
@@ -61,6 +61,6 @@ class Model:
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """An image uint8 (H, W, 1 or 3) for a person to look at."""
+    """An image uint8 (H, W, 1 or 3), enlarged to show it to people."""
     side = max(SHOWN, len(image))
     return Image.fromarray(image.squeeze()).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)

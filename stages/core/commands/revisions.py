@@ -1,4 +1,4 @@
-"""Read what a revision, branch or experiment holds, by way of DVC."""
+"""Read files of a revision, branch or experiment through DVC."""
 
 import io
 import json
@@ -13,23 +13,25 @@ from scmrepo.exceptions import SCMError
 from core.pipeline import files, tables, yaml12
 from core.pipeline.errors import Mistake
 
-WORKSPACE = "workspace"  # the name under which DVC, too, knows what is not committed
+WORKSPACE = "workspace"  # as in DVC: the files that are not committed
 
 
 def text(revision: str, path: str) -> str:
-    """The content of a file at a revision, from DVC's cache or remote where git does not have it. Raises Mistake."""
+    """The content of a file at a revision, from git, or else from DVC's cache or remote. Raises Mistake."""
     if revision == WORKSPACE:
         return files.there(path).read_text(encoding="utf-8")
     try:
         content: str = dvc.api.read(path, rev=revision, encoding="utf-8")
         return content
     except (RevError, SCMError):
-        raise Mistake(f"{revision} is no commit, branch, tag or experiment here: dvc exp list, git branch") from None
+        raise Mistake(
+            f"{revision} is not a commit, branch, tag or experiment here: see git branch, dvc exp list"
+        ) from None
     except (DvcException, OSError):
         raise Mistake(
-            f"{path} of {revision} is neither in DVC's cache here nor in a remote: computed elsewhere, or cleaned up. "
-            "Fetch it (dvc fetch --all-commits, dvc exp pull), or check that revision out, run dvc repro, and commit "
-            "what it gives here"
+            f"{path} of {revision} is neither in the local DVC cache nor in a remote: it was computed elsewhere, or "
+            "deleted. Fetch it (dvc fetch --all-commits, dvc exp pull), or check out that revision, run dvc repro, and "
+            "commit the result"
         ) from None
 
 
@@ -41,20 +43,20 @@ def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
 
 
 def threshold(revision: str, path: str) -> float:
-    """The threshold of a metrics/evaluate.json."""
+    """The threshold in metrics/evaluate.json of a revision."""
     try:
         return float(json.loads(text(revision, path))["threshold"])
     except (ValueError, KeyError, TypeError):
-        raise Mistake(f"{path} of {revision} holds no threshold: it was not written by this pipeline") from None
+        raise Mistake(f"{path} of {revision} contains no threshold: it was not written by this pipeline") from None
 
 
 def parameters(revision: str, path: str) -> dict[str, Any]:
-    """All parameters, each under its whole key: ``train.lr``."""
+    """All parameters, with dotted keys such as ``train.lr``."""
     return flat(yaml12.load(text(revision, path)))
 
 
 def flat(given: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested parameters, each under its whole key."""
+    """Nested parameters, with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in given.items():
         found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}

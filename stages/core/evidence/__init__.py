@@ -1,4 +1,4 @@
-"""What probabilities are worth: measures, their intervals, calibration, and the verdict in words.
+"""Evaluate predicted probabilities: measures, their intervals, calibration, and the verdict in words.
 
-Only arrays and tables come in; no network and no image is needed.
+The input is arrays and tables only: no network and no image is needed.
 """

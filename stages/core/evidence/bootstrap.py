@@ -1,12 +1,13 @@
-"""95 % intervals from a bootstrap over patients: all images of a drawn patient come along.
+"""95 % intervals from a bootstrap over patients: a resample contains all images of each drawn patient.
 
-Images of a patient are not independent, so that resampling images would promise far too much. Percentiles of
-the resamples would do so as well where patients are few. The interval is therefore a t interval on the logit
-scale, whose standard error comes from the resamples and whose degrees of freedom from the effective number of
-patients (Kish's (sum m)^2 / sum m^2 of the images m that each has). For the correction of standard error and
-quantile see Hesterberg 2015, The American Statistician 69(4), 371-386; for degrees of freedom from an effective
-number of clusters Carter, Schnepel and Steigerwald 2017, Review of Economics and Statistics 99(4), 698-709. The
-combination is ours: benchmarks/interval_coverage.py shows what it holds.
+Images of a patient are not independent, so a bootstrap over images gives intervals that are far too narrow. With few
+patients, percentiles of the resamples are too narrow as well. The interval is therefore a t interval on the logit
+scale. Its standard error comes from the resamples. Its degrees of freedom come from the effective number of patients
+(Kish: (sum m)^2 / sum m^2, where m is the number of images of each patient).
+
+For the correction of standard error and quantile see Hesterberg 2015, The American Statistician 69(4), 371-386; for
+degrees of freedom from an effective number of clusters see Carter, Schnepel and Steigerwald 2017, Review of Economics
+and Statistics 99(4), 698-709. The combination is ours: benchmarks/interval_coverage.py measures its coverage.
 """
 
 import os
@@ -20,12 +21,12 @@ from scipy.special import expit, logit
 
 RESAMPLES = 2000
 LEVEL = 0.95
-AT_ONCE = 1_000_000  # images times resamples in memory, for each core
+AT_ONCE = 1_000_000  # images times resamples in memory, per core
 
 
 class Scores(NamedTuple):
-    """What a figure is computed from: labels (N,) 0 or 1, probabilities (N,) in [0, 1], called positive (N,) bool,
-    units (N,): the patient (or cluster) of each image, numbered from 0."""
+    """The input of all measures: labels (N,) 0 or 1, probabilities (N,) in [0, 1], called (N,) bool (predicted
+    positive), and units (N,), the patient (or cluster) of each image, numbered from 0."""
 
     labels: np.ndarray
     probabilities: np.ndarray
@@ -33,7 +34,7 @@ class Scores(NamedTuple):
     units: np.ndarray
 
 
-# The images on which a measure rests. Of several sets the one with the fewest patients limits it.
+# The sets of images that a measure is computed from. The set with the fewest patients limits its interval.
 RESTS_ON: dict[str, Callable[[Scores], list[np.ndarray]]] = {
     "accuracy": lambda s: [np.ones(len(s.labels), dtype=bool)],
     "balanced_accuracy": lambda s: [s.labels == 1, s.labels == 0],
@@ -47,15 +48,16 @@ RESTS_ON: dict[str, Callable[[Scores], list[np.ndarray]]] = {
 }
 
 
-# What a measure is for patients unlike those of the test set, at worst and at best: as good as chance, or all wrong.
+# The lowest and highest value of a measure on patients of a kind that the test set lacks. The worse of the two is
+# chance for the measures listed here, and 0 (all wrong) for all others.
 UNLIKE = {"balanced_accuracy": (0.5, 1.0), "roc_auc": (0.5, 1.0), "brier": (0.0, 0.25)}
 
 
 def resample(scores: Scores, seed: int, ranks: bool = True) -> dict[str, np.ndarray]:
-    """Each measure of RESAMPLES resamples of the units: float64 (RESAMPLES,), NaN where it is not defined.
+    """Each measure on RESAMPLES resamples of the units: float64 (RESAMPLES,), NaN if it is not defined.
 
-    Equal labels, units and seed draw equal resamples, so that two classifiers can be compared on each. Without
-    ``ranks`` the areas under the curves are left out, which take most of the time.
+    Equal labels, units and seed give equal resamples, so that two classifiers can be compared on each resample.
+    ``ranks=False`` leaves out the areas under the curves, which take most of the time.
     """
     labels, units = scores.labels.astype(np.float64), scores.units
     count = int(units.max()) + 1
@@ -66,7 +68,7 @@ def resample(scores: Scores, seed: int, ranks: bool = True) -> dict[str, np.ndar
 
     order = np.argsort(-scores.probabilities, kind="stable")
     ranked = -scores.probabilities[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of equal probabilities
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of each run of equal probabilities
     unit_of, positive_of = units[order], positive[order]
 
     def chunk(first: int, many: int) -> dict[str, np.ndarray]:
@@ -104,16 +106,16 @@ def _counted(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _ranked(weight: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
-    """Areas under the curves of images weighed ``weight`` (R, N), highest probability first.
+    """Areas under the curves for image weights ``weight`` (R, N), sorted by probability, highest first.
 
-    ``starts`` are where a new probability begins. Counts in float32 are exact up to 16 million images.
+    ``starts`` are the positions at which the probability changes. Counts in float32 are exact up to 16 million images.
     """
     good, bad = weight * positive, weight * ~positive
     if len(starts) < len(positive):
         good, bad = np.add.reduceat(good, starts, axis=1), np.add.reduceat(bad, starts, axis=1)
     hits, false_alarms = np.cumsum(good, axis=1), np.cumsum(bad, axis=1)
     positives, negatives = hits[:, -1].astype(np.float64), false_alarms[:, -1].astype(np.float64)
-    # Positives ranked above a negative; of equal probabilities half counts (Mann-Whitney).
+    # Pairs in which the positive ranks above the negative; a tie counts half (Mann-Whitney).
     above = np.einsum("rn,rn->r", bad, hits - good / 2, dtype=np.float64)
     hits /= np.maximum(hits + false_alarms, 1, out=false_alarms)
     precise = np.einsum("rn,rn->r", good, hits, dtype=np.float64)
@@ -123,18 +125,18 @@ def _ranked(weight: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dic
 
 
 def effective(units: np.ndarray) -> float:
-    """The number of equally large patients that would tell as much: (sum m)^2 / sum m^2 of their images m."""
+    """Effective number of patients (Kish): (sum m)^2 / sum m^2, where m is the number of images of each patient."""
     images = np.bincount(units).astype(np.float64)
     return float(images.sum() ** 2 / (images**2).sum()) if len(units) else 0.0
 
 
 def interval(measure: str, value: float, resampled: np.ndarray, scores: Scores) -> tuple[float, float] | str:
-    """The 95 % interval of a measure in [0, 1], or why there is none.
+    """The 95 % interval of a measure in [0, 1], or the reason why there is none.
 
-    Resamples can't show a kind of patient that is not in the test set. Yet of k patients none is of a kind that makes
-    up a share 1 - 0.025^(1/k) of all with a chance of 2.5 % (exact binomial; k is the effective number). So the
-    interval holds at least what the value becomes with such a share of UNLIKE patients; where all resamples agree on
-    0 or 1, that alone.
+    Resamples can't contain a kind of patient that is missing from the test set. A kind that makes up a share of
+    1 - 0.025^(1/k) of all patients is missing among k patients with a probability of 2.5 % (exact binomial; k is the
+    effective number). The interval therefore includes at least the values that the measure would have with this share
+    of UNLIKE patients. If the measure is 0 or 1, the interval consists of these values alone.
     """
     found = _limit(measure, (scores,))
     if isinstance(found, str):
@@ -154,7 +156,7 @@ def interval(measure: str, value: float, resampled: np.ndarray, scores: Scores) 
 
 
 def _limit(measure: str, both: tuple[Scores, ...]) -> tuple[float, float] | str:
-    """The effective number of patients that a measure rests on, and the degrees of freedom; or why it says nothing."""
+    """The effective number of patients behind a measure and the degrees of freedom, or why there is no interval."""
     sets = [scores.units[images] for scores in both for images in RESTS_ON[measure](scores)]
     if min(len(np.unique(units)) for units in sets) < 2:
         return "what it rests on comes from one patient or group of copies"
@@ -165,10 +167,10 @@ def _limit(measure: str, both: tuple[Scores, ...]) -> tuple[float, float] | str:
 def difference(
     values: tuple[float, float], resampled: np.ndarray, measure: str, both: tuple[Scores, Scores]
 ) -> tuple[float, float, float] | str:
-    """The 95 % interval of a paired difference (second less first) and its two-sided p, or why there are none.
+    """The 95 % interval of a paired difference (second minus first) and its two-sided p, or why there are none.
 
-    ``resampled`` is the difference on each resample. The same t interval as above, on the plain scale. Where all
-    resamples agree on a difference p is the sign test's, of the effective number of patients.
+    ``resampled`` is the difference on each resample. The interval is the t interval of ``interval``, but on the plain
+    scale. If all resamples give the same difference, p is that of a sign test on the effective number of patients.
     """
     limit = _limit(measure, both)
     if isinstance(limit, str):

@@ -1,4 +1,4 @@
-"""Whether a probability of 0.8 means that eight in ten are positive, and how to mend it where it doesn't."""
+"""Measure and correct calibration: of images with a probability of 0.8, eight in ten should be positive."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from core.pipeline.errors import Mistake
 
 BINS = 10
-NEAREST = 1e-12  # to 0 and 1, where the logit is infinite
+NEAREST = 1e-12  # probabilities are kept this far from 0 and 1, where the logit is infinite
 
 
 def logits(probabilities: np.ndarray) -> np.ndarray:
@@ -18,12 +18,12 @@ def logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities whose logits are divided by ``temperature``: above 1 they move towards 0.5."""
+    """Divide the logits of the probabilities by ``temperature``; a temperature above 1 moves them towards 0.5."""
     return expit(logits(probabilities) / temperature)
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The temperature, from 0.05 to 20, of least log loss (Guo et al. 2017, ICML, section 4.2); None with one class."""
+    """The temperature, 0.05 to 20, of lowest log loss (Guo et al. 2017, ICML, section 4.2); None with one class."""
     if len(np.unique(labels)) < 2:
         return None
     given, sign = logits(probabilities), np.where(labels == 1, 1.0, -1.0)
@@ -35,8 +35,8 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | No
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """For each of BINS equal bins of the probability that holds images: their mean probability, the share that is
-    positive, and how many they are."""
+    """One row per non-empty bin, of BINS equal bins of the probability: mean probability, share of positives, number
+    of images."""
     place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     table = pd.DataFrame({"bin": place, "probability": probabilities, "positive_share": labels.astype(float)})
     grouped = table.groupby("bin")
@@ -44,8 +44,8 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
 
 
 def expected_error(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Expected calibration error: by how much the share of positives misses the mean probability, averaged over
-    the images, in BINS bins (Naeini et al. 2015, AAAI; here of the positive class). None without images."""
+    """Expected calibration error in BINS bins (Naeini et al. 2015, AAAI; here of the positive class): the absolute
+    difference of mean probability and share of positives, averaged over the images. None without images."""
     if not len(labels):
         return None
     table = reliability(labels, probabilities)
@@ -56,29 +56,29 @@ def expected_error(labels: np.ndarray, probabilities: np.ndarray) -> float | Non
 def apply(predictions: pd.DataFrame, raw: np.ndarray, asked: bool) -> tuple[np.ndarray, dict[str, Any]]:
     """The probabilities to use, and the block ``calibration`` of metrics/evaluate.json.
 
-    The temperature is fitted on the rows of part val; it is applied to all of ``raw`` where ``asked``. Raises
-    Mistake where it is asked and validation has one class only.
+    The temperature is fitted on the rows of part val. If ``asked``, it is applied to all of ``raw``. Raises Mistake
+    if ``asked`` and validation has one class only.
     """
     labels, part = predictions["label"].to_numpy(), predictions["part"]
     val, test = (part == "val").to_numpy(dtype=bool), (part == "test").to_numpy(dtype=bool)
     temperature = fit_temperature(labels[val], raw[val])
     if asked and temperature is None:
         raise Mistake(
-            "evaluate.calibration: temperature can't be fitted: validation has one class only. "
-            "Set it to none, or give validation images of both classes (split.val, seed)"
+            "evaluate.calibration: no temperature can be fitted, as validation has one class only. "
+            "Set evaluate.calibration: none, or give validation images of both classes (split.val, seed)"
         )
     block = summarise(labels[test], raw[test], temperature, asked)
     return (tempered(raw, temperature) if asked and temperature is not None else raw), block
 
 
 def used(block: dict[str, Any]) -> float:
-    """The temperature that evaluate has applied, from the block ``calibration``: 1 where it applied none."""
+    """The temperature that evaluate applied, from the block ``calibration``; 1 if it applied none."""
     return float(block["temperature"]) if block["applied"] else 1.0
 
 
 def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, applied: bool) -> dict[str, Any]:
-    """The block ``calibration``: the temperature fitted on validation, and the error and Brier score of the test set
-    without it (before) and with it (after)."""
+    """The block ``calibration``: the temperature fitted on validation, and the expected error and Brier score of the
+    test set before and after applying it."""
 
     def both(probabilities: np.ndarray) -> dict[str, float | None]:
         brier = float(np.mean((probabilities - labels) ** 2)) if len(labels) else None

@@ -1,4 +1,4 @@
-"""What a classifier's probabilities are worth, each figure with its interval, undefined rather than guessed."""
+"""Measures of a classifier's probabilities with their intervals. A measure that is not defined is None."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from core.pipeline import tables
 from core.pipeline.errors import Mistake
 
 MEASURES = tuple(bootstrap.RESTS_ON)
-POINTS = (0.90, 0.95)  # specificity at which sensitivity is given, and the reverse
+POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
 
 
 def _ratio(part: int, whole: int) -> float | None:
@@ -22,8 +22,8 @@ def _ratio(part: int, whole: int) -> float | None:
 def measures(scores: Scores) -> dict[str, float | None]:
     """The measures of one set of images.
 
-    None stands for what is not defined: sensitivity without positives, precision where nothing is called
-    positive, the areas under the curves with one class.
+    None means not defined: sensitivity without positives, precision if no image is predicted positive, the areas
+    under the curves with one class.
     """
     labels, called, positive = scores.labels, scores.called, scores.labels == 1
     hits, false_alarms = int((called & positive).sum()), int((called & ~positive).sum())
@@ -44,17 +44,17 @@ def measures(scores: Scores) -> dict[str, float | None]:
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
-    """The columns label, probability and unit of predictions, called positive from ``threshold`` on: one for all
-    rows, or one for each."""
+    """Scores from the columns label, probability and unit. A probability of ``threshold`` or more is called positive;
+    ``threshold`` is one number for all rows, or one per row."""
     probabilities = predictions["probability"].to_numpy(dtype=np.float64)
     units = pd.factorize(predictions["unit"])[0].astype(np.int64)
     return Scores(predictions["label"].to_numpy(), probabilities, probabilities >= np.asarray(threshold), units)
 
 
 def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
-    """Measures as {value, low, high}, low and high being the 95 % interval of a bootstrap over the units.
+    """Measures as {value, low, high}; low and high are the 95 % interval of a bootstrap over the units.
 
-    What is not defined is None, and a key ``reason`` says why.
+    A number that is not defined is None, and the key ``reason`` says why.
     """
     ranks = bool({"roc_auc", "pr_auc"} & set(names))
     resampled = bootstrap.resample(found, seed, ranks) if len(found.labels) else {}
@@ -83,7 +83,7 @@ def _why_undefined(found: Scores) -> str:
 
 
 def by_patient(predictions: pd.DataFrame, how: str) -> pd.DataFrame:
-    """One row a patient: the "mean" or "max" of its images' probabilities, and label 1 where any is positive."""
+    """One row per patient: the "mean" or "max" probability of the images, and label 1 if any image is positive."""
     rows = predictions.groupby("patient", as_index=False).agg(
         probability=("probability", how), label=("label", "max"), unit=("unit", "first")
     )
@@ -91,22 +91,23 @@ def by_patient(predictions: pd.DataFrame, how: str) -> pd.DataFrame:
 
 
 def unseen(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The rows that training knows nothing of: no copy of the image, and, where patients are known, no patient."""
+    """The rows without a copy in training and, if patients are known, without their patient in training."""
     known = predictions["copy_in_train"].fillna(False) | predictions["patient_in_train"].fillna(False)
     return predictions[~known.astype(bool)]
 
 
 def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
-    """The threshold asked for, or the one of best balanced accuracy on ``validation``.
+    """The given threshold, or for "validation" the one with the best balanced accuracy on ``validation``.
 
-    Raises Mistake where validation has one class only, so that none can be chosen.
+    Raises Mistake if it has to be chosen and validation has one class only.
     """
     if asked != "validation":
         return float(asked)
     if validation["label"].nunique() < 2:
         raise Mistake(
-            f"evaluate.threshold can't be chosen: validation has {int(validation['label'].sum())} positives among "
-            f"{len(validation)} images. Give a number, as evaluate.threshold: 0.5"
+            "evaluate.threshold can't be chosen on validation, which has one class only: "
+            f"{int(validation['label'].sum())} of {len(validation)} images are positive. "
+            "Set a number, for example evaluate.threshold: 0.5"
         )
     false_alarms, sensitivity, thresholds = sklearn.metrics.roc_curve(validation["label"], validation["probability"])
     return float(min(1.0, thresholds[np.argmax(sensitivity - false_alarms)]))
@@ -115,11 +116,11 @@ def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
 def summarise(
     test: pd.DataFrame, validation: pd.DataFrame, threshold: float, asked: float | str, seed: int
 ) -> dict[str, Any]:
-    """The blocks of metrics/evaluate.json: ``test``, ``test_unseen``, ``leak`` (test less unseen), ``test_patients``
+    """The blocks of metrics/evaluate.json: ``test``, ``test_unseen``, ``leak`` (test minus unseen), ``test_patients``
     and ``operating_points``.
 
-    Patients are scored by the mean and by the maximum of their images, each with a threshold of its own, chosen on
-    validation's patients where ``asked`` is "validation"; null where patients are not known.
+    Patients are scored by the mean and by the maximum of their images. If ``asked`` is "validation", the threshold for
+    each of the two is chosen on the validation patients. ``test_patients`` is null if patients are not known.
     """
     fresh = unseen(test)
     of_test = _block(test, threshold, seed)
@@ -132,7 +133,7 @@ def summarise(
         blocks["test_patients"] = {}
         for how in ("mean", "max"):
             patients = by_patient(validation, how)
-            # Of few patients in validation all may be of one class: then the images' threshold has to do.
+            # A few validation patients can all be of one class. Then use the threshold chosen on images.
             own = choose_threshold(asked, patients) if patients["label"].nunique() == 2 else threshold
             block = _block(by_patient(test, how), own, seed)
             blocks["test_patients"][how] = {"threshold": own} | {
@@ -146,8 +147,8 @@ def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, 
 
 
 def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
-    """What stands behind a figure: images, positives, patients with any and with a positive image; and the groups of
-    patients and copies (``unit``) that have a positive and a negative image, which are what it really rests on."""
+    """The counts behind a figure: images, positives, patients, patients with a positive image, and the number of
+    independent groups of patients and copies (``unit``) with a positive and with a negative image."""
     units = {
         f"{name}_groups": predictions.loc[predictions["label"] == label, "unit"].nunique()
         for label, name in ((1, "positive"), (0, "negative"))
@@ -158,8 +159,9 @@ def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
 def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Sensitivity and specificity of ``test`` at thresholds chosen on ``validation``.
 
-    ``specificity_90`` is the lowest threshold with a specificity of 0.90 or more there, ``sensitivity_90`` the
-    highest with such a sensitivity. Each is null with a reason where validation has one class only.
+    ``specificity_90`` is the lowest threshold with a specificity of at least 0.90 on validation; ``sensitivity_90`` is
+    the highest threshold with a sensitivity of at least 0.90. If validation has one class only, each is null with a
+    reason.
     """
     points: dict[str, Any] = {}
     for fixed in ("specificity", "sensitivity"):
@@ -172,17 +174,17 @@ def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) ->
                 validation["label"], validation["probability"], drop_intermediate=False
             )
             reached = 1 - false_alarms >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
-            # From the highest threshold down specificity falls and sensitivity rises.
+            # Thresholds are in descending order: specificity falls and sensitivity rises along them.
             chosen = np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]
             threshold = float(thresholds[chosen])
             entries = figures(scores(test, threshold), seed, ("sensitivity", "specificity"))
-            # The highest threshold of all calls nothing positive; infinity is not JSON.
+            # The first threshold is infinite (no image is positive), which JSON can't store.
             points[name] = {"threshold": threshold if np.isfinite(threshold) else None} | entries
     return points
 
 
 def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
-    """ROC and PR curves of each of ``part``, as tables; without rows where one class is missing."""
+    """ROC and PR curves of each of ``part``, as tables; a table has no rows if one class is missing."""
     found: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
     for name, rows in part.items():
         roc = pd.DataFrame(columns=["false_positive_rate", "sensitivity"], dtype=float)
@@ -199,7 +201,7 @@ def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
 
 
 def call(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The true class of each image and the one it is called, in words."""
+    """The true and the predicted class of each image, in words."""
     words = np.array(["negative", "positive"])
     return pd.DataFrame(
         {
@@ -210,12 +212,12 @@ def call(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def confusion(called: pd.DataFrame) -> np.ndarray:
-    """Counts (2, 2): rows are the true class, columns the one called, negative first."""
+    """Counts (2, 2): rows are the true class, columns the predicted class, negative first."""
     return sklearn.metrics.confusion_matrix(called["actual"], called["predicted"], labels=["negative", "positive"])
 
 
 def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
-    """How many images of each label have a probability in each of ``bins`` equal bins."""
+    """Number of images of each label in each of ``bins`` equal bins of the probability."""
     edges = np.linspace(0, 1, bins + 1)
     table = {"probability": (edges[:-1] + edges[1:]) / 2}
     for label, name in enumerate(("negatives", "positives")):
@@ -224,7 +226,7 @@ def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
 
 
 def explain(figures: dict[str, Any]) -> str:
-    """The measures as columns of plain text: the whole test set, what training knows nothing of, and patients."""
+    """The measures as columns of plain text: the whole test set, its unseen images (see ``unseen``), and patients."""
     blocks = {"test": figures["test"], "unseen": figures["test_unseen"]}
     if figures["test_patients"] is not None:
         blocks["patients' mean"] = figures["test_patients"]["mean"]
@@ -237,7 +239,7 @@ def explain(figures: dict[str, Any]) -> str:
 
 
 def cell(entry: Any) -> str:
-    """A count, or a measure with its interval; "-" for what is not defined."""
+    """A count, or a measure with its interval; "-" if it is not defined."""
     if not isinstance(entry, dict):
         return "-" if entry is None else f"{entry:,}"
     if entry["value"] is None:

@@ -1,15 +1,15 @@
-"""Say in words what stands behind a figure, and what it is worth."""
+"""Write the verdict: how much evidence supports the figures, and what they mean, in words."""
 
 from typing import Any
 
 from core.pipeline.errors import many
 from core.pipeline.tables import FEW_PATIENTS
 
-LEAST = 6  # patients of a class: even if all agree, fewer can't reject chance at 5 % in a sign test (2 / 2**5 is above)
+LEAST = 6  # patients of a class: a sign test on fewer can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05)
 
 
 def word(figures: dict[str, Any]) -> str:
-    """The content of metrics/verdict.md, from that of metrics/evaluate.json."""
+    """The content of metrics/verdict.md; ``figures`` is the content of metrics/evaluate.json."""
     test, fresh = figures["test"], figures["test_unseen"]
     leaked = test["images"] - fresh["images"]
     lines = ["# Verdict", "", f"**{_headline(figures)}**", ""]
@@ -54,7 +54,7 @@ def _basis(block: dict[str, Any]) -> str:
 
 
 def _headline(figures: dict[str, Any]) -> str:
-    """The verdict in one sentence, on what training knows nothing of."""
+    """The verdict in one sentence, on the test images that training has not seen."""
     block = figures["test_unseen"]
     leaks = block["images"] < figures["test"]["images"]
     but = "The test set leaks. " if leaks else ""
@@ -85,7 +85,7 @@ def _headline(figures: dict[str, Any]) -> str:
 
 
 def _worth(block: dict[str, Any]) -> list[str]:
-    """What the figures mean for a hundred images, and against calling everything by the commoner class."""
+    """What the figures mean for 100 images, and compared with always predicting the more frequent class."""
     lines = []
     for name, kind in (("sensitivity", "positive"), ("specificity", "negative")):
         entry = block[name]

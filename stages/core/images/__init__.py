@@ -1,4 +1,4 @@
-"""Images as files and arrays: where they come from, how they are decoded, and contact sheets of them.
+"""Images as files and arrays: their sources, decoding, and contact sheets.
 
-Not here: whether two images are copies (audit), and batches for training (network).
+The search for copies is in audit, and the batches for training are in network.
 """

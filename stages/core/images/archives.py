@@ -1,8 +1,8 @@
-"""Unpack a zip or tar into a folder, refusing whatever could reach beyond it.
+"""Unpack a zip or tar into a folder, and refuse members that could write outside of it.
 
-Only regular files come out, and hard links between members. A path that leaves the target, a symbolic
-link, a device, an encrypted member, too many members or too many bytes end the stage before anything
-of that archive is used.
+Only regular files and hard links between members are unpacked. If the archive has a path that leaves the target, a
+symbolic link, a device, an encrypted member, too many members or too many bytes, the stage fails and uses none of its
+files.
 """
 
 import errno
@@ -35,9 +35,9 @@ _NAMES_AT_FAULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG
 
 
 def unpack(archive: str | Path, target: str | Path) -> None:
-    """Unpack ``archive`` (zip, or tar with gz, xz, bz2 or none) below the folder ``target``.
+    """Unpack ``archive`` (zip, or tar compressed with gz, xz, bz2 or not at all) to the folder ``target``.
 
-    Raises Mistake that names the archive, the member and what is wrong with it.
+    Raises Mistake, which names the archive, the member and the problem.
     """
     archive, target = Path(archive), Path(target)
     try:
@@ -49,7 +49,7 @@ def unpack(archive: str | Path, target: str | Path) -> None:
             raise Mistake(f"{archive} is neither a zip nor a tar (gz, xz)")
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, *_NAMES_AT_FAULT):
-            raise  # of this machine (no space, no permission), not of the archive
+            raise  # a problem of this machine (disk space, permission), not of the archive
         raise Mistake(f"{archive} is damaged: {error}") from None
 
 
@@ -63,7 +63,7 @@ def _unzip(archive: Path, target: Path) -> None:
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise Mistake(f"{archive}: {member.filename} is a symbolic link, which is not followed")
             if member.flag_bits & 1:
-                raise Mistake(f"{archive}: {member.filename} is encrypted: give an archive without a password")
+                raise Mistake(f"{archive}: {member.filename} is encrypted: use an archive without a password")
             allowance.take(member.file_size)
             with source.open(member) as content, _create(path, archive) as file:
                 shutil.copyfileobj(content, file, 1 << 20)
@@ -81,33 +81,33 @@ def _untar(archive: Path, target: Path) -> None:
                 original = allowance.place(member.linkname)
                 if not original.is_file():
                     raise Mistake(
-                        f"{archive}: {member.name} links to {member.linkname}, which does not stand before it"
+                        f"{archive}: {member.name} links to {member.linkname}, which is not in the archive before it"
                     )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.link(original, path)
             elif member.isreg():
                 content = source.extractfile(member)
-                assert content is not None  # of a regular member it never is
+                assert content is not None  # it is not None for a regular member
                 with content, _create(path, archive) as file:
                     shutil.copyfileobj(content, file, 1 << 20)
             else:
                 raise Mistake(f"{archive}: {member.name} is a symbolic link or a device, which is not followed")
         assert source.fileobj is not None
-        while source.fileobj.read(1 << 20):  # to the end, where gzip and xz check what they gave
+        while source.fileobj.read(1 << 20):  # read to the end, where gzip and xz verify their checksum
             pass
 
 
 class _Header(tarfile.TarInfo):
-    """Tarfile takes a damaged or missing header behind the first for the end of the archive: here it is an error."""
+    """tarfile treats a damaged or missing header after the first one as the end of the archive. Here it is an error."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise  # the zeros that do end it
+            raise  # the blocks of zeros at the real end
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"a member's {error}, or the archive was cut there") from None
+            raise tarfile.ReadError(f"a member's {error}, or the archive is cut off there") from None
 
 
 def _create(path: Path, archive: Path) -> BufferedWriter:
@@ -115,11 +115,11 @@ def _create(path: Path, archive: Path) -> BufferedWriter:
     try:
         return open(path, "xb")
     except FileExistsError:
-        raise Mistake(f"{archive}: {path.name} stands in it twice") from None
+        raise Mistake(f"{archive} contains {path.name} twice") from None
 
 
 class _Allowance:
-    """Where members may go, and how many files and bytes are left to write."""
+    """Checks the path of each member, and counts how many more files and bytes may be written."""
 
     def __init__(self, archive: Path, target: Path) -> None:
         self.archive, self.target = archive, target
@@ -129,13 +129,13 @@ class _Allowance:
     def place(self, name: str) -> Path:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise Mistake(f"{self.archive}: the path {name!r} leaves the archive, so nothing of it is used")
+            raise Mistake(f"{self.archive}: the path {name!r} leaves the archive, so the archive is not used")
         return self.target / path
 
     def take(self, size: int) -> None:
         self.files -= 1
         self.bytes -= size
         if self.files < 0:
-            raise Mistake(f"{self.archive} holds more than {MOST_FILES:,} files")
+            raise Mistake(f"{self.archive} contains more than {MOST_FILES:,} files")
         if self.bytes < 0:
-            raise Mistake(f"{self.archive} unpacks to more than this disk has free, or to more than 1 TiB")
+            raise Mistake(f"{self.archive} unpacks to more than the free disk space, or to more than 1 TiB")

@@ -1,4 +1,4 @@
-"""Read images of any kind into 8-bit grey or RGB, once, and take all that later stages need."""
+"""Decode images of any format to 8-bit grey or RGB once, and compute what later stages need."""
 
 import hashlib
 import io
@@ -17,14 +17,14 @@ from PIL import Image, ImageOps
 
 from core.pipeline import files
 
-THUMBNAIL = 64  # pixels, the side of the square that the audit compares
-QUICK = 0.0005  # seconds an image, within which threads would mostly wait for Python's lock
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+THUMBNAIL = 64  # pixels; the side of the square images that the audit compares
+QUICK = 0.0005  # seconds per image; below this, threads mostly wait for Python's global lock
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can store
 
 
 class Picture(NamedTuple):
-    """A decoded image. ``pixels`` and ``thumbnail`` are uint8 (side, side, C), C being 1 for grey and 3 for
-    RGB; ``width``, ``height`` and ``mode`` are those of the file; the hashes are hexadecimal."""
+    """A decoded image. ``pixels`` and ``thumbnail`` are uint8 (side, side, C) with C = 1 for grey and 3 for RGB;
+    ``width``, ``height`` and ``mode`` are those of the file; the hashes are hexadecimal."""
 
     pixels: np.ndarray
     thumbnail: np.ndarray
@@ -36,11 +36,11 @@ class Picture(NamedTuple):
 
 
 class Unreadable(ValueError):
-    """What was given is not an image that can be decoded; the message says why."""
+    """The file can't be decoded as an image; the message says why."""
 
 
 def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
-    """Write a zip that is equal for equal images: sorted names, one time for all, nothing compressed."""
+    """Write a zip with equal bytes for equal images: sorted names, a constant time, no compression."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(names):
             entry = zipfile.ZipInfo(name, EPOCH)
@@ -50,19 +50,19 @@ def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path
 
 
 def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
-    """An image as 8-bit grey ("L") or RGB, upright; the mode that its file has; and its pixels at full depth.
+    """Decode an image: 8-bit grey ("L") or RGB, upright; the mode of the file; and the pixels at full depth.
 
-    RGB whose channels are equal becomes grey; 16-bit grey is scaled to 8 bits; transparency is dropped; of
-    an animation the first frame counts. Raises Unreadable.
+    RGB with equal channels becomes grey. 16-bit grey is scaled to 8 bits. Transparency is dropped. Of an animation,
+    only the first frame is used. Raises Unreadable.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # from 89 megapixels on Pillow warns, and refuses from twice as many
+            warnings.simplefilter("ignore")  # Pillow warns above 89 megapixels and refuses above twice that
             image: Image.Image = Image.open(io.BytesIO(content))
             mode = image.mode
             image = ImageOps.exif_transpose(image)
             image.load()
-    except Exception as error:  # each of Pillow's decoders raises errors of its own
+    except Exception as error:  # each decoder of Pillow raises its own errors
         reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
         raise Unreadable(reason or type(error).__name__) from None
     if mode.startswith("I"):
@@ -70,7 +70,8 @@ def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
         if values.min() < 0 or values.max() > 65535:
             raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
         scaled = Image.fromarray((values // 257).astype(np.uint8))
-        # Different images of 12 bits in 16 may be equal once scaled. Values that come from 8 bits stay copies of those.
+        # Different 12-bit images can be equal after scaling, so compare them at full depth. If the values were scaled
+        # up from 8 bits, compare the 8-bit values, so that the image counts as a copy of the 8-bit one.
         return scaled, mode, scaled.tobytes() if (values % 257 == 0).all() else values.astype("<u2").tobytes()
     if mode == "F":
         raise Unreadable("floating-point pixels have no known range")
@@ -85,7 +86,7 @@ def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
-    """Images uint8 (N, H, W, 1 or 3) as grey uint8 (N, H, W), weighed as Pillow does (ITU-R BT.601)."""
+    """Images uint8 (N, H, W, 1 or 3) as grey uint8 (N, H, W), with the weights of Pillow (ITU-R BT.601)."""
     if images.shape[-1] == 1 or not images.size:
         return images[..., 0]
     count, height, width, channels = images.shape
@@ -94,7 +95,7 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
 
 
 class Grey:
-    """Images uint8 (N, H, W, 1 or 3), a memory map perhaps, as grey uint8 (n, H, W) of those that are asked for."""
+    """Images uint8 (N, H, W, 1 or 3), for example a memory map; indexing gives them as grey uint8 (n, H, W)."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -109,7 +110,7 @@ class Grey:
 def square(image: Image.Image, side: int) -> np.ndarray:
     """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
 
-    Pillow's 8-bit resize computes with integers, so it gives the same bytes on every machine.
+    Pillow resizes 8-bit images with integers, so the result has the same bytes on every machine.
     """
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
     return pixels[..., None] if pixels.ndim == 2 else pixels
@@ -131,16 +132,16 @@ def picture(content: bytes, side: int) -> Picture:
 
 
 def pixels(content: bytes, side: int) -> np.ndarray:
-    """Decode one file to uint8 (side, side, C) and nothing else. Raises Unreadable."""
+    """Decode one file to uint8 (side, side, C). Raises Unreadable."""
     return square(decode(content)[0], side)
 
 
 def fit_into(place: np.ndarray, found: np.ndarray | Unreadable) -> str:
-    """Write an image into its place (side, side, C) of a stack; or return why it does not belong there."""
+    """Copy an image to its place (side, side, C) in a stack and return "", or return why that is not possible."""
     if isinstance(found, Unreadable):
         return str(found)
     if found.shape[-1] > place.shape[-1]:
-        return "a colour image, and the model was trained on grey ones"
+        return "a colour image, but the model was trained on grey images"
     place[:] = found  # grey is broadcast over three channels
     return ""
 
@@ -151,7 +152,7 @@ Made = TypeVar("Made")
 def decode_all(
     names: list[str], read: Callable[[str], bytes], make: Callable[[bytes, int], Made], side: int
 ) -> Iterator[Made | Unreadable]:
-    """``make(read(name), side)`` for each name in order, on all cores, in bounded memory; or why it can't be had."""
+    """Yield ``make(read(name), side)`` for each name in order, or Unreadable: on all cores, in bounded memory."""
 
     def block(some: list[str]) -> list[Made | Unreadable]:
         return [one(name) for name in some]
@@ -183,9 +184,9 @@ def decode_all(
 
 
 class Stack:
-    """Collects images of one size into a .npy of shape (N, side, side, C), uint8, on disk from the start.
+    """Writes images of one size to a .npy file on disk: uint8 (N, side, side, C).
 
-    C is 1 while every image is grey; the first colour image widens what is already there.
+    C is 1 until the first colour image, which converts the file to C = 3.
     """
 
     def __init__(self, path: Path, most: int, side: int) -> None:
@@ -205,7 +206,7 @@ class Stack:
         self.count += 1
 
     def finish(self) -> None:
-        """Leave exactly the images added."""
+        """Shrink the file to the images that were added."""
         if self.count < self.most:
             self._resize(self.count, self.array.shape[-1])
         self.array.flush()

@@ -1,12 +1,11 @@
-"""Synthetic H&E-like patches with a true signal and patients to memorise.
+"""Synthetic patches that look like H&E-stained tissue, with a true signal and patients that a network can memorise.
 
-Nothing here is tissue. Each patient has a stain, a scale, a texture and a prevalence of their own;
-the label follows from how crowded and irregular the nuclei are, and some patches lie near the border.
-A patient is easier to recognise than a label: so a split by image looks better than it is, which is
-what this set is there to show.
+Nothing here is tissue. Each patient has their own stain, scale, texture and prevalence. The label depends on how dense
+and irregular the nuclei are, and some patches are near the border. A patient is easier to recognise than a label, so a
+split by image gives a result that is too good. This set is meant to show that.
 
-Every number is drawn and computed as an integer, so that the images have the same bytes on every
-machine. The draws come from numpy's ``RandomState``, whose streams are frozen (NEP 19).
+Every number is drawn and computed as an integer, so the images have the same bytes on every machine. The random numbers
+come from NumPy's ``RandomState``, whose streams are frozen (NEP 19).
 """
 
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import numpy as np
 
 from core.pipeline.tables import SYNTHETIC
 
-WINDOW = 19  # pixels; the side of the square that a nucleus is drawn into
+WINDOW = 19  # pixels; the side of the square that a nucleus is drawn in
 SINE = np.array([0, 383, 707, 924, 1000, 924, 707, 383, 0, -383, -707, -924, -1000, -924, -707, -383])
 HEALTHY_IN_1000 = 500  # patients without a positive patch
 
@@ -33,15 +32,15 @@ class Patch(NamedTuple):
 def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
     """Yield ``images`` patches of ``side`` x ``side`` pixels from ``patients`` patients.
 
-    Among them are exact copies, near copies (brighter, or mirrored) and one exact copy under the
-    opposite label: about one image in twenty, and never fewer than one of each.
-    Raises ValueError where a patient would have fewer than four images.
+    About one image in twenty is an exact copy or a near copy (brighter, or mirrored), and one exact copy has the
+    opposite label. There is at least one of each kind. Raises ValueError if a patient would have fewer than four
+    images.
     """
     if images < 4 * patients:
-        raise ValueError(f"{images} images are too few for {patients} patients: 4 or more each are needed")
+        raise ValueError(f"{images} images are too few for {patients} patients: each needs 4 or more")
     counts = np.full(patients, images // patients)
     counts[: images % patients] += 1
-    every = max(1, patients // 20)  # one patient in so many has copies
+    every = max(1, patients // 20)  # every n-th patient has copies
     for number, count in enumerate(counts):
         yield from _patient(number, int(count), side, seed, planted=number % every == 0, conflict=number == 0)
 
@@ -76,15 +75,15 @@ def _brighter(pixels: np.ndarray) -> np.ndarray:
 def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.ndarray:
     """Draw one patient's patches: (n, side, side, 3) uint8 for n labels."""
     count = len(labels)
-    # What belongs to the patient: colours of the stains, size of the nuclei, texture of the ground.
+    # Features of the patient: colours of the stain, size of the nuclei, texture of the background.
     ground = np.array([235, 190, 215]) + random.randint(-22, 20, size=3)
     stain = np.array([110, 70, 150]) + random.randint(-34, 35, size=3)
     radius = random.randint(28, 43)  # tenths of a pixel
     grain = random.randint(3, 10)
     crowding = random.randint(-6, 7)
 
-    # What makes the label: how many nuclei, how unequal in size, how far from round. The severity
-    # (0 to 1000) of the two classes overlaps, so that no classifier is perfect.
+    # Features of the label: number of nuclei, spread of their sizes, irregularity. The severities (0 to 1000) of the
+    # two classes overlap, so that no classifier is perfect.
     severity = np.clip(np.where(labels == 1, 690, 310) + random.randint(-280, 281, size=count), 0, 1000)
     area = side * side
     nuclei = np.maximum(3, (12 + crowding + severity * 42 // 1000) * area // 4096)
@@ -124,7 +123,8 @@ def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.
 
 
 def _blobs(random: np.random.RandomState, size: np.ndarray, spread: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """0/1 masks (n, WINDOW, WINDOW) of ellipses of ``size`` tenths of a pixel, longer as ``spread`` grows."""
+    """0/1 masks (n, WINDOW, WINDOW) of ellipses of ``size`` tenths of a pixel, more elongated with larger
+    ``spread``."""
     turn = random.randint(16, size=len(size))
     sine, cosine = SINE[turn, None, None], SINE[(turn + 4) % 16, None, None]
     y, x = step[:, None], step

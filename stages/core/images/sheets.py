@@ -1,6 +1,6 @@
-"""Contact sheets: rows of images with a heading, for eyes to check what the figures say.
+"""Contact sheets: rows of images with a heading, to check the figures by eye.
 
-They show patients' pixels: DVC caches them, and git never holds them.
+They show patients' images, so they are in DVC's cache and never in git.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ from core.pipeline import files
 
 TILE = 128  # pixels, the side of each image
 GAP, HEADING, CAPTION = 8, 20, 16  # pixels
-LONGEST = 200  # rows, so that a page can still be opened
+LONGEST = 200  # rows; larger pages are hard to open
 
 
 class Row(NamedTuple):
-    """A heading, and under it images uint8 (H, H, 1 or 3), each with a caption."""
+    """A heading, and below it images uint8 (H, H, 1 or 3), each with a caption."""
 
     heading: str
     images: list[np.ndarray]
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None:
-    """Write a PNG of all ``rows`` under ``title``; what is beyond the longest page is counted at its end."""
+    """Write a PNG of the first LONGEST ``rows`` below ``title``, and the number of rows that are left out."""
     shown, rest = rows[:LONGEST], len(rows) - LONGEST
     if synthetic:
         title = f"SYNTHETIC images. {title}"
@@ -53,7 +53,7 @@ def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None
 
 
 def _short(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
-    """``text`` as wide as a tile at most, its middle left out."""
+    """``text`` shortened in the middle to the width of a tile."""
     if font.getlength(text) <= TILE:
         return text
     keep = len(text)

@@ -1,4 +1,4 @@
-"""Bring images, labels and patients from wherever they are into one shape."""
+"""Read images, labels and patients from any source into one form."""
 
 import io
 import os
@@ -24,8 +24,8 @@ MOST_DOWNLOADED = 1 << 38  # bytes
 
 
 class Raw(NamedTuple):
-    """What a source holds. ``labels`` has the columns of tables.LABELS, sorted by file; ``listed`` those of
-    tables.LISTED; ``content`` gives the bytes of a file named in ``labels``."""
+    """The content of a source. ``labels`` has the columns of tables.LABELS, sorted by file; ``listed`` has those of
+    tables.LISTED; ``content`` returns the bytes of a file in ``labels``."""
 
     labels: pd.DataFrame
     listed: pd.DataFrame
@@ -35,16 +35,16 @@ class Raw(NamedTuple):
 
 @contextmanager
 def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
-    """Open the source that ``data`` describes; relative locations are taken from ``root``.
+    """Open the source that ``data`` describes. Relative locations are relative to ``root``.
 
-    Raises Mistake for whatever a person can mend: no such source, no network, a wrong hash, an unsafe
-    archive, labels and images that don't fit each other.
+    Raises Mistake for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do not
+    match.
     """
-    with files.scratch("data", "download") as scratch:  # the disk of the results: the system's own /tmp is often small
+    with files.scratch("data", "download") as scratch:  # not in /tmp, which is often small
         if data.source == "phantom":
             yield _phantom(data, seed, scratch)
             return
-        assert data.location is not None  # the schema has seen to it
+        assert data.location is not None  # checked by the schema
         local = root / Path(data.location).expanduser()
         if data.source == "kaggle":
             folder, known = _kaggle(data.location)
@@ -63,7 +63,9 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
             found = files.sha256(archive)
             if data.sha256 is not None and found != data.sha256:
                 where = web.public(data.location)
-                raise Mistake(f"{where} has the sha256 {found}, and data.sha256 is {data.sha256}: another file")
+                raise Mistake(
+                    f"{where} has the sha256 {found}, but data.sha256 is {data.sha256}: it is a different file"
+                )
             folder, known = scratch / "unpacked", {"sha256": found}
             folder.mkdir()
             archives.unpack(archive, folder)
@@ -71,15 +73,15 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
 
 
 def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
-    """Read labels, patients and lists of a folder, and hold them against its images."""
+    """Read labels, patients and lists of a folder, and match them with its images."""
     base = folder / data.within if data.within else folder
     if not base.is_dir():
         raise Mistake(f"data.within: there is no folder {data.within!r} in {data.location}")
     images, others = walk(base)
     if not images:
         packed = [file for file in others if Path(file).suffix.lower() in PACKED]
-        inside = f"; it holds archives, which are to be unpacked first: {some(packed)}" if packed else ""
-        raise Mistake(f"{data.location}: there is no image in it ({', '.join(sorted(IMAGES))}){inside}")
+        inside = f"; it contains archives, unpack them first: {some(packed)}" if packed else ""
+        raise Mistake(f"{data.location} contains no image ({', '.join(sorted(IMAGES))}){inside}")
 
     faults: dict[str, list[str]] = {}
     if data.labels is None:
@@ -100,8 +102,8 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
         lost = set(faults.get(LOST, []))
         ends = sorted(Path(image).suffix for image in images if Path(image).stem in lost)
         if ends:
-            said.append(f"{data.labels} names images without their ending, {ends[0]}: write it there")
-        raise Mistake("\n".join([*said, "Mend the source, or drop these: data.unusable: drop"]))
+            said.append(f"{data.labels} gives file names without their extension: add {ends[0]} to them")
+        raise Mistake("\n".join([*said, "Fix the source, or leave these images out: data.unusable: drop"]))
     table = pd.DataFrame(
         {
             "file": kept,
@@ -118,7 +120,7 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
 
 def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
     made = data.phantom
-    # On disk until they are packed: a public set's worth of them would fill the memory.
+    # Keep the images on disk until they are packed: large numbers of phantoms do not fit into memory.
     pixels = np.lib.format.open_memmap(scratch / "pixels.npy", "w+", np.uint8, (made.images, made.side, made.side, 3))
     files.reserve(scratch / "pixels.npy")
     drawn = []
@@ -130,11 +132,11 @@ def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
 
     def content(file: str) -> bytes:
         written = io.BytesIO()
-        # BMP is not compressed: the bytes of a PNG depend on the zlib that wrote it.
+        # BMP is not compressed. The bytes of a PNG would depend on the version of zlib.
         Image.fromarray(pixels[place[file]]).save(written, "BMP")
         return written.getvalue()
 
-    licence = {"licence": "none: synthetic images, drawn by stages/core/phantom.py"}
+    licence = {"licence": "none: synthetic images, drawn by stages/core/images/phantom.py"}
     provenance = _provenance(data, labels, licence, other_files=0, dropped={})
     return Raw(labels, pd.DataFrame(columns=tables.LISTED), content, provenance)
 
@@ -142,7 +144,7 @@ def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
 def _provenance(
     data: Data, labels: pd.DataFrame, known: dict[str, Any], other_files: int, dropped: dict[str, int]
 ) -> dict[str, Any]:
-    """Where the images are from: ``known`` may hold version, sha256 and licence."""
+    """The origin of the images; ``known`` can contain version, sha256 and licence."""
     counts = tables.counts(labels)
     return {
         "source": data.source,
@@ -160,21 +162,21 @@ def _provenance(
 
 
 def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
-    import kagglehub  # two seconds that only this source should pay
+    import kagglehub  # takes two seconds to import
 
     try:
         folder = Path(kagglehub.dataset_download(location))
-    except Exception as error:  # kagglehub raises requests', its own and urllib3's; each means the same here
+    except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
         reason = str(error).strip().partition("\n")[0].partition(" (Caused by")[0]
         raise Mistake(
-            f"Kaggle's data set {location} can't be fetched ({type(error).__name__}: {reason}). "
-            "Without network: fetch it by hand, and use data.source: archive"
+            f"Kaggle's data set {location} can't be downloaded ({type(error).__name__}: {reason}). "
+            "Without a network: download it elsewhere, and use data.source: archive"
         ) from None
     return folder, {"version": folder.name if folder.parent.name == "versions" else None}
 
 
 def walk(base: Path) -> tuple[list[str], list[str]]:
-    """Images and other files below ``base``, as sorted paths with / from there."""
+    """Images and other files below ``base``, as sorted paths relative to it, with /."""
     images: list[str] = []
     others: list[str] = []
     inside = base.resolve()
@@ -183,20 +185,22 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
         for name in folders + names:
             path = Path(at, name)
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise Mistake(f"{path} is a link that leads out of {base}, which is not followed: put the file there")
+                raise Mistake(
+                    f"{path} is a link to a file outside of {base}, which is not followed: copy the file there"
+                )
         for name in names:
             if not name.startswith("."):
                 file = Path(at, name).relative_to(base).as_posix()
-                if not file.isprintable():  # bytes that are not UTF-8 come as surrogates, which are not
-                    raise Mistake(f"{base} holds a file whose name can't be written: {file!a}. Rename it")
+                if not file.isprintable():  # bytes that are not UTF-8 become surrogates, which are not printable
+                    raise Mistake(f"{base} contains a file whose name is not printable: {file!a}. Rename it")
                 if not Path(at, name).is_file():
-                    raise Mistake(f"{Path(at, name)} is not a file: a link to nothing, or a pipe. Remove it")
+                    raise Mistake(f"{Path(at, name)} is not a regular file (a broken link, or a pipe). Remove it")
                 (images if Path(name).suffix.lower() in IMAGES else others).append(file)
     return sorted(images), sorted(others)
 
 
 def expand(paths: list[Path]) -> list[str]:
-    """The files named, and the images below the folders named. Raises Mistake where there is none."""
+    """The given files, and the images below the given folders. Raises Mistake if there are none."""
     found: list[str] = []
     for path in paths:
         if path.is_dir():
@@ -211,7 +215,7 @@ def expand(paths: list[Path]) -> list[str]:
 
 
 class _Names:
-    """Finds the file that a table means: by its path, or by as much of the path's end as is unique."""
+    """Finds the image for a name in a table: a path, or the end of a path if it is unique."""
 
     def __init__(self, images: list[str]) -> None:
         self.images = set(images)
@@ -225,27 +229,27 @@ class _Names:
             return name
         ends = [file for file in self.by_name.get(name.rpartition("/")[2], []) if file.endswith("/" + name)]
         if len(ends) > 1:
-            raise Mistake(f"the name {name} fits {len(ends)} images: {some(ends)}. Write more of the path in the table")
+            raise Mistake(
+                f"the name {name} matches {len(ends)} images: {some(ends)}. Give more of the path in the table"
+            )
         return ends[0] if ends else None
 
 
 def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Path:
-    """A table inside the source, found by the end of its path, or a path of this machine."""
+    """The path of a table: inside the source, found by the end of its path, or elsewhere on this machine."""
     for inside in (base, folder):
         if (inside / name).is_file():
             return inside / name
         found = [file for file in walk(inside)[1] if file.endswith("/" + name)]
         if len(found) > 1:
-            raise Mistake(
-                f"{key}: {name} stands {len(found)} times in the source: {some(found)}. Write more of its path"
-            )
+            raise Mistake(f"{key}: the source contains {name} {len(found)} times: {some(found)}. Give more of its path")
         if found:
             return inside / found[0]
     if (root / name).is_file():
         return root / name
     tables_there = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
-    known = f"; the source holds {some(tables_there)}" if tables_there else ""
-    raise Mistake(f"{key}: there is no {name}, neither in the source nor at {(root / name).resolve()}{known}")
+    known = f"; the source contains {some(tables_there)}" if tables_there else ""
+    raise Mistake(f"{key}: {name} is neither in the source nor at {(root / name).resolve()}{known}")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -253,8 +257,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
         raise Mistake(f"{path} can't be read as a CSV in UTF-8: {error}") from None
-    if not isinstance(rows.index, pd.RangeIndex):  # pandas took the first column for row names, and shifted the rest
-        raise Mistake(f"{path}: rows have more cells than the header names columns (a comma at the end of each row?)")
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas used the first column as row names, which shifts the others
+        raise Mistake(f"{path}: rows have more cells than the header (is there a comma at the end of each row?)")
     rows.columns = [str(column).strip() for column in rows.columns]
     return rows
 
@@ -263,7 +267,7 @@ def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[
     if column not in rows.columns:
         hint = ""
         if len(rows.columns) == 1 and re.search(r"[;\t]", rows.columns[0]):
-            hint = ". Separate its columns by commas"
+            hint = ". Separate the columns with commas"
         elif key == "data.patient" and re.search(r"[()^*+\\]", column):
             hint = ". A pattern needs a group (?P<patient>...)"
         raise Mistake(f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, rows.columns))}{hint}")
@@ -285,7 +289,7 @@ def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataF
 def _match_labels(
     rows: pd.DataFrame, images: list[str], data: Data, faults: dict[str, list[str]]
 ) -> tuple[dict[str, str], pd.DataFrame]:
-    """The class of each image that the table labels once, and the table's rows with their file."""
+    """The class of each image that has a label in the table, and the rows of the table with their file."""
     names = _Names(images)
     rows = rows.assign(file=pd.array([names.find(name) for name in rows["name"]], dtype="string"))
     faults[LOST] = sorted(rows.loc[rows["file"].isna(), "name"])
@@ -314,24 +318,24 @@ def _patients(
 
 def _binary(classes: dict[str, str], data: Data) -> list[int]:
     counts = pd.Series(list(classes.values()), dtype="string").value_counts()
-    where = f"column {data.label_column!r} of {data.labels}" if data.labels else "the folders that the images lie in"
+    where = f"column {data.label_column!r} of {data.labels}" if data.labels else "the folders of the images"
     found = some([f"{name!r} ({many(int(count), 'image')})" for name, count in counts.items()], 8)
     if len(counts) != 2 or data.positive not in counts.index:
-        hint = "" if data.labels else ". Where labels stand in a table, name it: data.labels"
+        hint = "" if data.labels else ". If the labels are in a table, set data.labels"
         if len(counts) > 2:
             rare = str(counts.index[-1])
             hint = f"; {rare!r}: {some([file for file, name in classes.items() if name == rare], 3)}{hint}"
         elif len({name.casefold() for name in (data.positive, *counts.index)}) == len(counts):
-            hint = ". Capitals count"
+            hint = ". Upper and lower case differ"
         raise Mistake(
-            f"{data.location}: {where} must hold two classes, one of them data.positive = {data.positive!r}; "
+            f"{data.location}: {where} must contain two classes, one of them data.positive = {data.positive!r}; "
             f"found {found or 'none'}{hint}"
         )
     return [int(name == data.positive) for name in classes.values()]
 
 
 def _listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
-    """The part that the user's lists give to each image, patients' names replaced by their images."""
+    """The part of each image in the user's lists. A patient in a list means all images of the patient."""
     names = _Names(list(table["file"]))
     of_patient = table.groupby("patient")["file"].apply(list).to_dict()
     rows: list[tuple[str, str]] = []
@@ -355,13 +359,13 @@ def _listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Pat
         if unknown and data.unusable == "fail":
             raise Mistake(
                 f"data.lists.{part}: {len(unknown):,} of {len(entries):,} entries of {name} are neither an image nor a "
-                f"patient: {some(unknown)}. Mend the list, or pass over them: data.unusable: drop"
+                f"patient: {some(unknown)}. Fix the list, or ignore these entries: data.unusable: drop"
             )
     listed = pd.DataFrame(rows, columns=tables.LISTED).drop_duplicates().sort_values("file", kind="stable")
     twice = listed[listed["file"].duplicated(keep=False)]
     if len(twice):
         raise Mistake(
-            f"data.lists: {twice['file'].nunique():,} images stand in two lists: {some(list(twice['file'].unique()))}"
+            f"data.lists: {twice['file'].nunique():,} images are in two lists: {some(list(twice['file'].unique()))}"
         )
     return listed
 

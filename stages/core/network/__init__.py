@@ -1,4 +1,4 @@
-"""Networks, their training and its checkpoints, and what a trained network says of an image.
+"""Networks, their training, its checkpoints, and inference.
 
-Nothing here needs DVC or pydantic, so that it runs on a machine with PyTorch alone.
+This package needs neither DVC nor pydantic, so it also runs on a machine that has PyTorch without them.
 """

@@ -1,4 +1,4 @@
-"""Images from the memory map to the device, and augmentation there, a whole batch at a time."""
+"""Move images from the memory map to the device, and augment them there, one batch at a time."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 # Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution (2001), table 1.
 HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
-READ_AHEAD = 2  # batches in memory before they are needed
-ASKED_AHEAD = 6  # batches that the disk is asked for
+READ_AHEAD = 2  # batches that are read into memory before they are needed
+ASKED_AHEAD = 6  # batches that the system is asked to read from disk in advance
 
 
 class Pixels:
-    """The image array, uint8 (N, H, W, C), held whole on the device where it takes at most half of what is
-    free there; elsewhere read from the memory map, some batches ahead of their use."""
+    """The image array, uint8 (N, H, W, C).
+
+    A GPU holds the whole array if it takes less than half of the free GPU memory. Otherwise batches are read from the
+    memory map ahead of their use.
+    """
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
         self.images, self.device = images, device
         self.mapped = images.base if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) else None
         if self.mapped:
-            self.mapped.madvise(mmap.MADV_RANDOM)  # what lies beside a shuffled image is not needed next
+            self.mapped.madvise(mmap.MADV_RANDOM)  # shuffled images: no read-ahead
         self.resident: Tensor | None = None
         if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
             self.resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
     def stream(self, batches: list[np.ndarray]) -> Iterator[Tensor]:
-        """For each array of row numbers, those images on the device: uint8 (B, C, H, W)."""
+        """Yield the images of each array of row numbers, on the device: uint8 (B, C, H, W)."""
         if self.resident is not None:
             for rows in batches:
                 yield self.resident[torch.tensor(rows, device=self.device)].permute(0, 3, 1, 2)
@@ -56,7 +59,7 @@ class Pixels:
                 yield batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _ask(self, rows: np.ndarray) -> None:
-        """Have the disk read these images, all at once, into the system's cache; page by page it takes far longer."""
+        """Ask the system to read these images into its cache, all at once: reading page by page takes far longer."""
         if self.mapped:
             size = self.images[0].nbytes
             first = self.images.offset % mmap.ALLOCATIONGRANULARITY
@@ -70,8 +73,8 @@ class Pixels:
 
 
 def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """``rows`` in batches of ``size``. A single last row joins the batch before it: batch normalisation
-    can't learn from one image."""
+    """Split ``rows`` into batches of ``size``. A single last row is added to the batch before it, because batch
+    normalisation can't train on one image."""
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]
@@ -81,11 +84,11 @@ def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
 def augment(
     images: Tensor, chosen: Augment, random: torch.Generator, count: int | None = None, first: int = 0
 ) -> Tensor:
-    """Change each image of a batch in its own way: float in [0, 1], (B, C, H, W) from uint8 or float.
+    """Augment each image of a batch separately: float in [0, 1], (B, C, H, W), from uint8 or float.
 
-    The draws come from ``random`` on the CPU, so they are the same for every device. Where ``images`` are a part of a
-    batch of ``count``, from its ``first`` on, they are changed as they would be in the whole. Raises Mistake for stain
-    jitter on grey images.
+    Random numbers are drawn from ``random`` on the CPU, so they are the same for every device. ``images`` can be a part
+    of a batch of ``count`` images that starts at image ``first``: each image is then changed as in the whole batch.
+    Raises Mistake for stain jitter on grey images.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -100,7 +103,7 @@ def augment(
         images = _turn(images, chosen.geometry, turns.to(images.device))
     if chosen.stain:
         if images.shape[1] != 3:
-            raise Mistake("train.augment.stain is for colour images, and these are grey: set it to 0")
+            raise Mistake("train.augment.stain is for colour images, but these images are grey: set it to 0")
         images = _restain(images, factors(chosen.stain, 3))
     if chosen.contrast:
         middle = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -111,8 +114,10 @@ def augment(
 
 
 def _turn(images: Tensor, geometry: str, turns: Tensor) -> Tensor:
-    """Each image by one of the four flips, or of the eight symmetries of a square (flips, and transposition): those
-    that ``turns``, bool (3, B), names."""
+    """Flip each image left-right, flip it top-bottom, and transpose it, as ``turns`` says: bool (3, B), in this order.
+
+    This gives the eight symmetries of a square. Without geometry "symmetries", images are not transposed.
+    """
     across, down, over = turns
     images = torch.where(across.view(-1, 1, 1, 1), images.flip(3), images)
     images = torch.where(down.view(-1, 1, 1, 1), images.flip(2), images)
@@ -122,10 +127,13 @@ def _turn(images: Tensor, geometry: str, turns: Tensor) -> Tensor:
 
 
 def _restain(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3). The light that passes falls off
-    exponentially with the amount of stain (Beer and Lambert), so amounts are linear in its logarithm."""
+    """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3).
+
+    Transmitted light decreases exponentially with the amount of stain (Beer-Lambert law), so the amounts are linear in
+    the logarithm of the light.
+    """
     stains = (HED / HED.norm(dim=1, keepdim=True)).to(images.device)
     density = -torch.log(images.clamp(min=1 / 255))
-    # amounts = density @ inverse(stains); then scaled, and back: one 3 x 3 matrix for each image.
+    # amounts = density @ inverse(stains). Scaling them and transforming back is one 3 x 3 matrix per image.
     matrix = torch.linalg.inv(stains) @ torch.diag_embed(factors) @ stains
     return torch.exp(-torch.einsum("bchw,bcd->bdhw", density, matrix))

@@ -1,8 +1,8 @@
-"""Keep the state of a training on disk, so that a killed one goes on exactly where it was.
+"""Save the state of a training to disk, so that a killed training resumes exactly where it was.
 
-Checkpoints lie in a folder that is named by the fingerprint of all that the training follows from, and by that of the
-machine: other parameters, data or code never find them, nor does a machine that computes otherwise. They are
-safetensors, so nothing is ever unpickled.
+The name of the checkpoint folder contains two fingerprints: one of everything the training depends on (parameters,
+data, code), and one of the machine. So a training with other parameters, data or code, or on a machine that computes
+differently, never uses these checkpoints. They are safetensors files, so nothing is unpickled.
 """
 
 import hashlib
@@ -25,37 +25,41 @@ from torch import Tensor
 from core.pipeline import files
 from core.pipeline.errors import some
 
-KEPT = 2  # so that there is one to go back to when the last is damaged
+KEPT = 2  # checkpoints, in case the newest one is damaged
 FACTS = "facts"
 NAME = re.compile(r"\d+-\d+-([0-9a-f]{64})\.safetensors")
-FORCE = re.compile(r"-[ikmpqsvPR]*f[ikmpqsvPR]*")  # -f, alone or among other short options of dvc repro and exp run
+FORCE = re.compile(r"-[ikmpqsvPR]*f[ikmpqsvPR]*")  # -f, alone or with other short options of dvc repro and exp run
 
 
 class Checkpoint(NamedTuple):
-    """``tensors`` on the CPU by name, and ``facts``: numbers and texts as JSON has them, exact to the last bit."""
+    """``tensors`` by name, on the CPU; ``facts``: values that JSON can hold, restored without loss of precision."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
 
 class Store:
-    """The checkpoints of one training, in a folder that no other process uses meanwhile."""
+    """The checkpoints of one training, in a folder that no other process uses at the same time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def load(self) -> Checkpoint | None:
-        """The newest whole checkpoint. Damaged ones are set aside, and stderr says so."""
+        """The newest undamaged checkpoint, or None. Damaged files are renamed, with a message on stderr."""
         for path in self.paths():
             found = _read(path)
             if found is not None:
                 return found
             path.rename(path.with_name(f"damaged-{path.name}"))
-            print(f"{path} is damaged: set aside, and the checkpoint before it is used", file=sys.stderr, flush=True)
+            print(
+                f"{path} is damaged: renamed to damaged-{path.name}; using the checkpoint before it",
+                file=sys.stderr,
+                flush=True,
+            )
         return None
 
     def save(self, epoch: int, step: int, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint after ``step`` steps of ``epoch``, whole or not at all; keep it and the one before."""
+        """Write a checkpoint after ``step`` steps of ``epoch``, completely or not at all; keep the newest KEPT."""
         content = pack(checkpoint)
         digest = hashlib.sha256(content).hexdigest()
         with files.whole(self.folder / f"{epoch:06d}-{step:09d}-{digest}.safetensors") as unfinished:
@@ -64,34 +68,36 @@ class Store:
             path.unlink()
 
     def clear(self) -> None:
-        """Forget them: the training has ended, or shall start anew."""
+        """Delete all checkpoints, because the training has ended or must start from the beginning."""
         for path in self.folder.glob("*"):
             if path.name != files.LOCK:
                 path.unlink()
 
     def paths(self) -> list[Path]:
-        """The newest first."""
+        """The files of the checkpoints, newest first."""
         return sorted((path for path in self.folder.glob("*") if NAME.fullmatch(path.name)), reverse=True)
 
 
 @contextmanager
 def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
-    """The store of a training below ``root``. Where another process is at the very same training, as two experiments
-    that differ in the evaluation alone are, each has a folder of its own, and a later run takes any free one.
+    """Open the store of a training below ``root``.
 
-    ``fingerprint`` is that of what the training follows from, ``machine`` that of what computes it: what another
-    machine kept is named on stderr, and not used, since the result would be neither's."""
+    Two processes can run the same training at the same time, for example two experiments that differ only in the
+    evaluation. Each then uses a separate folder, and a later run uses any free one. ``fingerprint`` identifies what the
+    training depends on, ``machine`` what computes it. Checkpoints of another machine are listed on stderr and not used:
+    the result would be that of neither machine.
+    """
     name = f"{fingerprint[:32]}-{machine[:8]}"
     folder, lock = _claim(root, name)
     others = [path for path in root.glob(f"{fingerprint[:32]}-*") if not path.name.startswith(name)]
     if others:
         print(
-            f"Not used, because kept by other versions, another processor or GPU, or other threads: "
+            f"Checkpoints not used, because other versions, another CPU or GPU, or other threads wrote them: "
             f"{some([str(path) for path in others])}",
             file=sys.stderr,
         )
     store = Store(folder)
-    for path in folder.glob(".*"):  # what a killed process began to write
+    for path in folder.glob(".*"):  # unfinished files of a killed process
         path.unlink()
     try:
         yield store
@@ -105,25 +111,25 @@ def _claim(root: Path, name: str) -> tuple[Path, IO[bytes]]:
     for number in itertools.count(1):
         folder = root / f"{name}-{number}"
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # its last user has just removed it
+        with suppress(FileNotFoundError):  # another process has just removed the folder
             lock = files.claim(folder / files.LOCK, wait=False)
             if lock and (folder / files.LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino:
                 return folder, lock
-    raise AssertionError  # count has no end
+    raise AssertionError  # count never ends
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """A checkpoint, or None where its content is not what its name says."""
+    """The checkpoint in a file, or None if its content does not match the hash in its name."""
     content = path.read_bytes()
     match = NAME.fullmatch(path.name)
-    assert match is not None  # paths() gives no others
+    assert match is not None  # paths() returns only such names
     if hashlib.sha256(content).hexdigest() != match[1]:
         return None
     return unpack(content)
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
-    """As bytes. One tensor for each device and type of numbers: of a thousand small ones each would cost its time."""
+    """Convert to bytes. Tensors are joined, one per device and dtype: a thousand small tensors take much longer."""
     flat: dict[str, list[Tensor]] = {}
     layout = []
     for name, tensor in checkpoint.tensors.items():
@@ -136,7 +142,7 @@ def pack(checkpoint: Checkpoint) -> bytes:
 
 
 def unpack(content: bytes) -> Checkpoint:
-    """The reverse of ``pack``."""
+    """The inverse of ``pack``."""
     flat = load(content)
     facts = json.loads(flat.pop(FACTS).numpy().tobytes())
     tensors, begun = {}, dict.fromkeys(flat, 0)
@@ -148,8 +154,11 @@ def unpack(content: bytes) -> Checkpoint:
 
 
 def forced() -> bool:
-    """Whether this process was started by ``dvc repro --force`` or ``dvc exp run --force``, which DVC tells no stage:
-    read from the command lines of the processes above this one, where the machine shows them."""
+    """Whether ``dvc repro --force`` or ``dvc exp run --force`` started this process.
+
+    DVC does not pass this option on to a stage. It is read from the command lines of the parent processes in /proc; if
+    these are not available, the result is False.
+    """
     process = os.getppid()
     while process > 1:
         try:

@@ -1,4 +1,4 @@
-"""Where a network computes, how exactly, and whether it is compiled."""
+"""Choose the device, the precision and the determinism of computations, and whether to compile the network."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from core.pipeline.errors import Mistake
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.params import Train
 
-COMPILED_FROM = 20_000  # steps, whose gain of a tenth outweighs the minute or two that compiling takes
+COMPILED_FROM = 20_000  # steps: from here on a gain of 10 % outweighs one to two minutes of compiling
 
 
 def choose(name: str) -> torch.device:
-    """The device for ``train.device``. Raises Mistake where there is none of that name."""
+    """The device for ``train.device``. Raises Mistake if this machine does not have it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes each has a GPU of its own
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # each process uses a separate GPU
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise Mistake(f"the device is {name!r}, and must be auto, cpu, cuda or cuda:1") from None
+        raise Mistake(f"the device is {name!r}, but must be auto, cpu, cuda, or one GPU such as cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Mistake(f"train.device is {name}, and this machine has {torch.cuda.device_count()} GPUs: use auto or cpu")
+        raise Mistake(f"train.device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use auto or cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # from here on the provenance names the GPU
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # the provenance names the GPU only if CUDA is initialised
     return device
 
 
@@ -44,46 +44,46 @@ def precision(name: str, device: torch.device) -> str:
 
 
 def autocast(name: str, device: torch.device) -> torch.autocast:
-    """The precision that ``train.precision`` asks for, as a context to compute in."""
+    """A context manager that computes in the precision of ``train.precision``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision(name, device) == "bf16")
 
 
 def compiles(chosen: Train, images: int, device: torch.device) -> bool:
-    """Whether torch compiles the network, for ``train.compile``. Raises Mistake where it is to and can't."""
+    """Whether to compile the network, for ``train.compile``. Raises Mistake if it is true but compiling fails."""
     if chosen.compile == "auto" and (
         device.type != "cpu" or chosen.epochs * images / chosen.batch_size < COMPILED_FROM
     ):
         return False
     if chosen.compile is False:
         return False
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA where none is meant to be
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if CUDA is missing
     try:
         torch.compile(torch.neg)(torch.zeros(8, device=device))
-    except Exception as error:  # each part of the compiler raises errors of its own
+    except Exception as error:  # each part of the compiler has its own exceptions
         if chosen.compile == "auto":
             return False
         needed = "a C++ compiler (Debian, Ubuntu: apt install g++)" if device.type == "cpu" else "Triton"
         reason = str(error).strip().splitlines()[0]
-        raise Mistake(f"train.compile is true, and compiling needs {needed}: {reason}") from None
+        raise Mistake(f"train.compile is true, but compiling needs {needed}: {reason}") from None
     return True
 
 
 def repeatable(seed: int, deterministic: bool = True) -> None:
-    """Make equal calls give equal bytes on this machine; not ``deterministic``, only their random draws."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; else its sums vary
+    """Make equal calls give equal bytes on this machine; if not ``deterministic``, only equal random draws."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it, sums vary
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    # Torch would also fill new memory, in case someone read it before writing to it: nobody does, and it takes time.
+    # Torch would also fill new memory, in case it is read before it is written. No code here does that, and it is slow.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager
 def memory(remedy: str) -> Iterator[None]:
-    """Torch's errors for too little memory, as a Mistake that says what to lower."""
+    """Turn torch's out-of-memory errors into a Mistake that says what to lower."""
     try:
         yield
-    except RuntimeError as error:  # OutOfMemoryError is one; on the CPU there is no type of its own
+    except RuntimeError as error:  # includes OutOfMemoryError; the CPU has no specific exception
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise Mistake(f"The memory does not suffice: {remedy}. ({str(error).splitlines()[0]})") from None
+        raise Mistake(f"Not enough memory: {remedy}. ({str(error).splitlines()[0]})") from None

@@ -12,7 +12,7 @@ from core.network import devices
 from core.network.batches import Pixels
 from core.network.networks import Classifier
 
-SCORED_AT_ONCE = {"cpu": 3 * 2**18, "cuda": 2**27}  # values, of pixels in channels
+SCORED_AT_ONCE = {"cpu": 3 * 2**18, "cuda": 2**27}  # values (pixels times channels) in a batch
 
 
 def score(
@@ -22,8 +22,10 @@ def score(
     cast: AbstractContextManager[Any],
     network: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The logits of the images at ``rows``, float32 (len(rows),), or what another ``network`` makes of them; on the
-    CPU, in evaluation mode."""
+    """The logits of the images at ``rows``, float32 (len(rows),), or the output of another ``network``; on the CPU.
+
+    Sets the classifier to evaluation mode.
+    """
     classifier.eval()
     network = network or classifier
     size = max(1, SCORED_AT_ONCE[pixels.device.type] // pixels.images[0].size)
@@ -40,7 +42,7 @@ def score(
 
 
 def probabilities(classifier: Classifier, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """The probability of being positive of the images at ``rows``: float64 (len(rows),), computed in fp32."""
+    """The probability of the positive class for the images at ``rows``: float64 (len(rows),), computed in fp32."""
     with devices.memory("set train.device to cpu, or lower prepare.image_size"):
         logits = score(classifier.to(device), Pixels(images, device), rows, nullcontext())
     return torch.sigmoid(logits.double()).numpy()
@@ -49,7 +51,7 @@ def probabilities(classifier: Classifier, images: np.ndarray, rows: np.ndarray, 
 def features(
     classifier: Classifier, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``probabilities``, and the features that they are made from: float32 (len(rows), D)."""
+    """As ``probabilities``, and the features of the images (Classifier.with_features): float32 (len(rows), D)."""
     with devices.memory("set train.device to cpu, or lower prepare.image_size"):
         found = score(classifier.to(device), Pixels(images, device), rows, nullcontext(), classifier.with_features)
     return torch.sigmoid(found[:, 0].double()).numpy(), found[:, 1:].numpy()

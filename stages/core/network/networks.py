@@ -1,4 +1,4 @@
-"""Classification networks of torchvision and timm with one logit, from scratch or from weights that were checked."""
+"""Classification networks of torchvision and timm with one logit, untrained or with verified pretrained weights."""
 
 import difflib
 import json
@@ -20,19 +20,19 @@ from core.pipeline.errors import Mistake, some
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
-TIMM = "timm/"  # begins the name of a backbone of timm
-NOT_TAKEN = ("num_classes", "img_size", "in_chans")  # of the arguments that the hub publishes
+TIMM = "timm/"  # prefix of timm's backbones
+NOT_TAKEN = ("num_classes", "img_size", "in_chans")  # arguments in the hub's config.json that are ignored
 MOST_FETCHED = 1 << 33  # bytes
 
 
 class Classifier(nn.Module):
-    """A network from images to one logit each.
+    """A network that returns one logit per image.
 
     ``forward`` takes (B, C, H, W) with C 1 or 3, either uint8 or float in [0, 1], and returns float32 (B,).
-    Grey images stay one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are what the backbone was trained
-    with; without them those that its library names. ``arguments`` are timm's, for a network unlike its default one.
-    ``description`` holds all that builds it anew. Raises Mistake where there is no such network, or none for this size
-    of image.
+    Grey images have one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are the values that the backbone
+    was trained with; by default those of its library. ``arguments`` are passed to timm, for a network that differs
+    from timm's default. ``description`` contains everything that is needed to build the network again. Raises Mistake
+    if the network does not exist or can't take images of this size.
     """
 
     mean: Tensor
@@ -61,11 +61,11 @@ class Classifier(nn.Module):
         try:
             with torch.inference_mode():
                 found = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
-        except (RuntimeError, AssertionError) as error:  # timm asserts
+        except (RuntimeError, AssertionError) as error:  # timm uses assert
             reason = str(error).splitlines()[0]
             raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {reason}") from None
         if found.shape != (1,):
-            raise Mistake(f"model.backbone {backbone} has several heads, or none of its own: take another")
+            raise Mistake(f"model.backbone {backbone} has several heads, or no head: choose another backbone")
         self.train()
 
     @property
@@ -80,8 +80,8 @@ class Classifier(nn.Module):
         return logit.flatten().float()
 
     def with_features(self, images: Tensor) -> Tensor:
-        """float32 (B, 1 + A + D): the logit; how the images look, mean and deviation of each map of the first
-        convolution; and what the head decides from (of a map the mean over its places)."""
+        """float32 (B, 1 + A + D): the logit; the appearance, which is mean and standard deviation of each map of the
+        first convolution (A); and the input of the head, where a map is averaged over its positions (D)."""
         seen: dict[str, Tensor] = {}
         hooks = [self.head.register_forward_pre_hook(lambda head, given: seen.update(content=given[0]))]
         if self._first is not None:
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         return torch.cat([logit[:, None], *looks, content], dim=1)
 
     def views(self, features: int) -> list[int]:
-        """How many of so many features are looks, and how many content."""
+        """How many of the ``features`` are appearance (A), and how many are input of the head (D), if not 0."""
         looks = 0 if self._first is None else 2 * self._first.out_channels
         return [count for count in (looks, features - looks) if count]
 
@@ -109,12 +109,12 @@ def backbones() -> list[str]:
 
 
 def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -> Classifier:
-    """A Classifier with ``weights``: "none", "imagenet", "hub" (of timm), or a file (.safetensors, .pth) relative to
-    ``root``.
+    """A Classifier with ``weights``: "none", "imagenet", "hub" (timm's weights on the Hugging Face Hub), or a file
+    (.safetensors, .pth) relative to ``root``.
 
-    A file may hold the backbone's own classes or none, or a model of this project; a .pth must be torchvision's. Where
-    a config.json of the hub lies beside it, its mean, deviation and arguments of timm count. Raises Mistake where the
-    weights can't be had, are damaged, or are of another network.
+    A file contains the backbone, with or without its own classes, or a model of this project; a .pth must be
+    torchvision's. If a config.json of the hub is in the same folder, its mean, std and timm arguments are used. Raises
+    Mistake if the weights are not available, are damaged, or belong to another network.
     """
     file = None if weights in ("none", "imagenet", "hub") else root / weights
     classifier = Classifier(backbone, head, image_size, **(_published(file, backbone) if file else {}))
@@ -127,19 +127,20 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
     else:
         state, name = read(file), weights
     own = classifier.state_dict()
-    if state.keys() != own.keys():  # the backbone as torchvision publishes it: all but the last layer fits
+    if state.keys() != own.keys():  # a backbone as its library publishes it: all layers but the last fit
         path = classifier.head_path
         state = {f"network.{key}": value for key, value in state.items() if not re.match(r"aux\d|AuxLogits", key)}
         state = {key: value for key, value in state.items() if not key.startswith(f"network.{path}.")}
         foreign = sorted(key.removeprefix("network.") for key in state.keys() - own.keys())
         if foreign:
             raise Mistake(
-                f"model.weights: {name} is not of {backbone}: it has {foreign[0]}{_others(foreign)}, which that lacks"
+                f"model.weights: {name} is not for {backbone}: it has {foreign[0]}{_others(foreign)}, which {backbone} "
+                "does not have"
             )
         state |= {key: value for key, value in own.items() if key.startswith(f"network.{path}.")}
     missing = sorted(own.keys() - state.keys())
     if missing:
-        raise Mistake(f"model.weights: {name} is not of {backbone}: it lacks {missing[0]}{_others(missing)}")
+        raise Mistake(f"model.weights: {name} is not for {backbone}: it lacks {missing[0]}{_others(missing)}")
     for key, value in own.items():
         if state[key].shape != value.shape:
             raise Mistake(
@@ -151,8 +152,8 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
 
 
 def restore(weights: str | Path, description: dict[str, Any]) -> Classifier:
-    """The classifier of models/: ``description`` is the content of its model.json, with backbone, head, image_size
-    (pixels), mean, std and arguments. Raises Mistake where the weights are not its own."""
+    """Load the classifier of models/. ``description`` is the content of its model.json, with backbone, head, image_size
+    (pixels), mean, std and arguments. Raises Mistake if the weights belong to another network."""
     names = ("backbone", "head", "image_size", "mean", "std", "arguments")
     classifier = Classifier(**{name: description[name] for name in names if name in description})
     state = read(Path(weights))
@@ -168,7 +169,7 @@ def _others(names: list[str]) -> str:
 
 
 def _published(weights: Path, backbone: str) -> dict[str, Any]:
-    """What the config.json of the hub that lies beside ``weights`` says of its network: mean, std, arguments."""
+    """Mean, std and arguments in the hub's config.json in the folder of ``weights``; empty if there is no such file."""
     beside = weights.with_name("config.json")
     if not beside.is_file():
         return {}
@@ -176,15 +177,15 @@ def _published(weights: Path, backbone: str) -> dict[str, Any]:
         said = json.loads(beside.read_text(encoding="utf-8"))
         trained, arguments = said.get("pretrained_cfg", {}), said.get("model_args") or {}
         found = {name: trained[name] for name in ("mean", "std") if name in trained}
-        # The head is ours, the size is prepare's, and a network without pooling would give a logit for each place.
+        # This project sets the head and the image size. Without pooling (""), a network gives one logit per position.
         arguments = {name: value for name, value in arguments.items() if name not in NOT_TAKEN and value != ""}
     except (ValueError, AttributeError) as error:
-        raise Mistake(f"{beside}, which lies beside the weights, is no config.json of the hub: {error}") from None
+        raise Mistake(f"{beside}, in the folder of the weights, is not a config.json of the hub: {error}") from None
     if not backbone.startswith(TIMM):
         return found
     name = said.get("architecture", backbone.removeprefix(TIMM))
     if name.partition(".")[0] != backbone.removeprefix(TIMM).partition(".")[0]:
-        raise Mistake(f"model.backbone is {backbone}, and {beside} is of {name}: set model.backbone=timm/{name}")
+        raise Mistake(f"model.backbone is {backbone}, but {beside} is for {name}: set model.backbone=timm/{name}")
     return found | {"arguments": arguments}
 
 
@@ -210,21 +211,21 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
 
 
 def _known(name: str, names: list[str]) -> str:
-    """Some that a name may have meant, or some that there are."""
+    """Names similar to ``name``, or else some of ``names``."""
     similar = difflib.get_close_matches(name, names, 5)
-    return f"similar are {', '.join(similar)}" if similar else f"it has {some(names, 10)}"
+    return f"similar names are {', '.join(similar)}" if similar else f"available are {some(names, 10)}"
 
 
 def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
-    import timm  # only here: it is not needed otherwise, and takes its time
+    import timm  # imported only if needed, because it is slow
 
     name = backbone.removeprefix(TIMM)
     if not timm.is_model(name):
         raise Mistake(f"model.backbone is {backbone!r}, which timm does not have: {_known(name, timm.list_models())}")
-    # Those that are built for one size can be built for this one; the others take any.
+    # Networks for one fixed size are built for this size instead; the others take any size.
     published = timm.models.get_pretrained_cfg(name)
     sized: dict[str, Any] = {"img_size": image_size} if published and published.fixed_input_size else {}
-    # Layers by their name, as JSON has no classes: "mlp_layer": "SwiGLUPacked".
+    # JSON has no classes, so it gives layers by name: "mlp_layer": "SwiGLUPacked".
     layers = {key: getattr(timm.layers, str(value), value) for key, value in arguments.items() if "_layer" in key}
     made = {"num_classes": IMAGENET_CLASSES} | arguments | layers | sized
     try:
@@ -236,42 +237,44 @@ def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
 
 
 def _hub(backbone: str, weights: str) -> dict[str, Tensor]:
-    """The weights that timm names for a network of its own, as safetensors from the hub or its cache."""
+    """The weights that timm gives for its network, as safetensors from the hub or its local cache."""
     if not backbone.startswith(TIMM) or weights != "hub":
         raise Mistake(
-            f"model.weights is {weights}, and model.backbone {backbone}: hub is for backbones of timm, imagenet for "
-            "those of torchvision"
+            f"model.weights is {weights}, but model.backbone is {backbone}: hub is for backbones of timm, imagenet for "
+            "backbones of torchvision"
         )
     import timm
     from huggingface_hub import hf_hub_download
 
     published = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
     if not published or not published.hf_hub_id:
-        raise Mistake(f"model.weights hub: timm names no weights for {backbone}; set model.weights to a file, or none")
+        raise Mistake(
+            f"model.weights is hub, but timm has no weights for {backbone}: set model.weights to a file, or none"
+        )
     try:
         path = hf_hub_download(published.hf_hub_id, "model.safetensors")
-    except Exception as error:  # each of its layers raises errors of its own
+    except Exception as error:  # each layer of the library has its own exceptions
         reason = str(error).strip().splitlines()[0]
         raise Mistake(
-            f"model.weights hub: {published.hf_hub_id} can't be had ({reason}). Fetch its model.safetensors and "
-            "config.json by other means, and set model.weights to the path of the first"
+            f"model.weights is hub, but {published.hf_hub_id} can't be downloaded ({reason}). Download its "
+            "model.safetensors and config.json in another way, and set model.weights to the path of model.safetensors"
         ) from None
     return read(Path(path))
 
 
 def _replace_head(network: nn.Module, head: str) -> str:
-    """Put the new head where the last layer over ImageNet's classes is; return its path."""
+    """Replace the last layer over ImageNet's classes by the new head; return its path."""
     layers = [
         name
         for name, layer in network.named_modules()
         if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
     ]
     if not layers:
-        raise Mistake("model.backbone has no layer over classes to put the new head at: take another")
+        raise Mistake("model.backbone has no layer of classes that the new head can replace: choose another backbone")
     path = layers[-1]
     old = network.get_submodule(path)
     last: nn.Module
-    if isinstance(old, nn.Conv2d):  # SqueezeNet: a convolution, a ReLU that would cut off negative logits, a mean
+    if isinstance(old, nn.Conv2d):  # SqueezeNet ends in a convolution, a ReLU and a mean
         last = nn.Conv2d(old.in_channels, 1, old.kernel_size)  # type: ignore[arg-type]
     else:
         assert isinstance(old, nn.Linear)
@@ -281,9 +284,9 @@ def _replace_head(network: nn.Module, head: str) -> str:
     if isinstance(parent, nn.Sequential):
         position = [child for child, _ in parent.named_children()].index(name)
         if position + 1 < len(parent) and isinstance(parent[position + 1], nn.ReLU):
-            parent[position + 1] = nn.Identity()
+            parent[position + 1] = nn.Identity()  # the ReLU would cut off negative logits
         if head == "selu" and position and isinstance(parent[position - 1], nn.Dropout):
-            parent[position - 1] = nn.Identity()  # the head brings its own
+            parent[position - 1] = nn.Identity()  # the new head has its own dropout
     if head == "selu":
         last = nn.Sequential(nn.Dropout(0.2), nn.SELU(), last)
     setattr(parent, name, last)
@@ -291,7 +294,7 @@ def _replace_head(network: nn.Module, head: str) -> str:
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
-    """Torchvision's default ImageNet weights, from its cache or its server, their published hash checked."""
+    """Torchvision's default ImageNet weights, from its cache or its server; their published hash is checked."""
     weights = torchvision.models.get_model_weights(backbone).DEFAULT
     name = weights.url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -308,24 +311,26 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
 
 
 def _check(path: Path, name: str) -> None:
-    """Torchvision writes the first digits of the sha256 into the file's name, as efficientnet_v2_s-dd5fe13b.pth."""
+    """Check a file against the first digits of its sha256, which torchvision puts into its name:
+    efficientnet_v2_s-dd5fe13b.pth. Raises Mistake if they differ or are missing."""
     published = re.search(r"-([0-9a-f]{8,})\.pth$", name)
     if published is None:
         raise Mistake(
-            f"{name} is not one of torchvision's files, which have their hash in their name, and no other is "
-            "unpickled: save its tensors by safetensors.torch.save_file, and name the .safetensors"
+            f"{name} is not one of torchvision's files, whose names contain their hash; no other file is unpickled, "
+            "because that is not safe: save its tensors with safetensors.torch.save_file, and set model.weights to the "
+            "path of the .safetensors"
         )
     found = files.sha256(path)
     if not found.startswith(published[1]):
         raise Mistake(
-            f"{name} has the sha256 {found}, which should start with {published[1]}: it is damaged, or another"
+            f"{name} has the sha256 {found}, which should start with {published[1]}: it is damaged, or another file"
         )
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """A state dict, from safetensors or from a file of torchvision's whose hash is right."""
+    """The state dict in a .safetensors file, or in a file of torchvision with the right hash. Raises Mistake."""
     if not path.is_file():
-        raise Mistake(f"there are no weights at {path} (model.weights is none, imagenet, or a file's path)")
+        raise Mistake(f"there are no weights at {path} (model.weights must be none, imagenet, hub, or a file's path)")
     if path.suffix != ".safetensors":
         _check(path, path.name)
     try:
@@ -334,7 +339,7 @@ def read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise Mistake(f"{path} holds no weights that can be read safely: {reason}") from None
+        raise Mistake(f"{path} contains no weights that can be read safely: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Mistake(f"{path} must hold a state dict of tensors, and holds something else")
+        raise Mistake(f"{path} must contain a state dict of tensors, but contains something else")
     return state

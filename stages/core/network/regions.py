@@ -1,4 +1,4 @@
-"""Which region of an image decided: Grad-CAM (Selvaraju et al. 2017, ICCV), by way of captum."""
+"""Find the region of an image that decided its class: Grad-CAM (Selvaraju et al. 2017, ICCV), computed by captum."""
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,13 @@ from core.network.networks import Classifier
 
 SHOWN = 24  # images, the worst mistakes first
 PER_ROW = 4
-FINEST = 4  # a map coarser than 4 x 4 shows no region, so an earlier layer is asked
+FINEST = 4  # a map coarser than 4 x 4 shows no region, so an earlier layer is used
 
 
 def layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | None:
-    """The last convolution whose map of ``example`` (1, C, H, W) is FINEST or more a side, and its side.
+    """The last convolution whose map of ``example`` (1, C, H, W) has sides of FINEST or more, and the shorter side.
 
-    None where there is none.
+    None if there is no such convolution.
     """
     found: list[tuple[nn.Module, int]] = []
 
@@ -36,14 +36,14 @@ def layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | No
 
 
 def maps(classifier: Classifier, module: nn.Module, images: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """How much each region spoke for the class that was called: float32 (N, h, w) in [0, 1], 1 being the most.
+    """How strongly each region supports the predicted class: float32 (N, h, w) in [0, 1], where 1 is the strongest.
 
-    ``images`` is uint8 (N, H, W, C), ``positive`` bool (N,) whether each was called positive. An image of which
-    nothing spoke for its class has a map of zeros.
+    ``images`` is uint8 (N, H, W, C); ``positive``, bool (N,), says which images are predicted positive. If no region
+    supports the predicted class, the map is zero everywhere.
     """
     for part in classifier.modules():
         if hasattr(part, "inplace"):
-            part.inplace = False  # type: ignore[assignment]  # what captum looks at must not be written over
+            part.inplace = False  # type: ignore[assignment]  # captum needs values that these would overwrite
     device = next(classifier.parameters()).device
     explained = LayerGradCam(classifier.eval(), module)
     found = []
@@ -56,7 +56,7 @@ def maps(classifier: Classifier, module: nn.Module, images: np.ndarray, positive
 
 
 def worst(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The SHOWN rows whose probability is furthest from their label, the furthest first."""
+    """The SHOWN rows whose probability differs most from their label, largest difference first."""
     distance = (predictions["label"] - predictions["probability"]).abs()
     return predictions.loc[distance.sort_values(ascending=False, kind="stable").index[:SHOWN]]
 
@@ -64,9 +64,9 @@ def worst(predictions: pd.DataFrame) -> pd.DataFrame:
 def gallery(
     classifier: Classifier, images: np.ndarray, predictions: pd.DataFrame, threshold: float, path: str, synthetic: bool
 ) -> None:
-    """Write a PNG of the worst of ``predictions``, each image beside the region that decided.
+    """Write a PNG of the worst mistakes in ``predictions``: each image, and beside it the image with its Grad-CAM map.
 
-    ``images`` is uint8 (N, H, W, C), of which the column row tells the place.
+    ``images`` is uint8 (N, H, W, C); the column ``row`` of ``predictions`` is the index into it.
     """
     chosen = worst(predictions)
     shown = np.stack([images[row] for row in chosen["row"]]) if len(chosen) else np.empty((0, 8, 8, 1), np.uint8)
@@ -93,7 +93,7 @@ def gallery(
 
 
 def laid_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """An image uint8 (H, W, C) with a map (h, w) in [0, 1] over it: uint8 (H, W, 3)."""
+    """Overlay a map (h, w) in [0, 1] on an image uint8 (H, W, C): uint8 (H, W, 3)."""
     grown = nn.functional.interpolate(
         torch.from_numpy(heat)[None, None].float(), image.shape[:2], mode="bilinear", align_corners=False
     )[0, 0].numpy()

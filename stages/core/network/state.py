@@ -1,4 +1,4 @@
-"""What a training is between two of its steps, and its way to a checkpoint and back."""
+"""The state of a training between two steps, and its conversion to and from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 
 
 class Epoch(NamedTuple):
-    """Figures of one epoch, numbered from 1. Losses are means over images; those of training were taken
-    while the weights moved, so no second pass over the training set is needed."""
+    """Figures of one epoch, numbered from 1. Losses are means over images. The training figures are computed while the
+    weights change, so that no second pass over the training set is needed."""
 
     number: int
     train_loss: float
@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The weights of the best epoch, on the CPU, and how it came to them."""
+    """The weights of the best epoch, on the CPU, and how the training went."""
 
     state: dict[str, Tensor]
     best: Epoch
@@ -45,11 +45,13 @@ class Fitted(NamedTuple):
 
 
 class State:
-    """All that the rest of a training follows from. Nothing here draws from the random states of Python or NumPy, and
-    no precision needs a scaler.
+    """Everything that the rest of a training depends on.
 
-    ``rows`` are the row numbers (M,) of the images to train on. ``losses`` and ``right`` are sums over this rank's
-    images of the epoch so far.
+    The random states of Python and NumPy are not part of it, because training does not use them. Nor is a gradient
+    scaler, because no precision needs one.
+
+    ``rows`` are the row numbers (M,) of the training images. ``losses`` and ``right`` are sums over this rank's images
+    in the current epoch.
     """
 
     def __init__(self, classifier: Classifier, rows: np.ndarray, chosen: Train, seed: int) -> None:
@@ -67,7 +69,7 @@ class State:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Order and augmentation of an epoch follow from the seed and its number alone."""
+        """Begin an epoch. Its order and augmentation depend only on the seed and the epoch's number."""
         self.random = torch.Generator().manual_seed(self.seed * 100_003 + len(self.epochs) + 1)
         shuffled = self.rows[torch.randperm(len(self.rows), generator=self.random).numpy()]
         self.order = batches.cut(shuffled, self.chosen.batch_size)
@@ -76,10 +78,11 @@ class State:
         self.right = torch.zeros((), device=self.device)
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Keep a copy of the weights where the epoch is the best so far, and begin the next one."""
+        """Keep a copy of the weights if the epoch is the best so far, and begin the next one."""
         self.epochs.append(epoch)
         if self.best_epoch() is epoch:
-            # Copies: the original project kept references, so the last epoch's weights. Contiguous, for safetensors.
+            # Copies: the original project kept references, and so saved the last epoch's weights.
+            # Contiguous: safetensors needs it.
             self.best = {
                 name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
                 for name, value in self.classifier.state_dict().items()
@@ -108,11 +111,11 @@ class State:
 
     def fitted(self) -> Fitted:
         best = self.best_epoch()
-        assert best is not None  # ended() has been true
+        assert best is not None  # called only after ended() returned True
         return Fitted(self.best, best, len(self.epochs), stopped_early=len(self.epochs) < self.chosen.epochs)
 
     def checkpoint(self, ranks: Ranks, **facts: Any) -> Checkpoint:
-        """All of it, with ``facts`` that decide whether it may be used. Every rank must call this."""
+        """The whole state, with ``facts`` that decide whether it can be used later. Every rank must call this."""
         losses, right = ranks.sum(self.losses), ranks.sum(self.right)
         states = {"random.cpu": ranks.each(torch.get_rng_state())}
         if self.device.type == "cuda":
@@ -126,22 +129,22 @@ class State:
         return Checkpoint(tensors, known | facts)
 
     def restore(self, checkpoint: Checkpoint, ranks: Ranks) -> None:
-        """Back to where ``checkpoint`` was taken."""
+        """Set the state to that of ``checkpoint``."""
         tensors, facts = checkpoint
         self.epochs = [Epoch(*figures) for figures in facts["epochs"]]
         self.begin_epoch()
         self.step = facts["step"]
-        if ranks.rank == 0:  # they are the sums over all ranks
+        if ranks.rank == 0:  # the checkpoint has the sums over all ranks
             self.losses, self.right = tensors["losses"].to(self.device), tensors["right"].to(self.device)
         self.random.set_state(tensors["random.epoch"])
-        torch.set_rng_state(tensors["random.cpu"][ranks.rank].clone())  # torch reads past a part of a tensor
+        torch.set_rng_state(tensors["random.cpu"][ranks.rank].clone())  # torch ignores the bounds of a slice
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"][ranks.rank].clone(), self.device)
         self.classifier.load_state_dict(_below("weights.", tensors))
         self.best = _below("best.", tensors)
         for name, value in _below("optimiser.", tensors).items():
             number, _, what = name.partition(".")
-            parameter = self.trained[int(number)]  # its moments lie in memory as it does, counters on the CPU
+            parameter = self.trained[int(number)]  # moments get its memory layout, counters stay on the CPU
             moment = value.shape == parameter.shape
             self.optimiser.state[parameter][what] = torch.empty_like(parameter).copy_(value) if moment else value
         self.optimiser.param_groups[0]["lr"] = facts["lr"]

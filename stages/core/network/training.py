@@ -1,4 +1,4 @@
-"""Train a classifier: its steps, its validation, and when it stops."""
+"""Train a classifier: training steps, validation, early stopping and checkpoints."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from core.pipeline.errors import Interrupted, Mistake
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.params import Train
 
-LOOKED_AFTER = 50  # steps
-KEPT = "kept. Run the same command again, and it goes on from there; dvc repro --force starts anew"
-LOST = "lost: this training keeps no checkpoints"
-HEEDED_AFTER = 8  # steps, where several processes must stop or write at the same one
+LOOKED_AFTER = 50  # steps between checks that loss and weights are finite
+KEPT = "Its state is kept. Run the same command again to resume, or dvc repro --force to start from the beginning"
+LOST = "Its state is lost, because this training writes no checkpoints"
+HEEDED_AFTER = 8  # steps: several processes must stop or write a checkpoint at the same step
 
 
 def fit(
@@ -46,16 +46,17 @@ def fit(
 ) -> Fitted:
     """Train until the validation loss stops improving, and return the best epoch's weights.
 
-    ``images`` is uint8 (N, H, W, C), ``labels`` 0 or 1 (N,); ``rows`` holds the row numbers of "train" and
-    "val". ``report`` is called after each epoch, and for those of the checkpoint in ``store`` that training goes on
-    from: it ends with the same bytes as one that was never stopped. Once ``stop`` says so, it ends after the step.
-    Several ``ranks`` share each batch, and all return the same; ``store`` and ``report`` are the first one's.
-    Raises Interrupted then; Mistake when the loss is no number any more, or the memory does not suffice.
+    ``images`` is uint8 (N, H, W, C), ``labels`` 0 or 1 (N,); ``rows`` holds the row numbers of "train" and "val".
+    If ``store`` has a checkpoint, training resumes from it and gives the same bytes as without an interruption.
+    ``report`` is called for each epoch, including those before the checkpoint. Once ``stop`` returns True, training
+    ends after the current step and raises Interrupted. Several ``ranks`` share each batch, and all return the same;
+    ``store`` and ``report`` are those of the first rank. Raises Mistake if the loss becomes NaN or infinite, if memory
+    runs out, or for fewer than two training images.
     """
     if len(rows["train"]) < 2:
-        raise Mistake(f"{len(rows['train'])} image to train on is too few: two are the least, for batch normalisation")
+        raise Mistake(f"{len(rows['train'])} image to train on is too few: batch normalisation needs at least 2")
     with devices.memory(
-        f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or take a smaller backbone"
+        f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or choose a smaller model.backbone"
     ):
         training = Training(classifier, images, rows, labels, chosen, seed, store, stop, ranks or Ranks())
         training.go_on()
@@ -72,7 +73,7 @@ def fit(
 
 
 class Training:
-    """What a training does: its steps, its validation, and writing down and taking up its ``state``."""
+    """The loop of a training: its steps, its validation, and saving and resuming its ``state``."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Training:
         self.network: nn.Module = self.classifier
         if ranks.count > 1:
             self.network = DistributedDataParallel(self.classifier)
-            torch.manual_seed(seed + ranks.rank)  # for dropout: each rank has images of its own
+            torch.manual_seed(seed + ranks.rank)  # for dropout: each rank has different images
         self.compiled = devices.compiles(chosen, len(rows["train"]), device)
         self.faster = torch.compile(self.network, dynamic=False) if self.compiled else self.network
         self.state = State(self.classifier, rows["train"], chosen, seed)
@@ -106,13 +107,13 @@ class Training:
         self.bar = _bar(chosen.epochs * len(rows["train"]), hidden=ranks.rank > 0)
 
     def one_epoch(self) -> None:
-        """Train from the step that it stands at to the end of the epoch, and validate."""
+        """Train from the current step to the end of the epoch, and validate."""
         self.classifier.train()
         if self.chosen.freeze_backbone:
             self.classifier.eval()
             self.classifier.head.train()
         left = self.state.order[self.state.step :]
-        # A rank without an image of a small last batch takes one of another, which then counts nothing here.
+        # A rank that gets no image of a small last batch takes one image of another rank, with weight 0.
         mine = [batch[share] if len(batch[share := self.ranks.share(batch)]) else batch[-1:] for batch in left]
         for whole, taken, batch in zip(left, mine, self.pixels.stream(mine), strict=True):
             self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)], whole)
@@ -123,22 +124,22 @@ class Training:
                     self.keep()
                     self.heed()
         self.look()
-        for value in self.classifier.buffers():  # of batch normalisation, which each rank has of its own images
+        for value in self.classifier.buffers():  # batch normalisation: each rank uses its own images
             self.ranks.of_first(value)
         self.state.end_epoch(self.validate())
 
     def one_step(self, batch: Tensor, target: Tensor, whole: np.ndarray) -> None:
-        """Take a step with this rank's images of the ``whole`` batch, which those of all ranks make up."""
+        """Take one step with ``batch``, this rank's images of the ``whole`` batch of all ranks."""
         state = self.state
         share = self.ranks.share(whole)
         images = batches.augment(batch, self.chosen.augment, state.random, len(whole), min(share.start, len(whole) - 1))
-        # The last batch of an epoch may be smaller: it would be compiled anew.
+        # The last batch of an epoch can be smaller, and would need compiling again.
         network = self.faster if len(whole) == self.chosen.batch_size else self.network
         with self.cast:
             logit = network(images)
         loss = binary_cross_entropy_with_logits(logit, target, pos_weight=self.weight)
         counted = share.stop - share.start
-        if self.ranks.count > 1:  # the mean over the whole batch, once the gradients' mean over the ranks is taken
+        if self.ranks.count > 1:  # averaging over ranks then gives the gradient of the whole batch's mean loss
             loss = loss * (counted * self.ranks.count / len(whole))
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -154,19 +155,19 @@ class Training:
             self.bar.set_postfix_str(f"epoch {len(state.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}")
 
     def look(self) -> None:
-        """Raise Mistake where a loss or a weight is not a finite number."""
+        """Raise Mistake if a loss or a weight is NaN or infinite."""
         state = self.state
         bad = torch.nonzero(~torch.isfinite(self.ranks.sum(state.losses[: state.step]))).flatten()
         if len(bad) or not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
             at = int(bad[0]) + 1 if len(bad) else state.step
             kept = self.ranks.any(bool(self.store and self.store.paths()))
             raise Mistake(
-                f"At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the weights became no "
-                f"number: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
+                f"At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the weights became NaN "
+                f"or infinite: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
             )
 
     def validate(self) -> Epoch:
-        """The figures of the epoch whose last step was taken. Each rank scores its share of the images, once."""
+        """The figures of the epoch, after its last step. Each rank scores its share of the validation images."""
         state, rows = self.state, self.rows["val"]
         logits = torch.zeros(len(rows))
         mine = slice(self.ranks.rank, None, self.ranks.count)
@@ -178,7 +179,7 @@ class Training:
         val_loss = float(binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight))
         number, images_each = len(state.epochs) + 1, len(self.rows["train"])
         if not math.isfinite(val_loss):
-            raise Mistake(f"The loss is {val_loss} in validation after epoch {number}: {self.remedy}")
+            raise Mistake(f"The validation loss is {val_loss} after epoch {number}: {self.remedy}")
         figures = [
             float(self.ranks.sum(state.losses).double().sum()) / images_each,
             float(self.ranks.sum(state.right)) / images_each,
@@ -186,11 +187,11 @@ class Training:
             float(((logits > 0) == (wanted > 0.5)).double().mean()),
             state.lr,
         ]
-        # One rank's for all: when to stop must not hang on how another processor rounds.
+        # All ranks use the first rank's figures: different rounding must not stop them at different epochs.
         return Epoch(number, *self.ranks.of_first(torch.tensor(figures, dtype=torch.float64)).tolist())
 
     def keep(self) -> None:
-        """Write a checkpoint of where it stands. Raises Mistake rather than keep one that is not finite."""
+        """Write a checkpoint of the current state. Raises Mistake instead if a loss or a weight is not finite."""
         if not self.keeps:
             return
         self.look()
@@ -200,27 +201,27 @@ class Training:
             self.store.save(len(self.state.epochs), self.state.step, checkpoint)
 
     def go_on(self) -> None:
-        """Take up the newest checkpoint, if there is one."""
+        """Resume from the newest checkpoint, if there is one."""
         found = self.store.load() if self.store else None
-        if self.ranks.count > 1:  # the first rank's machine alone has it
+        if self.ranks.count > 1:  # only the first rank's machine has the checkpoint
             content = self.ranks.bytes_of_first(checkpoints.pack(found) if found else b"")
             found = checkpoints.unpack(content) if content else None
         if found is None:
             return
         if found.facts["compiled"] != self.compiled:
-            print("The checkpoint is not used: a compiler has come or gone, and rounding with it", file=sys.stderr)
+            print("The checkpoint is not used: a compiler was added or removed, so rounding differs", file=sys.stderr)
             return
         self.state.restore(found, self.ranks)
         self.bar.update(self.state.images_seen)
         if self.ranks.rank == 0:
-            print(f"Going on after epoch {len(self.state.epochs)}, step {self.state.step}. So far:", flush=True)
+            print(f"Resuming after epoch {len(self.state.epochs)}, step {self.state.step}. Epochs so far:", flush=True)
 
     def heed(self) -> None:
-        """Raise Interrupted where a person wants it to stop."""
+        """Raise Interrupted if a person asked the training to stop."""
         if self.ranks.any(self.stop()):
             self.bar.close()
             at = f"epoch {len(self.state.epochs)}, step {self.state.step} of {len(self.state.order)}"
-            raise Interrupted(f"training stopped after {at}, and is {KEPT if self.store else LOST}")
+            raise Interrupted(f"training stopped after {at}. {KEPT if self.store else LOST}")
 
 
 def _bar(images: int, hidden: bool) -> Any:
@@ -228,8 +229,8 @@ def _bar(images: int, hidden: bool) -> Any:
 
 
 def _placed(classifier: Classifier, chosen: Train, device: torch.device, ranks: Ranks) -> Classifier:
-    """The network on its device, with what is to be trained of it marked so."""
-    if ranks.count > 1 and device.type == "cuda":  # on the CPU torch has none: each normalises by its own share
+    """The network on its device. With a frozen backbone, only the head is trainable."""
+    if ranks.count > 1 and device.type == "cuda":  # torch has none for the CPU: there each rank uses its own images
         classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
     if chosen.freeze_backbone:
         classifier.requires_grad_(False)

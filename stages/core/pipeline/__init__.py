@@ -1,4 +1,5 @@
-"""The ground: parameters, files, tables, provenance, downloads, error messages, and how a script runs.
+"""The lowest layer: parameters, files, tables, provenance, downloads, error messages, and how a script runs.
 
-Every other package may import this one; it imports none of them. Nothing here knows about images or networks.
+Every other package can import this one. It imports none of them, and contains nothing about images or
+networks.
 """

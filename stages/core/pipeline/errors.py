@@ -1,23 +1,23 @@
-"""What ends a stage without a traceback: what a person can mend, and a person's wish to stop."""
+"""Exceptions that end a stage without a traceback: a mistake that a person can fix, and an interruption."""
 
 
 class Mistake(SystemExit):
-    """Ends a stage with exit status 1 and its message on stderr, without a traceback.
+    """End the stage with exit status 1 and this message on stderr, without a traceback.
 
-    The message says what was found, where, what was expected, and the key or command that mends it.
+    The message says what was found, where, what was expected, and the key or command that fixes it.
     """
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, obeyed at a point from which the work can go on; the message says how."""
+    """Ctrl-C or SIGTERM at a point from which the work can be resumed; the message says how."""
 
 
 def many(count: int, thing: str) -> str:
-    """A count and what is counted: 1 patient, 1,200 patients."""
+    """A count with its noun: "1 patient", "1,200 patients"."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def some(names: list[str], most: int = 5) -> str:
-    """The first ``most`` of ``names`` for a message, and how many more there are."""
+    """The first ``most`` of ``names``, and how many more there are, for a message."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")

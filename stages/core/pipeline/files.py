@@ -1,4 +1,4 @@
-"""Files written whole or not at all, their hashes, and reading what another stage wrote."""
+"""Atomic writing of files, their hashes, and reading the outputs of other stages."""
 
 import errno
 import fcntl
@@ -23,8 +23,8 @@ LOCK = "lock"
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to; it becomes ``path`` at the end, safe from a loss of power, or vanishes where an
-    error came. What killed processes left of this file is removed first."""
+    """Yield a temporary path to write to. At the end it replaces ``path``, flushed to disk; after an error it is
+    removed. Temporary files of killed processes are removed first."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent, path.name)
@@ -36,7 +36,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())
         unfinished.replace(path)
-    except OSError as error:  # writing to an open file names none, and people know nothing of the unfinished one
+    except OSError as error:  # name the final path: write() names no file, and people do not know the temporary one
         if error.errno and error.filename in (None, str(unfinished)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
@@ -48,7 +48,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(folder: str | Path, name: str) -> Iterator[Path]:
-    """A folder below ``folder`` that vanishes at the end; those that killed processes left are removed first."""
+    """Yield a temporary folder in ``folder``, removed at the end. Those of killed processes are removed first."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder, name)
@@ -62,9 +62,9 @@ def scratch(folder: str | Path, name: str) -> Iterator[Path]:
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
-    """Remove what ``whole`` and ``scratch`` began under this name in processes that ended: those hold no lock."""
+    """Remove temporary files and folders of this name whose process has ended, so that it holds no lock."""
     for left in [entry for entry in folder.iterdir() if re.match(rf"\.{re.escape(name)}\.\d+\.unfinished", entry.name)]:
-        with suppress(FileNotFoundError):  # its process has just finished it
+        with suppress(FileNotFoundError):  # its process has just finished
             held = claim(left / LOCK if left.is_dir() else left, wait=False)
             if held:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
@@ -72,8 +72,8 @@ def _remove_leftovers(folder: Path, name: str) -> None:
 
 
 def _own(path: Path) -> IO[bytes]:
-    """Create a file, in a folder that is made where it is missing, and lock it. Another process may remove either as a
-    leftover before it is locked: then both are made again."""
+    """Create a file, and its folder if missing, and lock the file. Before it is locked, another process may take it for
+    a leftover and remove it; then it is created again."""
     while True:
         path.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):
@@ -85,18 +85,20 @@ def _own(path: Path) -> IO[bytes]:
 
 
 def reserve(path: Path) -> None:
-    """Make sure that the disk holds all of a file whose size is set: writing to the memory map of one that it only
-    promised kills the process once the disk is full. Raises OSError."""
+    """Allocate the disk space of a file whose size is set. Otherwise, writing to its memory map kills the process when
+    the disk is full. Raises OSError."""
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def claim(path: str | Path, wait: bool) -> IO[bytes] | None:
-    """Lock a file (made where it is missing) for this process until what is returned is closed, or the process ends
-    in whatever way; None where another process holds it and ``wait`` is false. Nothing is written to it. On a file
-    system without locks everyone gets one."""
+    """Lock a file, creating it if missing. The lock ends when the returned file is closed or the process ends.
+
+    Returns None if another process holds the lock and ``wait`` is false. On a file system without locks, every process
+    gets one.
+    """
     try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what is open for writing
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS) or not Path(path).exists():
             raise
@@ -119,29 +121,29 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write numbers so that they read back exactly; NaN and infinity raise ValueError."""
+    """Write JSON whose numbers read back exactly. Raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def there(path: str | Path) -> Path:
-    """The path of what another stage wrote. Raises Mistake where it is missing."""
+    """The path of another stage's output. Raises Mistake if it is missing."""
     if not Path(path).is_file():
-        raise Mistake(f"{path} is not here: make it with dvc repro, or fetch it with dvc pull")
+        raise Mistake(f"{path} is missing: create it with dvc repro, or fetch it with dvc pull")
     return Path(path)
 
 
 @contextmanager
 def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
-    """The path of what another stage wrote; ``faults`` while reading it become a Mistake that says how to mend it."""
+    """Yield the path of another stage's output, and turn ``faults`` while reading it into a Mistake."""
     try:
         yield there(path)
     except faults as error:
         reason = " ".join(str(error).split())[:200]
-        raise Mistake(f"{path} is damaged ({reason}): delete it, then make it anew with dvc repro") from None
+        raise Mistake(f"{path} is damaged ({reason}): delete it, then run dvc repro") from None
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """A .npy as a memory map that can't be written to. Raises Mistake where it is missing or damaged."""
+    """A .npy file as a read-only memory map. Raises Mistake if it is missing or damaged."""
     with undamaged(path, ValueError, EOFError) as found:
         array: np.ndarray = np.load(found, mmap_mode="r")
         return array
@@ -153,7 +155,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def seen_by_git(path: Path) -> bool:
-    """Whether ``git add`` would take what lies there."""
+    """Whether ``git add`` would add this path."""
     try:
         said = subprocess.run(["git", "check-ignore", "--quiet", path.resolve()], cwd=path.parent, capture_output=True)
     except OSError:  # no git
@@ -162,15 +164,15 @@ def seen_by_git(path: Path) -> bool:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def root() -> Path:
-    """The repository that relative locations of a user refer to.
+    """The repository that relative paths in params.yaml refer to.
 
-    In ``dvc exp run --temp`` and in queued runs the work happens in a copy below ``.dvc/tmp``, while
-    DVC_ROOT still names the original; a script run alone takes the folder that it runs in.
+    ``dvc exp run --temp`` and queued runs work in a copy below ``.dvc/tmp``; DVC_ROOT still names the original. Without
+    DVC, it is the current folder.
     """
     return Path(os.environ.get("DVC_ROOT", "."))

@@ -1,4 +1,4 @@
-"""The one typed schema of params.yaml. What a key does and when to change it stands in params.yaml."""
+"""The typed schema of params.yaml. The comments in params.yaml explain the keys."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ PARTS = ("train", "val", "test")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
-# A class folder named 1 and a cell that holds 1 are the same word, whether YAML read a number or not.
+# YAML reads 1 as a number, but a class folder or a CSV cell named 1 is a string.
 Word = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given), Field(min_length=1)]
 
 
@@ -44,11 +44,11 @@ class Lists(Section):
     def _all_or_none(self) -> "Lists":
         missing = [part for part in PARTS if getattr(self, part) is None]
         if 0 < len(missing) < len(PARTS):
-            raise ValueError(f"{' and '.join(missing)} must be given too: either three lists or none")
+            raise ValueError(f"{' and '.join(missing)} must be given too: set all three lists or none")
         return self
 
     def given(self) -> dict[str, str]:
-        """The name of each part's list; empty where there are none."""
+        """The name of each part's list; empty if there are no lists."""
         return {part: name for part in PARTS if (name := getattr(self, part)) is not None}
 
 
@@ -75,32 +75,32 @@ class Data(Section):
             except re.error as error:
                 raise ValueError(f"is not a regular expression: {error}") from None
             if "patient" not in groups:
-                raise ValueError("must hold a group (?P<patient>...), or be a column's name")
+                raise ValueError("must contain a group (?P<patient>...), or be the name of a column")
         return patient
 
     @model_validator(mode="after")
     def _what_the_source_needs(self) -> "Data":
         if self.location is not None and web.has_credential(self.location):
             raise ValueError(
-                "location holds a user, a password or a token, and params.yaml and dvc.lock go into git: fetch the "
-                "file by hand and give its path"
+                "location contains a user, a password or a token, and params.yaml and dvc.lock are in git: download "
+                "the file yourself and set its path"
             )
         if self.source == "phantom":
             if self.location is not None:
                 raise ValueError(f"location must be null for source phantom, not {self.location!r}")
             if self.lists.given():
-                raise ValueError("lists must be null for source phantom, whose images are on none")
+                raise ValueError("lists must be null for source phantom")
             return self
         if self.location is None:
-            raise ValueError(f"location is null, and source {self.source} needs one")
+            raise ValueError(f"location is null, but source {self.source} needs one")
         if self.source == "kaggle" and not re.fullmatch(r"[\w-]+/[\w-]+(/versions/\d+)?", self.location):
             raise ValueError(f"location must be owner/name or owner/name/versions/N, not {self.location!r}")
         if "://" in self.location and not self.location.startswith("https://"):
-            raise ValueError("location must be a path or an https address: nobody can vouch for what others bring")
+            raise ValueError("location must be a path or an https address: other protocols are not secure")
         if self.location.startswith("https://") and self.source == "archive" and self.sha256 is None:
-            raise ValueError("sha256 is null, and an archive from the network needs one")
+            raise ValueError("sha256 is null, but an archive from the network needs one")
         if self.sha256 is not None and self.source != "archive":
-            raise ValueError(f"sha256 must be null for source {self.source}: it is an archive's")
+            raise ValueError(f"sha256 must be null for source {self.source}: only an archive has one")
         if self.labels is None and self.patient is not None and not self.patient_is_pattern:
             raise ValueError(
                 f"patient names the column {self.patient!r}, but labels is null; a pattern needs (?P<patient>...)"
@@ -137,7 +137,7 @@ class Split(Section):
     def _a_fold_there_is(self) -> "Split":
         if self.folds is not None:
             if self.strategy == "predefined":
-                raise ValueError("folds must be null for strategy predefined, whose lists say what to test on")
+                raise ValueError("folds must be null for strategy predefined, whose lists define the test set")
             if self.fold > self.folds:
                 raise ValueError(f"fold must be from 1 to folds ({self.folds}), not {self.fold}")
         return self
@@ -207,16 +207,16 @@ class Params(Section):
 
 
 def load(*declared: str, path: str | Path = PATH) -> Params:
-    """Read and check all of params.yaml; return only the ``declared`` keys, as ``seed`` or ``data.unusable``.
+    """Read and check all of params.yaml, and return only the ``declared`` keys, such as ``seed`` or ``data.unusable``.
 
-    What a stage asks for here is what its ``params`` in dvc.yaml must name: any other key is absent
-    from the result, so that a stage cannot read what would not make it run again.
-    Raises Mistake, a line for each fault with its key, value and what is allowed.
+    A stage declares the same keys here as under ``params`` in dvc.yaml. Other keys are absent from the result, so a
+    stage can't read a parameter that would not make it run again. Raises Mistake: one line per error, with the key, its
+    value and what is allowed.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise Mistake(f"{path} is not here: run this from the top of the repository") from None
+        raise Mistake(f"{path} is missing: run this in the top folder of the repository") from None
     except UnicodeDecodeError as error:
         raise Mistake(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
@@ -229,7 +229,7 @@ def load(*declared: str, path: str | Path = PATH) -> Params:
         raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise Mistake(
-            f"{path} must be a mapping of keys to values, and holds {'nothing' if given is None else given!r}"
+            f"{path} must be a mapping of keys to values, but contains {'nothing' if given is None else given!r}"
         )
     try:
         params = Params.model_validate(given)
@@ -239,10 +239,10 @@ def load(*declared: str, path: str | Path = PATH) -> Params:
 
 
 def _explain(errors: ValidationError) -> list[str]:
-    """One line for each key at fault."""
+    """One line for each wrong key."""
     lines: dict[str, str] = {}
     for fault in errors.errors():
-        # Pydantic ends the place with the tried member of a union (float, literal[...]); people know the key.
+        # For a union, pydantic appends the tried member (float, literal[...]) to the location; show only the key.
         place = ".".join(str(step) for step in fault["loc"] if step in _KEYS)
         message = fault["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]

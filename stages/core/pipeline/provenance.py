@@ -1,7 +1,7 @@
-"""What a stage ran from and what it ran with: its fingerprint, and the record of it in metrics/provenance/.
+"""The inputs and the environment of a stage: its fingerprint, and the record in metrics/provenance/.
 
-The record is no output of a stage: it names versions and the machine, and dvc.lock must be equal on two machines
-whose results are.
+The record is not an output of the stage: it contains versions and the machine, and dvc.lock must be equal on two
+machines that give equal results.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from core.pipeline import files, params, yaml12
 from core.pipeline.errors import Mistake
 
 FOLDER = "metrics/provenance"
-# Names in the package index, by the module that shows that a stage has used it.
+# The package name of each module. A package is recorded if its module is loaded.
 PACKAGES = {
     "PIL": "pillow", "jinja2": "jinja2", "captum": "captum", "matplotlib": "matplotlib",
     "numpy": "numpy", "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn",
@@ -29,20 +29,20 @@ PACKAGES = {
 
 @cache
 def inputs(stage: str) -> dict[str, Any]:
-    """All that ``stage`` depends on according to dvc.yaml, read once in each process: ``parameters``, and the SHA-256
-    of each file of ``code`` and ``data``. Raises Mistake for wrong parameters and missing files."""
+    """The dependencies of ``stage`` in dvc.yaml, read once per process: ``parameters``, and the SHA-256 of each file of
+    ``code`` and ``data``. Raises Mistake for wrong parameters and missing files."""
     data = [file for path in _dependencies(stage) if not _is_code(path) for file in _files(Path(path))]
     return _chosen(stage) | {"data": {file.as_posix(): files.sha256(file) for file in data}}
 
 
 def fingerprint(content: Any) -> str:
-    """The SHA-256 of anything that JSON can say, whatever the order of its keys."""
+    """The SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def machine() -> dict[str, Any]:
-    """What results may depend on beside a stage's inputs: versions of the packages that this process has loaded,
-    processor, GPU where one is in use, and threads."""
+    """What results can depend on besides the inputs: versions of the packages that this process has loaded, processor,
+    threads, and the GPU if one is used."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -57,13 +57,13 @@ def machine() -> dict[str, Any]:
             found["gpu"] = torch.cuda.get_device_name()
             found["cuda"] = torch.version.cuda
             found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        if "WORLD_SIZE" in os.environ:  # of torchrun
+        if "WORLD_SIZE" in os.environ:  # set by torchrun
             found["processes"] = int(os.environ["WORLD_SIZE"])
     return found | {"packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}}
 
 
 def computing() -> str:
-    """The fingerprint of what the numbers of a training depend on: on a GPU neither the processor nor its threads."""
+    """The fingerprint of the machine for a training. On a GPU, it ignores the processor and its threads."""
     found = machine()
     if "gpu" in found:
         found = {key: value for key, value in found.items() if key not in ("processor", "instructions", "threads")}
@@ -71,20 +71,20 @@ def computing() -> str:
 
 
 def record(stage: str) -> None:
-    """Write metrics/provenance/<stage>.json. Raises Mistake where code or parameters changed since ``inputs``: DVC
-    hashes them after the run, and would take the result for theirs (treeverse/dvc#11058)."""
+    """Write metrics/provenance/<stage>.json. Raises Mistake if code or parameters changed since ``inputs``: DVC hashes
+    them after the run, and would record the result under the changed versions (treeverse/dvc#11058)."""
     known, now = inputs(stage), _chosen(stage)
     for what in ("code", "parameters"):
         if known[what] != now[what]:
             changed = [name for name, value in now[what].items() if known[what].get(name) != value]
             raise Mistake(
-                f"{', '.join(changed)} changed while {stage} ran: its result is of neither version. Run it again"
+                f"{', '.join(changed)} changed while {stage} ran, so its result belongs to no version. Run it again"
             )
     files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(known)} | machine())
 
 
 def installed() -> dict[str, str]:
-    """The versions of Python and of the packages that results may depend on, as they are here."""
+    """The installed versions of Python and of the packages that results can depend on."""
     found = {"Python": platform.python_version()}
     for name in sorted(set(PACKAGES.values())):
         with suppress(PackageNotFoundError):
@@ -116,7 +116,7 @@ def _chosen(stage: str) -> dict[str, Any]:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file that an earlier stage wrote, or all below a folder that DVC, too, sees there (.dvcignore)."""
+    """The file itself, or all files below a folder except those that .dvcignore hides from DVC."""
     if not path.is_dir():
         return [files.there(path)]
     return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)

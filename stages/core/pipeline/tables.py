@@ -1,7 +1,7 @@
-"""The tables that stages hand to each other, in one way of reading and writing them.
+"""The tables that stages exchange, and how they are read and written.
 
-UTF-8, ``\\n``, floats that read back exactly. File names, patients and hashes are text even where they
-look like numbers; ``patient`` and ``cluster`` are missing where they are not known.
+Files are UTF-8 with ``\\n`` line ends, and floats read back exactly. File names, patients and hashes are
+text even if they look like numbers. ``patient`` and ``cluster`` are missing if they are not known.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ import pandas as pd
 
 from core.pipeline import files
 
-SYNTHETIC = "synthetic-phantom/"  # begins the name of every phantom, so that each table says what it is about
+SYNTHETIC = "synthetic-phantom/"  # prefix of every phantom's file name, so that each table shows that it is synthetic
 
-FEW_PATIENTS = 10  # of a class: with fewer, an interval is wide and a figure says little about other patients
+FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says little about other patients
 
 LABELS = ["file", "label", "patient"]
 LISTED = ["file", "part"]
@@ -35,24 +35,25 @@ def _kinds(columns: list[str]) -> dict[str, str]:
 
 
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
-    """Read a table of this project: ``columns`` is one of the lists above. Raises Mistake where it is missing."""
+    """Read a table; ``columns`` is one of the lists above. Raises Mistake if the file is missing or damaged."""
     with files.undamaged(path, ValueError) as found, found.open(encoding="utf-8", newline="") as text:
         return parse(text, columns)
 
 
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
-    # Only an empty cell is missing: a file or a patient may be called NA or null.
+    # Only an empty cell is a missing value: a file or a patient can be called NA or null.
     return pd.read_csv(text, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""])[columns]
 
 
 def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:
-    """Write ``columns`` of a table whole or not at all, in the order of its rows."""
+    """Write ``columns`` of a table atomically, in the order of its rows."""
     with files.whole(path) as unfinished:
         table[columns].to_csv(unfinished, index=False, lineterminator="\n", encoding="utf-8")
 
 
 def counts(table: pd.DataFrame) -> dict[str, int | None]:
-    """Images, positives, patients and positive patients among some rows; null where patients are not known."""
+    """Images, positives, patients and positive patients in a table; the latter two are null if patients are not
+    known."""
     positive = table[table["label"] == 1]
     known = table["patient"].notna().any()
     return {
@@ -64,10 +65,10 @@ def counts(table: pd.DataFrame) -> dict[str, int | None]:
 
 
 def is_synthetic(table: pd.DataFrame) -> bool:
-    """Whether all images of a table are phantoms, which no result may hide."""
+    """Whether all images of a table are phantoms. Every result must say so."""
     return bool(table["file"].str.startswith(SYNTHETIC).all())
 
 
 def frame(rows: list[tuple[object, ...]], columns: list[str]) -> pd.DataFrame:
-    """A table in memory of the same kinds as ``read`` gives."""
+    """A table in memory with the same column types as ``read`` returns."""
     return pd.DataFrame(rows, columns=columns).astype(_kinds(columns))

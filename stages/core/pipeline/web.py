@@ -1,4 +1,4 @@
-"""Fetch a file from the network: https all the way, bounded in size, and no credential in what is said or kept."""
+"""Download a file over https only, with a size limit, and keep credentials out of messages and outputs."""
 
 import http.client
 import re
@@ -15,9 +15,9 @@ SECRET = re.compile("token|key|secret|sig|pass|pwd|auth|cred|session|jwt", re.IG
 
 
 def fetch(address: str, target: Path, most: int) -> None:
-    """Write what lies at ``address`` to ``target``, of at most ``most`` bytes and what the disk has free.
+    """Download ``address`` to ``target``: at most ``most`` bytes, and at most the free disk space.
 
-    Raises Mistake where it can't be had, or leads away from https.
+    Raises Mistake if the download fails or is redirected away from https.
     """
     try:
         with urllib.request.build_opener(_HttpsOnly).open(address, timeout=60) as answer, target.open("wb") as file:
@@ -25,14 +25,14 @@ def fetch(address: str, target: Path, most: int) -> None:
             while chunk := answer.read(files.CHUNK):
                 left -= len(chunk)
                 if left < 0:
-                    raise Mistake(f"{public(address)} is larger than this disk has free, or than {most / 1e9:,.0f} GB")
+                    raise Mistake(f"{public(address)} is larger than the free disk space, or than {most / 1e9:,.0f} GB")
                 file.write(chunk)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        raise Mistake(f"{public(address)} can't be fetched: {error}") from None
+        raise Mistake(f"{public(address)} can't be downloaded: {error}") from None
 
 
 def public(address: str) -> str:
-    """An address without user, password and query, which may hold a credential; a path as it is."""
+    """An address without user, password and query, which can contain credentials; a path is returned unchanged."""
     if "://" not in address:
         return address
     try:
@@ -43,7 +43,7 @@ def public(address: str) -> str:
 
 
 def has_credential(address: str) -> bool:
-    """Whether an address names a user, or has a query whose keys sound like a secret."""
+    """Whether an address has a user, or a query key that matches SECRET."""
     if "://" not in address:
         return False
     try:
@@ -56,5 +56,5 @@ def has_credential(address: str) -> bool:
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, file, code, message, headers, url):  # type: ignore[no-untyped-def]
         if not url.startswith("https://"):
-            raise Mistake(f"{public(request.full_url)} leads on to {public(url)}, which is not https")
+            raise Mistake(f"{public(request.full_url)} redirects to {public(url)}, which is not https")
         return super().redirect_request(request, file, code, message, headers, url)

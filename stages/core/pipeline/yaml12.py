@@ -1,8 +1,8 @@
-"""Read YAML 1.2, as DVC does, by PyYAML's safe loader, which by itself reads YAML 1.1.
+"""Read YAML 1.2, as DVC does, with PyYAML's safe loader, which reads YAML 1.1 by default.
 
-In YAML 1.1 ``1e-06``, which DVC writes, is a text, ``1:30`` is 90, ``on`` is true, ``017`` is 15, and of a key given
-twice the last one counts silently. Here numbers, truth values and null are those of YAML 1.2's core schema (YAML 1.2.2,
-section 10.3.2), and a key given twice is an error.
+In YAML 1.1, ``1e-06`` (which DVC writes) is a string, ``1:30`` is 90, ``on`` is true and ``017`` is 15, and a duplicate
+key silently overwrites the first one. Here, numbers, booleans and null follow the core schema of YAML 1.2 (YAML 1.2.2,
+section 10.3.2), and a duplicate key is an error.
 """
 
 import re
@@ -17,7 +17,8 @@ Made = TypeVar("Made")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Its resolvers and constructors are filled below, instead of YAML 1.1's: any other tag is an error."""
+    """SafeLoader with the resolvers and constructors that are added below instead of YAML 1.1's. Other tags are
+    errors."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
@@ -28,7 +29,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 def load(text: str) -> Any:
     """The content of a document. Raises YAMLError."""
-    return yaml.load(text, _Loader)  # a subclass of SafeLoader: it makes plain values alone
+    return yaml.load(text, _Loader)  # a subclass of SafeLoader: it constructs plain values only
 
 
 def _truth(loader: _Loader, node: yaml.ScalarNode) -> bool:
@@ -44,13 +45,13 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
 
 
 def _made(make: Callable[[str], Made], loader: _Loader, node: yaml.ScalarNode) -> Made:
-    """What a scalar means; one that an explicit tag gives another kind (``!!int x``) is an error."""
+    """The value of a scalar. Raises ConstructorError if it does not fit its explicit tag (``!!int x``)."""
     written = str(loader.construct_scalar(node))
     try:
         return make(written.lower())
     except (ValueError, LookupError):
         kind = str(node.tag).rpartition(":")[2]
-        raise ConstructorError(None, None, f"{written!r} is not of the kind {kind}", node.start_mark) from None
+        raise ConstructorError(None, None, f"{written!r} is not a valid {kind}", node.start_mark) from None
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -60,7 +61,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool | None):
-            raise ConstructorError(None, None, "a key must be one word", key_node.start_mark)
+            raise ConstructorError(None, None, "a key must be a scalar", key_node.start_mark)
         if key in seen:
             raise ConstructorError(None, None, f'found duplicate key "{key}"', key_node.start_mark)
         seen.add(key)

@@ -1,4 +1,4 @@
-"""The report: what was measured, as one HTML page that asks for nothing outside itself."""
+"""The report: all results on one self-contained HTML page, which loads nothing from other files or the network."""
 
 import base64
 import re
@@ -33,7 +33,7 @@ def filled(template: Path, **content: Any) -> str:
 
 
 def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
-    """The page. ``figures`` holds, by stage, what is in metrics/; ``verdict`` is the content of verdict.md."""
+    """The page. ``figures`` has the metrics of each stage, from metrics/; ``verdict`` is the content of verdict.md."""
     headline, lines, note = read(verdict)
     return filled(
         HERE / "report.html", **figures, **content, headline=headline, lines=lines, note=note, measures=MEASURES
@@ -41,13 +41,13 @@ def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
 
 
 def embedded(path: str | Path) -> dict[str, str]:
-    """A PNG for the page itself: its name, and its content as an address."""
+    """A PNG to embed in the page: its name, and its content as a data URL."""
     content = base64.b64encode(files.there(path).read_bytes()).decode()
     return {"name": Path(path).stem, "address": f"data:image/png;base64,{content}"}
 
 
 def by_patient(test: pd.DataFrame, threshold: float) -> list[dict[Any, Any]]:
-    """A row a patient, the highest mean probability first: images, positives, those called positive, mean, most."""
+    """One row per patient: images, positives, called (predicted positive), mean and most; highest mean first."""
     table = test.assign(called=test["probability"] >= threshold).groupby("patient").agg(
         images=("label", "size"), positives=("label", "sum"), called=("called", "sum"),
         mean=("probability", "mean"), most=("probability", "max"),
@@ -61,7 +61,7 @@ def _count(value: int | None) -> str:
 
 
 def read(verdict: str) -> tuple[str, list[str], str]:
-    """The headline, the points and the note of metrics/verdict.md, without their marks."""
+    """The headline, the list items and the final note of metrics/verdict.md, without Markdown marks."""
     plain = verdict.replace("**", "")
     lines = re.findall(r"^- (.*)$", plain, re.MULTILINE)
     headline, note = [line for line in plain.splitlines() if line and line[0] not in "#-"]

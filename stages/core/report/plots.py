@@ -1,4 +1,4 @@
-"""Pictures for people. What DVC overlays between runs are the tables beside them."""
+"""Plots of training and evaluation, as PNG and as SVG. DVC compares runs by the tables, not by these plots."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
+matplotlib.use("Agg")  # draw without a display
 
 import numpy as np
 import pandas as pd
@@ -18,29 +18,29 @@ from matplotlib.ticker import MaxNLocator
 
 from core.pipeline import files
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
+# The colours of Okabe and Ito, which colour-blind people can distinguish.
 TEST, VALIDATION, NEGATIVE, POSITIVE = "#0072B2", "#E69F00", "#0072B2", "#D55E00"
 
 
 @contextmanager
 def _page(path: str | Path, size: tuple[float, float], grid: tuple[int, int], synthetic: bool) -> Iterator[Any]:
-    """A figure of ``grid`` axes that becomes a PNG, marked where what it shows is synthetic."""
+    """A figure with a ``grid`` of axes, saved as PNG, with a title that says so if the images are synthetic."""
     figure, axes = plt.subplots(*grid, figsize=size, layout="constrained", squeeze=False)
     if synthetic:
         figure.suptitle("SYNTHETIC images: says nothing about patients", fontsize=10, color="0.35")
     try:
         yield axes
         with files.whole(path) as unfinished:
-            # Without the version of matplotlib, which would make equal pictures differ.
+            # Leave out the version of matplotlib, so that equal plots give equal files.
             figure.savefig(unfinished, dpi=100, metadata={"Software": None})
     finally:
         plt.close(figure)
 
 
 def training(curves: str | Path, best: int, path: str | Path, synthetic: bool) -> None:
-    """Loss, accuracy and learning rate by epoch, the kept epoch ``best`` marked.
+    """Loss, accuracy and learning rate by epoch, with a mark at the kept epoch ``best``.
 
-    ``curves`` is the folder of tables that dvclive wrote.
+    ``curves`` is the folder with the tables of dvclive.
     """
     with _page(path, (11, 3.4), (1, 3), synthetic) as axes:
         for axis, measure in zip(axes[0], ("loss", "accuracy", "lr"), strict=True):
@@ -75,9 +75,9 @@ def evaluation(
 ) -> None:
     """ROC and PR curves, reliability, confusion matrix, histogram and measures with their intervals.
 
-    ``curves`` holds, under "roc" and "pr", a table for "test" and "val"; ``reliability`` and ``bins`` are those of
-    calibration.reliability and metrics.histogram; ``counts`` is (2, 2), rows being the true class; ``figures`` the
-    content of metrics/evaluate.json.
+    ``curves`` has, under "roc" and "pr", a table for "test" and one for "val". ``reliability`` is from
+    calibration.reliability, ``bins`` from metrics.histogram. ``counts`` is (2, 2); its rows are the true class.
+    ``figures`` is the content of metrics/evaluate.json.
     """
     test = figures["test"]
     with _page(path, (13.5, 8), (2, 3), figures["synthetic"]) as axes:
@@ -125,7 +125,7 @@ def _scores(axis: Any, bins: pd.DataFrame, threshold: float) -> None:
 
 
 def text(entry: dict[str, Any]) -> str:
-    """A measure with its interval, as a person reads it."""
+    """A measure with its interval, as text."""
     if entry["value"] is None:
         return "not defined"
     bounds = "no interval" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
@@ -137,7 +137,7 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
     axis.plot(table["probability"], table["positive_share"], color=TEST, marker="o", markersize=4)
     share = table["positive_share"].to_numpy()
     beside = (np.append(share[1:], share[-1:]) + np.append(share[:1], share[:-1])) / 2
-    for bin_, low in zip(table.itertuples(), share < beside, strict=True):  # a number where the line is not
+    for bin_, low in zip(table.itertuples(), share < beside, strict=True):  # write the number off the line
         axis.annotate(
             f"{bin_.images:,}",
             (bin_.probability, bin_.positive_share),
@@ -160,7 +160,7 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
 
 
 def _intervals(axis: Any, figures: dict[str, Any]) -> None:
-    """Each measure with its interval: on the whole test set and, where it leaks, on what training knows nothing of."""
+    """Each measure with its interval: on the whole test set and, if it leaks, also on the images unseen in training."""
     names = [name for name, entry in figures["test"].items() if isinstance(entry, dict)]
     leaks = figures["test_unseen"]["images"] < figures["test"]["images"]
     both = (("test", TEST, -0.14), ("test_unseen", VALIDATION, 0.14))
@@ -181,12 +181,12 @@ def _intervals(axis: Any, figures: dict[str, Any]) -> None:
         axis.legend(frameon=False, fontsize=8)
 
 
-# Colours that a page gives values of its own for, in the light and in the dark, and the CSS variable of each.
+# The CSS variable that replaces each colour in the page, which sets it for light and for dark mode.
 INKS = {
     "#000000": "ink", "#4d4d4d": "ink", "#595959": "muted", "#666666": "muted", "#999999": "muted", "#cccccc": "faint",
     TEST.lower(): "blue", POSITIVE.lower(): "orange", VALIDATION.lower(): "yellow",
 }  # fmt: skip
-MOST_PATIENTS = 60  # in one picture
+MOST_PATIENTS = 60  # in one plot
 
 
 def vectors(
@@ -198,8 +198,8 @@ def vectors(
     trained: str | Path,
     best: int,
 ) -> dict[str, str]:
-    """The pictures of evaluation and training as SVG for an HTML page, by name: no file, no request, the page's own
-    font and the colours of its CSS variables.
+    """The plots of evaluation and training as inline SVG for an HTML page, by name. They use the font and the CSS
+    variables of the page and load nothing.
 
     Arguments are those of ``evaluation`` and ``training``; ``test`` is the test part of data/predictions.csv.
     """
@@ -220,7 +220,7 @@ def vectors(
 
 
 def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # equal pictures have equal bytes
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # equal plots give equal bytes
         figure, axis = plt.subplots(figsize=(5, height), layout="constrained")
         draw(axis)
         if name == "loss":
@@ -230,12 +230,12 @@ def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:
         plt.close(figure)
     _, _, svg = written.getvalue().partition("<svg")
     svg = re.sub(r"<metadata>.*?</metadata>", "", f"<svg{svg}", flags=re.DOTALL)
-    svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)  # several on one page must not share names
+    svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)  # ids must be unique among the plots of a page
     return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{INKS[found[0]]})" if found[0] in INKS else found[0], svg)
 
 
 def _patients(axis: Any, test: pd.DataFrame, threshold: float) -> None:
-    """Each test image's probability, a line a patient, the highest mean first."""
+    """The probability of each test image, one line per patient, highest mean first."""
     means = test.groupby("patient")["probability"].mean().sort_values(ascending=False, kind="stable")
     shown = means.index[:MOST_PATIENTS]
     place = test["patient"].map({patient: number for number, patient in enumerate(shown)})

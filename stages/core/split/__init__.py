@@ -1,4 +1,4 @@
-"""Which images belong together, which part each goes to, and what leaks between the parts.
+"""Groups of images that belong together, their assignment to parts, and leaks between the parts.
 
-Not here: finding the copies that belong together (audit).
+The search for copies is in audit.
 """

@@ -1,4 +1,4 @@
-"""Assign images to train, validation and test, keeping together what belongs together."""
+"""Assign images to train, validation and test, and keep the images of a group in the same part."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ from core.split import groups
 def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, chosen: Split, seed: int) -> pd.DataFrame:
     """Give every image of ``index`` a part: train, val, test or dropped.
 
-    ``clusters`` and ``listed`` have the columns of tables.CLUSTERS and tables.LISTED. Returns those of
-    tables.SPLIT in the order of ``index``. Equal arguments give an equal split. Raises Mistake where the
-    strategy lacks what it needs (patients, lists), or a part would be empty.
+    ``clusters`` and ``listed`` have the columns of tables.CLUSTERS and tables.LISTED. Returns the columns of
+    tables.SPLIT in the order of ``index``. Equal arguments give an equal split. Raises Mistake if the strategy needs
+    patients or lists that are missing, or if a part would be empty.
     """
     split = index[["row", "file", "label", "patient"]].reset_index(drop=True)
     copied = groups.copied(split, clusters)
-    # One cluster for exact and near copies alike: whatever stands in a row of either kind.
+    # Exact and near copies of one image are in the same cluster.
     split["cluster"] = groups.joined(split, [copied]).where(split.index.isin(copied.index))
 
     if chosen.strategy == "patient" and split["patient"].isna().any():
         raise Mistake(
-            "split.strategy patient needs to know the patients, and this source doesn't say: "
-            "set data.patient, or split.strategy: image if each image is of another patient"
+            "split.strategy is patient, but the patients are not known: set data.patient, or split.strategy: image if "
+            "each image is of a different patient"
         )
     if chosen.strategy == "predefined" and listed.empty:
         raise Mistake("split.strategy predefined needs the lists data.lists.train, .val and .test")
@@ -34,11 +34,11 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     dropped = np.zeros(len(split), dtype=bool)
     if chosen.strategy == "predefined":
         dropped |= ~split["file"].isin(listed["file"]).to_numpy(dtype=bool)
-    if chosen.duplicates == "drop":  # of the listed images only, so that a copy on no list can't push out one that is
+    if chosen.duplicates == "drop":  # among listed images only: an unlisted copy must not replace a listed one
         dropped[~dropped] = _redundant(split[~dropped])
     ties = []
     if chosen.strategy == "patient":
-        # Whoever shares an image is one person under two names, even where one of each image is kept.
+        # Patients who share an image count as one person, even if only one copy is kept.
         ties.append(split["patient"] if chosen.duplicates == "keep" else groups.persons(split))
     if chosen.duplicates == "together":
         ties.append(split["cluster"])
@@ -55,39 +55,38 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     for part in PARTS:
         if not (split["part"] == part).any():
             if chosen.strategy == "predefined":
-                raise Mistake(f"the part {part} would get no image: none that data.lists.{part} names is here")
+                raise Mistake(f"the part {part} would get no image: no image of data.lists.{part} is in the source")
             asked = f"split.train {chosen.train:g}, val {chosen.val:g}, test {chosen.test:g}"
             raise Mistake(
-                f"the part {part} would get no image: {split['group'].nunique():,} groups of images that belong "
-                f"together are too few for {asked if chosen.folds is None else f'split.folds {chosen.folds}'}"
+                f"the part {part} would get no image: {split['group'].nunique():,} groups of images (patients, "
+                f"copies) are too few for {asked if chosen.folds is None else f'split.folds {chosen.folds}'}"
                 + _largest(split)
             )
     return split[tables.SPLIT]
 
 
 def _largest(split: pd.DataFrame) -> str:
-    """Which copies join the most patients to one group, for a message; empty where none do."""
+    """A hint for a message: the copies that join the most patients into one group, or an empty string."""
     members = split[split["group"] == split["group"].mode()[0]]
     if members["patient"].nunique() < 2:
         return ""
     ties = members.groupby("cluster")["patient"].nunique()
     shown = members.loc[members["cluster"] == ties.idxmax(), "file"]
     return (
-        f".\nCopies join {members['patient'].nunique():,} patients to one group, such as {some(list(shown), 3)}. "
-        "If they show nothing (blank images), leave them out of the source; if they are no copies, "
-        "split.duplicates: keep"
+        f".\nCopies join {members['patient'].nunique():,} patients into one group, for example {some(list(shown), 3)}. "
+        "If these images are blank, remove them from the source. If they are not copies, set split.duplicates: keep"
     )
 
 
 def _redundant(split: pd.DataFrame) -> np.ndarray:
-    """True for all but the first image of each cluster, and for all of one whose labels contradict each other."""
+    """True for every image of a cluster except the first, and for all images of a cluster with contradicting labels."""
     known = split["cluster"].notna()
     labels = split[known].groupby("cluster")["label"].transform("nunique").reindex(split.index, fill_value=1)
     return (known & (split["cluster"].duplicated() | (labels > 1))).to_numpy(dtype=bool)
 
 
 def _parts(kept: pd.DataFrame, chosen: Split, seed: int) -> np.ndarray:
-    """The part of each row of ``kept``, its groups whole: by the fractions, or with one fold to test on."""
+    """The part of each row of ``kept``, by the fractions or with one fold as the test set. Groups are never divided."""
     if chosen.folds is None:
         return np.array(PARTS)[_distribute(kept, np.array([chosen.train, chosen.val, chosen.test]), seed)]
     tested = _distribute(kept, np.full(chosen.folds, 1 / chosen.folds), seed) == chosen.fold - 1
@@ -98,31 +97,31 @@ def _parts(kept: pd.DataFrame, chosen: Split, seed: int) -> np.ndarray:
 
 
 def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndarray:
-    """Spread groups over as many parts as ``fractions``, greedily from the largest, where they fit best: (rows,).
+    """Assign groups to parts greedily, the largest first, each to the part where it fits best: part numbers (rows,).
 
-    The misfit is the chi-square distance from the wanted numbers of negatives and of positives. While the
-    groups with a positive (or a negative) are no more than the parts without one, those parts come first.
+    The misfit is the chi-square distance from the requested numbers of negatives and positives. If the remaining
+    groups with a positive (or a negative) are not more than the parts without one, these parts come first.
     """
     positive = kept["label"] == 1
     table = pd.DataFrame({"group": kept["group"], "positive": positive, "negative": ~positive}).groupby("group").sum()
     sizes = table[["negative", "positive"]].to_numpy(dtype=np.float64)  # (groups, 2)
     shuffled = np.random.RandomState(seed).permutation(len(sizes))
-    # Groups of positives first: they are the fewer, and what is left of the others evens the parts out.
+    # Groups with positives first: they are rarer. The other groups then balance the sizes of the parts.
     order = shuffled[np.lexsort((-sizes[shuffled].sum(axis=1), -sizes[shuffled, 1]))]
 
     wanted = fractions[:, None] * sizes.sum(axis=0)  # (parts, 2)
     weight = 1 / np.maximum(wanted, 1e-9)
     have = np.zeros_like(wanted)
-    left = np.array([len(sizes), *(sizes > 0).sum(axis=0)])  # groups at all, with a negative, with a positive
+    left = np.array([len(sizes), *(sizes > 0).sum(axis=0)])  # remaining groups: all, with a negative, with a positive
     chosen = np.zeros(len(sizes), dtype=np.int64)
     for group in order:
         size = sizes[group]
-        # Of the squared misfit only the change by adding this group differs between the parts.
+        # The change of the squared misfit if this group is added to each part.
         change = ((2 * (have - wanted) + size) * size * weight).sum(axis=1)
         has = np.array([True, *(size > 0)])
         lacking = np.column_stack([have.sum(axis=1) == 0, have == 0])
         scarce = lacking[:, has & (left <= lacking.sum(axis=0))]
-        # The part that lacks most of what has become scarce; among equals the best fit.
+        # Choose the part that lacks the most kinds in ``scarce``; among equal parts, choose the best fit.
         best = int(np.lexsort((change, -scarce.sum(axis=1)))[0])
         chosen[group] = best
         have[best] += size
@@ -137,15 +136,15 @@ def _refuse_torn_groups(split: pd.DataFrame) -> None:
         files = list(placed.loc[placed["group"].isin(torn.index[torn > 1]), "file"])
         raise Mistake(
             f"data.lists put copies of one image into different parts ({len(files):,} images: {some(files)}), and "
-            "split.duplicates is together. Mend the lists, or see what it does: split.duplicates: keep"
+            "split.duplicates is together. Fix the lists, or set split.duplicates: keep to measure the effect"
         )
 
 
 def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
-    """How many images, positives, patients and positive patients each part has, and how many were dropped.
+    """The numbers of images, positives, patients and positive patients of each part, and of dropped images.
 
-    ``deviation`` is by how much a part's share of the images and of the positives exceeds the one asked for,
-    null where lists gave the parts; ``positive_groups`` how many groups with a positive there were to assign.
+    ``deviation`` is a part's share of the images and of the positives minus the requested share, or null if lists
+    define the parts. ``positive_groups`` is the number of groups with a positive image.
     """
     figures: dict[str, Any] = {part: tables.counts(split[split["part"] == part]) for part in PARTS}
     kept = split[split["part"] != "dropped"]
@@ -167,7 +166,7 @@ def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """One line for each part, how far it is from what was asked, and what is missing: plain text."""
+    """Plain text: one line per part with its deviation from the requested shares, and warnings."""
     lines = []
     for part in PARTS:
         counts = {name.replace("_", " "): count for name, count in figures[part].items() if isinstance(count, int)}
@@ -177,11 +176,11 @@ def describe(figures: dict[str, Any]) -> str:
             line += "; off by " + ", ".join(f"{100 * share:+.1f} % of all {name}" for name, share in off.items())
         lines.append(line)
         if figures[part]["positives"] in (0, figures[part]["images"]):
-            lines.append(f"{part} has one class only: most measures on it are not defined.")
+            lines.append(f"{part} has one class only, so most measures are not defined on it.")
     if figures["positive_groups"] < len(PARTS):
         lines.append(
-            f"There are {figures['positive_groups']} groups with a positive image for {len(PARTS)} parts: one goes "
-            "without. Only images of more patients help; split.folds tests on each group in turn."
+            f"{figures['positive_groups']} groups with a positive image are too few for {len(PARTS)} parts: at least "
+            "one part has none. Only images of more patients help. With split.folds, each group is tested in turn."
         )
     if figures["dropped"]:
         lines.append(f"dropped {figures['dropped']:,} images")

@@ -1,4 +1,4 @@
-"""Which images belong together: those of one patient, and copies of each other."""
+"""Groups of images that belong together: images of one patient, and copies."""
 
 from typing import Any
 
@@ -9,15 +9,16 @@ from scipy.sparse.csgraph import connected_components
 
 
 def linked(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Number the sets of ``count`` things that links from ``one`` to ``other`` join: int32 (count,)."""
+    """Number the connected components of ``count`` nodes with links from ``one`` to ``other``: int32 (count,)."""
     graph = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), shape=(count, count))
     return connected_components(graph, directed=False)[1]
 
 
 def joined(table: pd.DataFrame, ties: list["pd.Series[Any]"]) -> "pd.Series[int]":
-    """Number the sets of rows that any of ``ties`` joins by an equal value: Int64, on the table's index.
+    """Number the groups of rows: rows with an equal value in any of ``ties`` are in one group.
 
-    A tie names its rows by the table's index and may name one twice; missing values join nothing.
+    Returns Int64 on the table's index. A tie refers to rows by the table's index, and can contain a row several
+    times. Missing values join nothing.
     """
     rows, nodes, total = [], [], len(table)
     for tie in ties:
@@ -32,7 +33,10 @@ def joined(table: pd.DataFrame, ties: list["pd.Series[Any]"]) -> "pd.Series[int]
 
 
 def copied(images: pd.DataFrame, clusters: pd.DataFrame, kind: str | None = None) -> "pd.Series[Any]":
-    """The clusters of ``kind`` (both, where None) that images are in, on the index of ``images``."""
+    """The clusters of ``kind`` (None: both kinds) of the images that are copies, on the index of ``images``.
+
+    An image in an exact and a near cluster occurs twice; an image without copies does not occur.
+    """
     wanted = clusters if kind is None else clusters[clusters["kind"] == kind]
     row = pd.Series(images.index, index=images["file"])
     wanted = wanted[wanted["file"].isin(row.index)]
@@ -40,15 +44,15 @@ def copied(images: pd.DataFrame, clusters: pd.DataFrame, kind: str | None = None
 
 
 def of(images: pd.DataFrame, clusters: pd.DataFrame) -> "pd.Series[int]":
-    """Number the images that must be seen as one: of a patient, or copies of each other, or both by way of others."""
+    """The group of each image: images of one patient and copies are joined, also indirectly through other images."""
     return joined(images, [images["patient"], copied(images, clusters)])
 
 
 def units(split: pd.DataFrame) -> "pd.Series[int]":
-    """Number what no resampling may tear apart: images of a patient, and copies, also by way of each other."""
+    """The unit of resampling of each image: images of one patient and copies are joined, also indirectly."""
     return joined(split, [split["patient"], split["cluster"]])
 
 
 def persons(split: pd.DataFrame) -> "pd.Series[int]":
-    """Number the patients, those as one who share an image; missing where the patient is not known."""
+    """The person of each image: patients who share an image are one person. Missing if the patient is not known."""
     return units(split).where(split["patient"].notna())

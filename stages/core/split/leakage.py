@@ -1,4 +1,4 @@
-"""Which test images training knows already: copies, exact and near, and other images of its patients."""
+"""Test images that training has seen: as an exact copy, as a near copy, or through another image of the patient."""
 
 import pandas as pd
 
@@ -7,10 +7,10 @@ from core.split import groups
 
 
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
-    """For each row, whether train holds a copy of the image, exact or near, and an image of its patient.
+    """For each row, whether train contains a copy of the image (exact or near), and an image of its patient.
 
-    Columns copy_in_train and patient_in_train, boolean; the latter is missing where patients are unknown. Patients
-    who share an image count as one, dropped images included.
+    Boolean columns copy_in_train and patient_in_train; the latter is missing if the patient is unknown. Patients who
+    share an image, even a dropped one, count as one patient.
     """
     return _shared(split, "train")
 
@@ -28,7 +28,7 @@ def _shared(split: pd.DataFrame, part: str) -> pd.DataFrame:
 
 
 def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
-    """``split`` with shared_with_train, and whether the copy in train is an exact one: column exact_in_train."""
+    """``split`` with the columns of shared_with_train and exact_in_train: whether train contains an exact copy."""
     exact = groups.copied(split, clusters, "exact")
     trained = exact[exact.index.isin(split.index[split["part"] == "train"])]
     there = split.index.isin(exact.index[exact.isin(trained)])
@@ -36,10 +36,10 @@ def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame
 
 
 def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
-    """The figures of metrics/split.json under ``leak``: images of test and of val that train knows.
+    """The figures under ``leak`` in metrics/split.json: images of test and val that training has seen.
 
-    Copies are exact ones; near copies are counted where there is no exact one. ``test_known_to_val`` are test images
-    with a copy or a patient in validation, which chose the best epoch.
+    An image counts as a near copy only if it is not an exact copy. ``test_known_to_val`` counts test images with a copy
+    or their patient in validation, which chooses the best epoch.
     """
     shared = _known_by_train(split, clusters)
     leak: dict[str, int | None] = {}
@@ -61,7 +61,7 @@ def known_to_val(split: pd.DataFrame) -> pd.DataFrame:
 
 
 def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
-    """Which images and patients of the test set training knows; None where it knows none."""
+    """A text that names the test images and patients that training or validation has seen, or None."""
     shared = _known_by_train(split, clusters)
     test = shared[shared["part"] == "test"]
     lines = []
@@ -87,10 +87,10 @@ def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
 
 
 def assure(split: pd.DataFrame) -> str:
-    """What a split without a known leak promises, and what it can't."""
+    """A text for a split without a known leak."""
     if split["patient"].isna().any():
         return (
-            "No test image has a copy, exact or near, in training. Patients are not known (data.patient), so that "
-            "some are on both sides can't be excluded."
+            "No test image has an exact or near copy in training. Patients are not known (data.patient), so the same "
+            "patient can be in training and test."
         )
-    return "No test image has a copy, exact or near, or a patient in training."
+    return "No test image has an exact copy, a near copy or its patient in training."
