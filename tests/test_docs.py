@@ -31,9 +31,15 @@ def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere():
     for path in (TOP / "docs").glob("*.md"):
         assert f"docs/{path.name}" in readme
     for path in [TOP / "README.md", TOP / "CONTRIBUTING.md", *TOP.glob("docs/*.md"), TOP / "benchmarks/README.md"]:
-        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            if not link.startswith("http") and not link.startswith("../../actions"):
-                assert (path.parent / link).exists(), f"{path.name}: {link}"
+        for link, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", path.read_text()):
+            if link.startswith(("http", "../../actions")):
+                continue
+            there = path.parent / link if link else path
+            assert there.exists(), f"{path.name}: {link}"
+            if heading:
+                titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+                known = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}  # as GitHub does
+                assert heading in known, f"{path.name}: {link}#{heading}"
 
 
 def test_every_parameter_and_target_that_a_page_names_exists():
@@ -51,6 +57,7 @@ def test_every_parameter_and_target_that_a_page_names_exists():
                     found = found[step]
 
 
+@pytest.mark.long
 def test_own_images_are_classified_and_new_ones_compared(tmp_path):
     clone = clone_to(tmp_path / "clone")
     random = np.random.default_rng(1)
@@ -83,6 +90,7 @@ def test_own_images_are_classified_and_new_ones_compared(tmp_path):
     assert len(list((clone.folder / "heatmaps").rglob("*.png"))) == 156
 
 
+@pytest.mark.long
 def test_the_head_of_a_frozen_network_of_timm_is_trained(clone):
     """A small transformer with arguments of its own, published as foundation models are: pickled, without classes."""
     own = {"embed_dim": 48, "depth": 2, "num_heads": 2, "init_values": 1e-5}
