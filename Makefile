@@ -1,34 +1,39 @@
-# make help lists the targets. All of them work without a network once .venv is made; audit and lock ask the index.
+# make help lists the targets. Once .venv exists, only audit and lock need a network.
 PYTHON ?= python3
 GATES ?= fresh repeat better
 TARGET ?= main
 BIN := .venv/bin
-# One thread each: with more they wait for each other. A process more than cores, since tests of killing wait, too.
+# One thread per process: more threads than cores wait for each other. One process more than cores, since some tests wait.
 WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 3 ? cores + 1 : 4)))
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-fast lint check audit demo export bench peers lock clean
+.PHONY: help repro test test-long test-all test-fast lint check audit demo export bench peers lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-repro: .venv/ready  ## install what is needed, run the pipeline, say where the results are
+repro: .venv/ready  ## install what is needed, run the pipeline, print where the results are
 	dvc repro
 	@echo
 	@git diff --quiet HEAD -- dvc.lock 2>/dev/null; [ $$? -ne 1 ] || \
-	  echo "Figures changed, which git status shows. To build on them: git commit --all --message 'As computed here'"
-	@echo "The commands below need the environment: source .venv/bin/activate"
+	  echo "Some figures changed: see git status. To build on them: git commit --all --message 'As computed here'"
+	@echo "Activate the environment first: source .venv/bin/activate"
 	@echo "Figures  metrics/evaluate.json (and audit, split, train beside it); dvc metrics show"
 	@echo "Plots    plots/evaluate/evaluation.png, plots/evaluate/training.png; dvc plots show"
-	@echo "Report   reports/report.html, to be opened in a browser"
-	@echo "Scores   data/predictions.csv, an image a row"
-	@echo "Model    models/; python stages/predict.py IMAGE_OR_FOLDER"
+	@echo "Report   reports/report.html, open it in a browser"
+	@echo "Scores   data/predictions.csv, one row per image"
+	@echo "Model    models/; classify new images: python stages/predict.py IMAGE_OR_FOLDER"
 
-test: .venv/ready  ## all tests, training ones too
-	$(PYTEST)
+test: .venv/ready  ## the tests, except the long ones
+	$(PYTEST) -m "not long"
 
-test-fast: .venv/ready  ## tests that neither train nor run DVC
+test-long: .venv/ready  ## the long tests; CONTRIBUTING.md lists what they prove
+	$(PYTEST) -m long
+
+test-all: test test-long  ## all tests, as CI runs them
+
+test-fast: .venv/ready  ## the tests that neither train nor run DVC
 	$(PYTEST) -m "not slow"
 
 lint: .venv/ready  ## style and types
@@ -36,19 +41,19 @@ lint: .venv/ready  ## style and types
 	ruff format --check .
 	mypy
 
-check: .venv/ready  ## the gates: dvc.lock fresh, result repeatable, no worse than on TARGET (main)
+check: .venv/ready  ## the gates: dvc.lock is fresh, the result repeats, it is no worse than on TARGET (main)
 	python stages/check.py $(GATES) --target $(TARGET)
 
-audit: .venv/ready  ## locked packages: withdrawn, in quarantine, known vulnerabilities
+audit: .venv/ready  ## check the locked packages: withdrawn, in quarantine, known vulnerabilities
 	python .ci/audit.py
 
-demo: .venv/ready  ## a page on this machine to try the model with
+demo: .venv/ready  ## serve a local web page to try the model
 	python stages/demo.py
 
-export: .venv/ready  ## the model in export/: ONNX, safetensors, preprocessing, model card
+export: .venv/ready  ## write the model to export/: ONNX, safetensors, preprocessing, model card
 	python stages/export.py
 
-bench: .venv/ready  ## the speed of all that needs no GPU; benchmarks/README.md says what it means
+bench: .venv/ready  ## measure the speed of what needs no GPU; benchmarks/README.md explains the figures
 	@[ -f models/model.json ] || dvc repro
 	@[ -d .venv/peers ] || $(MAKE) peers || echo "Lightning and fastai are not measured."
 	python benchmarks/training.py
@@ -58,15 +63,15 @@ bench: .venv/ready  ## the speed of all that needs no GPU; benchmarks/README.md 
 	python benchmarks/layout.py --images 3000
 	python benchmarks/scale.py
 
-peers: .venv/ready  ## Lightning and fastai, to be measured against; apart from what the project installs
+peers: .venv/ready  ## install Lightning and fastai for make bench, apart from the environment
 	python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers -r benchmarks/peers.txt
 
-lock: .venv/ready  ## write requirements.lock anew, from requirements.txt and requirements-dev.txt
+lock: .venv/ready  ## write requirements.lock from requirements.txt and requirements-dev.txt
 	python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" -o requirements.lock requirements.txt requirements-dev.txt
 
-clean:  ## delete the environment; data, models and caches stay
+clean:  ## delete the environment, but not data, models or caches
 	rm -rf .venv
 
 .venv/ready: requirements.lock

@@ -1,4 +1,4 @@
-"""What several tests need: images as files, a checked params.yaml, and the real archive where it is at hand."""
+"""Fixtures and helpers for several tests: image files, changed parameters, clones of the project, and real images."""
 
 import fcntl
 import io
@@ -21,6 +21,7 @@ from core.pipeline import params, yaml12
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
 STAGES = ["download", "prepare", "audit", "split", "train", "evaluate", "report"]
+FOREIGN = ("DVC_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # environment variables that a user does not have: removed
 SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
     "train.epochs": 1, "model.backbone": "shufflenet_v2_x0_5",
@@ -28,21 +29,24 @@ SMALL = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files with most slow tests first, so that small and fast ones fill the end of a run by several processes."""
+    """Run the files with most slow tests first, so that several processes finish at about the same time."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, -slow[item.path]))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images, which never belongs to the repository."""
+    """The folder of real images, outside the repository. Skips the test if it is missing."""
     if not SHARED.is_dir():
-        pytest.skip(f"the real archive is not here: {SHARED}")
+        pytest.skip(f"the folder of real images is missing: {SHARED}")
     return SHARED
 
 
 def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
-    """Write the project's parameters to ``path``, some of them changed: ``{"data.source": "folder"}``."""
+    """Write parameters with ``changes`` to ``path``, for example ``{"data.source": "folder"}``.
+
+    They are read from ``path`` if it exists, otherwise from the project's params.yaml.
+    """
     given = yaml12.load((path if path.exists() else TOP / "params.yaml").read_text())
     for key, value in changes.items():
         *sections, name = key.split(".")
@@ -56,7 +60,7 @@ def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], params.Params]:
-    """The project's parameters with some changed."""
+    """A function that returns the project's parameters with changes, checked by the schema."""
 
     def change(changes: dict[str, Any]) -> params.Params:
         path = change_parameters(tmp_path / "changed.yaml", changes)
@@ -70,7 +74,7 @@ def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], params.Params]:
 
 
 def image(value: int | np.ndarray = 0, size: tuple[int, int] = (8, 8), kind: str = "PNG", mode: str = "L") -> bytes:
-    """An image file's bytes: of one grey value and ``size``, or of an array."""
+    """The bytes of an image file: an image of ``size`` (width, height) in one grey value, or an array of pixels."""
     pixels = value if isinstance(value, np.ndarray) else np.full(size[::-1], value, np.uint8)
     written = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(written, kind)
@@ -78,7 +82,7 @@ def image(value: int | np.ndarray = 0, size: tuple[int, int] = (8, 8), kind: str
 
 
 def put(folder: Path, files: dict[str, bytes | str]) -> Path:
-    """Write files below a folder, and return it."""
+    """Write files below a folder, and return the folder."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,31 +90,37 @@ def put(folder: Path, files: dict[str, bytes | str]) -> Path:
     return folder
 
 
+def stages(said: str) -> list[str]:
+    """The stages that DVC ran or restored from its cache, read from its output ``said``."""
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in said or f"Stage '{stage}' is cached" in said]
+
+
 class Clone:
-    """A clone of the working tree, as a user has it."""
+    """A clone of the working tree in a new git repository, as a user has it."""
 
     def __init__(self, folder: Path, made: Path | None = None) -> None:
         self.folder, self.made = folder, made
 
-    def run(self, *command, good=True):
+    def run(self, *command, good=True, inside="."):
         found = subprocess.run(
-            [*map(str, command)], cwd=self.folder, capture_output=True, text=True, timeout=600,
-            env={name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))},
+            [*map(str, command)], cwd=self.folder / inside, capture_output=True, text=True, timeout=600,
+            env={name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
         )  # fmt: skip
         assert (found.returncode == 0) is good, f"{command}\n{found.stdout}\n{found.stderr}"
         return found.stdout + found.stderr
 
     def ran(self, *command):
-        """The stages that a command of DVC ran, or brought back from where another test had run them."""
-        said = self.run(*command)
-        return [stage for stage in STAGES if f"Running stage '{stage}'" in said or f"Stage '{stage}' is cached" in said]
+        """The stages that a DVC command ran or restored from the cache."""
+        return stages(self.run(*command))
 
     def metrics(self, name):
         return json.loads((self.folder / "metrics" / f"{name}.json").read_text())
 
     def reset(self):
-        """Back to what is committed; the outputs from the clone that this one is a copy of, where dvc checkout takes
-        half a second."""
+        """Restore the committed state.
+
+        Outputs are copied from the clone that this one was copied from: dvc checkout would take half a second.
+        """
         self.run("git", "checkout", "-q", "-f", "main")
         self.run("git", "clean", "-fdq")
         for name in ("data", "models", "plots", "reports"):
@@ -118,12 +128,12 @@ class Clone:
             shutil.copytree(self.made / name, self.folder / name)
 
     def change(self, key, value):
-        """Edit one key of params.yaml."""
+        """Set one key of params.yaml."""
         change_parameters(self.folder / "params.yaml", {key: value})
 
 
 def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
-    """The files that git tracks or would track, as one commit, without anyone's cache."""
+    """A new repository with one commit of all files that git tracks or would track, without a DVC cache."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=TOP,
@@ -146,7 +156,7 @@ def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory, worker_id):
-    """A clone in which the small pipeline has run and is committed: made once, a copy for each process of pytest."""
+    """A clone with a committed run of the small pipeline. It is made once and copied for each process of pytest."""
     base = tmp_path_factory.getbasetemp()
     made = (base if worker_id == "master" else base.parent) / "made"
     with made.with_suffix(".lock").open("w") as lock:
@@ -157,13 +167,36 @@ def clone(tmp_path_factory, worker_id):
             first.run("git", "add", "-A")
             first.run("git", "commit", "-qm", "Small run")
     clone = Clone(shutil.copytree(made, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), made)
-    clone.run("git", "status", "--short")  # else git takes each file of the copy for changed, and writes it anew
+    clone.run("git", "status", "--short")  # refresh the index: otherwise git rewrites every copied file
     return clone
+
+
+@pytest.fixture(scope="session")
+def lower(clone):
+    """The name of a branch of the clone with a committed run at a lower threshold."""
+    clone.run("git", "checkout", "-q", "-b", "lower")
+    clone.change("evaluate.threshold", 0.4)
+    clone.run("dvc", "repro")
+    clone.run("git", "commit", "-qam", "Lower threshold")
+    clone.reset()
+    return "lower"
+
+
+@pytest.fixture(scope="session")
+def leaking(clone):
+    """Run the experiment "leaking" in the clone, with a split by image that ignores patients and copies.
+
+    Returns the output of DVC.
+    """
+    changes = ["split.strategy=image", "split.duplicates=keep", "split.on_leak=report"]
+    said = clone.run("dvc", "exp", "run", "--name", "leaking", *[word for change in changes for word in ("-S", change)])
+    clone.reset()
+    return said
 
 
 @pytest.fixture(autouse=True)
 def restored(request):
-    """Each test finds the clone as committed, and DVC's cache full."""
+    """Reset the clone to the committed state after each test that uses it."""
     yield
     if "clone" in request.fixturenames:
         request.getfixturevalue("clone").reset()

@@ -31,7 +31,21 @@ def make(tmp_path):
 def test_help_lists_every_target_that_has_a_description(make):
     code, said = make("help")
     assert code == 0
-    for target in ("repro", "test", "test-fast", "lint", "check", "audit", "demo", "export", "bench", "lock", "clean"):
+    for target in (
+        "repro",
+        "test",
+        "test-long",
+        "test-all",
+        "test-fast",
+        "lint",
+        "check",
+        "audit",
+        "demo",
+        "export",
+        "bench",
+        "lock",
+        "clean",
+    ):
         assert f"\n{target} " in f"\n{said}"
 
 

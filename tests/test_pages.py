@@ -136,19 +136,7 @@ def test_patients_images_are_on_the_page_only_where_that_was_asked_for(clone, pa
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 50)")
 
 
-def test_where_the_set_leaks_the_claim_stands_beside_what_can_be_believed(clone, page):
-    assert "Claimed against believed" not in (clone.folder / "reports/report.html").read_text()
-    changes = ["split.strategy=image", "split.duplicates=keep", "split.on_leak=report"]
-    clone.run("dvc", "exp", "run", *[word for change in changes for word in ("-S", change)])
-    opened(page, clone)
-    figures = clone.metrics("evaluate")
-    assert figures["test_unseen"]["images"] < figures["test"]["images"]
-    table = page.locator("table", has_text="claimed: all test images").inner_text()
-    assert f"test images\t{figures['test']['images']}\t{figures['test_unseen']['images']}" in table
-    assert f"accuracy\t{figures['test']['accuracy']['value']:.3f}" in table
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def demo(clone):
     """The demo of the clone's model, and where it is."""
     server = subprocess.Popen(

@@ -161,17 +161,19 @@ def test_what_one_clone_pushes_another_pulls_and_computes_nothing(clone, kind, t
 
 def test_the_state_of_an_older_commit_comes_back_and_cleaning_up_keeps_it(clone):
     before = clone.run("git", "rev-parse", "HEAD").strip()
-    paths = [clone.folder / path for path in ("models/model.safetensors", "reports/report.html", "data/split.csv")]
+    paths = [
+        clone.folder / path for path in ("models/model.safetensors", "reports/report.html", "data/predictions.csv")
+    ]
     old = [path.read_bytes() for path in paths]
     try:
-        clone.change("seed", 2)
+        clone.change("train.lr", 0.002)
         clone.run("dvc", "repro")
-        clone.run("git", "commit", "-qam", "Another seed")
+        clone.run("git", "commit", "-qam", "Another rate")
         new = [path.read_bytes() for path in paths]
         assert all(one != other for one, other in zip(old, new, strict=True))
         clone.run("git", "tag", "kept", before)
-        clone.change("seed", 3)
-        clone.run("dvc", "repro")
+        clone.change("train.lr", 0.003)
+        clone.run("dvc", "repro", "train")
         lost = (clone.folder / "models/model.safetensors").read_bytes()
         clone.run("git", "checkout", "-q", "-f", "main")
         clone.run("dvc", "checkout", "-f")

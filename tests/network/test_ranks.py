@@ -36,7 +36,7 @@ def share(folder, count, *fault, rules=RULES):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_one_process_and_several_take_the_same_steps(tmp_path, count):
     ((alone, weights),) = share(tmp_path, 1)
     together = share(tmp_path, count)
@@ -86,7 +86,9 @@ def test_as_many_processes_start_as_there_are_gpus_unless_another_number_is_aske
     assert ranks.wanted("auto", "auto") == ranks.wanted("auto", "cuda") == 4
     assert ranks.wanted("auto", "cpu") == ranks.wanted("auto", "cuda:2") == ranks.wanted(1, "cuda:2") == 1
     assert ranks.wanted(2, "auto") == 2 and ranks.wanted(3, "cpu") == 3
-    with pytest.raises(Mistake, match="train.processes is 5, each on a GPU of its own.*4 GPUs: use auto"):
+    with pytest.raises(
+        Mistake, match="train.processes is 5, and each process needs its own GPU.*4 GPUs: set both to auto"
+    ):
         ranks.wanted(5, "auto")
     with pytest.raises(Mistake, match="train.device is cuda:1"):
         ranks.wanted(2, "cuda:1")
