@@ -172,14 +172,16 @@ def clone(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
-def lower(clone):
-    """The name of a branch of the clone with a committed run at a lower threshold."""
-    clone.run("git", "checkout", "-q", "-b", "lower")
-    clone.change("evaluate.threshold", 0.4)
-    clone.run("dvc", "repro")
-    clone.run("git", "commit", "-qam", "Lower threshold")
+def calibrated(clone):
+    """A branch of the clone with a threshold chosen on validation and a temperature, run and committed; the stages that
+    ran for it."""
+    clone.run("git", "checkout", "-q", "-b", "calibrated")
+    clone.change("evaluate.threshold", "validation")
+    clone.change("evaluate.calibration", "temperature")
+    ran = clone.ran("dvc", "repro")
+    clone.run("git", "commit", "-qam", "Threshold of validation, and a temperature")
     clone.reset()
-    return "lower"
+    return ran
 
 
 @pytest.fixture(scope="session")

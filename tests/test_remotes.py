@@ -125,7 +125,11 @@ def webdav(place):
     ], server
 
 
-@pytest.mark.parametrize("kind", [folder, ssh, s3, webdav], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [folder, *(pytest.param(kind, marks=pytest.mark.long) for kind in (ssh, s3, webdav))],
+    ids=["folder", "ssh", "s3", "webdav"],
+)
 def test_what_one_clone_pushes_another_pulls_and_computes_nothing(clone, kind, tmp_path_factory):
     place = tmp_path_factory.mktemp("remote")
     for path in (place, *place.parents):

@@ -4,7 +4,7 @@ from sklearn import metrics
 
 from core.evidence import bootstrap
 from core.evidence.bootstrap import Scores
-from interval_coverage import covered, draw
+from interval_coverage import DESIGNS, covered, draw
 
 
 def sample(count=300, patients=25, seed=0, ties=False):
@@ -111,10 +111,9 @@ def test_intervals_stay_between_0_and_1_and_hold_the_value():
         assert 0 < low < value < high < 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "design", ["mixed", *(pytest.param(name, marks=pytest.mark.long) for name in ("apart", "hard"))]
-)
+@pytest.mark.parametrize("design", DESIGNS)
 def test_intervals_hold_a_known_truth_as_often_as_they_promise_and_those_over_images_do_not(design):
     held, _ = covered(design, patients=60, shift=1.5, runs=300, by_image=False)
     assert 0.92 <= held["roc_auc"] <= 0.98, held
