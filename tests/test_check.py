@@ -93,8 +93,8 @@ def test_fresh_passes_without_a_cache_and_fails_for_code_parameters_data_and_met
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_repeat_fails_for_other_bytes_than_the_committed_ones(bare):
-    """.ci/run shows that it passes for the committed bytes, on the default run."""
+def test_repeat_passes_for_the_committed_bytes_and_fails_for_others(bare):
+    assert "repeat passes: every output has the committed bytes" in check(bare, "repeat")
     # As if it had been committed on another machine, with another split and too good a figure.
     for path, old, new in (
         ("metrics/provenance/train.json", '"threads": ', '"threads": 9'),

@@ -99,17 +99,15 @@ def test_a_recipe_sets_parameters_that_exist_to_values_that_are_allowed(recipe, 
     words = shlex.split(recipe.read_text())
     assert set(words[::2]) == {"--set-param"}
     changes = dict(word.split("=", 1) for word in words[1::2])
-    read = yaml12.load
-    chosen({key: read(value) for key, value in changes.items()})
+    chosen({key: yaml12.load(value) for key, value in changes.items()})
 
 
 def test_the_original_recipe_is_the_published_one(chosen):
     """Each value stands in the original's README: sections Model Architecture, Preprocessing, Training."""
     import shlex
 
-    read = yaml12.load
     words = shlex.split((TOP / "recipes" / "original.txt").read_text())[1::2]
-    made = chosen({key: read(value) for key, value in (word.split("=", 1) for word in words)})
+    made = chosen({key: yaml12.load(value) for key, value in (word.split("=", 1) for word in words)})
     assert (made.model.backbone, made.model.weights, made.model.head) == ("efficientnet_v2_s", "imagenet", "selu")
     assert (made.train.epochs, made.train.early_stopping, made.train.batch_size, made.train.lr) == (60, 12, 16, 0.002)
     assert (made.train.plateau_factor, made.train.plateau_patience) == (0.3, 7)
