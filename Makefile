@@ -17,7 +17,7 @@ repro: .venv/ready  ## install what is needed, run the pipeline, print where the
 	dvc repro
 	@echo
 	@git diff --quiet HEAD -- dvc.lock 2>/dev/null; [ $$? -ne 1 ] || \
-	  echo "Some figures changed: see git status. To build on them: git commit --all --message 'As computed here'"
+	  echo "Some figures differ from the commit: see git status, and docs/reproducibility.md for the reasons"
 	@echo "Activate the environment first: source .venv/bin/activate"
 	@echo "Figures  metrics/evaluate.json (and audit, split, train beside it); dvc metrics show"
 	@echo "Plots    plots/evaluate/evaluation.png, plots/evaluate/training.png; dvc plots show"
@@ -62,6 +62,8 @@ bench: .venv/ready  ## measure the speed of what needs no GPU; benchmarks/README
 	python benchmarks/checkpoints.py --rounds 3
 	python benchmarks/layout.py --images 3000
 	python benchmarks/scale.py
+	for proof in coverage equal_recipes better_recipe luck splits; do \
+	  python benchmarks/$$proof.py --sets 2 --small || exit 1; done
 
 peers: .venv/ready  ## install Lightning and fastai for make bench, apart from the environment
 	python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers -r benchmarks/peers.txt

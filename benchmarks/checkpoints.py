@@ -1,4 +1,4 @@
-"""Measure the cost of checkpoints and of determinism in training.
+"""Measure the cost of checkpoints in training.
 
     python benchmarks/checkpoints.py [--epochs 5] [--rounds 5]
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.network import checkpoints, devices, networks, training
 from core.pipeline import files, params, tables
 
-VARIANTS = ("without checkpoints", "a checkpoint per epoch", "a checkpoint every 10 s", "not deterministic")
+VARIANTS = ("without checkpoints", "a checkpoint per epoch", "a checkpoint every 10 s")
 
 
 def main() -> None:
@@ -42,13 +42,13 @@ def main() -> None:
     def seconds(variant: str) -> float:
         minutes = 1 / 6 if variant.endswith("10 s") else 1e9
         rules = chosen.train.model_copy(update={"epochs": asked.epochs, "checkpoint_minutes": minutes})
-        devices.repeatable(chosen.seed, deterministic=variant != "not deterministic")
+        devices.repeatable(chosen.seed, threads=chosen.train.threads)
         classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, images.shape[1])
         with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
             opened = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()
             with opened as store:
                 began = time.perf_counter()
-                training.fit(classifier, images, rows, labels, rules, chosen.seed, lambda epoch: None, store)
+                training.fit(classifier, training.Data(images, labels, rows), rules, chosen.seed, store=store)
                 return (time.perf_counter() - began) / asked.epochs
 
     seconds(VARIANTS[0])  # warm-up: torch loads some of its parts in the first run

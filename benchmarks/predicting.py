@@ -32,8 +32,9 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from core.images import decoder
+from core.images.preparation import Preparation
 paths = sorted(Path(sys.argv[2]).iterdir())
-for _ in decoder.decode_all(paths, Path.read_bytes, decoder.pixels, 64):
+for _ in decoder.decode_all(paths, Path.read_bytes, decoder.pixels, Preparation(64)):
     pass
 """
 

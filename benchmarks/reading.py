@@ -81,7 +81,7 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path |
     def train(rows: np.ndarray) -> None:
         parts = {"train": rows, "val": order[:2]}
         classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, SIDE)
-        training.fit(classifier, images, parts, labels, rules, chosen.seed, lambda epoch: None)
+        training.fit(classifier, training.Data(images, labels, parts), rules, chosen.seed)
 
     def read(rows: np.ndarray) -> None:
         pixels = batches.Pixels(images, torch.device("cpu"))

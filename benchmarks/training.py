@@ -50,6 +50,7 @@ sys.path.insert(0, str(TOP / "stages"))
 sys.path.append(str(TOP / ".venv" / "peers"))  # last, so that the project's locked versions come first
 
 from core.images import decoder  # noqa: E402
+from core.images.preparation import Preparation  # noqa: E402
 from core.network import batches, devices, inference, networks, training  # noqa: E402
 from core.pipeline import files, params, provenance, tables  # noqa: E402
 
@@ -73,7 +74,7 @@ class Job:
             "epochs": 2, "early_stopping": 1_000_000, "batch_size": asked.batch, "freeze_backbone": False,
             "device": str(self.device), "precision": self.precision,
         })  # fmt: skip
-        decoded = [decoder.pixels(content, asked.side) for content in contents]
+        decoded = [decoder.pixels(content, Preparation(asked.side)) for content in contents]
         shape = (asked.side, asked.side, max(pixels.shape[-1] for pixels in decoded))
         turn = np.arange(asked.steps * asked.batch) % len(contents)
         self.images = np.stack([np.broadcast_to(pixels, shape) for pixels in decoded])[turn]
@@ -186,7 +187,7 @@ def ours(job: Job) -> float:
         patch.object(training.Training, "one_step", watched),
         patch.object(inference, "score", lambda *given: ended.append(job.now()) or score(*given)),
     ):
-        training.fit(job.classifier(), job.images, rows, job.labels, job.rules, job.seed, lambda epoch: None)
+        training.fit(job.classifier(), training.Data(job.images, job.labels, rows), job.rules, job.seed)
     return (ended[1] - seen[job.steps]) / job.steps
 
 
@@ -328,7 +329,7 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning suggests more workers; torch warns of nondeterminism
     chosen = params.load("model", "train", "seed")
-    devices.repeatable(chosen.seed, deterministic=True)
+    devices.repeatable(chosen.seed, chosen.train.reproducible, chosen.train.threads)
     contents, labels = given(asked)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         job = Job(asked, chosen, contents, labels, Path(folder))
@@ -364,7 +365,7 @@ def main() -> None:
     print(f"limit: {flops / 1e9:.2f} GFLOP per step, {rate:.3f} TFLOP/s{share}")
     machine = provenance.machine()
     versions = [f"{name} {version(name)}" for name in ("torch", "lightning", "fastai") if name in sys.modules]
-    print("; ".join([machine["processor"], f"{machine['threads']} threads", machine.get("gpu", "no GPU"), *versions]))
+    print("; ".join([machine.get("gpu") or machine["processor"], f"{machine['threads']} threads", *versions]))
 
 
 def measure(job: Job, named: dict[str, Contestant], rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:

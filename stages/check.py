@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compare import load
 from core.commands import comparison, gates, revisions
 from core.pipeline import entrypoint, files, yaml12
 from core.pipeline.errors import Mistake
 
+from compare import load
+
 DATA_STAGES = ["download", "prepare", "audit", "split"]
-MODEL_STAGES = ["train", "evaluate"]
+STAGES = [*DATA_STAGES, "train", "evaluate", "report"]
 METRICS = ["audit", "split", "train", "evaluate"]
 PROVENANCE = "metrics/provenance/train.json"
 
@@ -57,15 +58,14 @@ def repeat(target: str) -> tuple[list[str], str]:
         if ran.returncode:
             return [f"the committed pipeline fails: {(ran.stdout + ran.stderr).strip()[-1000:]}"], ""
         made = lock(clone), metrics(clone), files.read_json(clone / PROVENANCE)
-    changed = gates.other_bytes(committed[0], made[0], MODEL_STAGES)
-    faults = gates.other_bytes(committed[0], made[0], DATA_STAGES)
-    if committed[2] == made[2]:
-        return faults + changed, "every output has the committed bytes"
+    other = sorted(key for key in committed[2] | made[2] if committed[2].get(key) != made[2].get(key))
+    stages = DATA_STAGES if other else STAGES
+    faults = gates.other_bytes(committed[0], made[0], stages)
+    if not other:
+        return faults + gates.other_figure(committed[1], made[1]), "every output has the committed bytes"
     faults += gates.far(committed[1], made[1], gates.limits().tolerance)
-    return (
-        faults,
-        "the data stages give the committed bytes, and the figures are within the tolerance for another machine",
-    )
+    reason = f"{PROVENANCE} differs in {', '.join(other)}"
+    return faults, f"the data stages give the committed bytes, and the figures are within the tolerance ({reason})"
 
 
 def better(target: str) -> tuple[list[str], str]:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core.pipeline import params, yaml12
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
-
-from core.pipeline import params, yaml12
 
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
@@ -24,7 +24,7 @@ STAGES = ["download", "prepare", "audit", "split", "train", "evaluate", "report"
 FOREIGN = ("DVC_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # environment variables that a user does not have: removed
 SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
-    "train.epochs": 1, "model.backbone": "shufflenet_v2_x0_5",
+    "train.epochs": 1, "train.members": 2, "train.batch_size": 16, "model.backbone": "shufflenet_v2_x0_5",
 }  # fmt: skip
 
 

@@ -7,12 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+from core.network import devices, networks, ranks, state, training
+from core.pipeline import params
+
 import numpy as np
 import torch
 from torch import nn
-
-from core.network import devices, networks, ranks, state, training
-from core.pipeline import params
 
 IMAGES, STEPS = 83, 10  # 83 images in batches of 9: the last batch has two, fewer than three ranks
 
@@ -44,7 +44,9 @@ def main() -> None:
     training.Training.validate = keeping
     with ranks.joined(torch.device("cpu"), minutes=1) as together:
         together.agree(str(together.rank if fault == ["differ"] else 0), "Parameters, data or code")
-        fitted = training.fit(classifier, images, rows, labels, rules, 1, report, ranks=together)
+        fitted = training.fit(
+            classifier, training.Data(images, labels, rows), rules, 1, training.Watch(report), ranks=together
+        )
         norms = [float(value.double().norm()) for value in fitted.state.values()]
         Path(written).with_suffix(f".{together.rank}").write_text(json.dumps([losses, norms]))
 

@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 
+from core.commands import comparison, gates
+from core.pipeline.errors import Mistake
+
 import pytest
 
 import comparison as simulation
 from conftest import TOP, Clone, change_parameters
-from core.commands import comparison, gates
-from core.pipeline.errors import Mistake
 
 METRICS = {"evaluate": {"threshold": 0.5, "test": {"roc_auc": {"value": 0.8, "low": 0.7}, "f1": {"value": None}}}}
 
@@ -44,6 +45,23 @@ def test_a_truly_worse_model_is_told_apart_and_an_equal_one_is_not():
     for distances in ((simulation.EQUAL, simulation.BETTER), (simulation.EQUAL, simulation.EQUAL)):
         runs, images = simulation.runs(1, distances)
         assert gates.worse(comparison.measure(runs, images), "main") == []
+
+
+def test_the_first_output_and_the_first_figure_with_other_bytes_are_named():
+    made = json.loads(json.dumps(METRICS))
+    made["evaluate"]["test"]["roc_auc"]["value"] = 0.85
+    assert gates.other_figure(METRICS, METRICS) == []
+    assert gates.other_figure(METRICS, made) == [
+        "1 of 4 figures differ from the commit, first evaluate.test.roc_auc.value: 0.85 here, 0.8 there"
+    ]
+    locks = [
+        {"stages": {stage: {"outs": [{"path": f"{stage}.csv", "md5": md5}]} for stage in ("split", "train")}}
+        for md5 in ("a", "b")
+    ]
+    assert gates.other_bytes(locks[0], locks[0], ["split", "train"]) == []
+    assert gates.other_bytes(*locks, ["split", "train"]) == [
+        "2 of 2 outputs differ from dvc.lock, first split.csv of stage split"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +128,7 @@ def test_repeat_passes_for_the_committed_bytes_and_fails_for_others(bare):
     bare.run("git", "config", "user.name", "a")
     bare.run("git", "commit", "-qam", "Planted")
     said = check(bare, "repeat", good=False)
-    assert "repeat FAILS: the output data/split.csv of stage split differs from dvc.lock" in said
+    assert "outputs differ from dvc.lock, first data/split.csv of stage split" in said
     assert (
         "repeat FAILS: evaluate.test.brier is 0." in said
         and "in the commit; the tolerance in gates.yaml is 0.04" in said

@@ -16,7 +16,7 @@ from conftest import TOP, Clone
 pytestmark = pytest.mark.slow
 
 PAGE = (TOP / "docs/remotes.md").read_text()
-PUBLISH, COLLEAGUE, OLD, CLEAN = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+PUBLISH, COLLEAGUE, SHARE, TAKE, OLD, CLEAN = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
 def free_port():
@@ -163,6 +163,26 @@ def test_what_one_clone_pushes_another_pulls_and_computes_nothing(clone, kind, t
         clone.run("git", "reset", "-q", "--hard", before)
 
 
+def test_what_a_colleague_computed_and_did_not_commit_is_taken_from_the_shared_run_cache(clone, tmp_path):
+    """Two clones of one commit and a remote. The other one has computed nothing. The records of the committed run are
+    lost, as where its outputs were pulled."""
+    shutil.rmtree(clone.folder / ".dvc/cache/runs", ignore_errors=True)
+    other = Clone(tmp_path / "other")
+    clone.run("git", "clone", "-q", ".", other.folder)
+    for one in (clone, other):
+        one.run("dvc", "remote", "add", "--local", "--default", "store", tmp_path / "store")
+        one.change("train.lr", 0.002)
+    try:
+        clone.run("dvc", "repro")
+        clone.run("bash", "-ec", SHARE)
+        said = other.run("bash", "-ec", TAKE)
+        assert re.findall(r"Running stage '(\w+)'", said) == ["report"], said  # plots are outside DVC's cache
+        for path in ("dvc.lock", "models/model.safetensors", "metrics/evaluate.json", "reports/report.html"):
+            assert (other.folder / path).read_bytes() == (clone.folder / path).read_bytes()
+    finally:
+        (clone.folder / ".dvc/config.local").unlink()
+
+
 def test_the_state_of_an_older_commit_comes_back_and_cleaning_up_keeps_it(clone):
     before = clone.run("git", "rev-parse", "HEAD").strip()
     paths = [
@@ -176,7 +196,7 @@ def test_the_state_of_an_older_commit_comes_back_and_cleaning_up_keeps_it(clone)
         new = [path.read_bytes() for path in paths]
         assert all(one != other for one, other in zip(old, new, strict=True))
         clone.run("git", "tag", "kept", before)
-        clone.change("train.lr", 0.003)
+        clone.change("train.lr", 0.004)
         clone.run("dvc", "repro", "train")
         lost = (clone.folder / "models/model.safetensors").read_bytes()
         clone.run("git", "checkout", "-q", "-f", "main")

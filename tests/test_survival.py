@@ -11,16 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+from core.pipeline import yaml12
+
 import pytest
 
 import kills
 from conftest import STAGES
-from core.pipeline import yaml12
 
 pytestmark = pytest.mark.slow
 
 # Longer than the other tests train, so that there is something to interrupt.
-LONGER = {"train.epochs": 12, "train.early_stopping": 12, "train.checkpoint_minutes": 0.002}
+LONGER = {"train.epochs": 12, "train.checkpoint_minutes": 0.002}
 
 
 def start(clone, *command):
@@ -93,7 +94,7 @@ def test_ctrl_c_leaves_a_training_that_goes_on_and_force_starts_it_anew(longer, 
     process = start(longer, "dvc", "repro", "train")
     until_training(longer, process, epochs=2)
     said = stop(process, signal.SIGINT)
-    assert "Interrupted: training stopped after epoch" in said and "Run the same command again" in said
+    assert "Interrupted: training stopped" in said and "Run the same command again" in said
     assert "Traceback" not in said and kept(longer)
     said = longer.run("dvc", "repro", "train")
     assert re.search(r"Resuming after epoch [2-9]", said)
@@ -123,10 +124,8 @@ def test_a_checkpoint_of_other_parameters_data_or_code_is_not_used(longer, calm)
     longer.change("train.epochs", 12)
     path = longer.folder / "stages/core/network/batches.py"
     path.write_text(path.read_text() + "\n# another\n")
-    longer.change("train.early_stopping", 1)  # so that it ends soon
     trains_anew()
     longer.run("git", "checkout", "-q", "stages")
-    longer.change("train.early_stopping", 12)
     longer.change("train.checkpoint_minutes", 7)  # of which nothing follows
     assert "Resuming after" in longer.run("python", "stages/train.py")
 
@@ -160,26 +159,27 @@ def devices(clone):
 
 
 @pytest.mark.long
-def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_each_other(clone, monkeypatch):
+def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_each_other(clone):
     """Two experiments that differ in the evaluation alone train the same, at the same time."""
     page = Path(__file__).resolve().parents[1].joinpath("docs/machines.md").read_text()
     start_both = re.search(r"^for gpu in 0 1; do$.*?^done$", page, re.MULTILINE | re.DOTALL)[0]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two workers with two threads each would wait for each other
     for threshold in (0.3, 0.6):
-        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=80", "-S", "train.early_stopping=80"]
+        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=8"]
         clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
     starting = start(clone, "bash", "-ec", start_both)
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     seen: set = set()
-    while seen != {"0", "1"}:
-        seen |= devices(clone)
-        assert time.monotonic() < end, seen
-        time.sleep(0.2)
-    assert starting.wait(timeout=60) == 0
-    while (said := clone.run("dvc", "queue", "status")).count("Success") < 2:
-        assert "Failed" not in said and time.monotonic() < end, said
-        time.sleep(5)  # asking takes more of a core than training does
-    clone.run("dvc", "queue", "stop", "--kill")
+    try:
+        while seen != {"0", "1"}:
+            seen |= devices(clone)
+            assert time.monotonic() < end, seen
+            time.sleep(0.2)
+        assert starting.wait(timeout=60) == 0
+        while (said := clone.run("dvc", "queue", "status")).count("Success") < 2:
+            assert "Failed" not in said and time.monotonic() < end, said
+            time.sleep(5)  # asking takes more of a core than training does
+    finally:
+        clone.run("dvc", "queue", "stop", "--kill")
     trained = []
     for threshold in (0.3, 0.6):
         clone.run("dvc", "exp", "apply", f"at-{threshold}")

@@ -5,3 +5,7 @@ audit   network
 images  split  evidence  report
 pipeline
 """
+
+from core.pipeline import pins
+
+pins.hold()  # before NumPy is imported

@@ -1,10 +1,10 @@
-import numpy as np
-import pytest
-import torch
-
 from core.network import batches
 from core.pipeline.errors import Mistake
 from core.pipeline.params import Augment
+
+import numpy as np
+import pytest
+import torch
 
 # Each orientation of it differs from the seven others.
 MARKED = torch.arange(16, dtype=torch.float32).view(1, 1, 4, 4) / 16

@@ -2,12 +2,13 @@ import shutil
 import subprocess
 import sys
 
+from core.network import checkpoints
+from core.network.checkpoints import Checkpoint
+
 import pytest
 import torch
 
 from conftest import TOP
-from core.network import checkpoints
-from core.network.checkpoints import Checkpoint
 
 
 def checkpoint(value):
@@ -72,7 +73,7 @@ def test_what_another_machine_kept_is_named_and_not_used(tmp_path, capsys):
         assert other.load() is None
     said = capsys.readouterr().err
     assert (
-        said == "Checkpoints not used, because other versions, another CPU or GPU, or other threads wrote them: "
+        said == "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
         f"{store.folder}\n"
     )
 

@@ -1,13 +1,22 @@
+import os
+import subprocess
+import sys
+
+import house
+from core.network import devices, networks
+from core.pipeline import pins, provenance
+from core.pipeline.errors import Mistake
+
 import pytest
 import torch
 
-from core.network import devices
-from core.pipeline.errors import Mistake
+MODES = ("everywhere", "machine", "none")
 
 
 def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(chosen, monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    rules = {value: chosen({"train.epochs": 10, "train.batch_size": 10, "train.compile": value}).train
+    rules = {value: chosen({"train.epochs": 10, "train.batch_size": 10, "train.compile": value,
+                            "train.reproducible": "machine"}).train
              for value in ("auto", True, False)}  # fmt: skip
     monkeypatch.setattr(torch, "compile", lambda function: function)
     found = [devices.compiles(rules["auto"], images, cpu) for images in (19_999, 20_000)]
@@ -23,8 +32,61 @@ def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(chose
         devices.compiles(rules[True], 1, cpu)
 
 
-def test_determinism_is_the_default_and_can_be_given_up():
-    devices.repeatable(1, deterministic=False)
-    assert torch.backends.cudnn.benchmark and not torch.are_deterministic_algorithms_enabled()
-    devices.repeatable(1)
-    assert not torch.backends.cudnn.benchmark and torch.are_deterministic_algorithms_enabled()
+@pytest.mark.parametrize(
+    ("reproducible", "deterministic", "pinned"),
+    [("everywhere", True, True), ("machine", True, False), ("none", False, False)],
+)
+def test_equal_bytes_everywhere_are_the_default_and_can_be_given_up(monkeypatch, reproducible, deterministic, pinned):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    before = torch.get_num_threads()
+    try:
+        devices.repeatable(1, reproducible, threads=3)
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert torch.backends.cudnn.benchmark is not deterministic
+        assert pins.held() is pinned and torch.get_num_threads() == 3
+    finally:
+        devices.repeatable(1, threads=before)
+
+
+def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processor():
+    """In a process of its own, since torch chooses once."""
+    for reproducible in ("everywhere", "machine"):
+        code = (
+            "from core.network import devices, training; import torch; "
+            f"devices.repeatable(1, '{reproducible}'); print(torch.backends.cpu.get_cpu_capability())"
+        )
+        found = subprocess.run([sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True)
+        widest = "AVX512" if torch.cpu._is_avx512_supported() else "AVX2"
+        assert found.stdout.strip() == ("AVX2" if reproducible == "everywhere" else widest)
+
+
+@pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16")])
+def test_what_rounds_differently_on_each_processor_is_refused_only_with_equal_bytes_everywhere(chosen, key, value):
+    rules = {name: chosen({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}
+    with pytest.raises(Mistake, match=rf"train.{key} = {value} on a CPU gives other bytes.* to machine"):
+        devices.check(rules["everywhere"], torch.device("cpu"))
+    devices.check(rules["everywhere"], torch.device("cuda"))
+    devices.check(rules["machine"], torch.device("cpu"))
+
+
+def test_a_run_says_where_its_bytes_are_promised(chosen, monkeypatch):
+    rules = {name: chosen({"train.reproducible": name}).train for name in MODES}
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    assert devices.promise(rules["everywhere"], cuda).endswith("the same model of GPU only (NVIDIA H100)")
+    assert devices.promise(rules["machine"], cpu).startswith("Equal bytes are promised on this machine only")
+    assert devices.promise(rules["none"], cpu).startswith("Two runs give different bytes")
+    for avx2, said in ((True, "any x86-64 with AVX2, with any number of cores"), (False, "tolerance in gates.yaml")):
+        monkeypatch.setattr(pins, "has_avx2", lambda avx2=avx2: avx2)
+        assert said in devices.promise(rules["everywhere"], cpu)
+
+
+def test_a_network_whose_roots_depend_on_the_processor_withdraws_the_promise(chosen, monkeypatch):
+    """benchmarks/backbones.py trains both on an emulated processor: this one of 24 networks ends in other bytes."""
+    monkeypatch.setattr(pins, "withdrawn", False)
+    rules, cpu = chosen({}).train, torch.device("cpu")
+    networks.Classifier("timm/test_convnext2", "linear", 64)
+    assert "any x86-64 with AVX2" in devices.promise(rules, cpu)
+    networks.Classifier("timm/test_efficientnet_evos", "linear", 64)
+    assert "this machine only, because model.backbone takes square roots" in devices.promise(rules, cpu)
+    assert provenance.machine()["processor"] != pins.CONTRACT

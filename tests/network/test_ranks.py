@@ -5,16 +5,18 @@ import os
 import subprocess
 import sys
 
+from core.network import batches, ranks
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import pytest
 import torch
 
 from conftest import TOP, change_parameters
-from core.network import batches, ranks
-from core.pipeline.errors import Mistake
 
 RULES = {
-    "train.epochs": 5, "train.batch_size": 9, "train.lr": 0.0003, "train.device": "cpu", "train.precision": "fp32",
+    "train.epochs": 5, "train.batch_size": 9, "train.lr": 0.0003, "train.schedule": "plateau", "train.device": "cpu",
+    "train.precision": "fp32",
     "train.augment.brightness": 0.2, "train.augment.contrast": 0.2, "train.augment.stain": 0.2,
 }  # fmt: skip
 
@@ -83,14 +85,15 @@ def test_alone_a_process_exchanges_nothing():
 
 def test_as_many_processes_start_as_there_are_gpus_unless_another_number_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert ranks.wanted("auto", "auto") == ranks.wanted("auto", "cuda") == 4
-    assert ranks.wanted("auto", "cpu") == ranks.wanted("auto", "cuda:2") == ranks.wanted(1, "cuda:2") == 1
-    assert ranks.wanted(2, "auto") == 2 and ranks.wanted(3, "cpu") == 3
+    assert ranks.wanted("auto", "auto", 1) == ranks.wanted("auto", "cuda", 3) == 4
+    assert ranks.wanted("auto", "cpu", 1) == ranks.wanted("auto", "cuda:2", 1) == ranks.wanted(1, "cuda:2", 1) == 1
+    assert ranks.wanted("auto", "auto", 4) == 1  # a GPU for each member
+    assert ranks.wanted(2, "auto", 1) == 2 and ranks.wanted(3, "cpu", 1) == 3
     with pytest.raises(
         Mistake, match="train.processes is 5, and each process needs its own GPU.*4 GPUs: set both to auto"
     ):
-        ranks.wanted(5, "auto")
+        ranks.wanted(5, "auto", 1)
     with pytest.raises(Mistake, match="train.device is cuda:1"):
-        ranks.wanted(2, "cuda:1")
+        ranks.wanted(2, "cuda:1", 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert ranks.wanted("auto", "auto") == 1 and ranks.wanted(2, "auto") == 2
+    assert ranks.wanted("auto", "auto", 1) == 1 and ranks.wanted(2, "auto", 1) == 2

@@ -1,3 +1,6 @@
+from core.network import networks, regions
+from core.network.ensemble import Ensemble
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,14 +8,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from core.network import networks, regions
-
 
 class Brightness(nn.Module):
     """One convolution that passes the image on; the logit is its mean brightness less a half."""
 
     def __init__(self):
         super().__init__()
+        self.description = {}
         self.network = nn.Conv2d(1, 1, 1)
         nn.init.ones_(self.network.weight)
         nn.init.zeros_(self.network.bias)
@@ -24,28 +26,40 @@ class Brightness(nn.Module):
 def test_the_region_that_makes_the_call_is_the_one_that_lights_up():
     image = np.zeros((1, 8, 8, 1), np.uint8)
     image[0, 5:7, 1:3] = 255
-    classifier = Brightness()
-    module, side = regions.layer(classifier, torch.zeros(1, 1, 8, 8))
-    heat = regions.maps(classifier, module, image, np.array([True]))[0]
+    ensemble = Ensemble([Brightness()])
+    modules, side = regions.layers(ensemble, torch.zeros(1, 1, 8, 8))
+    heat = regions.maps(ensemble, modules, image, np.array([True]))[0]
     assert side == 8 and heat[5:7, 1:3].min() == 1 and heat.sum() == 4
 
 
 def test_of_a_negative_call_what_spoke_for_positive_stays_dark():
     image = np.full((1, 8, 8, 1), 255, np.uint8)
-    classifier = Brightness()
-    module, _ = regions.layer(classifier, torch.zeros(1, 1, 8, 8))
-    assert regions.maps(classifier, module, image, np.array([False])).max() == 0
+    ensemble = Ensemble([Brightness()])
+    modules, _ = regions.layers(ensemble, torch.zeros(1, 1, 8, 8))
+    assert regions.maps(ensemble, modules, image, np.array([False])).max() == 0
+
+
+def test_the_map_of_an_ensemble_is_the_mean_of_its_members():
+    """Grad-CAM of Brightness is 2 m a / 64, where a is its map and m the mean of a; the second a is higher by one."""
+    image = np.zeros((1, 8, 8, 1), np.uint8)
+    image[0, 1, 1] = image[0, 6, 6] = 255
+    members = Brightness(), Brightness()
+    nn.init.ones_(members[1].network.bias)
+    heat = regions.maps(Ensemble(members), [member.network for member in members], image, np.array([True]))[0]
+    mean = 2 / 64
+    assert heat[1, 1] == heat[6, 6] == 1
+    assert heat[0, 0] == pytest.approx((mean + 1) / (mean + 2 * (mean + 1)))
 
 
 @pytest.mark.parametrize("backbone", ["shufflenet_v2_x0_5", "resnet18", "efficientnet_v2_s", "convnext_tiny", "vgg11",
                                       "squeezenet1_1", "densenet121", "vit_b_16"])  # fmt: skip
 def test_every_kind_of_network_gets_its_gallery(tmp_path, backbone):
     torch.manual_seed(0)
-    classifier = networks.Classifier(backbone, "linear", 64)
+    ensemble = Ensemble([networks.Classifier(backbone, "linear", 64)])
     images = np.random.RandomState(0).randint(0, 256, (6, 64, 64, 3)).astype(np.uint8)
     table = pd.DataFrame({"row": range(6), "file": [f"f{n}" for n in range(6)], "label": [0, 1] * 3,
                           "probability": np.linspace(0, 1, 6)})  # fmt: skip
-    regions.gallery(classifier, images, table, 0.5, tmp_path / "g.png", False)
+    regions.gallery(ensemble, images, table, 0.5, tmp_path / "g.png", False)
     page = np.asarray(Image.open(tmp_path / "g.png"))
     assert page.shape[1] > 600
 
@@ -56,8 +70,8 @@ def test_the_worst_mistakes_come_first():
 
 
 def test_a_network_without_a_map_to_show_says_so_and_does_not_fail(tmp_path):
-    classifier = networks.Classifier("vit_b_32", "linear", 64)
-    assert regions.layer(classifier.eval(), torch.zeros(1, 3, 64, 64)) is None
+    ensemble = Ensemble([networks.Classifier("vit_b_32", "linear", 64)])
+    assert regions.layers(ensemble.eval(), torch.zeros(1, 3, 64, 64)) is None
     table = pd.DataFrame({"row": [0], "file": ["f"], "label": [0], "probability": [0.9]})
-    regions.gallery(classifier, np.zeros((1, 64, 64, 3), np.uint8), table, 0.5, tmp_path / "g.png", False)
+    regions.gallery(ensemble, np.zeros((1, 64, 64, 3), np.uint8), table, 0.5, tmp_path / "g.png", False)
     assert (tmp_path / "g.png").is_file()

@@ -4,11 +4,12 @@ import subprocess
 import sys
 import time
 
+from core.pipeline import entrypoint, files
+from core.pipeline.errors import Interrupted
+
 import pytest
 
 from conftest import TOP
-from core.pipeline import entrypoint, files
-from core.pipeline.errors import Interrupted
 
 
 def run(tmp_path, body, **options):

@@ -1,7 +1,7 @@
-import pytest
-
 from core.pipeline import files, tables
 from core.pipeline.errors import Mistake
+
+import pytest
 
 
 def test_a_file_is_whole_or_not_there_and_what_was_there_stays(tmp_path):

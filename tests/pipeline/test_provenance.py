@@ -1,12 +1,13 @@
 import json
 import shutil
-import sys
+from pathlib import Path
+
+from core.pipeline import provenance
+from core.pipeline.errors import Mistake
 
 import pytest
 
 from conftest import TOP, change_parameters
-from core.pipeline import provenance
-from core.pipeline.errors import Mistake
 
 
 @pytest.fixture
@@ -53,11 +54,18 @@ def test_the_record_names_versions_and_machine_and_no_time_or_path(place):
     text = (place / "metrics/provenance/split.json").read_text()
     content = json.loads(text)
     assert content["fingerprint"] == found() and content["stage"] == "split"
-    assert content["python"] == ".".join(map(str, sys.version_info[:3]))
     assert content["packages"]["numpy"] == __import__("numpy").__version__
     assert str(place) not in text and "/" not in text
     provenance.record("split")
     assert (place / "metrics/provenance/split.json").read_text() == text
+
+
+def test_the_record_names_the_processor_only_where_the_bytes_depend_on_it(monkeypatch):
+    here = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].splitlines()[0]
+    assert provenance.machine()["processor"] == "any x86-64 with AVX2"
+    assert "instructions" not in provenance.machine()
+    monkeypatch.delenv("MKL_CBWR")
+    assert provenance.machine()["processor"] == here and provenance.machine()["instructions"]
 
 
 def test_code_and_parameters_that_change_during_a_run_are_an_error(place):

@@ -1,9 +1,10 @@
 import math
 
+from core.pipeline import yaml12
+
 import pytest
 
 from conftest import TOP
-from core.pipeline import yaml12
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 import re
 from typing import Annotated, Any
 
-import pandas as pd
-from pydantic import Field, ValidationError
-
 from core.commands import comparison
 from core.pipeline import files, yaml12
 from core.pipeline.errors import Mistake, some
 from core.pipeline.params import Section
+
+import pandas as pd
+from pydantic import Field, ValidationError
 
 LIMITS = "gates.yaml"
 FRESH = "Data and pipelines are up to date"
@@ -57,16 +57,27 @@ def stale(said: str) -> list[str]:
 
 
 def other_bytes(committed: dict[str, Any], made: dict[str, Any], stages: list[str]) -> list[str]:
-    """The outputs of ``stages`` whose hash differs between two versions of dvc.lock."""
-    faults = []
+    """The fault that outputs of ``stages`` have other hashes in a second version of dvc.lock, or nothing."""
+    differ, count = [], 0
     for stage in stages:
-        hashes = [
+        old, new = (
             {output["path"]: output["md5"] for output in lock["stages"].get(stage, {}).get("outs", [])}
             for lock in (committed, made)
-        ]
-        differ = sorted(path for path in hashes[0] | hashes[1] if hashes[0].get(path) != hashes[1].get(path))
-        faults += [f"the output {path} of stage {stage} differs from dvc.lock" for path in differ]
-    return faults
+        )
+        count += len(old | new)
+        differ += [f"{path} of stage {stage}" for path in sorted(old | new) if old.get(path) != new.get(path)]
+    return [f"{len(differ)} of {count} outputs differ from dvc.lock, first {differ[0]}"] if differ else []
+
+
+def other_figure(committed: dict[str, Any], made: dict[str, Any]) -> list[str]:
+    """The first figure of metrics/ that differs, in the order of the files: one line, or nothing."""
+    old, new = (pd.json_normalize(metrics).iloc[0].to_dict() for metrics in (committed, made))
+    differ = [name for name in old | new if old.get(name) != new.get(name)]
+    return [
+        f"{len(differ)} of {len(old | new)} figures differ from the commit, first {name}: {new.get(name)} here, "
+        f"{old.get(name)} there"
+        for name in differ[:1]
+    ]
 
 
 def far(committed: dict[str, Any], made: dict[str, Any], tolerance: dict[str, float]) -> list[str]:

@@ -4,14 +4,15 @@ import io
 import json
 from typing import Any
 
+from core.evidence import calibration
+from core.pipeline import files, tables, yaml12
+from core.pipeline.errors import Mistake
+
 import dvc.api
 import pandas as pd
 from dvc.exceptions import DvcException
 from dvc.scm import RevError
 from scmrepo.exceptions import SCMError
-
-from core.pipeline import files, tables, yaml12
-from core.pipeline.errors import Mistake
 
 WORKSPACE = "workspace"  # as in DVC: the files that are not committed
 
@@ -42,12 +43,15 @@ def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
         raise Mistake(f"{path} of {revision} is not a table of this pipeline: {error}") from None
 
 
-def threshold(revision: str, path: str) -> float:
-    """The threshold in metrics/evaluate.json of a revision."""
+def decisions(revision: str, path: str) -> tuple[float, float]:
+    """The threshold and the temperature in metrics/evaluate.json of a revision."""
     try:
-        return float(json.loads(text(revision, path))["threshold"])
+        figures = json.loads(text(revision, path))
+        return float(figures["threshold"]), calibration.used(figures["calibration"])
     except (ValueError, KeyError, TypeError):
-        raise Mistake(f"{path} of {revision} contains no threshold: it was not written by this pipeline") from None
+        raise Mistake(
+            f"{path} of {revision} contains no threshold or calibration: it was not written by this pipeline"
+        ) from None
 
 
 def parameters(revision: str, path: str) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import torch
 from torch import Tensor
-
-from core.pipeline.errors import Mistake
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.params import Augment

@@ -1,8 +1,8 @@
 """Save the state of a training to disk, so that a killed training resumes exactly where it was.
 
 The name of the checkpoint folder contains two fingerprints: one of everything the training depends on (parameters,
-data, code), and one of the machine. So a training with other parameters, data or code, or on a machine that computes
-differently, never uses these checkpoints. They are safetensors files, so nothing is unpickled.
+data, code), and one of what computes it. So a training with other parameters, data or code, or where other bytes come
+out, never uses these checkpoints. They are safetensors files, so nothing is unpickled.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from core.pipeline import files
+from core.pipeline.errors import some
+
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
-
-from core.pipeline import files
-from core.pipeline.errors import some
 
 KEPT = 2  # checkpoints, in case the newest one is damaged
 FACTS = "facts"
@@ -84,15 +84,15 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
 
     Two processes can run the same training at the same time, for example two experiments that differ only in the
     evaluation. Each then uses a separate folder, and a later run uses any free one. ``fingerprint`` identifies what the
-    training depends on, ``machine`` what computes it. Checkpoints of another machine are listed on stderr and not used:
-    the result would be that of neither machine.
+    training depends on, ``machine`` what computes it. Checkpoints of a machine that computes other bytes are listed on
+    stderr and not used: the result would be that of neither machine.
     """
     name = f"{fingerprint[:32]}-{machine[:8]}"
     folder, lock = _claim(root, name)
     others = [path for path in root.glob(f"{fingerprint[:32]}-*") if not path.name.startswith(name)]
     if others:
         print(
-            f"Checkpoints not used, because other versions, another CPU or GPU, or other threads wrote them: "
+            "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
             f"{some([str(path) for path in others])}",
             file=sys.stderr,
         )

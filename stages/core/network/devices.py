@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
+from core.pipeline import pins
 from core.pipeline.errors import Mistake
+
+import torch
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.params import Train
@@ -48,10 +49,45 @@ def autocast(name: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision(name, device) == "bf16")
 
 
+def check(chosen: Train, device: torch.device) -> None:
+    """Raise Mistake if the parameters ask for equal bytes everywhere, and for something that rounds differently on each
+    processor."""
+    if chosen.reproducible == "everywhere" and device.type == "cpu":
+        for what in ("compile", "precision"):
+            if (value := getattr(chosen, what)) in (True, "bf16"):
+                raise Mistake(
+                    f"train.{what} = {value} on a CPU gives other bytes on other processors: set it to auto, or "
+                    "train.reproducible to machine"
+                )
+
+
+def promise(chosen: Train, device: torch.device) -> str:
+    """On which machines the same run gives the same bytes, for ``train.reproducible``."""
+    if chosen.reproducible == "none":
+        return "Two runs give different bytes, because train.reproducible is none"
+    if device.type == "cuda":
+        return f"Equal bytes are promised on the same model of GPU only ({torch.cuda.get_device_name(device)})"
+    if chosen.reproducible == "machine":
+        return "Equal bytes are promised on this machine only, because train.reproducible is machine"
+    if not pins.has_avx2():
+        return (
+            "This processor is not an x86-64 with AVX2: figures agree with those of other machines within the "
+            "tolerance in gates.yaml only"
+        )
+    if not pins.held():
+        return (
+            "Equal bytes are promised on this machine only, because model.backbone takes square roots in float32, "
+            "which round differently on each processor"
+        )
+    return f"Equal bytes are promised on {pins.CONTRACT}, with any number of cores"
+
+
 def compiles(chosen: Train, images: int, device: torch.device) -> bool:
     """Whether to compile the network, for ``train.compile``. Raises Mistake if it is true but compiling fails."""
     if chosen.compile == "auto" and (
-        device.type != "cpu" or chosen.epochs * images / chosen.batch_size < COMPILED_FROM
+        chosen.reproducible == "everywhere"  # compiled code uses all instructions of the processor
+        or device.type != "cpu"
+        or chosen.epochs * images / chosen.batch_size < COMPILED_FROM
     ):
         return False
     if chosen.compile is False:
@@ -68,8 +104,13 @@ def compiles(chosen: Train, images: int, device: torch.device) -> bool:
     return True
 
 
-def repeatable(seed: int, deterministic: bool = True) -> None:
-    """Make equal calls give equal bytes on this machine; if not ``deterministic``, only equal random draws."""
+def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) -> None:
+    """Make equal calls give equal bytes ``everywhere`` or on this ``machine`` with this number of CPU ``threads``; if
+    ``reproducible`` is none, only equal random draws. To be called before torch's first operation."""
+    if reproducible != "everywhere":
+        pins.release()
+    torch.set_num_threads(threads)
+    deterministic = reproducible != "none"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it, sums vary
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from core.pipeline.errors import Interrupted, Mistake
+
 import numpy as np
 import torch
 from torch import Tensor, distributed
-
-from core.pipeline.errors import Interrupted, Mistake
 
 RESTARTS = 3  # how often all processes are restarted after one died
 ENDED = "TRAINING_ENDED"  # environment variable: the file for an error that a restart can't fix
@@ -101,11 +101,12 @@ def machines() -> bool:
     return os.environ.get("PET_NNODES", "1") != "1"
 
 
-def wanted(processes: str | int, device: str) -> int:
-    """How many processes to start on this machine. Raises Mistake if it has fewer GPUs."""
+def wanted(processes: str | int, device: str, members: int) -> int:
+    """How many processes share the batches of each of ``members`` networks on this machine; 1 if members can train side
+    by side instead. Raises Mistake if it has fewer GPUs."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if processes == "auto":
-        return max(1, gpus) if device in ("auto", "cuda") else 1
+        return gpus if gpus > members and device in ("auto", "cuda") else 1
     if gpus and int(processes) > 1 and (device not in ("auto", "cuda") or int(processes) > gpus):
         raise Mistake(
             f"train.processes is {processes}, and each process needs its own GPU, but train.device is {device} on a "
@@ -122,7 +123,7 @@ def launch(count: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun prints a warning; each process sets train.threads
     others = ["--rdzv-backend", "c10d"] if machines() else ["--standalone"]
     if machines() and "PET_RDZV_ENDPOINT" not in os.environ:
         raise Mistake("PET_NNODES is set, but PET_RDZV_ENDPOINT is not: set it to the first machine, as gpu1:29400")
@@ -156,6 +157,11 @@ def launch(count: int) -> None:
             raise Mistake(said.read_text(encoding="utf-8"))
 
 
+def die_with_parent() -> None:
+    """Let the system kill this process when its parent has ended."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @contextmanager
 def joined(device: torch.device, minutes: float) -> Iterator[Ranks]:
     """Connect this process to the others if torchrun started it; otherwise it is the only rank.
@@ -165,7 +171,7 @@ def joined(device: torch.device, minutes: float) -> Iterator[Ranks]:
     if number() is None:
         yield Ranks()
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a rank must not outlive its torchrun
+    die_with_parent()  # a rank must not outlive its torchrun
     said = Path(os.environ[ENDED]) if ENDED in os.environ else None  # None: a person started torchrun
     if said and said.exists():  # another rank had an error that a restart can't fix
         sys.exit(0)

@@ -1,4 +1,9 @@
-"""Find the region of an image that decided its class: Grad-CAM (Selvaraju et al. 2017, ICCV), computed by captum."""
+"""Find the region of an image that decided its class: Grad-CAM (Selvaraju et al. 2017, ICCV), computed by captum, and
+averaged over the members of the ensemble."""
+
+from core.images import sheets
+from core.network.ensemble import Ensemble
+from core.network.networks import Classifier
 
 import numpy as np
 import pandas as pd
@@ -7,19 +12,20 @@ from captum.attr import LayerGradCam
 from matplotlib import colormaps
 from torch import Tensor, nn
 
-from core.images import sheets
-from core.network.networks import Classifier
-
 SHOWN = 24  # images, the worst mistakes first
 PER_ROW = 4
 FINEST = 4  # a map coarser than 4 x 4 shows no region, so an earlier layer is used
 
 
-def layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | None:
-    """The last convolution whose map of ``example`` (1, C, H, W) has sides of FINEST or more, and the shorter side.
+def layers(ensemble: Ensemble, example: Tensor) -> tuple[list[nn.Module], int] | None:
+    """Of each member, the last convolution whose map of ``example`` (1, C, H, W) has sides of FINEST or more; and the
+    shorter side. None if there is no such convolution."""
+    found = [_layer(member, example) for member in ensemble.members]  # type: ignore[arg-type]
+    known = [one for one in found if one]
+    return ([module for module, _ in known], known[0][1]) if known else None
 
-    None if there is no such convolution.
-    """
+
+def _layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | None:
     found: list[tuple[nn.Module, int]] = []
 
     def note(module: nn.Module, _: object, output: Tensor) -> None:
@@ -35,21 +41,22 @@ def layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | No
     return found[-1] if found else None
 
 
-def maps(classifier: Classifier, module: nn.Module, images: np.ndarray, positive: np.ndarray) -> np.ndarray:
+def maps(ensemble: Ensemble, modules: list[nn.Module], images: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """How strongly each region supports the predicted class: float32 (N, h, w) in [0, 1], where 1 is the strongest.
 
-    ``images`` is uint8 (N, H, W, C); ``positive``, bool (N,), says which images are predicted positive. If no region
-    supports the predicted class, the map is zero everywhere.
+    ``modules`` is from ``layers``. ``images`` is uint8 (N, H, W, C); ``positive``, bool (N,), says which images are
+    predicted positive. If no region supports the predicted class, the map is zero everywhere.
     """
-    for part in classifier.modules():
+    for part in ensemble.modules():
         if hasattr(part, "inplace"):
             part.inplace = False  # type: ignore[assignment]  # captum needs values that these would overwrite
-    device = next(classifier.parameters()).device
-    explained = LayerGradCam(classifier.eval(), module)
+    device = next(ensemble.parameters()).device
+    ensemble.eval()
+    explained = [LayerGradCam(member, module) for member, module in zip(ensemble.members, modules, strict=True)]
     found = []
     for image, called in zip(images, positive, strict=True):
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device).float() / 255
-        heat = explained.attribute(tensor)[0, 0]
+        heat = torch.stack([one.attribute(tensor)[0, 0] for one in explained]).mean(0)
         found.append(torch.relu(heat if called else -heat).detach().float().cpu().numpy())
     stack = np.stack(found)
     return stack / np.maximum(stack.max(axis=(1, 2), keepdims=True), 1e-12)
@@ -62,7 +69,7 @@ def worst(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def gallery(
-    classifier: Classifier, images: np.ndarray, predictions: pd.DataFrame, threshold: float, path: str, synthetic: bool
+    ensemble: Ensemble, images: np.ndarray, predictions: pd.DataFrame, threshold: float, path: str, synthetic: bool
 ) -> None:
     """Write a PNG of the worst mistakes in ``predictions``: each image, and beside it the image with its Grad-CAM map.
 
@@ -70,14 +77,14 @@ def gallery(
     """
     chosen = worst(predictions)
     shown = np.stack([images[row] for row in chosen["row"]]) if len(chosen) else np.empty((0, 8, 8, 1), np.uint8)
-    device = next(classifier.parameters()).device
+    device = next(ensemble.parameters()).device
     example = torch.zeros(1, images.shape[3], *images.shape[1:3], device=device)
-    found = layer(classifier.eval(), example)
+    found = layers(ensemble.eval(), example)
     if found is None:
         return sheets.save("No regions: this network has no map of 4 x 4 or more", [], path, synthetic)
-    module, side = found
+    modules, side = found
     called = chosen["probability"].to_numpy() >= threshold
-    heat = maps(classifier, module, shown, called) if len(chosen) else np.empty((0, side, side))
+    heat = maps(ensemble, modules, shown, called) if len(chosen) else np.empty((0, side, side))
     rows = []
     for start in range(0, len(chosen), PER_ROW):
         tiles: list[np.ndarray] = []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from core.network import batches
 from core.network.checkpoints import Checkpoint
 from core.network.networks import Classifier
+from core.network.optimiser import NAdam
 from core.network.ranks import Ranks
+
+import numpy as np
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.params import Train
@@ -36,10 +38,10 @@ class Epoch(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The weights of the best epoch, on the CPU, and how the training went."""
+    """The weights of the kept epoch, on the CPU, and how the training went."""
 
     state: dict[str, Tensor]
-    best: Epoch
+    kept: Epoch
     epochs: int
     stopped_early: bool
 
@@ -58,14 +60,12 @@ class State:
         self.classifier, self.rows, self.chosen, self.seed = classifier, rows, chosen, seed
         self.device = classifier.mean.device
         self.trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.NAdam(
-            self.trained, lr=chosen.lr, weight_decay=chosen.weight_decay, decoupled_weight_decay=True
-        )
-        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        self.optimiser = NAdam(self.trained, chosen.lr, chosen.weight_decay)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimiser, factor=chosen.plateau_factor, patience=chosen.plateau_patience
         )
         self.epochs: list[Epoch] = []
-        self.best: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -78,17 +78,27 @@ class State:
         self.right = torch.zeros((), device=self.device)
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Keep a copy of the weights if the epoch is the best so far, and begin the next one."""
+        """Keep a copy of the weights if the epoch is the one to keep so far, and begin the next one."""
         self.epochs.append(epoch)
-        if self.best_epoch() is epoch:
+        if self.kept_epoch() is epoch:
             # Copies: the original project kept references, and so saved the last epoch's weights.
             # Contiguous: safetensors needs it.
-            self.best = {
+            self.kept = {
                 name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
                 for name, value in self.classifier.state_dict().items()
             }
-        self.schedule.step(epoch.val_loss)
+        if self.chosen.schedule == "plateau":
+            self.plateau.step(epoch.val_loss)
         self.begin_epoch()
+
+    def set_rate(self) -> None:
+        """Set the learning rate of the next step. Cosine: it rises linearly for an epoch, and falls from there to 0
+        after the last step along half a cosine (Loshchilov and Hutter 2017, SGDR, ICLR, equation 5)."""
+        if self.chosen.schedule == "cosine":
+            done = len(self.epochs) + self.step / len(self.order)  # epochs
+            rising = min(1.0, done + 1 / len(self.order))
+            falling = 0.5 * (1 + math.cos(math.pi * done / self.chosen.epochs))
+            self.optimiser.param_groups[0]["lr"] = self.chosen.lr * rising * falling
 
     @property
     def lr(self) -> float:
@@ -99,20 +109,23 @@ class State:
     def images_seen(self) -> int:
         return len(self.epochs) * len(self.rows) + sum(map(len, self.order[: self.step]))
 
-    def best_epoch(self) -> Epoch | None:
-        return min(self.epochs, key=lambda epoch: epoch.val_loss, default=None)
+    def kept_epoch(self) -> Epoch | None:
+        """Plateau: the epoch with the lowest validation loss so far. Cosine: the last epoch, once it is done. There the
+        rate is almost 0, so it is steadier than one that a few validation patients choose."""
+        if self.chosen.schedule == "plateau":
+            return min(self.epochs, key=lambda epoch: epoch.val_loss, default=None)
+        return self.epochs[-1] if len(self.epochs) == self.chosen.epochs else None
 
     def ended(self) -> bool:
-        best = self.best_epoch()
-        if best is None:
-            return False
-        done = len(self.epochs)
-        return done >= self.chosen.epochs or done - best.number >= self.chosen.early_stopping
+        kept, done = self.kept_epoch(), len(self.epochs)
+        if self.chosen.schedule == "cosine" or kept is None:
+            return done == self.chosen.epochs
+        return done == self.chosen.epochs or done - kept.number >= self.chosen.early_stopping
 
     def fitted(self) -> Fitted:
-        best = self.best_epoch()
-        assert best is not None  # called only after ended() returned True
-        return Fitted(self.best, best, len(self.epochs), stopped_early=len(self.epochs) < self.chosen.epochs)
+        kept = self.kept_epoch()
+        assert kept is not None  # called only after ended() returned True
+        return Fitted(self.kept, kept, len(self.epochs), stopped_early=len(self.epochs) < self.chosen.epochs)
 
     def checkpoint(self, ranks: Ranks, **facts: Any) -> Checkpoint:
         """The whole state, with ``facts`` that decide whether it can be used later. Every rank must call this."""
@@ -121,11 +134,11 @@ class State:
         if self.device.type == "cuda":
             states["random.cuda"] = ranks.each(torch.cuda.get_rng_state(self.device))
         tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
         for number, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
         tensors |= {"losses": losses, "right": right, "random.epoch": self.random.get_state()} | states
-        known = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "schedule": self.schedule.state_dict()}
+        known = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "plateau": self.plateau.state_dict()}
         return Checkpoint(tensors, known | facts)
 
     def restore(self, checkpoint: Checkpoint, ranks: Ranks) -> None:
@@ -141,14 +154,14 @@ class State:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"][ranks.rank].clone(), self.device)
         self.classifier.load_state_dict(_below("weights.", tensors))
-        self.best = _below("best.", tensors)
+        self.kept = _below("kept.", tensors)
         for name, value in _below("optimiser.", tensors).items():
             number, _, what = name.partition(".")
             parameter = self.trained[int(number)]  # moments get its memory layout, counters stay on the CPU
             moment = value.shape == parameter.shape
             self.optimiser.state[parameter][what] = torch.empty_like(parameter).copy_(value) if moment else value
         self.optimiser.param_groups[0]["lr"] = facts["lr"]
-        self.schedule.load_state_dict(facts["schedule"])
+        self.plateau.load_state_dict(facts["plateau"])
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

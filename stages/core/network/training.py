@@ -6,14 +6,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from core.network import batches, checkpoints, devices, inference
 from core.network.batches import Pixels
@@ -22,6 +16,12 @@ from core.network.networks import Classifier
 from core.network.ranks import Ranks
 from core.network.state import Epoch, Fitted, State
 from core.pipeline.errors import Interrupted, Mistake
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.params import Train
@@ -32,43 +32,62 @@ LOST = "Its state is lost, because this training writes no checkpoints"
 HEEDED_AFTER = 8  # steps: several processes must stop or write a checkpoint at the same step
 
 
+class Data(NamedTuple):
+    """``images``, uint8 (N, H, W, C); ``labels``, 0 or 1 (N,); ``rows``, the row numbers of "train" and "val"."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    rows: dict[str, np.ndarray]
+
+
+@dataclass
+class Watch:
+    """What a training tells and asks while it runs.
+
+    ``report`` is called for each epoch, including those before the checkpoint; ``seen`` with the number of images that
+    a step took, or that a resumed training had taken, and a text for people. Once ``stop`` returns True, training ends
+    after the current step. ``name`` tells the training from others, for example "member 2: ".
+    """
+
+    report: Callable[[Epoch], None] = lambda epoch: None
+    seen: Callable[[int, str], None] = lambda images, text: None
+    stop: Callable[[], bool] = lambda: False
+    name: str = ""
+
+
 def fit(
     classifier: Classifier,
-    images: np.ndarray,
-    rows: dict[str, np.ndarray],
-    labels: np.ndarray,
+    data: Data,
     chosen: Train,
     seed: int,
-    report: Callable[[Epoch], None],
+    watch: Watch | None = None,
     store: Store | None = None,
-    stop: Callable[[], bool] = lambda: False,
     ranks: Ranks | None = None,
 ) -> Fitted:
-    """Train until the validation loss stops improving, and return the best epoch's weights.
+    """Train for all epochs and keep the last one; with the schedule plateau, until the validation loss stops improving,
+    and keep the best one. Returns the weights of the kept epoch.
 
-    ``images`` is uint8 (N, H, W, C), ``labels`` 0 or 1 (N,); ``rows`` holds the row numbers of "train" and "val".
-    If ``store`` has a checkpoint, training resumes from it and gives the same bytes as without an interruption.
-    ``report`` is called for each epoch, including those before the checkpoint. Once ``stop`` returns True, training
-    ends after the current step and raises Interrupted. Several ``ranks`` share each batch, and all return the same;
-    ``store`` and ``report`` are those of the first rank. Raises Mistake if the loss becomes NaN or infinite, if memory
-    runs out, or for fewer than two training images.
+    If ``store`` has a checkpoint, training resumes from it and gives the same bytes as without an interruption. Several
+    ``ranks`` share each batch, and all return the same; ``store`` and ``watch`` are those of the first rank. Raises
+    Interrupted if ``watch`` asks to stop. Raises Mistake if the loss becomes NaN or infinite, if memory runs out, or
+    for fewer than two training images.
     """
-    if len(rows["train"]) < 2:
-        raise Mistake(f"{len(rows['train'])} image to train on is too few: batch normalisation needs at least 2")
+    if len(data.rows["train"]) < 2:
+        raise Mistake(f"{len(data.rows['train'])} image to train on is too few: batch normalisation needs at least 2")
+    watch = watch or Watch()
     with devices.memory(
         f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or choose a smaller model.backbone"
     ):
-        training = Training(classifier, images, rows, labels, chosen, seed, store, stop, ranks or Ranks())
+        training = Training(classifier, data, chosen, seed, watch, store, ranks or Ranks())
         training.go_on()
         for epoch in training.state.epochs:
-            report(epoch)
+            watch.report(epoch)
         while not training.state.ended():
             training.one_epoch()
-            report(training.state.epochs[-1])
+            watch.report(training.state.epochs[-1])
             training.keep()
             if not training.state.ended():
                 training.heed()
-        training.bar.close()
     return training.state.fitted()
 
 
@@ -78,33 +97,31 @@ class Training:
     def __init__(
         self,
         classifier: Classifier,
-        images: np.ndarray,
-        rows: dict[str, np.ndarray],
-        labels: np.ndarray,
+        data: Data,
         chosen: Train,
         seed: int,
+        watch: Watch,
         store: Store | None,
-        stop: Callable[[], bool],
         ranks: Ranks,
     ) -> None:
-        self.chosen, self.rows, self.store, self.stop, self.ranks = chosen, rows, store, stop, ranks
+        self.chosen, self.rows, self.watch, self.store, self.ranks = chosen, data.rows, watch, store, ranks
         self.remedy = f"lower train.lr ({chosen.lr:g}), or set train.clip_norm to 1.0"
         device = self.device = devices.choose(chosen.device)
         self.cast = devices.autocast(chosen.precision, device)
         self.classifier = _placed(classifier, chosen, device, ranks)
-        self.pixels = Pixels(images, device)
-        self.truth = torch.from_numpy(labels.astype(np.float32)).to(device)
+        self.pixels = Pixels(data.images, device)
+        self.truth = torch.from_numpy(data.labels.astype(np.float32)).to(device)
         self.weight = torch.tensor(chosen.positive_weight, device=device)
         self.network: nn.Module = self.classifier
         if ranks.count > 1:
             self.network = DistributedDataParallel(self.classifier)
             torch.manual_seed(seed + ranks.rank)  # for dropout: each rank has different images
-        self.compiled = devices.compiles(chosen, len(rows["train"]), device)
+        self.compiled = devices.compiles(chosen, len(self.rows["train"]), device)
         self.faster = torch.compile(self.network, dynamic=False) if self.compiled else self.network
-        self.state = State(self.classifier, rows["train"], chosen, seed)
+        self.state = State(self.classifier, self.rows["train"], chosen, seed)
         self.keeps = ranks.any(store is not None)
         self.kept_at = time.monotonic()
-        self.bar = _bar(chosen.epochs * len(rows["train"]), hidden=ranks.rank > 0)
+        self.doing = ""
 
     def one_epoch(self) -> None:
         """Train from the current step to the end of the epoch, and validate."""
@@ -117,10 +134,10 @@ class Training:
         mine = [batch[share] if len(batch[share := self.ranks.share(batch)]) else batch[-1:] for batch in left]
         for whole, taken, batch in zip(left, mine, self.pixels.stream(mine), strict=True):
             self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)], whole)
-            self.bar.update(len(whole))
+            self.watch.seen(len(whole), self.doing)
             if self.ranks.count == 1 or self.state.step % HEEDED_AFTER == 0:
                 late = time.monotonic() - self.kept_at > 60 * self.chosen.checkpoint_minutes
-                if self.ranks.any(self.stop() or late):
+                if self.ranks.any(self.watch.stop() or late):
                     self.keep()
                     self.heed()
         self.look()
@@ -131,6 +148,7 @@ class Training:
     def one_step(self, batch: Tensor, target: Tensor, whole: np.ndarray) -> None:
         """Take one step with ``batch``, this rank's images of the ``whole`` batch of all ranks."""
         state = self.state
+        state.set_rate()
         share = self.ranks.share(whole)
         images = batches.augment(batch, self.chosen.augment, state.random, len(whole), min(share.start, len(whole) - 1))
         # The last batch of an epoch can be smaller, and would need compiling again.
@@ -152,7 +170,7 @@ class Training:
         if state.step % LOOKED_AFTER == 1:  # reading a loss makes the CPU wait for the GPU
             self.look()
             loss_now = float(self.ranks.sum(state.losses[state.step - 1])) / len(whole)
-            self.bar.set_postfix_str(f"epoch {len(state.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}")
+            self.doing = f"{self.watch.name}epoch {len(state.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}"
 
     def look(self) -> None:
         """Raise Mistake if a loss or a weight is NaN or infinite."""
@@ -162,8 +180,8 @@ class Training:
             at = int(bad[0]) + 1 if len(bad) else state.step
             kept = self.ranks.any(bool(self.store and self.store.paths()))
             raise Mistake(
-                f"At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the weights became NaN "
-                f"or infinite: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
+                f"{self.watch.name}At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the "
+                f"weights became NaN or infinite: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
             )
 
     def validate(self) -> Epoch:
@@ -179,7 +197,7 @@ class Training:
         val_loss = float(binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight))
         number, images_each = len(state.epochs) + 1, len(self.rows["train"])
         if not math.isfinite(val_loss):
-            raise Mistake(f"The validation loss is {val_loss} after epoch {number}: {self.remedy}")
+            raise Mistake(f"{self.watch.name}The validation loss is {val_loss} after epoch {number}: {self.remedy}")
         figures = [
             float(self.ranks.sum(state.losses).double().sum()) / images_each,
             float(self.ranks.sum(state.right)) / images_each,
@@ -212,20 +230,16 @@ class Training:
             print("The checkpoint is not used: a compiler was added or removed, so rounding differs", file=sys.stderr)
             return
         self.state.restore(found, self.ranks)
-        self.bar.update(self.state.images_seen)
+        self.watch.seen(self.state.images_seen, "")
         if self.ranks.rank == 0:
-            print(f"Resuming after epoch {len(self.state.epochs)}, step {self.state.step}. Epochs so far:", flush=True)
+            at = f"epoch {len(self.state.epochs)}, step {self.state.step}"
+            print(f"{self.watch.name}Resuming after {at}. Epochs so far:", flush=True)
 
     def heed(self) -> None:
         """Raise Interrupted if a person asked the training to stop."""
-        if self.ranks.any(self.stop()):
-            self.bar.close()
+        if self.ranks.any(self.watch.stop()):
             at = f"epoch {len(self.state.epochs)}, step {self.state.step} of {len(self.state.order)}"
             raise Interrupted(f"training stopped after {at}. {KEPT if self.store else LOST}")
-
-
-def _bar(images: int, hidden: bool) -> Any:
-    return tqdm(total=images, unit=" images", disable=True if hidden else None, smoothing=0.05, leave=True)
 
 
 def _placed(classifier: Classifier, chosen: Train, device: torch.device, ranks: Ranks) -> Classifier:
@@ -236,9 +250,3 @@ def _placed(classifier: Classifier, chosen: Train, device: torch.device, ranks: 
         classifier.requires_grad_(False)
         classifier.head.requires_grad_(True)
     return classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def summarise(fitted: Fitted) -> dict[str, Any]:
-    """How the training went, for metrics/train.json."""
-    best = {name: getattr(fitted.best, name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
-    return {"best_epoch": fitted.best.number, "epochs": fitted.epochs, "stopped_early": fitted.stopped_early} | best

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from core.pipeline import files, provenance
+from core.pipeline import files, pins, provenance
 from core.pipeline.errors import Interrupted, Mistake
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,6 +35,7 @@ def stage(main: Callable[[], None]) -> None:
         # The parent of torchrun's processes holds the lock; other machines may share this folder.
         joins = RANK in os.environ or ("PET_NNODES" in os.environ and "DVC_STAGE" not in os.environ)
         held = None if joins else _alone(path)
+        pins.check()
         provenance.inputs(path.stem)
         main()
         if os.environ.get(RANK, "0") == "0":

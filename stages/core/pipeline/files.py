@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from core.pipeline.errors import Mistake
+
+import numpy as np
 
 CHUNK = 1 << 20
 LOCK = "lock"

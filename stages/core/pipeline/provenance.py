@@ -1,7 +1,7 @@
 """The inputs and the environment of a stage: its fingerprint, and the record in metrics/provenance/.
 
-The record is not an output of the stage: it contains versions and the machine, and dvc.lock must be equal on two
-machines that give equal results.
+The record is not an output of the stage, because dvc.lock must be equal on two machines that give equal results, for
+example two models of GPU.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core.pipeline import files, params, yaml12
+from core.pipeline import files, params, pins, yaml12
 from core.pipeline.errors import Mistake
 
 FOLDER = "metrics/provenance"
@@ -41,33 +41,25 @@ def fingerprint(content: Any) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What results can depend on besides the inputs: versions of the packages that this process has loaded, processor,
-    threads, and the GPU if one is used."""
-    found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-    }
+    """What results can depend on besides the inputs: versions of the packages that this process has loaded, and what
+    computes. The processor is recorded only where the bytes depend on it, so that a run on another machine changes
+    nothing in git. Python's version is left out: the default run gave the same bytes with Python 3.11 and 3.13."""
+    found: dict[str, Any] = {"platform": f"{platform.system()} {platform.machine()}"}
     if "torch" in sys.modules:
         import torch
 
-        found["instructions"] = torch.backends.cpu.get_cpu_capability()
         found["threads"] = torch.get_num_threads()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             found["gpu"] = torch.cuda.get_device_name()
             found["cuda"] = torch.version.cuda
             found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        elif not pins.held():
+            found["instructions"] = torch.backends.cpu.get_cpu_capability()
         if "WORLD_SIZE" in os.environ:  # set by torchrun
             found["processes"] = int(os.environ["WORLD_SIZE"])
+    if "gpu" not in found:
+        found["processor"] = pins.CONTRACT if pins.held() else _processor()
     return found | {"packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}}
-
-
-def computing() -> str:
-    """The fingerprint of the machine for a training. On a GPU, it ignores the processor and its threads."""
-    found = machine()
-    if "gpu" in found:
-        found = {key: value for key, value in found.items() if key not in ("processor", "instructions", "threads")}
-    return fingerprint(found)
 
 
 def record(stage: str) -> None:
@@ -84,8 +76,8 @@ def record(stage: str) -> None:
 
 
 def installed() -> dict[str, str]:
-    """The installed versions of Python and of the packages that results can depend on."""
-    found = {"Python": platform.python_version()}
+    """The installed versions of the packages that results can depend on."""
+    found = {}
     for name in sorted(set(PACKAGES.values())):
         with suppress(PackageNotFoundError):
             found[name] = version(name)

@@ -1,0 +1,37 @@
+"""Run a program on another processor, in QEMU's user mode (Debian, Ubuntu: apt install qemu-user).
+
+It has AVX2 and no AVX-512. A process started by an emulated one is not emulated.
+"""
+
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+EMULATOR = "qemu-x86_64"
+PROCESSORS = ["Haswell", "EPYC-Milan", "Skylake-Client"]
+
+
+def available() -> bool:
+    return shutil.which(EMULATOR) is not None and platform.machine() == "x86_64"
+
+
+def command(processor: str) -> list[str]:
+    """What to put before the path of a program, so that it runs on ``processor``."""
+    hidden = _noavx()
+    faster = ["env", f"LD_PRELOAD={hidden}"] if hidden else []
+    return [*faster, EMULATOR, "-U", "LD_PRELOAD", "-cpu", processor]
+
+
+@cache
+def _noavx() -> Path | None:
+    """benchmarks/noavx.c, compiled; None if there is no compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    built = Path(mkdtemp(prefix="noavx-")) / "noavx.so"
+    source = Path(__file__).with_name("noavx.c")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", built, source], check=True)
+    return built

@@ -1,0 +1,73 @@
+"""What tests/test_everywhere.py runs on several processors: operations of each library, and hashes of the results.
+
+python tests/operators.py [SETTING]      without one of the settings in core/pipeline/pins.py
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+from core.pipeline import pins
+
+os.environ.pop(sys.argv[1] if len(sys.argv) > 1 else "", None)
+
+from core.network.optimiser import NAdam
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import nn
+
+assert pins.CONTRACT  # importing core has set everything
+
+
+def whole(*shape):
+    """Values that are exact in float32, so that every processor starts from the same ones."""
+    return torch.from_numpy(random.integers(-(2**15), 2**15, shape).astype(np.float32) / 2**13)
+
+
+def digest(*tensors):
+    return hashlib.sha256(b"".join(np.ascontiguousarray(tensor).tobytes() for tensor in tensors)).hexdigest()[:12]
+
+
+def trained(layer, values):
+    """The hash of a layer's output and of all gradients."""
+    for parameter in layer.parameters():
+        parameter.data = whole(*parameter.shape) / 8
+    values.requires_grad_(True)
+    found = layer(values)
+    found.backward(whole(*found.shape))
+    gradients = [parameter.grad for parameter in layer.parameters()]
+    return digest(found.detach(), values.grad, *gradients)
+
+
+def steps(kind, **more):
+    parameter = nn.Parameter(whole(5000))
+    optimiser = kind([parameter], lr=1e-3, weight_decay=0.01, **more)
+    for _ in range(5):
+        parameter.grad = whole(5000)
+        optimiser.step()
+    return digest(parameter.detach())
+
+
+torch.set_num_threads(2)
+random = np.random.default_rng(1)
+images, tokens, many = whole(16, 24, 16, 16), whole(16, 50, 192), np.abs(whole(200_000).double().numpy()) + 0.1
+print(json.dumps({
+    "convolution": trained(nn.Conv2d(24, 48, 3, bias=False), images.contiguous(memory_format=torch.channels_last)),
+    "depthwise": trained(nn.Conv2d(24, 24, 3, groups=24), images.clone()),
+    "batch norm": trained(nn.BatchNorm2d(24), images.clone()),
+    "layer norm": trained(nn.LayerNorm(192), tokens.clone()),
+    "linear": trained(nn.Linear(192, 768), tokens.clone()),
+    "attention": digest(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)),
+    "gelu": trained(nn.GELU(), tokens.clone()),
+    "exp": digest(tokens.exp()), "sum": digest((tokens / 3).sum(), (tokens / 3).mean(), (tokens / 3).norm()),
+    "softmax": digest(tokens.softmax(-1)),
+    "draws": digest(torch.randn(1000, generator=torch.Generator().manual_seed(1))),
+    "NAdam": steps(NAdam), "torch's NAdam": steps(torch.optim.NAdam, decoupled_weight_decay=True),
+    "numpy": digest(np.exp(many), np.log(many), many.sum(), many.mean(), many.std(), np.sin(many)),
+    "float32 of numpy": digest(np.exp(many.astype(np.float32)), many.astype(np.float32).sum()),
+    "product of numpy": digest(many.reshape(400, 500) @ many.reshape(500, 400), many @ many),
+    "product of scipy": digest(scipy.linalg.inv(many[:10_000].reshape(100, 100))),
+}))  # fmt: skip

@@ -1,0 +1,125 @@
+"""The same bytes on every x86-64 processor with AVX2: other numbers of cores natively, other processors in QEMU.
+
+QEMU's user mode has AVX2 and no AVX-512. What each run computes is in tests/emulated.py and tests/operators.py.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from core.pipeline import files, pins
+
+import pytest
+
+import processors
+from conftest import TOP, change_parameters
+
+FOLDERS = ("data", "models", "metrics", "plots", "reports")
+# What someone could have exported, each of which would change the bytes if it had an effect.
+HOSTILE = {
+    "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "AVX2",
+    "MKL_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1", "OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "2",
+    "NPY_ENABLE_CPU_FEATURES": "X86_V3",
+}  # fmt: skip
+
+
+@pytest.fixture
+def emulated():
+    """A function that returns the command which emulates a processor."""
+    if not processors.available():
+        pytest.skip("qemu-x86_64 is missing (Debian, Ubuntu: apt install qemu-user)")
+    return processors.command
+
+
+@pytest.fixture
+def workspace(clone, tmp_path):
+    """A function that makes a folder with the data of the small run, for a training of three epochs and two threads.
+    One member: an emulated process would start the processes of several natively."""
+
+    def make(name):
+        folder = shutil.copytree(clone.folder, tmp_path / name, symlinks=True)
+        change_parameters(folder / "params.yaml", {"train.members": 1, "train.epochs": 3, "train.threads": 2})
+        return folder
+
+    return make
+
+
+def start(folder, before=(), environment=(), arguments=()):
+    return subprocess.Popen(
+        [*before, sys.executable, TOP / "tests/emulated.py", *arguments], cwd=folder, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, env=os.environ | dict(environment),
+    )  # fmt: skip
+
+
+def computed(folder, *start_with, **more):
+    """What train, evaluate and report print, and the hash of each file after them."""
+    process = start(folder, *start_with, **more)
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    return said, hashes(folder)
+
+
+def hashes(folder):
+    found = [path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
+
+
+def operators(*before, without=()):
+    command = [*before, sys.executable, TOP / "tests/operators.py", *without]
+    path = os.environ | {"PYTHONPATH": str(TOP / "stages"), "OMP_NUM_THREADS": "2"}  # OpenBLAS reads it too
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=path, timeout=900).stdout)
+
+
+def other(first, second):
+    return sorted(name for name in first | second if first.get(name) != second.get(name))
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_the_number_of_cores_and_the_environment_change_no_byte(workspace):
+    first = workspace("first")
+    before = hashes(first)
+    _, wanted = computed(first)
+    assert "models/model.safetensors" in other(before, wanted)
+    for name, command, environment in (
+        ("one core", ["taskset", "--cpu-list", "0"], {"OMP_NUM_THREADS": "4"}),
+        ("hostile", [], HOSTILE | {"OMP_NUM_THREADS": "1"}),
+        ("four threads", [], {"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "TRUE", "OMP_DYNAMIC": "TRUE"}),
+    ):
+        assert other(wanted, computed(workspace(name), command, environment)[1]) == [], name
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_another_processor_computes_the_same_bytes_and_continues_a_training_killed_on_this_one(workspace, emulated):
+    _, wanted = computed(workspace("here"))
+    killed = workspace("killed")
+    process = start(killed)
+    while process.poll() is None and not [*killed.glob(".checkpoints/*/000001-*.safetensors")]:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    for folder, processor in zip((killed, workspace("there")), processors.PROCESSORS, strict=False):
+        said, found = computed(folder, emulated(processor), arguments=["without AVX-512"])
+        assert ("Resuming after epoch 1" in said) is (folder == killed)
+        assert other(wanted, found) == [], processor
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", processors.PROCESSORS[:2])
+def test_operations_have_the_same_bytes_on_another_processor_except_the_root_that_is_avoided(emulated, processor):
+    assert other(operators(), operators(*emulated(processor))) == ["torch's NAdam"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", pins.TRAINING | pins.ALWAYS)
+def test_each_setting_changes_bytes_on_a_processor_with_avx512(setting):
+    if "avx512f" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX-512")
+    assert other(operators(), operators(without=[setting])) != []
