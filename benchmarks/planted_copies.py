@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.audit import copies, hashes
-from core.images import decoder, phantom, sources
+from core.images import decoder, folders, phantom, preparation
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -67,7 +67,7 @@ CHANGES: dict[str, Change] = {
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
     """Grey thumbnails as in stages/prepare.py: uint8 (N, 64, 64)."""
-    return np.stack([decoder.grey_levels(decoder.square(image, decoder.THUMBNAIL)[None])[0] for image in images])
+    return np.stack([decoder.grey_levels(preparation.square(image, decoder.THUMBNAIL)[None])[0] for image in images])
 
 
 def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
@@ -121,7 +121,7 @@ def main() -> None:
         return
 
     if asked.folder:
-        read = {path: Path(path).read_bytes() for path in sources.expand([asked.folder])}
+        read = {path: Path(path).read_bytes() for path in folders.expand([asked.folder])}
         kept = {content: path for path, content in reversed(read.items())}  # keep the first of equal files
         images = [decoder.decode(content)[0] for content in sorted(kept, key=kept.__getitem__)]
     else:

@@ -20,12 +20,14 @@ PARAMS = "params.yaml"
 
 def load(revision: str) -> comparison.Run:
     pixels = revisions.table(revision, INDEX, ["file", "pixels_sha256"])
+    threshold, temperature = revisions.decisions(revision, METRICS)
     return comparison.Run(
         name=revision,
         split=revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left"),
         predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
-        threshold=revisions.threshold(revision, METRICS),
+        threshold=threshold,
         params=revisions.parameters(revision, PARAMS),
+        temperature=temperature,
     )
 
 

@@ -1,15 +1,17 @@
 """Score all test images, and separately the test images whose patient and copies are not in training.
 
-Reads   data/prepared/images.npy, data/split.csv, models/, params.yaml (evaluate, train.device, seed)
+Reads   data/raw/labels.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml (evaluate, seed; device,
+        reproducible, threads of train)
 Writes  data/predictions.csv, metrics/evaluate.json, plots/regions.png
 Alone   python stages/evaluate.py
 """
 
-from core.evidence import calibration, metrics
-from core.network import devices, inference, networks, regions
+from core.evidence import calibration, luck, metrics
+from core.network import devices, ensemble, inference, regions
 from core.pipeline import entrypoint, files, params, tables
 from core.split import groups, leakage
 
+LABELS = "data/raw/labels.csv"
 IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
@@ -20,26 +22,31 @@ REGIONS = "plots/regions.png"
 
 
 def main() -> None:
-    chosen = params.load("evaluate", "train.device", "seed")
+    chosen = params.load("evaluate", "train.device", "train.reproducible", "train.threads", "seed")
     split = tables.read(SPLIT, tables.SPLIT)
     predictions = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
     predictions = predictions[predictions["part"].isin(["val", "test"])].reset_index(drop=True)
 
-    devices.repeatable(0)
-    classifier = networks.restore(WEIGHTS, files.read_json(MODEL))
+    devices.repeatable(0, chosen.train.reproducible, chosen.train.threads)
+    classifiers = ensemble.restore(WEIGHTS, files.read_json(MODEL))
     device = devices.choose(chosen.train.device)
     images = files.read_array(IMAGES)
-    raw = inference.probabilities(classifier, images, predictions["row"].to_numpy(), device)
-    calibrated, quality = calibration.apply(predictions, raw, chosen.evaluate.calibration == "temperature")
-    predictions["probability"] = calibrated
+    each = inference.probabilities(classifiers, images, predictions["row"].to_numpy(), device)
+    asked = chosen.evaluate.calibration == "temperature"
+    predictions["probability"], quality = calibration.apply(predictions, each.mean(axis=1), asked)
+    predictions = predictions.join(tables.of_members(each))
 
-    part = {name: predictions[predictions["part"] == name] for name in ("val", "test")}
+    judged = luck.leave_out(predictions, calibration.used(quality))
+    part = {name: judged[judged["part"] == name] for name in ("val", "test")}
     threshold = metrics.choose_threshold(chosen.evaluate.threshold, part["val"])
     figures = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
     figures |= metrics.summarise(part["test"], part["val"], threshold, chosen.evaluate.threshold, chosen.seed)
+    classes = tables.classes(LABELS, part["test"])
+    if classes.nunique() > 2:
+        figures["test_classes"] = metrics.by_class(part["test"], classes, threshold, chosen.seed)
     figures |= {"test_known_to_val": len(leakage.known_to_val(split)), "calibration": quality}
-    regions.gallery(classifier, images, part["test"], threshold, REGIONS, figures["synthetic"])
-    tables.write(predictions, PREDICTIONS, tables.PREDICTIONS)
+    regions.gallery(classifiers, images, part["test"], threshold, REGIONS, figures["synthetic"])
+    tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, figures)
     print(metrics.explain(figures))
 

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from core.commands import export
-from core.network import networks
+from core.network import ensemble
 from core.pipeline import entrypoint, files, params
 from core.pipeline.errors import Mistake
 from core.report import html
@@ -32,13 +32,13 @@ def main() -> None:
     chosen = params.load("model", "split")
     description = files.read_json(MODELS / "model.json")
     figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
-    classifier = networks.restore(MODELS / "model.safetensors", description)
+    networks = ensemble.restore(MODELS / "model.safetensors", description)
     images = files.read_array(IMAGES)
 
     with files.scratch(asked.folder.parent, asked.folder.name) as folder:
         for name in ("model.safetensors", "model.json", "novelty.safetensors"):
             shutil.copyfile(files.there(MODELS / name), folder / name)
-        worst = export.onnx(classifier, images, folder / "model.onnx")
+        worst = export.onnx(networks, images, folder / "model.onnx")
         files.write_json(folder / export.CONFIG, export.config(description, figures["evaluate"]))
         files.write_json(folder / "preprocessor_config.json", export.preprocessing(description))
         card = html.filled(

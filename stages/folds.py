@@ -9,7 +9,7 @@ import argparse
 import subprocess
 
 from core.commands import folds, revisions
-from core.evidence import verdict
+from core.evidence import luck, verdict
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import Mistake
 from core.split import groups
@@ -45,8 +45,9 @@ def main() -> None:
         split = revisions.table(name, SPLIT, tables.SPLIT)
         units = groups.units(split).set_axis(split["file"])
         found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
-        predictions.append(found.assign(unit=found["file"].map(units)))
-        thresholds.append(revisions.threshold(name, METRICS))
+        threshold, temperature = revisions.decisions(name, METRICS)
+        predictions.append(luck.leave_out(found.assign(unit=found["file"].map(units)), temperature))
+        thresholds.append(threshold)
     figures = folds.summarise(folds.pool(predictions, thresholds), seed)
     files.write_json(FOLDS, figures)
     print(

@@ -11,15 +11,15 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from tqdm import tqdm
-
 from core.commands import prediction
-from core.images import decoder, sources
+from core.images import decoder, folders
 from core.network import novelty
 from core.pipeline import entrypoint, files
 from core.pipeline.errors import Mistake
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
 
 AT_ONCE = 2**28  # bytes of decoded images in memory
 COLUMNS = ["file", "probability", "unlike", "error"]
@@ -48,12 +48,12 @@ def main() -> None:
     if asked.out and asked.out.suffix not in (".csv", ".json"):
         raise Mistake(f"--out {asked.out}: the name must end in .csv or .json")
 
-    paths = sources.expand(asked.paths)
+    paths = folders.expand(asked.paths)
     model = prediction.Model(asked.models, asked.device, asked.temperature)
     rows: list[tuple[str, float | None, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)
-    size = max(1, min(1024, AT_ONCE // (model.side * model.side * model.channels)))
-    pictures = decoder.decode_all(paths, lambda name: Path(name).read_bytes(), decoder.pixels, model.side)
+    size = max(1, min(1024, AT_ONCE // (model.preparation.side**2 * model.channels)))
+    pictures = decoder.decode_all(paths, lambda name: Path(name).read_bytes(), decoder.pixels, model.preparation)
     for start in range(0, len(paths), size):
         some = paths[start : start + size]
         stack, why = model.fit(list(islice(pictures, len(some))))

@@ -1,7 +1,7 @@
 """Write the verdict, the plots, and one HTML page with the result and how it was made.
 
-Reads   metrics/, data/prepared/index.csv, models/model.safetensors, data/curves/, data/predictions.csv,
-        data/audit/findings.csv, plots/audit/, plots/regions.png, params.yaml
+Reads   metrics/, data/raw/labels.csv, data/prepared/index.csv, models/model.safetensors, data/curves/,
+        data/predictions.csv, data/audit/findings.csv, plots/audit/, plots/regions.png, params.yaml
 Writes  metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
 Alone   python stages/report.py
 """
@@ -14,11 +14,14 @@ from core.evidence import verdict as verdicts
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.report import html, plots
 
+import pandas as pd
+
 AUDIT = "metrics/audit.json"
 SPLIT = "metrics/split.json"
 TRAIN = "metrics/train.json"
 EVALUATE = "metrics/evaluate.json"
 VERDICT = "metrics/verdict.md"
+LABELS = "data/raw/labels.csv"
 INDEX = "data/prepared/index.csv"
 WEIGHTS = "models/model.safetensors"
 PREDICTIONS = "data/predictions.csv"
@@ -36,9 +39,10 @@ def main() -> None:
     paths = {"audit": AUDIT, "split": SPLIT, "train": TRAIN, "evaluate": EVALUATE}
     figures = {stage: files.read_json(path) for stage, path in paths.items()}
     predictions = tables.read(PREDICTIONS, tables.PREDICTIONS)
-    part = {name: predictions[predictions["part"] == name] for name in ("val", "test")}
+    part = {name: predictions[predictions["part"] == name].copy() for name in ("val", "test")}
     test, evaluated = part["test"], figures["evaluate"]
-    best, threshold = figures["train"]["best_epoch"], evaluated["threshold"]
+    test["class"] = tables.classes(LABELS, test)
+    threshold = evaluated["threshold"]
     verdict = verdicts.word(evaluated)
 
     curves = metrics.curves(part)
@@ -55,15 +59,15 @@ def main() -> None:
     ):  # in git, so that branches can be compared
         with files.whole(TRAINED / path.relative_to(CURVES)) as unfinished:
             shutil.copyfile(path, unfinished)
-    epochs = Path(CURVES, "plots/metrics")
+    epochs = pd.read_csv(Path(CURVES, "members.csv"))
     plots.evaluation(curves, reliability, confusion, bins, evaluated, f"{EVALUATED}/evaluation.png")
-    plots.training(epochs, best, f"{EVALUATED}/training.png", evaluated["synthetic"])
+    plots.training(epochs, f"{EVALUATED}/training.png", evaluated["synthetic"])
 
     pictures = [Path(REGIONS), *sorted(Path(COPIES).glob("*.png"))] if chosen.report.images else []
     page = html.report(
         figures,
         verdict,
-        plots=plots.vectors(curves, reliability, bins, test, evaluated, epochs, best),
+        plots=plots.vectors(curves, reliability, bins, test, evaluated, epochs),
         pictures=[html.embedded(path) for path in pictures],
         patients=html.by_patient(test, threshold),
         confusion=confusion.tolist(),

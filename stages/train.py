@@ -1,23 +1,25 @@
-"""Train the classifier and keep the weights of its best epoch. A killed training resumes from its last checkpoint.
+"""Train the networks of the ensemble. A killed training resumes from its last checkpoints.
 
-Reads   data/prepared/images.npy, data/split.csv, params.yaml (model, train, seed)
+Reads   data/prepared/images.npy, data/prepared/preparation.json, data/split.csv, params.yaml (model, train, seed)
 Writes  models/ (model.safetensors, model.json, novelty.safetensors), metrics/train.json, data/curves/;
         .checkpoints/ while it runs
 Alone   python stages/train.py
 """
 
-import hashlib
 import sys
-from collections.abc import Callable
+
+from core.network import devices, inference, members, novelty, ranks
+from core.network.ensemble import Ensemble
+from core.network.members import Listener, Plan
+from core.network.state import Epoch, Fitted
+from core.pipeline import entrypoint, files, params, provenance, tables
 
 import numpy as np
 from dvclive import Live
 from safetensors.torch import save
 
-from core.network import checkpoints, devices, inference, networks, novelty, ranks, state, training
-from core.pipeline import entrypoint, files, params, provenance, tables
-
 IMAGES = "data/prepared/images.npy"
+PREPARATION = "data/prepared/preparation.json"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
@@ -28,54 +30,56 @@ CURVES = "data/curves"
 
 def main() -> None:
     chosen = params.load("model", "train", "seed")
+    rules = chosen.train
     images = files.read_array(IMAGES)
     split = tables.read(SPLIT, tables.SPLIT)
     rows = {part: split.loc[split["part"] == part, "row"].to_numpy() for part in ("train", "val")}
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
 
-    count = ranks.wanted(chosen.train.processes, chosen.train.device)
-    if ranks.number() is None and (count > 1 or ranks.machines()):
-        ranks.launch(count)
+    processes = ranks.wanted(rules.processes, rules.device, rules.members)
+    if ranks.number() is None and (processes > 1 or ranks.machines()):
+        ranks.launch(processes)
         sys.exit()  # the first process has written the outputs
 
-    device = devices.choose(chosen.train.device)
-    devices.repeatable(chosen.seed, chosen.train.deterministic)
-    classifier = networks.build(
-        chosen.model.backbone, chosen.model.head, images.shape[1], chosen.model.weights, files.root()
-    )
-    task = (classifier, images, rows, labels, chosen.train, chosen.seed)
-    with ranks.joined(device, chosen.train.checkpoint_minutes) as together:
+    device = devices.choose(rules.device)
+    devices.check(rules, device)
+    seeds = members.seeds(params.either(rules.seed, chosen.seed), rules.members)
+    plan = Plan(chosen.model, rules, seeds, IMAGES, labels, rows, files.root())
+    with ranks.joined(device, rules.checkpoint_minutes) as together:
         together.agree(fingerprint(), "Parameters, data or code")
         if together.rank > 0:
             with entrypoint.postponed() as stop:
-                training.fit(*task, lambda epoch: None, None, stop, together)
+                members.train(plan, Listener(stop=stop), together)
             return
-        count = sum(parameter.numel() for parameter in classifier.parameters())
-        print(f"{chosen.model.backbone}: {count:,} parameters, {len(rows['train']):,} images to train on")
-        first = hashlib.sha256(
-            save(classifier.state_dict())
-        ).hexdigest()  # covers the content of the file that model.weights names
-        begun = provenance.fingerprint([fingerprint(), first])
-        with checkpoints.opened(files.root() / ".checkpoints", begun, provenance.computing()) as store:
-            if checkpoints.forced():
-                store.clear()
-            with entrypoint.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
-                fitted = training.fit(*task, reporting(live), store, stop, together)
+        ensemble = Ensemble([members.built(plan, number) for number in range(rules.members)])
+        parameters = sum(parameter.numel() for parameter in ensemble.members[0].parameters())
+        count = f"{rules.members} networks of " if rules.members > 1 else ""
+        print(f"{chosen.model.backbone}: {count}{parameters:,} parameters, {len(rows['train']):,} images to train on")
+        print(devices.promise(rules, device))
+        made = provenance.fingerprint(provenance.machine())
+        with members.opened(files.root() / ".checkpoints", fingerprint(), made, ensemble, seeds) as stores:
+            fitted = train(plan._replace(stores=tuple(store.folder for store in stores)), together)
+            for member, one in zip(ensemble.members, fitted, strict=True):
+                member.load_state_dict(one.state)
+            some = {part: novelty.some(rows[part], seeds[0]) for part in rows}
+            known = {part: inference.features(ensemble, images, some[part], device)[1] for part in rows}
+            views = ensemble.views(known["train"].shape[1])
 
-            with files.whole(WEIGHTS) as unfinished:
-                unfinished.write_bytes(save(fitted.state))
             synthetic = {"synthetic": tables.is_synthetic(split)}
-            files.write_json(MODEL, classifier.description | {"channels": images.shape[3]} | synthetic)
-            classifier.load_state_dict(fitted.state)
-            some = {part: novelty.some(rows[part], chosen.seed) for part in rows}
-            known = {part: inference.features(classifier, images, some[part], device)[1] for part in rows}
-            with files.whole(NOVELTY) as unfinished:
-                views = classifier.views(known["train"].shape[1])
-                unfinished.write_bytes(save(novelty.fit(**known, views=views)._asdict()))
-            files.write_json(METRICS, synthetic | training.summarise(fitted) | {"parameters": count})
-            store.clear()
-        print(f"Kept {fitted.best.line()}")
+            for path, tensors in (
+                (WEIGHTS, ensemble.contents()),
+                (NOVELTY, novelty.fit(**known, views=views)._asdict()),
+            ):
+                with files.whole(path) as unfinished:
+                    unfinished.write_bytes(save(tensors))
+            prepared = files.read_json(PREPARATION)
+            files.write_json(MODEL, ensemble.description | {"channels": images.shape[3]} | prepared | synthetic)
+            files.write_json(METRICS, synthetic | members.summarise(fitted, seeds) | {"parameters": parameters})
+            for store in stores:
+                store.clear()
+        for number, one in enumerate(fitted):
+            print(f"{members.name(plan, number)}kept {one.kept.line()}")
 
 
 def fingerprint() -> str:
@@ -86,21 +90,33 @@ def fingerprint() -> str:
     return provenance.fingerprint(known | {"parameters": known["parameters"] | {"train": train}})
 
 
-def reporting(live: Live) -> Callable[[state.Epoch], None]:
-    """A function that logs an epoch to the curves, and prints it if there is no progress bar."""
+def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
+    """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
+    bar = members.Bar(len(plan.seeds) * plan.chosen.epochs * len(plan.rows["train"]))
+    with entrypoint.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
 
-    def report(epoch: state.Epoch) -> None:
-        live.step = epoch.number
-        live.log_metric("train/loss", epoch.train_loss)
-        live.log_metric("val/loss", epoch.val_loss)
-        live.log_metric("train/accuracy", epoch.train_accuracy)
-        live.log_metric("val/accuracy", epoch.val_accuracy)
-        live.log_metric("lr", epoch.lr)
-        live.next_step()
-        if not sys.stderr.isatty():
-            print(epoch.line(), flush=True)
+        def log(epoch: Epoch) -> None:
+            live.step = epoch.number
+            live.log_metric("train/loss", epoch.train_loss)
+            live.log_metric("val/loss", epoch.val_loss)
+            live.log_metric("train/accuracy", epoch.train_accuracy)
+            live.log_metric("val/accuracy", epoch.val_accuracy)
+            live.log_metric("lr", epoch.lr)
+            live.next_step()
 
-    return report
+        means = members.Means(len(plan.seeds), log)
+
+        def report(number: int, epoch: Epoch) -> None:
+            means.report(number, epoch)
+            if not sys.stderr.isatty():
+                print(f"{members.name(plan, number)}{epoch.line()}", flush=True)
+
+        fitted = members.train(plan, Listener(report, bar.seen, stop), together)
+        means.end()
+    bar.close()
+    table = means.table(fitted)
+    tables.write(table, f"{CURVES}/members.csv", list(table.columns))
+    return fitted
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ import json
 import re
 import shutil
 
+from core.commands import revisions
+from core.pipeline import yaml12
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +15,6 @@ import timm
 import torch
 
 from conftest import SMALL, TOP, change_parameters, clone_to, image, put
-from core.commands import revisions
-from core.pipeline import yaml12
 
 pytestmark = pytest.mark.slow
 

@@ -6,6 +6,9 @@ import re
 import sys
 from contextlib import redirect_stdout
 
+from core.commands import export, prediction
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +16,6 @@ from PIL import Image
 
 import export as export_script
 from conftest import TOP
-from core.commands import export, prediction
-from core.pipeline.errors import Mistake
 
 pytestmark = pytest.mark.slow
 

@@ -4,12 +4,13 @@ import re
 import zipfile
 from pathlib import Path
 
+from core.images import phantom
+
 import pandas as pd
 import pytest
 from PIL import Image
 
 from conftest import TOP, clone_to, put
-from core.images import phantom
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -93,7 +93,7 @@ def test_the_report_says_what_the_metrics_say(clone, page):
     audit = clone.metrics("audit")
     assert f"images, distinct images\t{audit['images']}, {audit['distinct_images']}" in shown
     page.locator("summary", has_text="All parameters").click()
-    assert "train.lr\t0.001" in page.locator("main").inner_text()
+    assert "train.lr\t0.003" in page.locator("main").inner_text()
     page.locator("summary", has_text="as a table").click()
     patient = test["patient"].iloc[0]
     some = test[test["patient"] == patient]

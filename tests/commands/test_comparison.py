@@ -1,10 +1,11 @@
+from core.commands import comparison
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from comparison import better, simulated
-from core.commands import comparison
-from core.pipeline.errors import Mistake
 
 
 def run(rows, name="one", threshold=0.5, params=None):

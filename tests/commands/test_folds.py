@@ -1,9 +1,9 @@
+from core.commands import folds
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import pandas as pd
 import pytest
-
-from core.commands import folds
-from core.pipeline.errors import Mistake
 
 
 def fold(start, count, probabilities=None, shift=0.0):

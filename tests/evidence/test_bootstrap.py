@@ -1,9 +1,10 @@
+from core.evidence import bootstrap
+from core.evidence.bootstrap import Scores
+
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from core.evidence import bootstrap
-from core.evidence.bootstrap import Scores
 from interval_coverage import DESIGNS, covered, draw
 
 

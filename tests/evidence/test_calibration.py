@@ -1,10 +1,10 @@
+from core.evidence import calibration
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
-
-from core.evidence import calibration
-from core.pipeline.errors import Mistake
 
 
 def overconfident(count=20000, temperature=2.5):

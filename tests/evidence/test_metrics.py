@@ -1,10 +1,10 @@
+from core.evidence import luck, metrics
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
-
-from core.evidence import metrics
-from core.pipeline.errors import Mistake
 
 MEASURES = [
     "accuracy",
@@ -90,12 +90,15 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     test = predictions([0, 1], [0.2, 0.6], ["a", "b"], known=[True, True])
     blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
     # two patients who both agree: 0.025 ** (1 / 2)
-    assert blocks["test"]["accuracy"] == {"value": 1.0, "low": pytest.approx(0.158114, abs=1e-6), "high": 1.0}
-    alone = {"value": 1.0, "low": None, "high": None}
-    reason = "no interval: what it rests on comes from one patient or group of copies"
+    unknown = {"low": None, "high": None, "luck": None}
+    accuracy = blocks["test"]["accuracy"]
+    assert accuracy.pop("recipe") == unknown | {"reason": luck.ALONE}
+    assert accuracy == {"value": 1.0, "low": pytest.approx(0.158114, abs=1e-6), "high": 1.0}
+    alone = {"value": 1.0, "low": None, "high": None, "recipe": unknown}
+    reason = "no interval: it rests on one patient, or on one group of copies"
     assert blocks["test"]["sensitivity"] == alone | {"reason": reason}
     assert blocks["test_unseen"]["images"] == 0
-    assert blocks["test_unseen"]["roc_auc"] == {"value": None, "low": None, "high": None, "reason": "no image"}
+    assert blocks["test_unseen"]["roc_auc"] == alone | {"value": None, "reason": "no image"}
     assert blocks["leak"] == {"accuracy": None, "sensitivity": None, "roc_auc": None}
     assert blocks["test_patients"]["mean"]["patients"] == 2
     assert blocks["test_patients"]["max"]["roc_auc"]["value"] == 1.0
@@ -182,3 +185,15 @@ def test_the_precision_curve_falls_from_all_precise_to_the_prevalence():
     curve = metrics.curves({"test": predictions(labels, [0.1, 0.9, 0.8, 0.7, 0.6, 0.2, 0.3, 0.4])})["pr"]["test"]
     assert curve.iloc[0].to_dict() == {"sensitivity": 1.0, "precision": 3 / 8}
     assert curve.iloc[-1].to_dict() == {"sensitivity": 0.0, "precision": 1.0}
+
+
+def test_each_original_class_has_its_errors_counted_by_hand():
+    given = predictions([0, 0, 0, 1, 1, 0], [0.9, 0.2, 0.4, 0.8, 0.1, 0.7], patients=["a", "a", "b", "c", "d", "e"])
+    classes = pd.Series(["cyst", "cyst", "normal", "cancer", "cancer", "normal"])
+    found = metrics.by_class(given, classes, 0.5, seed=1)
+    assert {name: (one["side"], one["images"], one["patients"], one["wrong"]) for name, one in found.items()} == {
+        "cancer": ("positive", 2, 2, 1), "cyst": ("negative", 2, 1, 1), "normal": ("negative", 2, 2, 1),
+    }  # fmt: skip
+    assert found["normal"]["quartiles"] == pytest.approx([0.475, 0.55, 0.625])
+    assert found["cancer"]["accuracy"]["value"] == 0.5 and found["cancer"]["accuracy"]["low"] is not None
+    assert found["cyst"]["accuracy"]["reason"] == "no interval: it rests on one patient, or on one group of copies"

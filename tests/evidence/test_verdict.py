@@ -1,8 +1,8 @@
+from core.evidence import metrics, verdict
+
 import numpy as np
 import pandas as pd
 import pytest
-
-from core.evidence import metrics, verdict
 
 
 def judged(labels, probabilities, patients, known=None, synthetic=False, units=None):
@@ -53,7 +53,8 @@ def test_positives_of_patients_who_share_images_are_counted_as_one():
 
 
 @pytest.mark.parametrize(
-    ("each", "words"), [(20, "Above chance here, but too few patients to say so of others"), (14, "Better than chance")]
+    ("each", "words"),
+    [(20, "Above chance on these patients, who are too few to say it of new ones"), (14, "Better than chance")],
 )
 def test_few_patients_are_called_few_and_five_too_few(each, words):
     patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // each}" for n in range(100)]

@@ -1,13 +1,14 @@
 import copy
 import json
 
+from core.evidence import metrics, verdict
+from core.report import html, plots
+
 import pandas as pd
 import pytest
 from matplotlib import pyplot
 
 from conftest import TOP
-from core.evidence import metrics, verdict
-from core.report import html, plots
 
 
 @pytest.fixture
@@ -55,7 +56,8 @@ def test_measures_of_a_test_set_without_a_leak_are_drawn_once(figures):
         axis = pyplot.figure().subplots()
         plots._intervals(axis, drawn)
         defined = [entry for entry in drawn["test"].values() if isinstance(entry, dict)]
-        assert len([line for line in axis.lines if len(line.get_xdata()) == 2]) == lines * len(defined)
+        drawn_lines = [line for line in axis.lines if len(line.get_xdata()) == 2]
+        assert len(drawn_lines) == lines * 2 * len(defined)  # of the model, and of the recipe
         assert (axis.get_legend() is not None) == (lines == 2)
         pyplot.close()
 
@@ -64,10 +66,15 @@ def test_a_part_of_the_test_set_that_leaks_is_shown_with_both_figures(figures):
     assert "Claimed against believed" not in report(figures)
     leaky = copy.deepcopy(figures)
     fresh = leaky["evaluate"]["test_unseen"]
-    fresh |= {"images": 200, "roc_auc": {"value": 0.6, "low": 0.4, "high": 0.8},
-              "f1": {"value": None, "low": None, "high": None, "reason": "there is no positive"}}  # fmt: skip
-    page = report(leaky)
-    assert "Claimed against believed" in page and "0.869 (0.672 to 0.941)</td><td>0.600 (0.400 to 0.800)" in page
+    recipe = {"low": 0.3, "high": 0.9, "luck": 0.2}
+    fresh |= {"images": 200, "roc_auc": {"value": 0.6, "low": 0.4, "high": 0.8, "recipe": recipe},
+              "f1": {"value": None, "low": None, "high": None, "recipe": recipe,
+                     "reason": "there is no positive"}}  # fmt: skip
+    page, auc = report(leaky), figures["evaluate"]["test"]["roc_auc"]
+    assert (
+        "Claimed against believed" in page
+        and f"{auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})</td><td>0.600 (0.400 to 0.800)" in page
+    )
     assert "not defined: there is no positive" in page and "The test set leaks." in page
 
 

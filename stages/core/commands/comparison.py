@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
-
-from core.evidence import bootstrap, metrics
+from core.evidence import bootstrap, luck, metrics
 from core.evidence.bootstrap import Scores
 from core.pipeline import tables
 from core.pipeline.errors import Mistake, some
 from core.split import groups
+
+import numpy as np
+import pandas as pd
 
 LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (lower is better)"}
 LESS_IS_BETTER = ["brier"]
@@ -17,26 +17,32 @@ SURE = 0.05  # probability that two equal runs are called different in any measu
 
 
 class Run(NamedTuple):
-    """A revision: its name for people, its tables split (with pixels_sha256) and predictions, its threshold, and its
-    params.yaml with dotted keys."""
+    """A revision: its name for people, its tables split (with pixels_sha256) and predictions, its threshold, its
+    params.yaml with dotted keys, and its temperature, 1 if it was not calibrated."""
 
     name: str
     split: pd.DataFrame
     predictions: pd.DataFrame
     threshold: float
     params: dict[str, Any]
+    temperature: float = 1.0
 
 
 def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
-    """The test images of both runs: file, label, patient, probability_0, probability_1, unit.
+    """The test images of both runs: file, label, patient, unit, and of each run, 0 and 1, the probability and those
+    without one of its members: probability_0, without_1_0, ...
 
     A unit is a set of images that resampling keeps together: images linked by patient or by copies in either run.
     With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
     Mistake if the test sets differ.
     """
-    tests = [run.predictions[run.predictions["part"] == "test"] for run in runs]
-    columns = ["file", "label", "patient", "probability"]
-    both = tests[0][columns].merge(tests[1][columns], on="file", suffixes=("_0", "_1"))
+    tests = [luck.leave_out(run.predictions[run.predictions["part"] == "test"], run.temperature) for run in runs]
+    columns = ["label", "patient", "probability"]
+    numbered = [
+        test[["file", *columns, *luck.columns(test)]].set_index("file").add_suffix(f"_{number}")
+        for number, test in enumerate(tests)
+    ]
+    both = numbered[0].join(numbered[1], how="inner").reset_index()
     relabelled = both["label_0"] != both["label_1"]
     pixels = [both["file"].map(run.split.set_index("file")["pixels_sha256"]) for run in runs]
     replaced = pixels[0] != pixels[1]  # another image under the same name
@@ -66,15 +72,18 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
     """For each measure: both values, their difference (second minus first) with its 95 % interval and p, the reason if
     one of these is missing, and ``differ``, whether the difference is significant.
 
-    The p-values are from a paired bootstrap over units, adjusted by Holm's step-down procedure (1979, Scandinavian
-    Journal of Statistics 6, 65-70). So at most one in twenty pairs of equal runs is called different in any measure.
+    If both runs are ensembles, recipes are compared: patients and trainings are both drawn (core.evidence.luck).
+    Otherwise the two models are compared: only the patients are drawn. The p-values are adjusted by Holm's step-down
+    procedure (1979, Scandinavian Journal of Statistics 6, 65-70).
     """
     both: list[Scores] = []
     for number, run in enumerate(runs):
-        table = images[["label", "unit"]].assign(probability=images[f"probability_{number}"])
-        both.append(metrics.scores(table, run.threshold))
+        table = images.filter(regex=rf"^(probability|{luck.WITHOUT}\d+)_{number}$")
+        table = table.rename(columns=lambda name: name.rpartition("_")[0])
+        both.append(metrics.scores(table.join(images[["label", "unit"]]), run.threshold))
     pair = both[0], both[1]
     values = [metrics.measures(scores) for scores in pair]
+    fewer = [[metrics.measures(one) for one in scores.fewer] for scores in pair] if recipes(runs) else []
     resampled = [bootstrap.resample(scores, seed) for scores in pair]
     rows = []
     for name in metrics.MEASURES:
@@ -85,15 +94,24 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
             row["reason"] = "not defined"
         else:
             row["difference"] = second - first
-            found = bootstrap.difference((first, second), resampled[1][name] - resampled[0][name], name, pair)
+            trainings = [luck.of_training([values_of[name] for values_of in each]) for each in fewer]
+            drawn = tuple(part for part in trainings if part)
+            found = bootstrap.difference((first, second), resampled[1][name] - resampled[0][name], name, pair, drawn)
             if isinstance(found, str):
                 row["reason"] = found
+            elif len(drawn) < len(trainings):
+                row["reason"] = "not defined without one of the members"
             else:
                 row["low"], row["high"], row["p"] = found
         rows.append(row)
     table = pd.DataFrame(rows).astype(dict.fromkeys(["first", "second", "difference", "low", "high", "p"], "Float64"))
     table["p"] = pd.array(_holm(table["p"]), dtype="Float64")
     return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
+
+
+def recipes(runs: tuple[Run, Run]) -> bool:
+    """Whether both runs have several members, so that their recipes can be compared."""
+    return all(len(tables.members(run.predictions)) > 1 for run in runs)
 
 
 def _holm(p: "pd.Series[Any]") -> np.ndarray:
@@ -151,9 +169,10 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
     if measured is not None:
         lines += [f"Test images in both: {counted['images']:,} ({counted['positives']:,} positive), {whose}."]
         lines += ["", *_table(runs, measured, markdown), ""]
+        drawn = "new patients and new trainings" if recipes(runs) else "new patients, and these trainings"
         lines.append(
-            "Intervals: 95 % for each difference, from a paired bootstrap over patients. p: adjusted for the number of "
-            "measures (Holm); therefore an interval can exclude 0 while p is above 0.05."
+            f"Intervals: 95 % for each difference, for {drawn}. p: adjusted for the number of measures (Holm); "
+            "therefore an interval can exclude 0 while p is above 0.05."
         )
     bullet = "- " if markdown else "  "
     for title, entries in (
@@ -172,6 +191,12 @@ def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
     differ = measured[measured["differ"]]
     if (measured["difference"].fillna(0) == 0).all():
         return f"{first} and {second} give equal figures."
+    if not recipes(runs):
+        return f"{_models(first, second, differ)} {_alone(runs)}"
+    return _models(first, second, differ)
+
+
+def _models(first: str, second: str, differ: pd.DataFrame) -> str:
     if differ.empty:
         return f"No significant difference between {first} and {second}."
     names = [
@@ -179,6 +204,14 @@ def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
         for name, difference in zip(differ["measure"], differ["difference"], strict=True)
     ]
     return f"{first} and {second} differ significantly: {', '.join(names)} ({second} minus {first})."
+
+
+def _alone(runs: tuple[Run, Run]) -> str:
+    alone = [run.name for run in runs if len(tables.members(run.predictions)) < 2]
+    return (
+        f"This compares two models, not their recipes: {' and '.join(alone)} trained one network only, so the "
+        "difference may be the luck of a seed (train.members)."
+    )
 
 
 def _signed(difference: float) -> str:

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from core.evidence import calibration
+from core.network.ensemble import Ensemble
+from core.network.pretrained import TIMM
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import torch
 from torch import Tensor
-
-from core.evidence import calibration
-from core.network.networks import TIMM, Classifier
-from core.pipeline.errors import Mistake
 
 CONFIG = "config.json"
 CARD = Path(__file__).with_name("card.md")
@@ -18,8 +19,9 @@ CHECKED = 64  # images
 MOST_APART = 1e-4  # difference between the logits of ONNX and PyTorch
 
 
-def onnx(classifier: Classifier, images: np.ndarray, path: Path) -> float:
-    """Write the network as ONNX: pixel_values float32 (B, C, H, W) in [0, 1] to logits float32 (B,), for any B.
+def onnx(ensemble: Ensemble, images: np.ndarray, path: Path) -> float:
+    """Write the ensemble as one ONNX network: pixel_values float32 (B, C, H, W) in [0, 1] to logits float32 (B,), for
+    any B.
 
     Returns the largest difference between its logits and PyTorch's on up to CHECKED of ``images``, uint8 (N, H, W, C).
     Raises Mistake if the difference is above MOST_APART, or if the network can't be written as ONNX.
@@ -31,12 +33,12 @@ def onnx(classifier: Classifier, images: np.ndarray, path: Path) -> float:
         raise Mistake(
             f"{error.name} is not installed. Run make export, or pip install -r requirements-dev.txt"
         ) from None
-    classifier = classifier.eval().cpu()
+    ensemble = ensemble.eval().cpu()
     rows = np.linspace(0, len(images) - 1, min(CHECKED, len(images))).astype(int)
     batch = torch.from_numpy(np.stack([images[row] for row in rows])).permute(0, 3, 1, 2).float() / 255
     try:
         torch.onnx.export(
-            classifier, (batch[:2],), path, dynamo=True, opset_version=OPSET, input_names=["pixel_values"],
+            ensemble, (batch[:2],), path, dynamo=True, opset_version=OPSET, input_names=["pixel_values"],
             output_names=["logits"], dynamic_shapes={"images": {0: torch.export.Dim("batch")}}, external_data=False,
             verbose=False,
         )  # fmt: skip
@@ -44,7 +46,7 @@ def onnx(classifier: Classifier, images: np.ndarray, path: Path) -> float:
         raise Mistake(f"This network can't be written as ONNX: {str(error).strip().splitlines()[0]}") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
-        apart = [_apart(session, classifier, batch[:count]) for count in (1, len(batch))]
+        apart = [_apart(session, ensemble, batch[:count]) for count in (1, len(batch))]
     if not max(apart) <= MOST_APART:
         raise Mistake(
             f"Not exported: the logits of ONNX and PyTorch differ by {max(apart):.1e}, more than {MOST_APART:g}"
@@ -52,15 +54,15 @@ def onnx(classifier: Classifier, images: np.ndarray, path: Path) -> float:
     return max(apart)
 
 
-def _apart(session: Any, classifier: Classifier, batch: Tensor) -> float:
+def _apart(session: Any, ensemble: Ensemble, batch: Tensor) -> float:
     (found,) = session.run(["logits"], {"pixel_values": batch.numpy()})
-    return float(np.abs(found - classifier(batch).numpy()).max())
+    return float(np.abs(found - ensemble(batch).numpy()).max())
 
 
 def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
     """The content of config.json: the network, its threshold and its temperature. The network itself normalises its
     images by ``mean`` and ``std``."""
-    told = ("backbone", "head", "image_size", "mean", "std", "synthetic")
+    told = ("backbone", "head", "members", "image_size", "mean", "std", "synthetic")
     return {
         "architectures": ["Classifier"],
         "model_type": library(description),
@@ -80,8 +82,12 @@ def library(description: dict[str, Any]) -> str:
 def preprocessing(description: dict[str, Any]) -> dict[str, Any]:
     """The content of preprocessor_config.json. The network normalises its images itself."""
     side = description["image_size"]
-    return {
-        "image_processor_type": "ViTImageProcessor",  # it resizes to a square and applies only the steps below
+    plain = description["fit"] == "squeeze" and description["levels"] is None
+    # This class resizes to a square and applies only the steps below. Of the other ways, none has a class.
+    known = {"image_processor_type": "ViTImageProcessor"} if plain else {}
+    return known | {
+        "fit": description["fit"],
+        "levels": description["levels"],
         "do_convert_rgb": description["channels"] == 3,
         "do_resize": True,
         "size": {"height": side, "width": side},

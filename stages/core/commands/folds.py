@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from core.evidence import metrics
 from core.pipeline import tables
 from core.pipeline.errors import Mistake
+
+import numpy as np
+import pandas as pd
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:

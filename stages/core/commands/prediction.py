@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from core.evidence import calibration
+from core.images import decoder
+from core.images.preparation import Preparation, Unreadable
+from core.network import devices, ensemble, inference, novelty, pretrained, regions
+from core.pipeline import files
+
 import numpy as np
 import torch
 from PIL import Image
-
-from core.evidence import calibration
-from core.images import decoder
-from core.network import devices, inference, networks, novelty, regions
-from core.pipeline import files
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
@@ -31,32 +32,34 @@ class Model:
 
     def __init__(self, folder: Path, device: str = "auto", temperature: float = 1.0) -> None:
         description = files.read_json(folder / DESCRIPTION)
-        self.side: int = description["image_size"]
+        self.preparation = Preparation.of(description)
+        side = self.preparation.side
         self.channels: int = description["channels"]
         self.synthetic: bool = description["synthetic"]
         self.temperature = temperature
         self.device = devices.choose(device)
-        self.classifier = networks.restore(folder / WEIGHTS, description).to(self.device).eval()
-        self.novelty = novelty.Novelty(**networks.read(folder / NOVELTY))
-        example = torch.zeros(1, self.channels, self.side, self.side, device=self.device)
-        self.layer = regions.layer(self.classifier, example)
+        self.ensemble = ensemble.restore(folder / WEIGHTS, description).to(self.device).eval()
+        self.novelty = novelty.Novelty(**pretrained.read(folder / NOVELTY))
+        example = torch.zeros(1, self.channels, side, side, device=self.device)
+        self.layers = regions.layers(self.ensemble, example)
 
-    def fit(self, found: list["np.ndarray | decoder.Unreadable"]) -> tuple[np.ndarray, list[str]]:
+    def fit(self, found: list[np.ndarray | Unreadable]) -> tuple[np.ndarray, list[str]]:
         """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
-        stack = np.zeros((len(found), self.side, self.side, self.channels), np.uint8)
+        side = self.preparation.side
+        stack = np.zeros((len(found), side, side, self.channels), np.uint8)
         return stack, [decoder.fit_into(stack[at], pixels) for at, pixels in enumerate(found)]
 
     def scores(self, stack: np.ndarray, rows: np.ndarray) -> Scores:
         """The scores of the images at ``rows`` of ``stack``, uint8 (N, side, side, C)."""
-        raw, features = inference.features(self.classifier, stack, rows, self.device)
-        return Scores(calibration.tempered(raw, self.temperature), self.novelty.ratio(features))
+        each, features = inference.features(self.ensemble, stack, rows, self.device)
+        return Scores(calibration.tempered(each.mean(axis=1), self.temperature), self.novelty.ratio(features))
 
     def heatmap(self, image: np.ndarray, positive: bool) -> Image.Image:
         """An image uint8 (side, side, C), overlaid with the regions that support the predicted class (Grad-CAM). If
         the network has no map of 4 x 4 or more, only the image."""
-        if self.layer is None:
+        if self.layers is None:
             return picture(image)
-        heat = regions.maps(self.classifier, self.layer[0], image[None], np.array([positive]))
+        heat = regions.maps(self.ensemble, self.layers[0], image[None], np.array([positive]))
         return picture(regions.laid_over(image, heat[0]))
 
 

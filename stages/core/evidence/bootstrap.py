@@ -1,5 +1,8 @@
 """95 % intervals from a bootstrap over patients: a resample contains all images of each drawn patient.
 
+There are two. That of the model says what this model would reach on new patients. That of the recipe says what it would
+reach on new patients after a new training: it adds the variance over trainings (core.evidence.luck).
+
 Images of a patient are not independent, so a bootstrap over images gives intervals that are far too narrow. With few
 patients, percentiles of the resamples are too narrow as well. The interval is therefore a t interval on the logit
 scale. Its standard error comes from the resamples. Its degrees of freedom come from the effective number of patients
@@ -15,6 +18,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from core.evidence import luck
+from core.evidence.luck import Part
+
 import numpy as np
 from scipy import stats
 from scipy.special import expit, logit
@@ -26,12 +32,14 @@ AT_ONCE = 1_000_000  # images times resamples in memory, per core
 
 class Scores(NamedTuple):
     """The input of all measures: labels (N,) 0 or 1, probabilities (N,) in [0, 1], called (N,) bool (predicted
-    positive), and units (N,), the patient (or cluster) of each image, numbered from 0."""
+    positive), and units (N,), the patient (or cluster) of each image, numbered from 0. ``fewer``: the same images,
+    scored without the first member of the ensemble, without the second, and so on; empty for one network."""
 
     labels: np.ndarray
     probabilities: np.ndarray
     called: np.ndarray
     units: np.ndarray
+    fewer: tuple["Scores", ...] = ()
 
 
 # The sets of images that a measure is computed from. The set with the fewest patients limits its interval.
@@ -130,8 +138,11 @@ def effective(units: np.ndarray) -> float:
     return float(images.sum() ** 2 / (images**2).sum()) if len(units) else 0.0
 
 
-def interval(measure: str, value: float, resampled: np.ndarray, scores: Scores) -> tuple[float, float] | str:
-    """The 95 % interval of a measure in [0, 1], or the reason why there is none.
+def interval(
+    measure: str, value: float, resampled: np.ndarray, scores: Scores, training: Part | None = None
+) -> tuple[float, float] | str:
+    """The 95 % interval of a measure in [0, 1], or the reason why there is none. With the variance over trainings, it
+    is the interval of the recipe, otherwise that of the model.
 
     Resamples can't contain a kind of patient that is missing from the test set. A kind that makes up a share of
     1 - 0.025^(1/k) of all patients is missing among k patients with a probability of 2.5 % (exact binomial; k is the
@@ -141,45 +152,68 @@ def interval(measure: str, value: float, resampled: np.ndarray, scores: Scores) 
     found = _limit(measure, (scores,))
     if isinstance(found, str):
         return found
-    patients, freedom = found
-    alike = ((1 - LEVEL) / 2) ** (1 / patients)
+    count, freedom = found
+    alike = ((1 - LEVEL) / 2) ** (1 / count)
     worst, best = UNLIKE.get(measure, (0.0, 1.0))
     least, most = alike * value + (1 - alike) * worst, alike * value + (1 - alike) * best
-    if value in (0, 1):
-        return min(value, least), max(value, most)
-    spread = float(np.nanstd(resampled, ddof=1))
-    if not spread > 1e-12:
+    if value in (0, 1):  # no logit: the luck of the training, if any, on the plain scale
+        half = _half(training) if training else 0.0
+        return max(0.0, min(value - half, least)), min(1.0, max(value + half, most))
+    patients = over_patients(resampled, freedom)
+    if not patients.variance > 1e-24:
         return "all resamples agree"
-    widened = spread * np.sqrt((freedom + 1) / freedom)
-    half = stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * widened / (value * (1 - value))
+    half = _half(luck.together(patients, training) if training else patients) / (value * (1 - value))
     return min(float(expit(logit(value) - half)), least), max(float(expit(logit(value) + half)), most)
+
+
+def luck_share(measure: str, resampled: np.ndarray, scores: Scores, training: Part) -> float:
+    """The share of trainings in the variance over patients and trainings, for a measure that has an interval."""
+    limit = _limit(measure, (scores,))
+    assert not isinstance(limit, str)
+    both = training.variance + over_patients(resampled, limit[1]).variance
+    return training.variance / both if both else 0.0
+
+
+def over_patients(resampled: np.ndarray, freedom: float) -> Part:
+    """The variance of a figure over patients, from its resamples."""
+    return Part(float(np.nanvar(resampled, ddof=1)) * (freedom + 1) / freedom, freedom)
+
+
+def _half(part: Part) -> float:
+    """Half of the 95 % interval of a figure with this variance, on its own scale."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, max(part.freedom, 1)) * np.sqrt(part.variance))
 
 
 def _limit(measure: str, both: tuple[Scores, ...]) -> tuple[float, float] | str:
     """The effective number of patients behind a measure and the degrees of freedom, or why there is no interval."""
     sets = [scores.units[images] for scores in both for images in RESTS_ON[measure](scores)]
     if min(len(np.unique(units)) for units in sets) < 2:
-        return "what it rests on comes from one patient or group of copies"
+        return "it rests on one patient, or on one group of copies"
     patients = min(effective(units) for units in sets)
     return patients, max(patients - 1, 0.5)
 
 
 def difference(
-    values: tuple[float, float], resampled: np.ndarray, measure: str, both: tuple[Scores, Scores]
+    values: tuple[float, float],
+    resampled: np.ndarray,
+    measure: str,
+    both: tuple[Scores, Scores],
+    trainings: tuple[Part, ...] = (),
 ) -> tuple[float, float, float] | str:
     """The 95 % interval of a paired difference (second minus first) and its two-sided p, or why there are none.
 
-    ``resampled`` is the difference on each resample. The interval is the t interval of ``interval``, but on the plain
-    scale. If all resamples give the same difference, p is that of a sign test on the effective number of patients.
+    ``resampled`` is the difference on each resample. With the variance of each figure over ``trainings``, it compares
+    recipes, otherwise models. The interval is the t interval of ``interval``, but on the plain scale. If all resamples
+    give the same difference, p is that of a sign test on the effective number of patients.
     """
     limit = _limit(measure, both)
     if isinstance(limit, str):
         return limit
     patients, freedom = limit
-    spread = float(np.nanstd(resampled, ddof=1)) * np.sqrt((freedom + 1) / freedom)
+    whole = luck.together(over_patients(resampled, freedom), *trainings)
     found = values[1] - values[0]
-    if not spread > 1e-12:
+    if not whole.variance > 1e-24:
         return found, found, 1.0 if found == 0 else min(1.0, 2 * 0.5**patients)
-    known = stats.t(max(freedom, 1))
+    known, spread = stats.t(max(whole.freedom, 1)), np.sqrt(whole.variance)
     half = float(known.ppf((1 + LEVEL) / 2)) * spread
     return found - half, found + half, float(2 * known.sf(abs(found) / spread))

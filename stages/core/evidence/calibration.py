@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from core.pipeline.errors import Mistake
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
-
-from core.pipeline.errors import Mistake
 
 BINS = 10
 NEAREST = 1e-12  # probabilities are kept this far from 0 and 1, where the logit is infinite

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import sklearn.metrics
-
-from core.evidence import bootstrap
+from core.evidence import bootstrap, luck
 from core.evidence.bootstrap import Scores
 from core.pipeline import tables
 from core.pipeline.errors import Mistake
+
+import numpy as np
+import pandas as pd
+import sklearn.metrics
 
 MEASURES = tuple(bootstrap.RESTS_ON)
 POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
@@ -44,33 +44,46 @@ def measures(scores: Scores) -> dict[str, float | None]:
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
-    """Scores from the columns label, probability and unit. A probability of ``threshold`` or more is called positive;
-    ``threshold`` is one number for all rows, or one per row."""
-    probabilities = predictions["probability"].to_numpy(dtype=np.float64)
-    units = pd.factorize(predictions["unit"])[0].astype(np.int64)
-    return Scores(predictions["label"].to_numpy(), probabilities, probabilities >= np.asarray(threshold), units)
+    """Scores from the columns label, probability, unit, and those of luck.leave_out. A probability of ``threshold`` or
+    more is called positive; ``threshold`` is one number for all rows, or one per row."""
+    labels, units = predictions["label"].to_numpy(), pd.factorize(predictions["unit"])[0].astype(np.int64)
+
+    def scored(column: str) -> Scores:
+        probabilities = predictions[column].to_numpy(dtype=np.float64)
+        return Scores(labels, probabilities, probabilities >= np.asarray(threshold), units)
+
+    return scored("probability")._replace(fewer=tuple(scored(column) for column in luck.columns(predictions)))
 
 
 def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
-    """Measures as {value, low, high}; low and high are the 95 % interval of a bootstrap over the units.
+    """Measures as {value, low, high, recipe: {low, high, luck}}. The first interval is the model's, the second the
+    recipe's; ``luck`` is the share of trainings in the variance of the latter.
 
     A number that is not defined is None, and the key ``reason`` says why.
     """
     ranks = bool({"roc_auc", "pr_auc"} & set(names))
     resampled = bootstrap.resample(found, seed, ranks) if len(found.labels) else {}
-    values = measures(found)
+    values, fewer = measures(found), [measures(scores) for scores in found.fewer]
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
         value = values[name]
-        entries[name] = {"value": value, "low": None, "high": None}
+        entries[name] = {"value": value, "low": None, "high": None, "recipe": {"low": None, "high": None, "luck": None}}
         if value is None:
             entries[name]["reason"] = _why_undefined(found)
             continue
         bounds = bootstrap.interval(name, value, resampled[name], found)
         if isinstance(bounds, str):
             entries[name]["reason"] = f"no interval: {bounds}"
-        else:
-            entries[name]["low"], entries[name]["high"] = bounds
+            continue
+        entries[name]["low"], entries[name]["high"] = bounds
+        training = luck.of_training([values_of[name] for values_of in fewer])
+        if training is None:
+            entries[name]["recipe"]["reason"] = "not defined without one of the members" if fewer else luck.ALONE
+            continue
+        whole = bootstrap.interval(name, value, resampled[name], found, training)
+        assert not isinstance(whole, str)  # the model has an interval
+        share = bootstrap.luck_share(name, resampled[name], found, training)
+        entries[name]["recipe"] = {"low": whole[0], "high": whole[1], "luck": share}
     return entries
 
 
@@ -85,7 +98,7 @@ def _why_undefined(found: Scores) -> str:
 def by_patient(predictions: pd.DataFrame, how: str) -> pd.DataFrame:
     """One row per patient: the "mean" or "max" probability of the images, and label 1 if any image is positive."""
     rows = predictions.groupby("patient", as_index=False).agg(
-        probability=("probability", how), label=("label", "max"), unit=("unit", "first")
+        {"label": "max", "unit": "first"} | dict.fromkeys(["probability", *luck.columns(predictions)], how)
     )
     return rows.astype({"patient": "string"})
 
@@ -154,6 +167,23 @@ def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
         for label, name in ((1, "positive"), (0, "negative"))
     }
     return tables.counts(predictions) | units
+
+
+def by_class(test: pd.DataFrame, classes: "pd.Series[str]", threshold: float, seed: int) -> dict[str, Any]:
+    """For each original class of the test images: on which side it is, its images and patients, how many are called
+    wrongly with the accuracy among them, and the quartiles of the probability. ``classes`` is on the index of ``test``.
+    """
+    found: dict[str, Any] = {}
+    for name, rows in test.groupby(classes, sort=True):
+        judged = scores(rows, threshold)
+        found[str(name)] = {
+            "side": "positive" if rows["label"].iloc[0] else "negative",
+            "images": len(rows),
+            "patients": tables.counts(rows)["patients"],
+            "wrong": int((judged.called != (judged.labels == 1)).sum()),
+            "quartiles": [float(value) for value in np.quantile(judged.probabilities, (0.25, 0.5, 0.75))],
+        } | figures(judged, seed, ("accuracy",))
+    return found
 
 
 def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:

@@ -35,12 +35,12 @@ def word(figures: dict[str, Any]) -> str:
         lines.append("- Nothing leaked: no test image has a copy, exact or near, or a patient in training.")
     if figures.get("test_known_to_val"):
         lines.append(
-            f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which chose "
-            "the best epoch, so the figures flatter."
+            f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which can "
+            "choose the epoch and the threshold, so the figures may flatter."
         )
-    lines += [f"- {line}" for line in _worth(fresh)]
+    lines += [f"- {line}" for line in [*_worth(fresh), *_luck(fresh)]]
     over = "images and their copies, as patients are not known" if test["patients"] is None else "patients"
-    lines += ["", f"Intervals are 95 %, from a bootstrap over {over}. Research only: no medical device.", ""]
+    lines += ["", f"Intervals are 95 %, over {over}. Research only: no medical device.", ""]
     return "\n".join(lines)
 
 
@@ -76,12 +76,28 @@ def _headline(figures: dict[str, Any]) -> str:
     if block["patients"] is None:
         rests += ", if every image is of another patient: whose they are is not known"
     if area["low"] > 0.5 and few < LEAST:
-        return f"{but}Above chance here, but too few patients to say so of others: {where}{found}{rests}."
+        return f"{but}Above chance on these patients, who are too few to say it of new ones: {where}{found}{rests}."
     if area["low"] > 0.5:
         return f"{but}Better than chance: {where}{found}{rests}."
     if area["high"] < 0.5:
         return f"{but}Worse than chance: {where}{found}{rests}."
     return f"{but}Cannot be told from chance: {where}{found}{rests}."
+
+
+def _luck(block: dict[str, Any]) -> list[str]:
+    """How much of the doubt is the patients' and how much the training's, and what would lower it."""
+    area = block["roc_auc"]
+    if area["low"] is None:
+        return []
+    recipe = area["recipe"]
+    if recipe["low"] is None:
+        return [f"A new training could give another figure; how far off is not known: {recipe['reason']}."]
+    share = round(100 * recipe["luck"])
+    remedy = "more members (train.members)" if share > 50 else "more test patients"
+    return [
+        f"On new patients and after a new training: ROC AUC {recipe['low']:.3f} to {recipe['high']:.3f}. {share} % of "
+        f"this doubt is the luck of the training, the rest is which patients are tested: {remedy} would lower it most."
+    ]
 
 
 def _worth(block: dict[str, Any]) -> list[str]:

@@ -4,36 +4,36 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from core.network import devices
 from core.network.batches import Pixels
-from core.network.networks import Classifier
+from core.network.ensemble import Ensemble
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 SCORED_AT_ONCE = {"cpu": 3 * 2**18, "cuda": 2**27}  # values (pixels times channels) in a batch
 
 
 def score(
-    classifier: Classifier,
+    network: nn.Module,
     pixels: Pixels,
     rows: np.ndarray,
     cast: AbstractContextManager[Any],
-    network: Callable[[Tensor], Tensor] | None = None,
+    output: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The logits of the images at ``rows``, float32 (len(rows),), or the output of another ``network``; on the CPU.
+    """What the network, or its method ``output``, returns for the images at ``rows``: (len(rows), ...), on the CPU.
 
-    Sets the classifier to evaluation mode.
+    Sets the network to evaluation mode.
     """
-    classifier.eval()
-    network = network or classifier
+    network.eval()
+    output = output or network
     size = max(1, SCORED_AT_ONCE[pixels.device.type] // pixels.images[0].size)
     while True:
         try:
             with torch.inference_mode(), cast:
                 parts = [rows[at : at + size] for at in range(0, len(rows), size)]
-                return torch.cat([network(batch) for batch in pixels.stream(parts)]).cpu()
+                return torch.cat([output(batch) for batch in pixels.stream(parts)]).cpu()
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -41,17 +41,19 @@ def score(
             torch.cuda.empty_cache()
 
 
-def probabilities(classifier: Classifier, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """The probability of the positive class for the images at ``rows``: float64 (len(rows),), computed in fp32."""
+def probabilities(ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    """Each member's probability of the positive class for the images at ``rows``: float64 (len(rows), members). They
+    are computed in fp32."""
     with devices.memory("set train.device to cpu, or lower prepare.image_size"):
-        logits = score(classifier.to(device), Pixels(images, device), rows, nullcontext())
+        logits = score(ensemble.to(device), Pixels(images, device), rows, nullcontext(), ensemble.each)
     return torch.sigmoid(logits.double()).numpy()
 
 
 def features(
-    classifier: Classifier, images: np.ndarray, rows: np.ndarray, device: torch.device
+    ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``probabilities``, and the features of the images (Classifier.with_features): float32 (len(rows), D)."""
+    """As ``probabilities``, and the features of the images (Ensemble.with_features): float32 (len(rows), F)."""
     with devices.memory("set train.device to cpu, or lower prepare.image_size"):
-        found = score(classifier.to(device), Pixels(images, device), rows, nullcontext(), classifier.with_features)
-    return torch.sigmoid(found[:, 0].double()).numpy(), found[:, 1:].numpy()
+        found = score(ensemble.to(device), Pixels(images, device), rows, nullcontext(), ensemble.with_features)
+    count = len(ensemble.members)
+    return torch.sigmoid(found[:, :count].double()).numpy(), found[:, count:].numpy()

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from core.pipeline import files
 from core.report import plots
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 HERE = Path(__file__).parent
 MEASURES = {
@@ -28,7 +28,7 @@ def filled(template: Path, **content: Any) -> str:
         loader=FileSystemLoader([template.parent, HERE]), autoescape=template.suffix == ".html",
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"figure": plots.text, "count": _count}
+    environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count}
     return environment.get_template(template.name).render(**content)
 
 

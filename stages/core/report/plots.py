@@ -11,12 +11,12 @@ import matplotlib
 
 matplotlib.use("Agg")  # draw without a display
 
+from core.pipeline import files
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
-
-from core.pipeline import files
 
 # The colours of Okabe and Ito, which colour-blind people can distinguish.
 TEST, VALIDATION, NEGATIVE, POSITIVE = "#0072B2", "#E69F00", "#0072B2", "#D55E00"
@@ -37,30 +37,33 @@ def _page(path: str | Path, size: tuple[float, float], grid: tuple[int, int], sy
         plt.close(figure)
 
 
-def training(curves: str | Path, best: int, path: str | Path, synthetic: bool) -> None:
-    """Loss, accuracy and learning rate by epoch, with a mark at the kept epoch ``best``.
+def training(epochs: pd.DataFrame, path: str | Path, synthetic: bool) -> None:
+    """Loss, accuracy and learning rate of each member by epoch, with a mark at its kept epoch.
 
-    ``curves`` is the folder with the tables of dvclive.
+    ``epochs`` is the table data/curves/members.csv.
     """
     with _page(path, (11, 3.4), (1, 3), synthetic) as axes:
         for axis, measure in zip(axes[0], ("loss", "accuracy", "lr"), strict=True):
-            _epochs(axis, measure, curves, best)
+            _epochs(axis, measure, epochs)
         axes[0, 0].legend(frameon=False, fontsize=8)
 
 
-def _epochs(axis: Any, measure: str, curves: str | Path, best: int) -> None:
+def _epochs(axis: Any, measure: str, epochs: pd.DataFrame) -> None:
+    parts = {"lr": "0.3"} if measure == "lr" else {f"train_{measure}": TEST, f"val_{measure}": VALIDATION}
+    kept = epochs[epochs["kept"]]
+    members = [table for _, table in epochs.groupby("member")]
+    for column, colour in parts.items():
+        for number, table in enumerate(members):
+            label = "_" if number else column.partition("_")[0]
+            faint = 0.2 + 0.8 / len(members)
+            axis.plot(table["epoch"], table[column], color=colour, label=label, marker=".", alpha=faint)
+        axis.plot(kept["epoch"], kept[column], color=colour, marker="o", linestyle="none", fillstyle="none")
+    axis.plot([], [], color="0.6", marker="o", linestyle="none", fillstyle="none", label="kept")
     if measure == "lr":
-        table = pd.read_csv(Path(curves, "lr.tsv"), sep="\t")
-        axis.plot(table["step"], table["lr"], color="0.3", marker=".")
-        axis.set_ylabel("learning rate")
-        axis.set_yscale("log")
+        axis.set_ylim(0)
     else:
-        for part, colour in (("train", TEST), ("val", VALIDATION)):
-            table = pd.read_csv(Path(curves, part, f"{measure}.tsv"), sep="\t")
-            axis.plot(table["step"], table[measure], color=colour, label=part, marker=".")
-        axis.set_ylabel(measure)
         axis.set_ylim(0, None if measure == "loss" else 1.02)
-    axis.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
+    axis.set_ylabel("learning rate" if measure == "lr" else measure)
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -126,10 +129,12 @@ def _scores(axis: Any, bins: pd.DataFrame, threshold: float) -> None:
 
 def text(entry: dict[str, Any]) -> str:
     """A measure with its interval, as text."""
-    if entry["value"] is None:
-        return "not defined"
-    bounds = "no interval" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
-    return f"{entry['value']:.3f} ({bounds})"
+    return "not defined" if entry["value"] is None else f"{entry['value']:.3f} ({bounds(entry)})"
+
+
+def bounds(entry: dict[str, Any]) -> str:
+    """An interval as text."""
+    return "no interval" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
 
 
 def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) -> None:
@@ -169,14 +174,16 @@ def _intervals(axis: Any, figures: dict[str, Any]) -> None:
             entry = figures[block][name]
             if entry["value"] is not None:
                 axis.plot(entry["value"], place + shift, color=colour, marker="o", markersize=4)
-            if entry["low"] is not None:
-                axis.plot([entry["low"], entry["high"]], [place + shift] * 2, color=colour)
+            for bounds_of, width in ((entry, 1.5), (entry["recipe"], 0.7)):
+                if bounds_of["low"] is not None:
+                    axis.plot([bounds_of["low"], bounds_of["high"]], [place + shift] * 2, color=colour, linewidth=width)
         axis.plot([], [], color=colour, marker="o", markersize=4, label=block.replace("test_", ""))
     words = {"brier": "brier (0 is best)"}
     axis.set_yticks(range(len(names)), [words.get(name, name.replace("_", " ")) for name in names])
     axis.invert_yaxis()
     axis.set(xlim=(-0.02, 1.02))
-    axis.set_title("Measures, 95 % intervals", fontsize=10)
+    thin = any(figures["test"][name]["recipe"]["low"] is not None for name in names)
+    axis.set_title(f"Measures, 95 % intervals{'; thin: after a new training' if thin else ''}", fontsize=10)
     if leaks:
         axis.legend(frameon=False, fontsize=8)
 
@@ -186,7 +193,7 @@ INKS = {
     "#000000": "ink", "#4d4d4d": "ink", "#595959": "muted", "#666666": "muted", "#999999": "muted", "#cccccc": "faint",
     TEST.lower(): "blue", POSITIVE.lower(): "orange", VALIDATION.lower(): "yellow",
 }  # fmt: skip
-MOST_PATIENTS = 60  # in one plot
+MOST_ROWS = 60  # in one plot
 
 
 def vectors(
@@ -195,8 +202,7 @@ def vectors(
     bins: pd.DataFrame,
     test: pd.DataFrame,
     figures: dict[str, Any],
-    trained: str | Path,
-    best: int,
+    epochs: pd.DataFrame,
 ) -> dict[str, str]:
     """The plots of evaluation and training as inline SVG for an HTML page, by name. They use the font and the CSS
     variables of the page and load nothing.
@@ -209,13 +215,16 @@ def vectors(
         "reliability": lambda axis: _reliability(axis, reliability, figures["calibration"]),
         "scores": lambda axis: _scores(axis, bins, figures["threshold"]),
         "intervals": lambda axis: _intervals(axis, figures),
-        "loss": lambda axis: _epochs(axis, "loss", trained, best),
-        "accuracy": lambda axis: _epochs(axis, "accuracy", trained, best),
+        "loss": lambda axis: _epochs(axis, "loss", epochs),
+        "accuracy": lambda axis: _epochs(axis, "accuracy", epochs),
     }
     height = dict.fromkeys(drawn, 3.6) | dict.fromkeys(("loss", "accuracy"), 2.6)
     if test["patient"].notna().any():
-        drawn["patients"] = lambda axis: _patients(axis, test, figures["threshold"])
-        height["patients"] = 1.2 + 0.2 * min(test["patient"].nunique(), MOST_PATIENTS)
+        drawn["patients"] = lambda axis: _rows(axis, test, "patient", figures["threshold"])
+        height["patients"] = 1.2 + 0.2 * min(test["patient"].nunique(), MOST_ROWS)
+    if "test_classes" in figures:
+        drawn["classes"] = lambda axis: _rows(axis, test, "class", figures["threshold"])
+        height["classes"] = 1.2 + 0.25 * min(test["class"].nunique(), MOST_ROWS)
     return {name: _vector(name, draw, height[name]) for name, draw in drawn.items()}
 
 
@@ -234,18 +243,18 @@ def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:
     return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{INKS[found[0]]})" if found[0] in INKS else found[0], svg)
 
 
-def _patients(axis: Any, test: pd.DataFrame, threshold: float) -> None:
-    """The probability of each test image, one line per patient, highest mean first."""
-    means = test.groupby("patient")["probability"].mean().sort_values(ascending=False, kind="stable")
-    shown = means.index[:MOST_PATIENTS]
-    place = test["patient"].map({patient: number for number, patient in enumerate(shown)})
+def _rows(axis: Any, test: pd.DataFrame, by: str, threshold: float) -> None:
+    """The probability of each test image, one line per patient or per class, highest mean first."""
+    means = test.groupby(by)["probability"].mean().sort_values(ascending=False, kind="stable")
+    shown = means.index[:MOST_ROWS]
+    place = test[by].map({name: number for number, name in enumerate(shown)})
     for label, colour, name in ((0, NEGATIVE, "negative"), (1, POSITIVE, "positive")):
         some = (test["label"] == label) & place.notna()
         marks = {"marker": "o" if label else "|", "markersize": 3.5 if label else 6, "linestyle": "none"}
         axis.plot(test.loc[some, "probability"], place[some], color=colour, label=name, alpha=0.7, **marks)
     axis.axvline(threshold, color="0.4", linestyle=":")
     axis.set_yticks(range(len(shown)), shown, fontsize=7)
-    axis.set(xlabel="probability of positive", xlim=(-0.02, 1.02), ylim=(len(shown) - 0.5, -0.5))
-    left = f", the {MOST_PATIENTS} highest of {len(means):,}" if len(means) > MOST_PATIENTS else ""
-    axis.set_title(f"Scores by patient{left}", fontsize=10)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.set(xlabel="probability of positive", xlim=(-0.02, 1.02), ylim=(len(shown) + 0.4, -0.6))
+    left = f", the {MOST_ROWS} highest of {len(means):,}" if len(means) > MOST_ROWS else ""
+    axis.set_title(f"Scores by {by}{left}", fontsize=10)
+    axis.legend(frameon=False, fontsize=8, loc="lower right", ncols=2)

@@ -1,0 +1,66 @@
+"""Several networks of one kind, whose mean probability is the result."""
+
+from pathlib import Path
+from typing import Any
+
+from core.network import pretrained
+from core.network.networks import Classifier
+from core.pipeline.errors import Mistake
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+
+class Ensemble(nn.Module):
+    """``members``: networks of the same backbone, head and image size.
+
+    ``forward`` takes what a Classifier takes, and returns the logit of the mean of their probabilities, float32 (B,).
+    ``description`` is that of the first member, with the number of ``members``.
+    """
+
+    def __init__(self, members: list[Classifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.description: dict[str, Any] = members[0].description | {"members": len(members)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return together(self.each(images))
+
+    def each(self, images: Tensor) -> Tensor:
+        """The logit of each member: float32 (B, members)."""
+        return torch.stack([member(images) for member in self.members], dim=1)
+
+    def with_features(self, images: Tensor) -> Tensor:
+        """float32 (B, members + F): the logit of each member, then the features of each (Classifier.with_features)."""
+        found = [member.with_features(images) for member in self.members]  # type: ignore[operator]
+        return torch.cat([every[:, :1] for every in found] + [every[:, 1:] for every in found], dim=1)
+
+    def contents(self) -> dict[str, Tensor]:
+        """The weights on the CPU, by name, as safetensors stores them."""
+        return {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+
+    def views(self, features: int) -> list[int]:
+        """How many of the ``features`` belong to each view of each member (Classifier.views)."""
+        each: list[int] = self.members[0].views(features // len(self.members))  # type: ignore[operator]
+        return each * len(self.members)
+
+
+def together(logits: Tensor) -> Tensor:
+    """The logit of the mean probability, (B,), from the logits of the members, (B, members). It does not overflow."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return torch.logsumexp(logsigmoid(logits), dim=1) - torch.logsumexp(logsigmoid(-logits), dim=1)
+
+
+def restore(weights: str | Path, description: dict[str, Any]) -> Ensemble:
+    """Load the ensemble of models/. ``description`` is the content of its model.json, with backbone, head, image_size
+    (pixels), mean, std, arguments and members. Raises Mistake if the weights belong to another network."""
+    names = ("backbone", "head", "image_size", "mean", "std", "arguments")
+    told = {name: description[name] for name in names if name in description}
+    found = Ensemble([Classifier(**told) for _ in range(description.get("members", 1))])
+    try:
+        found.load_state_dict(pretrained.read(Path(weights)))
+    except RuntimeError as error:
+        raise Mistake(f"{weights} does not fit its model.json: {str(error).splitlines()[-1].strip()}") from None
+    return found

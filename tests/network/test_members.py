@@ -1,0 +1,133 @@
+"""Members trained side by side, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from core.network import members
+from core.network.state import Epoch, Fitted
+
+import pytest
+from safetensors.torch import load
+
+from conftest import change_parameters
+
+
+def test_ensembles_with_neighbouring_seeds_have_no_member_in_common():
+    drawn = [members.seeds(seed, 5) for seed in range(200)]
+    assert len({seed for each in drawn for seed in each}) == 1000
+    assert members.seeds(7, 1) == [7] and members.seeds(7, 5)[:2] == members.seeds(7, 2)
+
+
+def test_an_epoch_is_logged_once_all_members_have_reached_it_or_ended():
+    logged = []
+    means = members.Means(2, logged.append)
+    epochs = [Epoch(number, 0.1 * number, 0.5, 1.0, 0.5, 0.01) for number in (1, 2, 3)]
+    means.report(1, epochs[0])
+    means.report(1, epochs[1])
+    assert logged == []
+    means.report(0, epochs[0]._replace(train_loss=0.3))
+    assert [epoch.number for epoch in logged] == [1] and logged[0].train_loss == pytest.approx(0.2)
+    means.end()  # the first member stopped early
+    assert [epoch.number for epoch in logged] == [1, 2] and logged[1].train_loss == pytest.approx(0.2)
+
+
+def test_the_figures_of_an_ensemble_are_means_beside_those_of_each_member():
+    best = [Epoch(4, 0.2, 0.9, 0.4, 0.8, 0.01), Epoch(6, 0.4, 0.7, 0.6, 0.6, 0.01)]
+    found = members.summarise([Fitted({}, one, 8, True) for one in best], [3, 99])
+    assert (found["members"], found["kept_epoch"], found["val_loss"]) == (2, 5, 0.5)
+    assert found["each"]["member_2"]["seed"] == 99 and found["each"]["member_2"]["kept_epoch"] == 6
+
+
+@pytest.fixture
+def workspace(clone):
+    """The small run with three members of three epochs, and a function that gives the bytes of what train wrote."""
+    change_parameters(clone.folder / "params.yaml", {"train.members": 3, "train.epochs": 3})
+
+    def written():
+        paths = [*(clone.folder / "models").glob("*.*"), clone.folder / "data/curves/members.csv"]
+        return {path.name: path.read_bytes() for path in [*paths, clone.folder / "metrics/train.json"]}
+
+    return clone, written
+
+
+def start(clone):
+    return subprocess.Popen(
+        [sys.executable, "stages/train.py"], cwd=clone.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
+def alive(number):
+    """Whether a process runs: it is there, and not a zombie whose new parent has not looked after it."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{number}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def until(process, text):
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(said)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="members train side by side on two cores or more")
+def test_members_have_the_same_bytes_side_by_side_one_after_another_and_after_being_killed(workspace):
+    clone, written = workspace
+    clone.run("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), "python", "stages/train.py")
+    expected = written()
+    assert {name.split(".")[1] for name in load(expected["model.safetensors"])} == {"0", "1", "2"}
+
+    for kill in ("all", "one", "none"):
+        process = start(clone)
+        until(process, "epoch 1")
+        below = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(below) == 2
+        if kill == "all":
+            process.kill()
+            process.wait()
+            time.sleep(1)
+            assert not any(alive(number) for number in below)  # they die with it
+        elif kill == "one":
+            os.kill(int(below[0]), signal.SIGKILL)
+            said = process.communicate(timeout=60)[0]
+            assert process.returncode == 1
+            assert "The process that trained member 1 ended with exit status -9" in said and "Traceback" not in said
+        else:
+            said = process.communicate(timeout=120)[0]
+            assert process.returncode == 0, said
+            assert "member 2: kept epoch" in said
+    assert written() == expected
+    assert [*(clone.folder / ".checkpoints").glob("*")] == []
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="members train side by side on two cores or more")
+def test_members_that_are_interrupted_keep_their_state_and_a_member_alone_is_the_first_of_several(workspace):
+    clone, written = workspace
+    clone.run("python", "stages/train.py")
+    expected = written()
+    process = start(clone)
+    until(process, "epoch 1")
+    process.terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Interrupted: training stopped. Its state is kept" in said
+    assert "member 1: Resuming after epoch" in clone.run("python", "stages/train.py")
+    assert written() == expected
+
+    clone.change("train.members", 1)
+    clone.run("python", "stages/train.py")
+    alone = clone.metrics("train")
+    clone.run("git", "checkout", "-q", "metrics/train.json")
+    assert f'"kept_epoch": {alone["kept_epoch"]:.0f},' in expected["train.json"].decode()
+    first = [line for line in expected["members.csv"].decode().splitlines() if line.startswith("1,")]
+    assert (clone.folder / "data/curves/members.csv").read_text().splitlines()[1:] == first
