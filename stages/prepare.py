@@ -1,30 +1,36 @@
 """Decode every image once: an array for training, thumbnails and hashes for finding copies.
 
 Reads   data/raw/images.zip, data/raw/labels.csv, params.yaml (prepare, data.unusable)
-Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/index.csv
+Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/index.csv,
+        data/prepared/preparation.json
 Alone   python stages/prepare.py
 """
 
+from collections.abc import Callable
 from zipfile import BadZipFile, ZipFile
 
-from tqdm import tqdm
-
 from core.audit import hashes
-from core.images import decoder
+from core.images import decoder, preparation
+from core.images.preparation import Preparation, Unreadable
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import Mistake, some
+
+import numpy as np
+from tqdm import tqdm
 
 ARCHIVE = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
 IMAGES = "data/prepared/images.npy"
 THUMBNAILS = "data/prepared/thumbnails.npy"
 INDEX = "data/prepared/index.csv"
+PREPARATION = "data/prepared/preparation.json"
 
 
 def main() -> None:
     chosen = params.load("prepare", "data.unusable")
     labels = tables.read(LABELS, tables.LABELS)
-    side, count = chosen.prepare.image_size, len(labels)
+    count = len(labels)
+    to = Preparation(chosen.prepare.image_size, chosen.prepare.fit)
 
     rows, unreadable = [], []
     with (
@@ -33,10 +39,12 @@ def main() -> None:
         files.whole(IMAGES) as images,
         files.whole(THUMBNAILS) as thumbnails,
     ):
-        large, small = decoder.Stack(images, count, side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
-        pictures = decoder.decode_all(list(labels["file"]), archive.read, decoder.picture, side)
+        names = list(labels["file"])
+        to = to._replace(levels=levels(names, archive.read, to, chosen.prepare.levels))
+        large, small = decoder.Stack(images, count, to.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
+        pictures = decoder.decode_all(names, archive.read, decoder.picture, to)
         for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
-            if isinstance(picture, decoder.Unreadable):
+            if isinstance(picture, Unreadable):
                 unreadable.append(f"{entry.file} ({picture})")
                 continue
             large.add(picture.pixels)
@@ -51,9 +59,32 @@ def main() -> None:
         small.finish()
         phash = hashes.words(hashes.bits(hashes.coefficients(decoder.Grey(small.array))))
     tables.write(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), INDEX, tables.INDEX)
+    files.write_json(PREPARATION, to.description())
 
     shape = " x ".join(map(str, large.array.shape))
     print(f"{len(rows):,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")
+    if isinstance(to.levels, tuple):
+        print(f"More than 8 bits: the grey values {to.levels[0]:,} to {to.levels[1]:,} are scaled to 0 to 255")
+
+
+def levels(
+    names: list[str], read: Callable[[str], bytes], to: Preparation, asked: list[float] | str
+) -> tuple[int, int] | str | None:
+    """The grey values of the set that become black and white, or None if its first image has 8 bits. ``asked`` is
+    prepare.levels."""
+    if isinstance(asked, str):
+        return asked
+    for first in decoder.decode_all(names, read, decoder.grey_values, to):
+        if not isinstance(first, Unreadable):
+            break
+    if first is None or isinstance(first, Unreadable):
+        return None
+    counts = np.zeros(preparation.LEVELS, np.int64)
+    every = decoder.decode_all(names, read, decoder.grey_values, to)
+    for found in tqdm(every, "grey values", len(names), disable=None):
+        if isinstance(found, np.ndarray):
+            counts += found
+    return preparation.percentiles(counts, *asked)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main() -> None:
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
     listed = tables.read(LISTS, tables.LISTED)
 
-    split = assignment.assign(index, clusters, listed, chosen.split, chosen.seed)
+    split = assignment.assign(index, clusters, listed, chosen.split, params.either(chosen.split.seed, chosen.seed))
     leak = leakage.explain(split, clusters)
     if leak and chosen.split.on_leak == "fail":
         raise Mistake(
@@ -38,6 +38,8 @@ def main() -> None:
     )
 
     print(assignment.describe(figures))
+    if chosen.split.strategy == "stable" and (said := leakage.left_out(split)):
+        print(said)
     print(f"LEAK (split.on_leak: report):\n{leak}" if leak else leakage.assure(split))
 
 

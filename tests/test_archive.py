@@ -1,14 +1,16 @@
 """The original project's images: what is known of them must be found by the pipeline itself."""
 
+from core.audit import copies, hashes, quality
+from core.images import decoder, sources
+from core.images.preparation import Preparation
+from core.pipeline import params, tables
+from core.split import assignment, leakage
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from conftest import change_parameters
-from core.audit import copies, hashes, quality
-from core.images import decoder, sources
-from core.pipeline import params, tables
-from core.split import assignment, leakage
 
 RECIPE = {
     "data.source": "archive", "data.labels": "data.csv", "data.file_column": "Filename", "data.label_column": "Target",
@@ -26,7 +28,7 @@ def index(shared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with sources.gather(chosen.data, 1, folder) as raw:
-            found = list(decoder.decode_all(list(raw.labels["file"]), raw.content, decoder.picture, 8))
+            found = list(decoder.decode_all(list(raw.labels["file"]), raw.content, decoder.picture, Preparation(8)))
             rows = [
                 (row, entry.file, entry.label, entry.patient, *picture[2:])
                 for row, (entry, picture) in enumerate(zip(raw.labels.itertuples(), found, strict=True))

@@ -2,11 +2,12 @@
 
 import ast
 
+from core.pipeline import params, yaml12
+
 import pytest
 
 import house
 from conftest import TOP
-from core.pipeline import params, yaml12
 
 DVC = yaml12.load((TOP / "dvc.yaml").read_text())
 STAGES = DVC["stages"]

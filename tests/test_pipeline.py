@@ -30,14 +30,17 @@ def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
 
 
 def test_the_probabilities_belong_to_the_labels_that_validation_was_measured_with(clone):
-    """What train measured on validation must follow from predictions.csv and the raw labels alone."""
+    """What train measured of each member on validation must follow from predictions.csv and the raw labels alone."""
     rows = pd.read_csv(clone.folder / "data/predictions.csv").query("part == 'val'")
     labels = pd.read_csv(clone.folder / "data/raw/labels.csv", index_col="file").loc[rows["file"], "label"].to_numpy()
-    chances = rows["probability"].to_numpy()
-    loss = -np.mean(labels * np.log(chances) + (1 - labels) * np.log(1 - chances))
-    trained = clone.metrics("train")
-    assert trained["val_loss"] == pytest.approx(loss, rel=1e-5)
-    assert trained["val_accuracy"] == pytest.approx(np.mean((chances > 0.5) == labels))
+    trained = clone.metrics("train")["each"]
+    assert list(trained) == ["member_1", "member_2"]
+    for member, figures in trained.items():
+        chances = rows[member].to_numpy()
+        loss = -np.mean(labels * np.log(chances) + (1 - labels) * np.log(1 - chances))
+        assert figures["val_loss"] == pytest.approx(loss, rel=1e-5)
+        assert figures["val_accuracy"] == pytest.approx(np.mean((chances > 0.5) == labels))
+    assert np.allclose(rows["probability"], rows[["member_1", "member_2"]].mean(axis=1))
     images = np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r")
     with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
         for row, name in zip(rows["row"][:9], rows["file"], strict=False):
@@ -78,6 +81,9 @@ def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
         ("prepare.image_size", 48, ["prepare", "report"]),
         ("split.duplicates", "drop", ["split", "report"]),
         ("seed", 2, ["download", "split", "train", "evaluate", "report"]),
+        ("data.phantom.seed", 2, ["download", "report"]),
+        ("split.seed", 2, ["split", "report"]),
+        ("train.seed", 2, ["train", "report"]),
         ("data.phantom.images", 164, ["download", "report"]),
     ],
 )
@@ -197,6 +203,27 @@ def test_metrics_and_plots_are_compared_between_branches_without_a_cache(clone, 
         assert all(plot["type"] == "vega" for plot in plots[title])
 
 
+def test_the_report_tells_the_original_classes_apart_where_there_are_more_than_two(clone):
+    path = clone.folder / "data/raw/labels.csv"
+    labels = pd.read_csv(path, dtype=str)
+    labels["class"] = np.where(labels["label"] == "1", "tumour", np.where(labels.index % 2, "cyst", "normal"))
+    path.unlink()  # a link into DVC's cache
+    labels.to_csv(path, index=False)
+    clone.run("python", "stages/evaluate.py")
+    clone.run("python", "stages/report.py")
+    found = clone.metrics("evaluate")["test_classes"]
+    assert list(found) == ["cyst", "normal", "tumour"] and found["cyst"]["side"] == "negative"
+    assert sum(one["images"] for one in found.values()) == clone.metrics("evaluate")["test"]["images"]
+    page = (clone.folder / "reports/report.html").read_text()
+    assert "By original class" in page and "Scores by class" in page
+    clone.run("git", "checkout", "-q", "metrics")
+    clone.run("dvc", "checkout", "--force", "data/raw/labels.csv")
+    clone.run("python", "stages/evaluate.py")
+    clone.run("python", "stages/report.py")
+    assert "test_classes" not in clone.metrics("evaluate")
+    assert "By original class" not in (clone.folder / "reports/report.html").read_text()
+
+
 def test_a_split_that_leaks_is_refused_unless_it_is_to_be_reported(clone, leaking):
     assert clone.metrics("split")["leak"]["test_patients_in_train"] == 0
     report = clone.folder / "reports/report.html"
@@ -231,7 +258,7 @@ def test_a_mended_mistake_brings_the_model_back_without_training(clone):
     clone.change("train.lr", "fast")
     assert "train.lr = 'fast'" in clone.run("dvc", "repro", good=False)
     assert not (clone.folder / "models/model.safetensors").exists()
-    clone.change("train.lr", 0.001)
+    clone.change("train.lr", 0.003)
     said = clone.run("dvc", "repro")
     assert "Stage 'train' is cached" in said and "Running stage" not in said
     assert (clone.folder / "models/model.safetensors").is_file()

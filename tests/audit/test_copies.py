@@ -1,10 +1,11 @@
+from core.audit import copies
+from core.images import decoder
+from core.split import groups
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from core.audit import copies
-from core.images import decoder
-from core.split import groups
 from planted_copies import CHANGES, phantoms, plant, recompressed, search, thumbnails
 
 ASKED = [

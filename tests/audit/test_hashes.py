@@ -1,9 +1,10 @@
+from core.audit import copies, hashes
+
 import imagehash
 import numpy as np
 import pytest
 from PIL import Image
 
-from core.audit import copies, hashes
 from planted_copies import phantoms, thumbnails
 
 

@@ -1,11 +1,11 @@
+from core.audit import copies, quality
+from core.pipeline import tables
+
 import imagehash
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-
-from core.audit import copies, quality
-from core.pipeline import tables
 
 
 def index(rows):
@@ -109,11 +109,13 @@ def test_blank_faint_dark_and_odd_images_are_named_and_ordinary_ones_are_not():
     grey[7, 0, 0] = 103
     grey[11] -= 80
     images.loc[13, "mode"] = "RGBA"
+    images.loc[15, "mode"] = "L annotated"  # the mode itself is usual
     images.loc[17, ["width", "height"]] = [129, 64]
     images.loc[18, ["width", "height"]] = [128, 32]  # just twice as wide, half as high: still ordinary
     _, findings, figures = audited(images, grey=grey)
     assert [tuple(row) for row in findings[["file", "finding"]].to_numpy()] == [
-        ("i03", "blank"), ("i11", "brightness"), ("i13", "mode"), ("i07", "near-blank"), ("i17", "size")
+        ("i15", "annotated"), ("i03", "blank"), ("i11", "brightness"), ("i13", "mode"), ("i07", "near-blank"),
+        ("i17", "size"),
     ]  # fmt: skip
     detail = findings.set_index("file")["detail"]
     assert detail["i03"] == "all grey level 100" and detail["i17"] == "129 x 64, median 64 x 64"

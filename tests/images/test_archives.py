@@ -5,10 +5,10 @@ import stat
 import tarfile
 import zipfile
 
-import pytest
-
 from core.images import archives
 from core.pipeline.errors import Mistake
+
+import pytest
 
 
 def tar(path, members, mode="w"):

@@ -2,15 +2,20 @@ import hashlib
 import io
 import zipfile
 
+from core.images import decoder, preparation
+from core.images.preparation import Preparation
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import image
-from core.images import decoder
 
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOUR = np.stack([GRADIENT, GRADIENT[::-1], 255 - GRADIENT], axis=-1)
+
+
+EIGHT = Preparation(8)
 
 
 def saved(picture, kind, **options):
@@ -21,29 +26,28 @@ def saved(picture, kind, **options):
 
 def test_grey_stored_as_rgb_is_grey_and_a_copy_of_itself_stored_as_grey():
     grey, rgb = image(GRADIENT), image(np.stack([GRADIENT] * 3, axis=-1), mode="RGB")
-    assert decoder.picture(rgb, 8).pixels.shape == (8, 8, 1)
-    assert decoder.picture(rgb, 8).pixels_sha256 == decoder.picture(grey, 8).pixels_sha256
-    assert decoder.picture(rgb, 8).bytes_sha256 == hashlib.sha256(rgb).hexdigest()
-    assert decoder.picture(rgb, 8).mode == "RGB"
+    assert decoder.picture(rgb, EIGHT).pixels.shape == (8, 8, 1)
+    assert decoder.picture(rgb, EIGHT).pixels_sha256 == decoder.picture(grey, EIGHT).pixels_sha256
+    assert decoder.picture(rgb, EIGHT).bytes_sha256 == hashlib.sha256(rgb).hexdigest()
+    assert decoder.picture(rgb, EIGHT).mode == "RGB"
 
 
 def test_equal_pixels_in_another_format_have_an_equal_hash_and_one_changed_pixel_another():
     other = GRADIENT.copy()
     other[3, 3] += 1
-    first = decoder.picture(image(GRADIENT), 8).pixels_sha256
-    assert decoder.picture(image(GRADIENT, kind="BMP"), 8).pixels_sha256 == first
-    assert decoder.picture(image(other), 8).pixels_sha256 != first
+    first = decoder.picture(image(GRADIENT), EIGHT).pixels_sha256
+    assert decoder.picture(image(GRADIENT, kind="BMP"), EIGHT).pixels_sha256 == first
+    assert decoder.picture(image(other), EIGHT).pixels_sha256 != first
 
 
 def test_the_shape_belongs_to_the_hash():
     flat = np.zeros((4, 16), np.uint8)
-    assert decoder.picture(image(flat), 8).pixels_sha256 != decoder.picture(image(flat.T), 8).pixels_sha256
+    assert decoder.picture(image(flat), EIGHT).pixels_sha256 != decoder.picture(image(flat.T), EIGHT).pixels_sha256
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (saved(Image.fromarray(GRADIENT.astype(np.uint16) * 257), "PNG"), GRADIENT),  # 16 bit
         (saved(Image.fromarray(COLOUR).convert("RGBA"), "PNG"), COLOUR),  # alpha
         (saved(Image.fromarray(GRADIENT).convert("P"), "PNG"), GRADIENT),  # palette
         (saved(Image.fromarray(COLOUR), "TIFF"), COLOUR),
@@ -52,19 +56,19 @@ def test_the_shape_belongs_to_the_hash():
     ],
 )
 def test_every_kind_of_pixel_becomes_8_bit(content, expected):
-    found = decoder.pixels(content, 8)
+    found = decoder.pixels(content, EIGHT)
     assert found.dtype == np.uint8 and np.array_equal(found.squeeze(), expected)
 
 
 def test_cmyk_becomes_rgb():
-    found = decoder.pixels(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), 8)
+    found = decoder.pixels(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), EIGHT)
     assert found.shape == (8, 8, 3) and found[0, 0, 0] > 200 and found[0, 0, 1] < 60
 
 
 def test_an_image_turned_by_exif_stands_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    found = decoder.picture(saved(Image.fromarray(COLOUR[:4]), "PNG", exif=exif), 8)
+    found = decoder.picture(saved(Image.fromarray(COLOUR[:4]), "PNG", exif=exif), EIGHT)
     assert (found.width, found.height) == (4, 8)
     turned = decoder.decode(saved(Image.fromarray(COLOUR), "PNG", exif=exif))[0]
     assert np.array_equal(np.asarray(turned), np.rot90(COLOUR, -1))
@@ -83,7 +87,7 @@ def test_an_image_turned_by_exif_stands_upright():
 )
 def test_what_cannot_be_decoded_says_why(content, reason):
     with pytest.raises(decoder.Unreadable, match=reason):
-        decoder.picture(content, 8)
+        decoder.picture(content, EIGHT)
 
 
 def test_resizing_equals_pillow_and_is_close_to_the_original_projects_torchvision():
@@ -91,7 +95,7 @@ def test_resizing_equals_pillow_and_is_close_to_the_original_projects_torchvisio
     from torchvision.transforms.v2.functional import resize
 
     large = np.random.default_rng(1).integers(0, 256, (96, 96), dtype=np.uint8)
-    found = decoder.pixels(image(large), 24)[..., 0].astype(float)
+    found = decoder.pixels(image(large), Preparation(24))[..., 0].astype(float)
     other = resize(torch.tensor(large)[None].float(), [24, 24], antialias=True)[0].numpy()
     assert np.abs(found - other).max() <= 1.5  # of 255: rounding to whole grey values between the two passes
 
@@ -107,10 +111,10 @@ def test_equal_images_make_an_equal_zip_whatever_their_order(tmp_path):
 
 def test_a_stack_stays_grey_until_the_first_colour_and_holds_just_what_was_added(tmp_path):
     stack = decoder.Stack(tmp_path / "s.npy", 5, 8)
-    stack.add(decoder.pixels(image(GRADIENT), 8))
+    stack.add(decoder.pixels(image(GRADIENT), EIGHT))
     assert stack.array.shape == (5, 8, 8, 1)
-    stack.add(decoder.pixels(image(COLOUR, mode="RGB"), 8))
-    stack.add(decoder.pixels(image(9), 8))
+    stack.add(decoder.pixels(image(COLOUR, mode="RGB"), EIGHT))
+    stack.add(decoder.pixels(image(9), EIGHT))
     stack.finish()
     found = np.load(tmp_path / "s.npy")
     assert found.shape == (3, 8, 8, 3)
@@ -120,7 +124,7 @@ def test_a_stack_stays_grey_until_the_first_colour_and_holds_just_what_was_added
 
 def test_images_come_in_their_order_and_a_bad_one_in_its_place():
     content = {str(number): image(number % 256) for number in range(600)} | {"300": b"x"}
-    found = list(decoder.decode_all(list(content), content.__getitem__, decoder.pixels, 8))
+    found = list(decoder.decode_all(list(content), content.__getitem__, decoder.pixels, EIGHT))
     assert isinstance(found[300], decoder.Unreadable)
     assert [int(each[0, 0, 0]) for each in found[301:]] == [number % 256 for number in range(301, 600)]
 
@@ -128,10 +132,56 @@ def test_images_come_in_their_order_and_a_bad_one_in_its_place():
 def test_images_of_12_bits_that_differ_are_no_copies_though_they_look_alike_in_8():
     dark = np.arange(64, dtype=np.uint16).reshape(8, 8)
     first, other = (saved(Image.fromarray(values), "PNG") for values in (dark, dark + 1))
-    assert np.array_equal(decoder.pixels(first, 8), decoder.pixels(other, 8))
-    assert decoder.picture(first, 8).pixels_sha256 != decoder.picture(other, 8).pixels_sha256
-    eight = decoder.picture(image(GRADIENT), 8).pixels_sha256
-    assert decoder.picture(saved(Image.fromarray(GRADIENT.astype(np.uint16) * 257), "PNG"), 8).pixels_sha256 == eight
+    to = Preparation(8, levels=(0, 65535))
+    assert np.array_equal(decoder.pixels(first, to), decoder.pixels(other, to))
+    assert decoder.picture(first, to).pixels_sha256 != decoder.picture(other, to).pixels_sha256
+    assert decoder.pixels(first, EIGHT._replace(levels=(0, 63)))[..., 0].ravel().tolist() == [
+        value * 255 // 63 for value in range(64)
+    ]
+
+
+def test_an_image_of_another_depth_than_the_set_is_refused():
+    deep = saved(Image.fromarray(GRADIENT.astype(np.uint16) * 16), "PNG")
+    with pytest.raises(decoder.Unreadable, match=r"more than 8 bits a pixel \(I;16\), where 8 are expected"):
+        decoder.picture(deep, EIGHT)
+    with pytest.raises(decoder.Unreadable, match=r"8 bits a pixel \(L\), where more are expected"):
+        decoder.picture(image(GRADIENT), Preparation(8, levels=(0, 4095)))
+
+
+@pytest.mark.parametrize("percents", [(0, 100), (1, 99), (2.5, 60), (50, 50.1)])
+def test_levels_are_numpys_percentiles_of_all_grey_values(percents):
+    values = np.random.default_rng(3).normal(900, 300, (5, 40, 40)).clip(-1024, 4095).astype(np.int64)
+    counts = sum(preparation.histogram(one) for one in values)
+    low, high = preparation.percentiles(counts, *percents)
+    expected = np.percentile(values, percents, method="inverted_cdf")
+    assert low == expected[0] and high == max(expected[1], expected[0] + 1)
+
+
+WIDE = np.zeros((10, 30), np.uint8)
+WIDE[:, :10], WIDE[:, 10:20], WIDE[:, 20:] = 50, 100, 150
+
+
+@pytest.mark.parametrize(
+    ("fit", "middle"),
+    [
+        ("squeeze", [50, 50, 100, 100, 150, 150]),
+        ("pad", [50, 50, 100, 100, 150, 150]),
+        ("crop", [100] * 6),
+    ],
+)
+@pytest.mark.parametrize("tall", [False, True])
+def test_an_image_that_is_not_square_is_squeezed_padded_or_cropped(fit, middle, tall):
+    given = WIDE.T if tall else WIDE
+    found = decoder.pixels(image(given.copy()), Preparation(6, fit))[..., 0]
+    found = found.T if tall else found
+    assert np.abs(found[3].astype(int) - middle).max() <= 13  # smoothed at the edges
+    assert (found[0] > 0).all() == (fit != "pad") and (found[2:4] > 0).all()
+
+
+def test_the_audit_compares_the_same_thumbnails_whatever_fit_is():
+    found = [decoder.picture(image(WIDE), Preparation(8, fit)) for fit in ("squeeze", "pad", "crop")]
+    assert np.array_equal(found[0].thumbnail, found[1].thumbnail) and np.array_equal(*[f.thumbnail for f in found[1:]])
+    assert len({one.pixels_sha256 for one in found}) == 1
 
 
 def test_grey_levels_are_those_that_pillow_gives_however_many_images_there_are():

@@ -1,13 +1,13 @@
 import hashlib
 from collections import Counter
 
+from core.images import phantom
+
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
-
-from core.images import phantom
 
 
 @pytest.fixture(scope="module")

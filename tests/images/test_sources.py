@@ -1,17 +1,19 @@
 import http.server
 import json
 import os
+import shlex
 import ssl
 import threading
 from pathlib import Path
 
+from core.images import sources
+from core.pipeline import files, yaml12
+from core.pipeline.errors import Mistake
+
 import pytest
 import trustme
 
-from conftest import image, put
-from core.images import sources
-from core.pipeline import files
-from core.pipeline.errors import Mistake
+from conftest import TOP, image, put
 
 LABELS = {"data.labels": "labels.csv"}
 
@@ -129,6 +131,94 @@ def test_three_class_folders_are_named(gather, two):
     put(two, {"2/e.png": image(9)})
     with pytest.raises(Mistake, match=r"two classes, one of them data.positive = '1'; found .*'2' \(1 image\)"):
         gather(two)
+
+
+def test_a_folder_of_several_classes_says_how_to_name_the_negative_ones(gather, two):
+    put(two, {"2/e.png": image(9)})
+    with pytest.raises(Mistake, match=r"name those that are negative in data.negative: one, a list, or rest"):
+        gather(two)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "expected", "left_out"),
+    [
+        ("1", "rest", [0, 0, 1, 1, 0], {}),
+        ("1", "0", [0, 0, 1, 1], {"2": 1}),
+        (["1", "2"], None, [0, 0, 1, 1, 1], {}),
+        (["2"], ["1", "0"], [0, 0, 0, 0, 1], {}),
+        (2, [1], [0, 0, 1], {"0": 2}),
+    ],
+)
+def test_classes_can_be_joined_and_those_on_neither_list_are_left_out_and_counted(
+    gather, two, positive, negative, expected, left_out
+):
+    put(two, {"2/e.png": image(9)})
+    raw, labels = gather(two, {"data.positive": positive, "data.negative": negative})
+    assert list(labels.values()) == expected
+    assert raw.provenance["left_out"] == left_out
+    assert [file[0] for file in labels] == list(raw.labels["class"])
+
+
+def test_a_class_left_out_needs_no_patient(gather, two):
+    put(two, {"normal/nobody.png": image(9)})
+    raw, labels = gather(two, {"data.negative": "0", "data.patient": "^(?P<patient>[abcd])"})
+    assert len(labels) == 4 and raw.provenance["left_out"] == {"normal": 1} and raw.provenance["dropped"] == {}
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "says"),
+    [
+        ("1", ["0", "3"], r"must contain each class that data.positive = '1' and data.negative = \['0', '3'\] name"),
+        (["1", "x"], "0", r"found '0' \(2 images\), '1' \(2 images\)"),
+        ("A", "rest", "data.positive = 'A'"),
+    ],
+)
+def test_a_class_without_an_image_is_named(gather, two, positive, negative, says):
+    with pytest.raises(Mistake, match=says):
+        gather(two, {"data.positive": positive, "data.negative": negative})
+
+
+BREAKHIS = {  # the folders of the set, without SOB_B_ or SOB_M_ before them
+    "benign/SOB/adenosis/A": "14-22549AB 14-22549CD 14-22549G 14-29960CD",
+    "benign/SOB/fibroadenoma/F": "14-14134 14-21998EF 14-23222AB 14-9133 14-14134E 14-23060AB 14-25197 14-21998CD "
+    "14-23060CD 14-29960AB",
+    "benign/SOB/phyllodes_tumor/PT": "14-21998AB 14-22704 14-29315EF",
+    "benign/SOB/tubular_adenoma/TA": "14-13200 14-16184 14-19854C 14-3411F 14-15275 14-16184CD 14-21978AB",
+    "malignant/SOB/ductal_carcinoma/DC": "14-10926 14-15572 14-17901 14-4364 14-11031 14-15696 14-17915 14-4372 "
+    "14-11520 14-15792 14-18650 14-5287 14-11951 14-16188 14-20629 14-5694 14-12312 14-16336 14-20636 14-5695 14-13412 "
+    "14-16448 14-2523 14-6241 14-13993 14-16601 14-2773 14-8168 14-14015 14-16716 14-2980 14-9461 14-14926 14-16875 "
+    "14-2985 14-14946 14-17614 14-3909",
+    "malignant/SOB/lobular_carcinoma/LC": "14-12204 14-15570 14-16196 14-13412 14-15570C",
+    "malignant/SOB/mucinous_carcinoma/MC": "14-10147 14-13418DE 14-18842D 14-12773 14-16456 14-19979 14-13413 14-18842 "
+    "14-19979C",
+    "malignant/SOB/papillary_carcinoma/PC": "14-12465 14-15704 14-9146 14-15687B 14-19440 15-190EF",
+}
+
+
+def test_breakhis_as_kaggle_unpacks_it_is_read_by_its_recipe(gather, tmp_path):
+    words = shlex.split((TOP / "recipes/breakhis.txt").read_text())[1::2]
+    recipe = {key: yaml12.load(value) for key, value in (word.split("=", 1) for word in words)}
+    top = "BreaKHis_v1/BreaKHis_v1/histology_slides/breast"
+    names = [
+        f"{top}/{kind.rpartition('/')[0]}/SOB_{kind[0].upper()}_{kind.rpartition('/')[2]}_{patient}/{zoom}X/"
+        f"SOB_{kind[0].upper()}_{kind.rpartition('/')[2]}-{patient}-{zoom}-001.png"
+        for kind, patients in BREAKHIS.items()
+        for patient in patients.split()
+        for zoom in (40, 400)
+    ]
+    folder = put(tmp_path / "breakhis", dict.fromkeys(names, image(7)) | {"Folds.csv": "fold,filename\n"})
+    recipe |= {"data.source": "folder", "data.location": str(folder)}
+    raw, labels = gather(folder, recipe)
+    assert len(names) == 164 and raw.provenance["patients"] == 81  # the 82 folders of the literature, one number twice
+    assert all(label == ("/malignant/" in file) for file, label in labels.items())
+    of = dict(zip(raw.labels["file"], raw.labels["patient"], strict=True))
+    found = {file.rpartition("/")[2]: patient for file, patient in of.items()}
+    assert found["SOB_M_DC-14-17614-400-001.png"] == "14-17614"
+    assert found["SOB_B_A-14-22549CD-400-001.png"] == "14-22549CD"
+    one = {"data.labels": r"/400X/SOB_[BM]_(?P<label>[A-Z]+)-", "data.unusable": "drop"}
+    assert len(gather(folder, recipe | one)[1]) == 82
+    joined = {"data.patient": "-(?P<patient>[0-9]+-[0-9]+)[A-Z]*-"}
+    assert gather(folder, recipe | joined)[0].provenance["patients"] == 70
 
 
 def test_a_name_that_fits_two_images_is_refused(gather, tmp_path):

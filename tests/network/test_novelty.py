@@ -1,9 +1,9 @@
+from core.network import novelty
+
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
-
-from core.network import novelty
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 import re
 
+from core.pipeline import params, yaml12
+from core.pipeline.errors import Mistake
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import TOP
-from core.pipeline import params, yaml12
-from core.pipeline.errors import Mistake
 
 TEXT = (TOP / "params.yaml").read_text()
 
@@ -20,16 +21,16 @@ def load(tmp_path, old="", new="", *declared):
 
 
 def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
-    assert load(tmp_path, "lr: 0.001", "lr: 1e-06").train.lr == 0.000001
+    assert load(tmp_path, "lr: 0.003", "lr: 1e-06").train.lr == 0.000001
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("lr: 0.001", "lr: fast", "train.lr = 'fast': input should be a valid number"),
-        ("lr: 0.001", "lr: -1.0", "train.lr = -1.0: input should be greater than 0"),
-        ("lr: 0.001", "lr: .nan", "train.lr = nan: input should be a finite number"),
-        ("epochs: 30", "epochs: 2.5", "train.epochs = 2.5: input should be a valid integer"),
+        ("lr: 0.003", "lr: fast", "train.lr = 'fast': input should be a valid number"),
+        ("lr: 0.003", "lr: -1.0", "train.lr = -1.0: input should be greater than 0"),
+        ("lr: 0.003", "lr: .nan", "train.lr = nan: input should be a finite number"),
+        ("epochs: 10", "epochs: 2.5", "train.epochs = 2.5: input should be a valid integer"),
         ("seed: 1", "sede: 1", "sede is not a parameter"),
         ("seed: 1", "sede: 1", "seed is missing"),
         ("  head: linear", "  haed: linear", "model.haed is not a parameter"),
@@ -39,6 +40,9 @@ def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
         ("source: phantom", "source: folder", "data: location is null, but source folder needs one"),
         ("location: null", "location: x", "data: location must be null for source phantom, not 'x'"),
         ("patient: null", "patient: '(?P<patient>'", "data.patient = '(?P<patient>': is not a regular expression"),
+        ("labels: null", "labels: '(?P<patient>a)'", "data.labels = '(?P<patient>a)': must contain a group (?P<label>"),
+        ("positive: 1", "positive: []", "data.positive = []"),
+        ("negative: null", "negative: [0, 1]", "data: positive and negative both name 1"),
         ("patient: null", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must contain a group (?P<patient>...)"),
         ("within: null", "within: ../x", "data.within = '../x': must be a folder inside the source"),
         ("train: null", "train: a", "data.lists: val and test must be given too"),
@@ -95,6 +99,10 @@ def test_a_stage_gets_only_the_keys_that_it_declares(tmp_path):
         _ = chosen.train
     with pytest.raises(AttributeError):
         _ = chosen.data.location
+
+
+def test_a_seed_of_its_own_counts_before_the_common_one_even_if_it_is_0():
+    assert [params.either(own, 7) for own in (None, 0, 5)] == [7, 0, 5]
 
 
 def test_every_key_of_the_schema_has_a_comment_in_params_yaml():

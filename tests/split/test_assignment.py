@@ -1,21 +1,21 @@
-import numpy as np
-import pandas as pd
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from core.audit import quality
 from core.pipeline import tables
 from core.pipeline.errors import Mistake
 from core.pipeline.params import PARTS, Split
 from core.split import assignment, leakage
 
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 NONE = pd.DataFrame(columns=tables.LISTED)
 
 
 def rules(**changes):
     known = {"strategy": "patient", "duplicates": "together", "on_leak": "fail", "train": 0.7, "val": 0.1, "test": 0.2,
-             "folds": None, "fold": 1}  # fmt: skip
+             "folds": None, "fold": 1, "seed": None}  # fmt: skip
     return Split(**(known | changes))
 
 
@@ -146,6 +146,50 @@ def test_the_leak_is_counted_as_by_hand_and_explained_by_name():
     text = leakage.explain(split, clusters(images))
     assert "1 of 3 test images are copies of a training image: f002" in text
     assert "2 of 3 test images are of 2 patients who are also in training: a, b" in text
+
+
+def arriving(rounds):
+    """Sets of images that grow: new patients, new images of known ones, and copies across patients."""
+    random, rows = np.random.default_rng(5), []
+    for arrival in range(rounds):
+        known = len({patient for _, patient, _ in rows})
+        for number in range(60):
+            patient = random.integers(0, known + 30) if number % 3 else known + number
+            rows.append((int(random.integers(0, 2)), f"p{patient}", f"{arrival}-{number}"))
+        if arrival:
+            for copy in range(4):  # an exact copy, under another patient
+                rows.append((rows[copy * 7][0], f"p{random.integers(0, known)}", rows[copy * 7 + arrival][2]))
+        yield index(rows)
+
+
+@pytest.mark.parametrize("folds", [None, 5])
+@pytest.mark.parametrize("duplicates", ["together", "drop"])
+def test_a_stable_split_never_moves_a_patient_while_images_arrive_ten_times(folds, duplicates):
+    before: dict = {}
+    gone: set = set()
+    for images in arriving(11):
+        split = assign(images, strategy="stable", folds=folds, duplicates=duplicates)
+        kept = split[split["part"] != "dropped"]
+        parts = kept.groupby("patient")["part"].unique().map(list)
+        assert (parts.str.len() == 1).all()
+        for patient, (part,) in parts.items():
+            assert before.setdefault(patient, part) == part
+        assert leakage.explain(split, clusters(images)) is None
+        gone = set(before) - set(parts.index)
+        assert all(before[patient] in ("val", "test") for patient in gone) or duplicates == "drop"
+    assert gone  # copies have joined patients across parts
+    assert f"Left out: {split['patient'].nunique() - len(parts):,} patients" in leakage.left_out(split)
+
+
+def test_a_stable_split_has_about_the_fractions_asked_for_and_its_seed_draws_another():
+    images = index([(number % 2, f"p{number}", str(number)) for number in range(4000)])
+    split = assign(images, strategy="stable")
+    share = split["part"].value_counts(normalize=True)
+    assert abs(share["train"] - 0.7) < 0.025 and abs(share["val"] - 0.1) < 0.02 and abs(share["test"] - 0.2) < 0.025
+    other = assign(images, seed=2, strategy="stable")
+    assert 0.3 < (split["part"] != other["part"]).mean() < 0.6
+    folds = [assign(images, strategy="stable", folds=5, fold=fold)["part"] == "test" for fold in (1, 2, 3, 4, 5)]
+    assert (sum(folds) == 1).all()  # every image is tested in one fold
 
 
 def test_unknown_patients_are_null_in_the_leak_and_refused_by_strategy_patient():

@@ -1,6 +1,6 @@
-import pandas as pd
-
 from core.split import groups
+
+import pandas as pd
 
 IMAGES = pd.DataFrame(
     {"file": list("abcdefg"), "patient": pd.array(["p", "p", "q", "r", None, None, None], dtype="string")}

@@ -7,12 +7,12 @@ and shift. The hash alone is not enough: mammograms have similar outlines and di
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import pandas as pd
-
 from core.audit import hashes
 from core.images.decoder import Grey
 from core.split import groups
+
+import numpy as np
+import pandas as pd
 
 PAIRS = ["one", "other", "distance", "correlation"]
 

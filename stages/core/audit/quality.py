@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from core.audit import copies
-from core.images import sheets
+from core.images import dicom, sheets
 from core.images.decoder import Grey
 from core.pipeline import tables
 from core.pipeline.errors import many, some
 from core.split import groups
+
+import numpy as np
+import pandas as pd
 
 MUCH_LARGER = 2.0  # a width or height more than 2 times the median, or less than half of it, is an outlier
 RARE_MODE = 0.05  # a colour mode of a smaller share of the images is an outlier
@@ -99,9 +99,9 @@ def find(
 ) -> pd.DataFrame:
     """Images that need a look, one row per image and finding: the columns of tables.FINDINGS, sorted.
 
-    A finding is one of unreadable, blank, near-blank, size, mode, brightness, conflict (copies with different labels:
-    ``contradicting``, from ``conflicts``) and two-patients (copies under different patients). ``levels`` are the mean
-    and the standard deviation of each image, in the order of the index.
+    A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies with
+    different labels: ``contradicting``, from ``conflicts``) and two-patients (copies under different patients).
+    ``levels`` are the mean and the standard deviation of each image, in the order of the index.
     """
     rows: list[tuple[object, ...]] = [(file, "unreadable", "") for file in unreadable]
 
@@ -120,9 +120,11 @@ def find(
     usual = " x ".join(f"{side:.0f}" for side in size.median())
     note("size", odd, [f"{width} x {height}, median {usual}" for width, height in size[odd].to_numpy()])
 
-    share = index["mode"].map(index["mode"].value_counts(normalize=True))
-    common = index["mode"].mode()[0]
-    note("mode", share < RARE_MODE, index["mode"][share < RARE_MODE] + f", most are {common}")
+    annotated = index["mode"].str.endswith(f" {dicom.BURNED_IN}")
+    note("annotated", annotated, [""] * int(annotated.sum()))
+    modes = index["mode"].str.removesuffix(f" {dicom.BURNED_IN}")
+    share = modes.map(modes.value_counts(normalize=True))
+    note("mode", share < RARE_MODE, modes[share < RARE_MODE] + f", most are {modes.mode()[0]}")
 
     deviation = np.median(np.abs(mean - np.median(mean)))
     score = 0.6745 * (mean - np.median(mean)) / deviation if deviation else np.zeros(len(mean))
@@ -247,6 +249,7 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
         "blank": "with only one grey level",
         "near-blank": f"too uniform for the near-copy search (standard deviation below {copies.FLAT:g} grey levels)",
         "size": "of unusual size (all images are resized to a square of prepare.image_size)",
+        "annotated": "with text in their pixels, says their DICOM tag BurnedInAnnotation: a network can read it",
         "mode": "with an unusual colour mode",
         "brightness": "with an unusually low or high mean brightness",
     }

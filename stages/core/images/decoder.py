@@ -12,10 +12,12 @@ from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from core.images import dicom, preparation
+from core.images.preparation import WINDOW, Preparation, Unreadable
+from core.pipeline import files
+
 import numpy as np
 from PIL import Image, ImageOps
-
-from core.pipeline import files
 
 THUMBNAIL = 64  # pixels; the side of the square images that the audit compares
 QUICK = 0.0005  # seconds per image; below this, threads mostly wait for Python's global lock
@@ -35,10 +37,6 @@ class Picture(NamedTuple):
     pixels_sha256: str
 
 
-class Unreadable(ValueError):
-    """The file can't be decoded as an image; the message says why."""
-
-
 def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
     """Write a zip with equal bytes for equal images: sorted names, a constant time, no compression."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -49,12 +47,36 @@ def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path
             archive.writestr(entry, content(name))
 
 
-def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
+def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, bytes]:
     """Decode an image: 8-bit grey ("L") or RGB, upright; the mode of the file; and the pixels at full depth.
 
-    RGB with equal channels becomes grey. 16-bit grey is scaled to 8 bits. Transparency is dropped. Of an animation,
-    only the first frame is used. Raises Unreadable.
+    RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used. Grey
+    of more than 8 bits is scaled by ``levels`` (core.images.preparation). Raises Unreadable, also if the depth is not
+    that of ``levels``.
     """
+    image, mode = _opened(content, levels == WINDOW)
+    deep = isinstance(image, np.ndarray)
+    if deep != isinstance(levels, tuple):
+        found, wanted = ("more than 8 bits", "8") if deep else ("8 bits", "more")
+        raise Unreadable(f"{found} a pixel ({mode}), where {wanted} are expected")
+    if isinstance(image, np.ndarray) and isinstance(levels, tuple):
+        # Different 12-bit images can be equal after scaling, so compare them at full depth.
+        return Image.fromarray(preparation.scaled(image, levels)), mode, image.astype("<i4").tobytes()
+    assert isinstance(image, Image.Image)
+    if image.mode in ("1", "L", "LA"):
+        image = image.convert("L")
+        return image, mode, image.tobytes()
+    colour = image.convert("RGB")
+    values = np.asarray(colour)
+    if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
+        colour = colour.getchannel(0)
+    return colour, mode, colour.tobytes()
+
+
+def _opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
+    """The image, or the grey values int64 (H, W) of one of more than 8 bits, and its mode. Raises Unreadable."""
+    if dicom.found(content):
+        return dicom.opened(content, window)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns above 89 megapixels and refuses above twice that
@@ -65,24 +87,20 @@ def decode(content: bytes) -> tuple[Image.Image, str, bytes]:
     except Exception as error:  # each decoder of Pillow raises its own errors
         reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
         raise Unreadable(reason or type(error).__name__) from None
-    if mode.startswith("I"):
-        values = np.asarray(image, dtype=np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
-        scaled = Image.fromarray((values // 257).astype(np.uint8))
-        # Different 12-bit images can be equal after scaling, so compare them at full depth. If the values were scaled
-        # up from 8 bits, compare the 8-bit values, so that the image counts as a copy of the 8-bit one.
-        return scaled, mode, scaled.tobytes() if (values % 257 == 0).all() else values.astype("<u2").tobytes()
     if mode == "F":
         raise Unreadable("floating-point pixels have no known range")
-    if mode in ("1", "L", "LA"):
-        image = image.convert("L")
-        return image, mode, image.tobytes()
-    colour = image.convert("RGB")
-    values = np.asarray(colour)
-    if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
-        colour = colour.getchannel(0)
-    return colour, mode, colour.tobytes()
+    if not mode.startswith("I"):
+        return image, mode
+    values = np.asarray(image, dtype=np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
+    return values, mode
+
+
+def grey_values(content: bytes, to: Preparation) -> np.ndarray | None:
+    """The histogram of an image of more than 8 bits, or None if it has 8. Raises Unreadable."""
+    image, _ = _opened(content, window=False)
+    return preparation.histogram(image) if isinstance(image, np.ndarray) else None
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
@@ -107,22 +125,13 @@ class Grey:
         return grey_levels(np.asarray(self.images[rows]))
 
 
-def square(image: Image.Image, side: int) -> np.ndarray:
-    """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
-
-    Pillow resizes 8-bit images with integers, so the result has the same bytes on every machine.
-    """
-    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def picture(content: bytes, side: int) -> Picture:
+def picture(content: bytes, to: Preparation) -> Picture:
     """Decode one file. Raises Unreadable."""
-    image, mode, exact = decode(content)
+    image, mode, exact = decode(content, to.levels)
     shape = f"{image.mode} {image.width} {image.height} ".encode()
     return Picture(
-        pixels=square(image, side),
-        thumbnail=square(image, THUMBNAIL),
+        pixels=preparation.square(image, to.side, to.fit),
+        thumbnail=preparation.square(image, THUMBNAIL),
         width=image.width,
         height=image.height,
         mode=mode,
@@ -131,9 +140,9 @@ def picture(content: bytes, side: int) -> Picture:
     )
 
 
-def pixels(content: bytes, side: int) -> np.ndarray:
+def pixels(content: bytes, to: Preparation) -> np.ndarray:
     """Decode one file to uint8 (side, side, C). Raises Unreadable."""
-    return square(decode(content)[0], side)
+    return preparation.square(decode(content, to.levels)[0], to.side, to.fit)
 
 
 def fit_into(place: np.ndarray, found: np.ndarray | Unreadable) -> str:
@@ -150,23 +159,23 @@ Made = TypeVar("Made")
 
 
 def decode_all(
-    names: list[str], read: Callable[[str], bytes], make: Callable[[bytes, int], Made], side: int
+    names: list[str], read: Callable[[str], bytes], make: Callable[[bytes, Preparation], Made], to: Preparation
 ) -> Iterator[Made | Unreadable]:
-    """Yield ``make(read(name), side)`` for each name in order, or Unreadable: on all cores, in bounded memory."""
+    """Yield ``make(read(name), to)`` for each name in order, or Unreadable: on all cores, in bounded memory."""
 
     def block(some: list[str]) -> list[Made | Unreadable]:
         return [one(name) for name in some]
 
     def one(name: str) -> Made | Unreadable:
         try:
-            return make(read(name), side)
+            return make(read(name), to)
         except Unreadable as reason:
             return reason
         except OSError as error:
             return Unreadable(error.strerror or str(error))
 
     cores = cpu_count() or 1
-    size = max(1, min(64, 2**20 // side**2))
+    size = max(1, min(64, 2**20 // to.side**2))
     blocks = iter([names[start : start + size] for start in range(0, len(names), size)])
     for some in blocks:
         began = time.perf_counter()

@@ -11,9 +11,9 @@ come from NumPy's ``RandomState``, whose streams are frozen (NEP 19).
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from core.pipeline.tables import SYNTHETIC
+
+import numpy as np
 
 WINDOW = 19  # pixels; the side of the square that a nucleus is drawn in
 SINE = np.array([0, 383, 707, 924, 1000, 924, 707, 383, 0, -383, -707, -924, -1000, -924, -707, -383])

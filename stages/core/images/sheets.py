@@ -6,10 +6,10 @@ They show patients' images, so they are in DVC's cache and never in git.
 from pathlib import Path
 from typing import NamedTuple
 
+from core.pipeline import files
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from core.pipeline import files
 
 TILE = 128  # pixels, the side of each image
 GAP, HEADING, CAPTION = 8, 20, 16  # pixels

@@ -1,28 +1,24 @@
 """Classification networks of torchvision and timm with one logit, untrained or with verified pretrained weights."""
 
 import difflib
-import json
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.network import pretrained
+from core.network.pretrained import TIMM
+from core.pipeline import pins
+from core.pipeline.errors import Mistake, some
+
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from core.pipeline import files, web
-from core.pipeline.errors import Mistake, some
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
-TIMM = "timm/"  # prefix of timm's backbones
-NOT_TAKEN = ("num_classes", "img_size", "in_chans")  # arguments in the hub's config.json that are ignored
-MOST_FETCHED = 1 << 33  # bytes
 
 
 class Classifier(nn.Module):
@@ -59,7 +55,7 @@ class Classifier(nn.Module):
         if arguments:
             self.description["arguments"] = arguments
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), _Roots():  # type: ignore[no-untyped-call]
                 found = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
         except (RuntimeError, AssertionError) as error:  # timm uses assert
             reason = str(error).splitlines()[0]
@@ -104,29 +100,43 @@ class Classifier(nn.Module):
         return next((layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d)), None)
 
 
+class _Roots(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Withdraws the promise of equal bytes if a network takes square roots: of float32, they depend on the processor
+    (core.network.optimiser)."""
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operation.name().startswith(("aten::sqrt", "aten::_foreach_sqrt")):
+            pins.withdrawn = True
+        return operation(*args, **(kwargs or {}))
+
+
 def backbones() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
 def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -> Classifier:
-    """A Classifier with ``weights``: "none", "imagenet", "hub" (timm's weights on the Hugging Face Hub), or a file
-    (.safetensors, .pth) relative to ``root``.
+    """A Classifier with ``weights``: "none", "imagenet", "hub" (timm's weights on the Hugging Face Hub), "packaged" (a
+    package with ImageNet weights for one backbone of timm), or a file (.safetensors, .pth) relative to ``root``.
 
     A file contains the backbone, with or without its own classes, or a model of this project; a .pth must be
     torchvision's. If a config.json of the hub is in the same folder, its mean, std and timm arguments are used. Raises
     Mistake if the weights are not available, are damaged, or belong to another network.
     """
-    file = None if weights in ("none", "imagenet", "hub") else root / weights
-    classifier = Classifier(backbone, head, image_size, **(_published(file, backbone) if file else {}))
+    file = None if weights in pretrained.NAMES else root / weights
+    classifier = Classifier(backbone, head, image_size, **(pretrained.published(file, backbone) if file else {}))
     if weights == "none":
         return classifier
     if weights == "imagenet" and not backbone.startswith(TIMM):
-        state, name = _imagenet(backbone), "ImageNet"
+        state, name = pretrained.imagenet(backbone), "ImageNet"
+    elif weights == "packaged":
+        state, name = pretrained.packaged(backbone, classifier.network), "the package's file"
     elif file is None:
-        state, name = _hub(backbone, weights), "the hub's file"
+        state, name = pretrained.hub(backbone, weights), "the hub's file"
     else:
-        state, name = read(file), weights
-    own = classifier.state_dict()
+        state, name = pretrained.read(file), weights
+    own, first = classifier.state_dict(), "members.0."
+    if all(f"{first}{key}" in state for key in own):  # an ensemble of this project: its first member
+        state = {key: state[f"{first}{key}"] for key in own}
     if state.keys() != own.keys():  # a backbone as its library publishes it: all layers but the last fit
         path = classifier.head_path
         state = {f"network.{key}": value for key, value in state.items() if not re.match(r"aux\d|AuxLogits", key)}
@@ -151,42 +161,8 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
     return classifier
 
 
-def restore(weights: str | Path, description: dict[str, Any]) -> Classifier:
-    """Load the classifier of models/. ``description`` is the content of its model.json, with backbone, head, image_size
-    (pixels), mean, std and arguments. Raises Mistake if the weights belong to another network."""
-    names = ("backbone", "head", "image_size", "mean", "std", "arguments")
-    classifier = Classifier(**{name: description[name] for name in names if name in description})
-    state = read(Path(weights))
-    try:
-        classifier.load_state_dict(state)
-    except RuntimeError as error:
-        raise Mistake(f"{weights} does not fit its model.json: {str(error).splitlines()[-1].strip()}") from None
-    return classifier
-
-
 def _others(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _published(weights: Path, backbone: str) -> dict[str, Any]:
-    """Mean, std and arguments in the hub's config.json in the folder of ``weights``; empty if there is no such file."""
-    beside = weights.with_name("config.json")
-    if not beside.is_file():
-        return {}
-    try:
-        said = json.loads(beside.read_text(encoding="utf-8"))
-        trained, arguments = said.get("pretrained_cfg", {}), said.get("model_args") or {}
-        found = {name: trained[name] for name in ("mean", "std") if name in trained}
-        # This project sets the head and the image size. Without pooling (""), a network gives one logit per position.
-        arguments = {name: value for name, value in arguments.items() if name not in NOT_TAKEN and value != ""}
-    except (ValueError, AttributeError) as error:
-        raise Mistake(f"{beside}, in the folder of the weights, is not a config.json of the hub: {error}") from None
-    if not backbone.startswith(TIMM):
-        return found
-    name = said.get("architecture", backbone.removeprefix(TIMM))
-    if name.partition(".")[0] != backbone.removeprefix(TIMM).partition(".")[0]:
-        raise Mistake(f"model.backbone is {backbone}, but {beside} is for {name}: set model.backbone=timm/{name}")
-    return found | {"arguments": arguments}
 
 
 def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
@@ -236,32 +212,6 @@ def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
     return network
 
 
-def _hub(backbone: str, weights: str) -> dict[str, Tensor]:
-    """The weights that timm gives for its network, as safetensors from the hub or its local cache."""
-    if not backbone.startswith(TIMM) or weights != "hub":
-        raise Mistake(
-            f"model.weights is {weights}, but model.backbone is {backbone}: hub is for backbones of timm, imagenet for "
-            "backbones of torchvision"
-        )
-    import timm
-    from huggingface_hub import hf_hub_download
-
-    published = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
-    if not published or not published.hf_hub_id:
-        raise Mistake(
-            f"model.weights is hub, but timm has no weights for {backbone}: set model.weights to a file, or none"
-        )
-    try:
-        path = hf_hub_download(published.hf_hub_id, "model.safetensors")
-    except Exception as error:  # each layer of the library has its own exceptions
-        reason = str(error).strip().splitlines()[0]
-        raise Mistake(
-            f"model.weights is hub, but {published.hf_hub_id} can't be downloaded ({reason}). Download its "
-            "model.safetensors and config.json in another way, and set model.weights to the path of model.safetensors"
-        ) from None
-    return read(Path(path))
-
-
 def _replace_head(network: nn.Module, head: str) -> str:
     """Replace the last layer over ImageNet's classes by the new head; return its path."""
     layers = [
@@ -291,55 +241,3 @@ def _replace_head(network: nn.Module, head: str) -> str:
         last = nn.Sequential(nn.Dropout(0.2), nn.SELU(), last)
     setattr(parent, name, last)
     return path
-
-
-def _imagenet(backbone: str) -> dict[str, Tensor]:
-    """Torchvision's default ImageNet weights, from its cache or its server; their published hash is checked."""
-    weights = torchvision.models.get_model_weights(backbone).DEFAULT
-    name = weights.url.rpartition("/")[2]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not path.is_file():
-        try:
-            with files.whole(path) as unfinished:
-                web.fetch(weights.url, unfinished, MOST_FETCHED)
-                _check(unfinished, name)
-        except Mistake as mistake:
-            raise Mistake(
-                f"model.weights imagenet: {mistake}. Put the file at {path}, or set model.weights to its path, or none"
-            ) from None
-    return read(path)
-
-
-def _check(path: Path, name: str) -> None:
-    """Check a file against the first digits of its sha256, which torchvision puts into its name:
-    efficientnet_v2_s-dd5fe13b.pth. Raises Mistake if they differ or are missing."""
-    published = re.search(r"-([0-9a-f]{8,})\.pth$", name)
-    if published is None:
-        raise Mistake(
-            f"{name} is not one of torchvision's files, whose names contain their hash; no other file is unpickled, "
-            "because that is not safe: save its tensors with safetensors.torch.save_file, and set model.weights to the "
-            "path of the .safetensors"
-        )
-    found = files.sha256(path)
-    if not found.startswith(published[1]):
-        raise Mistake(
-            f"{name} has the sha256 {found}, which should start with {published[1]}: it is damaged, or another file"
-        )
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file, or in a file of torchvision with the right hash. Raises Mistake."""
-    if not path.is_file():
-        raise Mistake(f"there are no weights at {path} (model.weights must be none, imagenet, hub, or a file's path)")
-    if path.suffix != ".safetensors":
-        _check(path, path.name)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise Mistake(f"{path} contains no weights that can be read safely: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Mistake(f"{path} must contain a state dict of tensors, but contains something else")
-    return state

@@ -4,19 +4,33 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-
 from core.pipeline import web, yaml12
 from core.pipeline.errors import Mistake
 
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
 PATH = "params.yaml"
 PARTS = ("train", "val", "test")
+TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels and data.patient
+REST = "rest"  # for data.negative: every class that is not positive
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # YAML reads 1 as a number, but a class folder or a CSV cell named 1 is a string.
 Word = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given), Field(min_length=1)]
+Words = Annotated[list[Word], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -27,6 +41,7 @@ class Phantom(Section):
     images: Annotated[int, Field(ge=16, le=20_000_000)]
     patients: Annotated[int, Field(ge=3)]
     side: Annotated[int, Field(ge=32, le=1024)]
+    seed: Seed | None
 
     @model_validator(mode="after")
     def _enough_each(self) -> "Phantom":
@@ -52,6 +67,13 @@ class Lists(Section):
         return {part: name for part in PARTS if (name := getattr(self, part)) is not None}
 
 
+class Dicom(Section):
+    frames: Literal["fail", "split"]
+    patient: Literal["hash", "plain"]
+    key: str | None
+    key_check: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None
+
+
 class Data(Section):
     source: Literal["phantom", "kaggle", "archive", "folder"]
     location: str | None
@@ -60,23 +82,33 @@ class Data(Section):
     labels: str | None
     file_column: str
     label_column: str
-    positive: Word
+    positive: Word | Words
+    negative: Word | Words | None
     patient: str | None
     lists: Lists
     unusable: Literal["fail", "drop"]
+    dicom: Dicom
     phantom: Phantom
 
-    @field_validator("patient")
+    @field_validator("patient", "labels")
     @classmethod
-    def _a_pattern_names_its_group(cls, patient: str | None) -> str | None:
-        if patient is not None and "(?P<" in patient:
+    def _a_pattern_names_its_group(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if given is not None and "(?P<" in given:
+            group, otherwise = ("patient", "a column") if info.field_name == "patient" else ("label", "a CSV file")
             try:
-                groups = re.compile(patient).groupindex
+                groups = re.compile(given).groupindex
             except re.error as error:
                 raise ValueError(f"is not a regular expression: {error}") from None
-            if "patient" not in groups:
-                raise ValueError("must contain a group (?P<patient>...), or be the name of a column")
-        return patient
+            if group not in groups:
+                raise ValueError(f"must contain a group (?P<{group}>...), or be the name of {otherwise}")
+        return given
+
+    @model_validator(mode="after")
+    def _a_class_is_on_one_side(self) -> "Data":
+        both = sorted(set(self.positives) & set(self.negatives or []))
+        if both:
+            raise ValueError(f"positive and negative both name {', '.join(both)}")
+        return self
 
     @model_validator(mode="after")
     def _what_the_source_needs(self) -> "Data":
@@ -101,9 +133,11 @@ class Data(Section):
             raise ValueError("sha256 is null, but an archive from the network needs one")
         if self.sha256 is not None and self.source != "archive":
             raise ValueError(f"sha256 must be null for source {self.source}: only an archive has one")
-        if self.labels is None and self.patient is not None and not self.patient_is_pattern:
+        table = self.labels is not None and not self.labels_are_pattern and not self.labels.startswith(TAG)
+        column = self.patient is not None and not self.patient_is_pattern and not self.patient.startswith(TAG)
+        if column and not table:
             raise ValueError(
-                f"patient names the column {self.patient!r}, but labels is null; a pattern needs (?P<patient>...)"
+                f"patient names the column {self.patient!r}, but labels is no table; a pattern needs (?P<patient>...)"
             )
         return self
 
@@ -114,17 +148,56 @@ class Data(Section):
             raise ValueError("must be a folder inside the source, without ..")
         return within
 
+    @field_validator("patient", "labels")
+    @classmethod
+    def _a_tag_exists(cls, given: str | None) -> str | None:
+        if given is not None and given.startswith(TAG) and not re.fullmatch(r"[A-Z]\w*", given.removeprefix(TAG)):
+            raise ValueError(f"{TAG} must be followed by the keyword of a tag, such as PatientID")
+        return given
+
+    def tags(self) -> list[str]:
+        """The keywords of the DICOM tags that labels and patient name."""
+        return [name.removeprefix(TAG) for name in (self.labels, self.patient) if name and name.startswith(TAG)]
+
     @property
     def patient_is_pattern(self) -> bool:
         return self.patient is not None and "(?P<patient>" in self.patient
 
+    @property
+    def labels_are_pattern(self) -> bool:
+        return self.labels is not None and "(?P<label>" in self.labels
+
+    @property
+    def positives(self) -> list[str]:
+        return [self.positive] if isinstance(self.positive, str) else self.positive
+
+    @property
+    def negatives(self) -> list[str] | None:
+        """The classes that are named as negative, or None for the only other class, or the rest."""
+        if self.negative is None or self.negative == REST:
+            return None
+        return [self.negative] if isinstance(self.negative, str) else self.negative
+
+    def takes(self, name: str) -> bool:
+        """Whether images of this class are used."""
+        return self.negatives is None or name in self.positives + self.negatives
+
 
 class Prepare(Section):
     image_size: Annotated[int, Field(ge=8, le=4096)]
+    fit: Literal["squeeze", "pad", "crop"]
+    levels: Literal["window"] | Annotated[list[Percent], Field(min_length=2, max_length=2)]
+
+    @field_validator("levels")
+    @classmethod
+    def _rise(cls, levels: list[float] | str) -> list[float] | str:
+        if isinstance(levels, list) and not levels[0] < levels[1]:
+            raise ValueError("the first percentile must be below the second")
+        return levels
 
 
 class Split(Section):
-    strategy: Literal["patient", "image", "predefined"]
+    strategy: Literal["patient", "stable", "image", "predefined"]
     duplicates: Literal["together", "drop", "keep"]
     on_leak: Literal["fail", "report"]
     train: Fraction
@@ -132,6 +205,7 @@ class Split(Section):
     test: Fraction
     folds: Annotated[int, Field(ge=2)] | None
     fold: Count
+    seed: Seed | None
 
     @model_validator(mode="after")
     def _a_fold_there_is(self) -> "Split":
@@ -167,10 +241,13 @@ class Augment(Section):
 
 
 class Train(Section):
+    members: Annotated[int, Field(ge=1, le=100)]
+    seed: Seed | None
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["cosine", "plateau"]
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Annotated[int, Field(ge=0)]
     early_stopping: Count
@@ -178,7 +255,8 @@ class Train(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None
     freeze_backbone: bool
     augment: Augment
-    deterministic: bool
+    reproducible: Literal["everywhere", "machine", "none"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     precision: Literal["auto", "fp32", "bf16"]
@@ -196,7 +274,7 @@ class Report(Section):
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     data: Data
     prepare: Prepare
     split: Split
@@ -238,6 +316,11 @@ def load(*declared: str, path: str | Path = PATH) -> Params:
     return _only(params, sorted(declared))
 
 
+def either(own: int | None, common: int) -> int:
+    """The seed of a section of params.yaml: its ``own``, or the ``common`` one if its own is null."""
+    return common if own is None else own
+
+
 def _explain(errors: ValidationError) -> list[str]:
     """One line for each wrong key."""
     lines: dict[str, str] = {}
@@ -275,5 +358,8 @@ def _only(params: Params, declared: list[str]) -> Params:
     for key in declared:
         name, _, inner = key.partition(".")
         section = getattr(params, name)
-        chosen[name] = type(section).model_construct(**{inner: getattr(section, inner)}) if inner else section
+        if inner:
+            known = vars(chosen[name]) if name in chosen else {}
+            section = type(section).model_construct(**known | {inner: getattr(section, inner)})
+        chosen[name] = section
     return Params.model_construct(**chosen)

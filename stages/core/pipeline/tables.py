@@ -7,20 +7,22 @@ text even if they look like numbers. ``patient`` and ``cluster`` are missing if 
 from pathlib import Path
 from typing import TextIO
 
-import pandas as pd
-
 from core.pipeline import files
+
+import numpy as np
+import pandas as pd
 
 SYNTHETIC = "synthetic-phantom/"  # prefix of every phantom's file name, so that each table shows that it is synthetic
 
 FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says little about other patients
 
-LABELS = ["file", "label", "patient"]
+LABELS = ["file", "label", "patient", "class"]
 LISTED = ["file", "part"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
 FINDINGS = ["file", "finding", "detail"]
 SPLIT = ["row", "file", "label", "patient", "cluster", "group", "part"]
+MEMBER = "member_"  # prefix of the columns of predictions with the probability by each member, before calibration
 PREDICTIONS = ["row", "file", "patient", "label", "part", "probability", "copy_in_train", "patient_in_train"]
 
 _KINDS = {
@@ -41,14 +43,37 @@ def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
 
 
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
+    """Read ``columns``, and those of members if there are any."""
     # Only an empty cell is a missing value: a file or a patient can be called NA or null.
-    return pd.read_csv(text, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""])[columns]
+    table = pd.read_csv(
+        text, usecols=lambda name: name in columns or name.startswith(MEMBER), dtype=_kinds(columns),
+        keep_default_na=False, na_values=[""],
+    )  # fmt: skip
+    missing = set(columns) - set(table.columns)
+    if missing:
+        raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
+    return table[[*columns, *members(table)]]
+
+
+def members(table: pd.DataFrame) -> list[str]:
+    """The names of the columns with the probabilities by each member."""
+    return [name for name in table.columns if name.startswith(MEMBER)]
+
+
+def of_members(each: np.ndarray) -> pd.DataFrame:
+    """The probabilities by each member, float64 (N, members), as columns."""
+    return pd.DataFrame(each, columns=[f"{MEMBER}{number}" for number in range(1, each.shape[1] + 1)])
 
 
 def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:
     """Write ``columns`` of a table atomically, in the order of its rows."""
     with files.whole(path) as unfinished:
         table[columns].to_csv(unfinished, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def classes(labels: str | Path, images: pd.DataFrame) -> "pd.Series[str]":
+    """The original class of each of ``images``, on their index; ``labels`` is the path of data/raw/labels.csv."""
+    return images["file"].map(read(labels, LABELS).set_index("file")["class"])
 
 
 def counts(table: pd.DataFrame) -> dict[str, int | None]:

@@ -1,14 +1,15 @@
 """Assign images to train, validation and test, and keep the images of a group in the same part."""
 
+import hmac
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from core.pipeline import tables
 from core.pipeline.errors import Mistake, some
 from core.pipeline.params import PARTS, Split
 from core.split import groups
+
+import numpy as np
+import pandas as pd
 
 
 def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, chosen: Split, seed: int) -> pd.DataFrame:
@@ -23,10 +24,11 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     # Exact and near copies of one image are in the same cluster.
     split["cluster"] = groups.joined(split, [copied]).where(split.index.isin(copied.index))
 
-    if chosen.strategy == "patient" and split["patient"].isna().any():
+    by_patient = chosen.strategy in ("patient", "stable")
+    if by_patient and split["patient"].isna().any():
         raise Mistake(
-            "split.strategy is patient, but the patients are not known: set data.patient, or split.strategy: image if "
-            "each image is of a different patient"
+            f"split.strategy is {chosen.strategy}, but the patients are not known: set data.patient, or "
+            "split.strategy: image if each image is of a different patient"
         )
     if chosen.strategy == "predefined" and listed.empty:
         raise Mistake("split.strategy predefined needs the lists data.lists.train, .val and .test")
@@ -34,10 +36,13 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
     dropped = np.zeros(len(split), dtype=bool)
     if chosen.strategy == "predefined":
         dropped |= ~split["file"].isin(listed["file"]).to_numpy(dtype=bool)
+    hashed = _by_hash(split["patient"], chosen, seed) if chosen.strategy == "stable" else None
+    if hashed is not None:
+        dropped |= _torn(split, hashed, chosen)
     if chosen.duplicates == "drop":  # among listed images only: an unlisted copy must not replace a listed one
         dropped[~dropped] = _redundant(split[~dropped])
     ties = []
-    if chosen.strategy == "patient":
+    if by_patient:
         # Patients who share an image count as one person, even if only one copy is kept.
         ties.append(split["patient"] if chosen.duplicates == "keep" else groups.persons(split))
     if chosen.duplicates == "together":
@@ -49,6 +54,8 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
         split.loc[~dropped, "part"] = split["file"].map(listed.set_index("file")["part"])[~dropped]
         if chosen.duplicates == "together":
             _refuse_torn_groups(split)
+    elif hashed is not None:
+        split.loc[~dropped, "part"] = hashed[~dropped]
     else:
         split.loc[~dropped, "part"] = _parts(split[~dropped], chosen, seed)
 
@@ -63,6 +70,32 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
                 + _largest(split)
             )
     return split[tables.SPLIT]
+
+
+def _by_hash(patients: "pd.Series[str]", chosen: Split, seed: int) -> "pd.Series[str]":
+    """The part of each image by a keyed hash of its patient alone (HMAC-SHA256; the key is the seed), so that it does
+    not depend on the other images."""
+
+    def part(patient: str) -> str:
+        hashed = hmac.digest(str(seed).encode(), patient.encode(), "sha256")
+        first, second = (int.from_bytes(hashed[start : start + 8]) / 2**64 for start in (0, 8))
+        val = chosen.val / (chosen.train + chosen.val)
+        if chosen.folds is None:
+            tested = first >= chosen.train + chosen.val
+        else:
+            tested = int(first * chosen.folds) == chosen.fold - 1
+        return "test" if tested else "val" if second < val else "train"
+
+    return patients.map({patient: part(patient) for patient in patients.unique()}).astype("string")
+
+
+def _torn(split: pd.DataFrame, hashed: "pd.Series[str]", chosen: Split) -> np.ndarray:
+    """True for each image of a patient whom copies join to a patient in an earlier part (train, val, test). These
+    patients are left out: no other one has to move."""
+    if chosen.duplicates == "keep":
+        return np.zeros(len(split), dtype=bool)
+    order = hashed.map({part: number for number, part in enumerate(PARTS)})
+    return (order > order.groupby(groups.persons(split)).transform("min")).to_numpy(dtype=bool)
 
 
 def _largest(split: pd.DataFrame) -> str:

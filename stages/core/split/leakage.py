@@ -1,9 +1,9 @@
 """Test images that training has seen: as an exact copy, as a near copy, or through another image of the patient."""
 
-import pandas as pd
-
-from core.pipeline.errors import some
+from core.pipeline.errors import many, some
 from core.split import groups
+
+import pandas as pd
 
 
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
     """The figures under ``leak`` in metrics/split.json: images of test and val that training has seen.
 
     An image counts as a near copy only if it is not an exact copy. ``test_known_to_val`` counts test images with a copy
-    or their patient in validation, which chooses the best epoch.
+    or their patient in validation, which can choose the epoch and the threshold.
     """
     shared = _known_by_train(split, clusters)
     leak: dict[str, int | None] = {}
@@ -80,10 +80,23 @@ def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
         )
     if len(known := known_to_val(split)):
         lines.append(
-            f"{len(known):,} of {len(test):,} test images have a copy or their patient in validation, which chooses "
-            f"the best epoch: {some(list(known['file']))}"
+            f"{len(known):,} of {len(test):,} test images have a copy or their patient in validation, which can choose "
+            f"the epoch and the threshold: {some(list(known['file']))}"
         )
     return "\n".join(lines) or None
+
+
+def left_out(split: pd.DataFrame) -> str | None:
+    """A text that names the patients without an image in any part, whom a stable split leaves out, or None."""
+    kept = split.loc[split["part"] != "dropped", "patient"]
+    gone = split[~split["patient"].isin(kept)]
+    if gone.empty:
+        return None
+    patients = sorted(gone["patient"].unique())
+    return (
+        f"Left out: {many(len(patients), 'patient')} with {many(len(gone), 'image')}, as copies join them to a patient "
+        f"in an earlier part (train, val, test), and a stable split moves nobody: {some(patients)}"
+    )
 
 
 def assure(split: pd.DataFrame) -> str:

@@ -1,0 +1,58 @@
+"""Find images in folders."""
+
+import os
+from pathlib import Path
+
+from core.images import dicom
+from core.pipeline.errors import Mistake, some
+
+# A file of another name is an image if it is DICOM.
+IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
+
+
+def walk(base: Path) -> tuple[list[str], list[str]]:
+    """Images and other files below ``base``, as sorted paths relative to it, with /."""
+    images: list[str] = []
+    others: list[str] = []
+    inside = base.resolve()
+    for at, folders, names in os.walk(base):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in folders + names:
+            path = Path(at, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise Mistake(
+                    f"{path} is a link to a file outside of {base}, which is not followed: copy the file there"
+                )
+        for name in names:
+            if not name.startswith("."):
+                file = Path(at, name).relative_to(base).as_posix()
+                if not file.isprintable():  # bytes that are not UTF-8 become surrogates, which are not printable
+                    raise Mistake(f"{base} contains a file whose name is not printable: {file!a}. Rename it")
+                if not Path(at, name).is_file():
+                    raise Mistake(f"{Path(at, name)} is not a regular file (a broken link, or a pipe). Remove it")
+                (images if _is_image(Path(at, name)) else others).append(file)
+    return sorted(images), sorted(others)
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() in IMAGES:
+        return True
+    if path.name == "DICOMDIR":  # an index of the other files
+        return False
+    with path.open("rb") as file:
+        return dicom.found(file.read(dicom.HEADER))
+
+
+def expand(paths: list[Path]) -> list[str]:
+    """The given files, and the images below the given folders. Raises Mistake if there are none."""
+    found: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            found += [(path / file).as_posix() for file in walk(path)[0]]
+        elif path.is_file():
+            found.append(path.as_posix())
+        else:
+            raise Mistake(f"there is no image or folder {path}")
+    if not found:
+        raise Mistake(f"there is no image in {some([str(path) for path in paths])} ({', '.join(sorted(IMAGES))})")
+    return found

@@ -1,0 +1,232 @@
+"""The class and the patient of each image, from a table, from its path, or from its folder."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from core.images.folders import walk
+from core.pipeline import tables
+from core.pipeline.errors import Mistake, many, some
+from core.pipeline.params import REST, TAG, Data
+
+import pandas as pd
+
+LOST = "labels without an image"
+
+
+class _Names:
+    """Finds the image for a name in a table: a path, or the end of a path if it is unique."""
+
+    def __init__(self, images: list[str]) -> None:
+        self.images = set(images)
+        self.by_name: dict[str, list[str]] = {}
+        for file in images:
+            self.by_name.setdefault(file.rpartition("/")[2], []).append(file)
+
+    def find(self, name: str) -> str | None:
+        name = name.replace("\\", "/").removeprefix("./")
+        if name in self.images:
+            return name
+        ends = [file for file in self.by_name.get(name.rpartition("/")[2], []) if file.endswith("/" + name)]
+        if len(ends) > 1:
+            raise Mistake(
+                f"the name {name} matches {len(ends)} images: {some(ends)}. Give more of the path in the table"
+            )
+        return ends[0] if ends else None
+
+
+def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Path:
+    """The path of a table: inside the source, found by the end of its path, or elsewhere on this machine."""
+    for inside in (base, folder):
+        if (inside / name).is_file():
+            return inside / name
+        found = [file for file in walk(inside)[1] if file.endswith("/" + name)]
+        if len(found) > 1:
+            raise Mistake(f"{key}: the source contains {name} {len(found)} times: {some(found)}. Give more of its path")
+        if found:
+            return inside / found[0]
+    if (root / name).is_file():
+        return root / name
+    tables_there = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
+    known = f"; the source contains {some(tables_there)}" if tables_there else ""
+    raise Mistake(f"{key}: {name} is neither in the source nor at {(root / name).resolve()}{known}")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
+        raise Mistake(f"{path} can't be read as a CSV in UTF-8: {error}") from None
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas used the first column as row names, which shifts the others
+        raise Mistake(f"{path}: rows have more cells than the header (is there a comma at the end of each row?)")
+    rows.columns = [str(column).strip() for column in rows.columns]
+    return rows
+
+
+def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[str]":
+    if column not in rows.columns:
+        hint = ""
+        if len(rows.columns) == 1 and re.search(r"[;\t]", rows.columns[0]):
+            hint = ". Separate the columns with commas"
+        elif key == "data.patient" and re.search(r"[()^*+\\]", column):
+            hint = ". A pattern needs a group (?P<patient>...)"
+        raise Mistake(f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, rows.columns))}{hint}")
+    return rows[column].str.strip()
+
+
+def classes(
+    images: list[str],
+    base: Path,
+    folder: Path,
+    data: Data,
+    root: Path,
+    tags: dict[str, dict[str, str]],
+    faults: dict[str, list[str]],
+) -> tuple[dict[str, str], pd.DataFrame | None]:
+    """The class of each image that has one, and the rows of the table of labels, if there is one, with their file.
+
+    The class is in the table, in the path (a pattern), in the DICOM ``tags`` of the file, or the name of the folder.
+    Labels without an image and names
+    given twice are added to ``faults``.
+    """
+    if data.labels is None:
+        return {file: name for file in images if (name := Path(file).parent.name)}, None
+    if data.labels_are_pattern:
+        return _searched(data.labels, "label", images), None
+    if data.labels.startswith(TAG):
+        return _tagged(data.labels, images, tags), None
+    return _match_labels(_labelled_rows(base, folder, data, root), images, data, faults)
+
+
+def sides(classes: dict[str, str], data: Data) -> dict[str, int]:
+    """1 or 0 for each class that data.positive or data.negative names; other classes are left out.
+
+    Raises Mistake if a class that they name has no image, or if data.negative is null and there are several others.
+    """
+    counts = pd.Series(list(classes.values()), dtype="string").value_counts()
+    others = [name for name in counts.index if name not in data.positives]
+    negatives = data.negatives
+    if negatives is None and (len(others) == 1 or data.negative == REST):
+        negatives = others
+    named = [*data.positives, *(negatives or [])]
+    if not negatives or any(name not in counts.index for name in named):
+        raise Mistake(_wrong_classes(counts, classes, data))
+    return dict.fromkeys(negatives, 0) | dict.fromkeys(data.positives, 1)
+
+
+def _wrong_classes(counts: "pd.Series[int]", classes: dict[str, str], data: Data) -> str:
+    found = some([f"{name!r} ({many(int(count), 'image')})" for name, count in counts.items()], 8)
+    if data.labels is None:
+        where, hint = "the folders of the images", ". If the labels are in a table, set data.labels"
+    elif data.labels_are_pattern or data.labels.startswith(TAG):
+        where, hint = f"data.labels = {data.labels!r}", ""
+    else:
+        where, hint = f"column {data.label_column!r} of {data.labels}", ""
+    named = [*data.positives, *(data.negatives or [])]
+    if data.negative is None and len(counts) > 2:
+        rare = str(counts.index[-1])
+        hint = f"; {rare!r}: {some([file for file, name in classes.items() if name == rare], 3)}{hint}"
+        hint += ". Of more classes, name those that are negative in data.negative: one, a list, or rest"
+    elif len({name.casefold() for name in (*named, *counts.index)}) < len({*named, *counts.index}):
+        hint = ". Upper and lower case differ"
+    wanted = f"data.positive = {data.positive!r}"
+    if data.negative is None:
+        rule = f"must contain two classes, one of them {wanted}"
+    else:
+        rule = f"must contain each class that {wanted} and data.negative = {data.negative!r} name"
+    return f"{data.location}: {where} {rule}; found {found or 'none'}{hint}"
+
+
+def _searched(pattern: str, group: str, files: Iterable[str]) -> dict[str, str]:
+    """What the group of a regular expression finds in the name of each file, or, with a / in it, in its path."""
+    expression, whole = re.compile(pattern), "/" in pattern
+    matches = {file: expression.search(file if whole else file.rpartition("/")[2]) for file in files}
+    return {file: match[group] for file, match in matches.items() if match and match[group]}
+
+
+def _tagged(name: str, files: Iterable[str], tags: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The value of a DICOM tag in each file that has one."""
+    keyword = name.removeprefix(TAG)
+    return {file: value for file in files if (value := tags.get(file, {}).get(keyword, ""))}
+
+
+def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
+    assert data.labels is not None
+    rows = _read_csv(_table_path(data.labels, "data.labels", base, folder, root))
+    chosen = {
+        "name": _column(rows, data.file_column, "data.file_column", data.labels),
+        "class": _column(rows, data.label_column, "data.label_column", data.labels),
+    }
+    if data.patient is not None and not data.patient_is_pattern and not data.patient.startswith(TAG):
+        chosen["patient"] = _column(rows, data.patient, "data.patient", data.labels)
+    return pd.DataFrame(chosen)
+
+
+def _match_labels(
+    rows: pd.DataFrame, images: list[str], data: Data, faults: dict[str, list[str]]
+) -> tuple[dict[str, str], pd.DataFrame]:
+    """The class of each image that has a label in the table, and the rows of the table with their file."""
+    names = _Names(images)
+    rows = rows.assign(file=pd.array([names.find(name) for name in rows["name"]], dtype="string"))
+    faults[LOST] = sorted(rows.loc[rows["file"].isna(), "name"])
+    rows = rows[rows["file"].notna()]
+    faults[f"names given twice in {data.labels}"] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
+    labelled = rows[rows["class"] != ""].drop_duplicates("file")
+    return dict(zip(labelled["file"], labelled["class"], strict=True)), labelled
+
+
+def patients(
+    classes: dict[str, str],
+    rows: pd.DataFrame | None,
+    data: Data,
+    tags: dict[str, dict[str, str]],
+    faults: dict[str, list[str]],
+) -> dict[str, str]:
+    """The patient of each image, empty if data.patient is null. Images without one are added to ``faults``."""
+    if data.patient is None:
+        return {}
+    if data.patient_is_pattern:
+        found = _searched(data.patient, "patient", classes)
+    elif data.patient.startswith(TAG):
+        found = _tagged(data.patient, classes, tags)
+    else:
+        assert rows is not None  # checked by the schema
+        found = {file: patient for file, patient in zip(rows["file"], rows["patient"], strict=True) if patient}
+    faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(found))
+    return found
+
+
+def listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
+    """The part of each image in the user's lists. A patient in a list means all images of the patient."""
+    names = _Names(list(table["file"]))
+    of_patient = table.groupby("patient")["file"].apply(list).to_dict()
+    rows: list[tuple[str, str]] = []
+    for part, name in data.lists.given().items():
+        path = _table_path(name, f"data.lists.{part}", base, folder, root)
+        if path.suffix.lower() == ".csv":
+            entries = list(_column(_read_csv(path), data.file_column, "data.file_column", name))
+        else:
+            try:
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise Mistake(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+            entries = [line.strip() for line in lines if line.strip()]
+        unknown = []
+        for entry in dict.fromkeys(entries):
+            file = names.find(entry)
+            found = [file] if file else of_patient.get(entry, [])
+            rows += [(file, part) for file in found]
+            if not found:
+                unknown.append(entry)
+        if unknown and data.unusable == "fail":
+            raise Mistake(
+                f"data.lists.{part}: {len(unknown):,} of {len(entries):,} entries of {name} are neither an image nor a "
+                f"patient: {some(unknown)}. Fix the list, or ignore these entries: data.unusable: drop"
+            )
+    listed = pd.DataFrame(rows, columns=tables.LISTED).drop_duplicates().sort_values("file", kind="stable")
+    twice = listed[listed["file"].duplicated(keep=False)]
+    if len(twice):
+        raise Mistake(
+            f"data.lists: {twice['file'].nunique():,} images are in two lists: {some(list(twice['file'].unique()))}"
+        )
+    return listed
