@@ -117,6 +117,7 @@ def test_operations_have_the_same_bytes_on_another_processor_except_the_root_tha
     assert other(operators(), operators(*emulated(processor))) == ["torch's NAdam"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", pins.TRAINING | pins.ALWAYS)
 def test_each_setting_changes_bytes_on_a_processor_with_avx512(setting):

@@ -58,7 +58,8 @@ def two(clone, calm):
     forget(clone)
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
 def test_where_a_rank_is_killed_all_start_again_and_the_result_is_that_of_an_undisturbed_run(two, calm, rank):
     process = start(two, "dvc", "repro", "train")
     until_training(two, process, epochs=2)
@@ -100,6 +101,7 @@ def test_a_mistake_is_said_once_and_nothing_is_started_again(two):
     assert not (two.folder / "models/model.safetensors").exists()
 
 
+@pytest.mark.long
 def test_one_process_of_torchrun_gives_the_bytes_of_none(two):
     """torchrun by hand, as on a cluster that starts it itself."""
     two.change("train.processes", 1)

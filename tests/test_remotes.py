@@ -163,6 +163,7 @@ def test_what_one_clone_pushes_another_pulls_and_computes_nothing(clone, kind, t
         clone.run("git", "reset", "-q", "--hard", before)
 
 
+@pytest.mark.long
 def test_what_a_colleague_computed_and_did_not_commit_is_taken_from_the_shared_run_cache(clone, tmp_path):
     """Two clones of one commit and a remote. The other one has computed nothing. The records of the committed run are
     lost, as where its outputs were pulled."""
@@ -183,6 +184,7 @@ def test_what_a_colleague_computed_and_did_not_commit_is_taken_from_the_shared_r
         (clone.folder / ".dvc/config.local").unlink()
 
 
+@pytest.mark.long
 def test_the_state_of_an_older_commit_comes_back_and_cleaning_up_keeps_it(clone):
     before = clone.run("git", "rev-parse", "HEAD").strip()
     paths = [

@@ -79,6 +79,7 @@ def lock(clone):
     return {stage: entries[stage] for stage in STAGES[: STAGES.index("train") + 1]}
 
 
+@pytest.mark.long
 def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bytes(longer, calm):
     for epochs, victim in ((1, "all"), (3, "stage"), (6, "all"), (8, "dvc")):
         process = start(longer, "dvc", "repro", "train")
@@ -90,6 +91,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bytes(long
     assert not list(longer.folder.rglob("*unfinished*"))
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_a_training_that_goes_on_and_force_starts_it_anew(longer, calm):
     process = start(longer, "dvc", "repro", "train")
     until_training(longer, process, epochs=2)
@@ -107,6 +109,7 @@ def test_ctrl_c_leaves_a_training_that_goes_on_and_force_starts_it_anew(longer, 
     assert not kept(longer)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_other_parameters_data_or_code_is_not_used(longer, calm):
     process = start(longer, "dvc", "repro", "train")
     until_training(longer, process)

@@ -2,13 +2,14 @@ import os
 import subprocess
 import sys
 
-import house
 from core.network import devices, networks
 from core.pipeline import pins, provenance
 from core.pipeline.errors import Mistake
 
 import pytest
 import torch
+
+import house
 
 MODES = ("everywhere", "machine", "none")
 
@@ -55,7 +56,9 @@ def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processo
             "from core.network import devices, training; import torch; "
             f"devices.repeatable(1, '{reproducible}'); print(torch.backends.cpu.get_cpu_capability())"
         )
-        found = subprocess.run([sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True
+        )
         widest = "AVX512" if torch.cpu._is_avx512_supported() else "AVX2"
         assert found.stdout.strip() == ("AVX2" if reproducible == "everywhere" else widest)
 

@@ -78,6 +78,7 @@ def until(process, text):
     raise AssertionError(said)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="members train side by side on two cores or more")
 def test_members_have_the_same_bytes_side_by_side_one_after_another_and_after_being_killed(workspace):
