@@ -5,9 +5,14 @@ Writes  data/raw/images.zip, data/raw/labels.csv, data/raw/lists.csv, data/raw/p
 Alone   python stages/download.py
 """
 
-from core.images import decoder, sources
-from core.pipeline import entrypoint, files, params, tables
-from core.pipeline.errors import many
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.images import decoder, folders, sources
+from core.pipeline import entrypoint, files, params, provenance, tables
+from core.pipeline.errors import Mistake, many
+from core.pipeline.params import UNWATCHED, Data
 
 IMAGES = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
@@ -18,8 +23,8 @@ PROVENANCE = "data/raw/provenance.json"
 def main() -> None:
     chosen = params.load("data", "seed")
     seed = params.either(chosen.data.phantom.seed, chosen.seed)
-    with sources.gather(chosen.data, seed, files.root()) as raw, files.whole(IMAGES) as unfinished:
-        decoder.pack(raw.labels["file"], raw.content, unfinished)
+    with unchanged(chosen.data), sources.gather(chosen.data, seed, files.root()) as raw, files.whole(IMAGES) as whole:
+        decoder.pack(raw.labels["file"], raw.content, whole)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)
     files.write_json(PROVENANCE, raw.provenance)
@@ -31,6 +36,25 @@ def main() -> None:
         print(f"left out: {many(count, 'image')} of the class {name!r}, which is neither positive nor negative")
     for fault, count in what["dropped"].items():
         print(f"dropped: {count:,} {fault}")
+
+
+@contextmanager
+def unchanged(data: Data) -> Iterator[None]:
+    """Say if DVC does not watch the source. Raise Mistake if a watched folder has fewer files than when it was last
+    read, as where a share is not mounted, or if files come or go meanwhile: DVC would take what it holds at the end for
+    what was read."""
+    if data.local and data.watch == UNWATCHED:
+        print("DVC will not notice when the content of data.location changes: set data.watch to the same path")
+    watched = files.root() / Path(data.watch).expanduser()
+    found, before = folders.count(watched), provenance.files_before("download", data.watch)
+    if found < before and data.unusable == "fail":
+        raise Mistake(
+            f"{watched} has {many(found, 'file')}, {before - found:,} fewer than when it was last read (dvc.lock). If "
+            "they were removed on purpose, run once with data.unusable: drop"
+        )
+    yield
+    if folders.count(watched) != found:
+        raise Mistake(f"files came or went in {watched} while it was read. Run it again when nothing is being copied")
 
 
 if __name__ == "__main__":

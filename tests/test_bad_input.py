@@ -35,6 +35,7 @@ from conftest import TOP, change_parameters, image, put
 
 PREPARED = [f"data/prepared/{name}" for name in ("images.npy", "index.csv", "preparation.json", "thumbnails.npy")]
 RAW = ["data/raw/images.zip", "data/raw/labels.csv", "data/raw/lists.csv", "data/raw/provenance.json"]
+WATCHED = "stages: {download: {deps: [{path: given, nfiles: 11}]}}"
 GOOD = {f"{label}/{label}{number}.png": image(90 * label + 5 * number) for label in (0, 1) for number in range(4)}
 FOLDER = {"data.source": "folder", "data.location": "given"}
 TABLE = FOLDER | {"data.labels": "labels.csv"}
@@ -212,6 +213,8 @@ CASES = [
     archive("a zip cut off", zipped(GOOD)[:-30], "is neither a zip nor a tar|is damaged"),
     archive("a tar.gz cut off", tarred(tarfile.REGTYPE, compression="gz")[:-50], "is damaged"),
     archive("no archive", b"something else", "is neither a zip nor a tar"),
+    Case("a source that shrank", GOOD | {"../dvc.lock": WATCHED}, FOLDER | {"data.watch": "given"}, "given has 8 files, 3 fewer than when it was last read .dvc.lock.*once with data.unusable: drop", []),
+    Case("a source that shrank on purpose", GOOD | {"../dvc.lock": WATCHED}, FOLDER | {"data.watch": "given", "data.unusable": "drop"}, "", RAW),
     Case("no archive there", {}, ARCHIVE, "data.location: there is no archive", []),
     Case("another archive than expected", {"a": zipped(GOOD)}, ARCHIVE | {"data.sha256": "0" * 64}, "given/a has the sha256 .*, but data.sha256 is 000", []),
     Case("a password in an address", {}, ARCHIVE | {"data.location": "https://me:pw@example.org/a.zip"}, "data: location contains a user, a password or a token", []),

@@ -23,6 +23,10 @@ def plain(entries) -> set[str]:
     return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or []}
 
 
+def data(stage: str) -> set[str]:
+    return {dep for dep in STAGES[stage]["deps"] if not dep.startswith(("stages/", "${"))}
+
+
 def written(stage: str) -> set[str]:
     return plain(STAGES[stage].get("outs")) | plain(STAGES[stage].get("metrics"))
 
@@ -47,14 +51,14 @@ def test_every_declared_parameter_is_asked_for_and_no_other(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_path_of_a_script_is_declared_and_every_declared_path_is_in_the_script(stage):
-    declared = {dep for dep in STAGES[stage]["deps"] if not dep.startswith("stages/")} | written(stage)
+    declared = data(stage) | written(stage)
     assert constants(stage) == declared
 
 
 def test_every_data_dependency_is_written_by_an_earlier_stage():
     known: set[str] = set()
-    for stage, content in STAGES.items():
-        assert {dep for dep in content["deps"] if not dep.startswith("stages/")} <= known
+    for stage in STAGES:
+        assert data(stage) <= known
         known |= written(stage)
 
 

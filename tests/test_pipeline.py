@@ -117,6 +117,7 @@ def test_an_import_leaves_the_pipeline_up_to_date(clone):
     assert "Data and pipelines are up to date" in clone.run("dvc", "status")
 
 
+@pytest.mark.long
 def test_experiments_set_parameters_queue_and_run_aside(clone):
     # A relative location is found from the experiment's own folder too.
     put(clone.folder, {f"mine/{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)})
@@ -203,6 +204,7 @@ def test_metrics_and_plots_are_compared_between_branches_without_a_cache(clone, 
         assert all(plot["type"] == "vega" for plot in plots[title])
 
 
+@pytest.mark.long
 def test_the_report_tells_the_original_classes_apart_where_there_are_more_than_two(clone):
     path = clone.folder / "data/raw/labels.csv"
     labels = pd.read_csv(path, dtype=str)
@@ -265,13 +267,28 @@ def test_a_mended_mistake_brings_the_model_back_without_training(clone):
     assert not clone.run("git", "status", "--short")
 
 
+def test_a_watched_source_runs_download_where_it_changed_and_may_be_missing_elsewhere(clone, tmp_path):
+    source = put(tmp_path, {f"{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)})
+    changes = {"data.source": "folder", "data.location": str(source), "data.watch": str(source)}
+    for key, value in (changes | {"split.strategy": "image"}).items():
+        clone.change(key, value)
+    clone.run("dvc", "repro", "split")
+    assert "up to date" in clone.run("dvc", "status", "download")
+    put(source, {"1/new.png": image(33)})
+    assert f"modified:           {source}" in clone.run("dvc", "status", "download")
+    assert clone.ran("dvc", "repro", "split")[0] == "download" and clone.metrics("audit")["images"] == 41
+    source.rename(tmp_path.with_name("elsewhere"))
+    assert "No such file" in clone.run("dvc", "repro", "split", good=False)
+    assert not clone.ran("dvc", "repro", "--allow-missing", "split")
+
+
 def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
     files = {f"mine/{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)}
     put(clone.folder, files)
     for key, value in {"data.source": "folder", "data.location": "mine", "split.strategy": "image"}.items():
         clone.change(key, value)
-    clone.run("dvc", "repro", "audit")
-    # DVC can't see that the folder's content has changed; docs/trouble.md says how to tell it.
+    # DVC can't see that the folder's content has changed, unless data.watch names it.
+    assert "set data.watch to the same path" in clone.run("dvc", "repro", "audit")
     put(clone.folder, {"mine/1/bad.png": b"no image"})
     said = clone.run("dvc", "repro", "--force", "download") + clone.run("dvc", "repro", good=False)
     assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in said and "data.unusable: drop" in said

@@ -34,6 +34,11 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(others)
 
 
+def count(base: Path) -> int:
+    """The number of all files below ``base``; 0 if it is no folder."""
+    return sum(len(names) for *_, names in os.walk(base, followlinks=True))
+
+
 def _is_image(path: Path) -> bool:
     if path.suffix.lower() in IMAGES:
         return True

@@ -21,6 +21,7 @@ from pydantic import (
 PATH = "params.yaml"
 PARTS = ("train", "val", "test")
 TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels and data.patient
+UNWATCHED = "stages/download.py"  # for data.watch: a dependency of download anyway, so it adds none
 REST = "rest"  # for data.negative: every class that is not positive
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -78,6 +79,7 @@ class Data(Section):
     source: Literal["phantom", "kaggle", "archive", "folder"]
     location: str | None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    watch: Annotated[str, Field(min_length=1)]
     within: str | None
     labels: str | None
     file_column: str
@@ -154,6 +156,11 @@ class Data(Section):
         if given is not None and given.startswith(TAG) and not re.fullmatch(r"[A-Z]\w*", given.removeprefix(TAG)):
             raise ValueError(f"{TAG} must be followed by the keyword of a tag, such as PatientID")
         return given
+
+    @property
+    def local(self) -> bool:
+        """Whether location is a path on this machine."""
+        return self.source == "folder" or (self.source == "archive" and "://" not in str(self.location))
 
     def tags(self) -> list[str]:
         """The keywords of the DICOM tags that labels and patient name."""

@@ -75,6 +75,14 @@ def record(stage: str) -> None:
     files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(known)} | machine())
 
 
+def files_before(stage: str, path: str) -> int:
+    """The number of files in the folder ``path`` when DVC last ran ``stage``; 0 if it is not in dvc.lock."""
+    lock = Path("dvc.lock")
+    stages = yaml12.load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
+    known = {Path(dep["path"]): dep.get("nfiles", 0) for dep in stages.get(stage, {}).get("deps", [])}
+    return known.get(Path(path), 0)
+
+
 def installed() -> dict[str, str]:
     """The installed versions of the packages that results can depend on."""
     found = {}
@@ -93,7 +101,8 @@ def _declared(stage: str) -> dict[str, Any]:
 
 
 def _dependencies(stage: str) -> list[str]:
-    return list(_declared(stage)["deps"])
+    """Those that are always there: a watched source is only in dvc.lock."""
+    return [path for path in _declared(stage)["deps"] if not path.startswith("${")]
 
 
 def _is_code(path: str) -> bool:
