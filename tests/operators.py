@@ -4,21 +4,27 @@ python tests/operators.py [SETTING]      without one of the settings in core/pip
 """
 
 import hashlib
+import io
 import json
 import os
 import sys
+from pathlib import Path
 
 from core.pipeline import pins
 
 os.environ.pop(sys.argv[1] if len(sys.argv) > 1 else "", None)
 
+from core.images import decoder, dicom
 from core.network.optimiser import NAdam
 
 import numpy as np
 import scipy.linalg
 import torch
+from PIL import Image
+from pydicom.data import get_testdata_file
 from torch import nn
 
+DICOM = ["JPGExtended.dcm", "693_J2KI.dcm", "SC_rgb_jpeg_dcmtk.dcm", "JPEGLSNearLossless_16.dcm"]  # lossy
 assert pins.CONTRACT  # importing core has set everything
 
 
@@ -40,6 +46,18 @@ def trained(layer, values):
     found.backward(whole(*found.shape))
     gradients = [parameter.grad for parameter in layer.parameters()]
     return digest(found.detach(), values.grad, *gradients)
+
+
+def decoded():
+    """The hash of the pixels of lossy files: DICOM of several encodings, and what Pillow makes of noise."""
+    pixels = [
+        dicom.opened(Path(get_testdata_file(name, download=False)).read_bytes(), window=False)[0] for name in DICOM
+    ]
+    for kind in ("JPEG", "WEBP", "JPEG2000"):
+        written = io.BytesIO()
+        Image.fromarray(np.random.default_rng(1).integers(0, 255, (99, 77, 3), np.uint8)).save(written, kind)
+        pixels.append(decoder.decode(written.getvalue())[0].resize((64, 64), Image.Resampling.BILINEAR))
+    return digest(*map(np.asarray, pixels))
 
 
 def steps(kind, **more):
@@ -64,7 +82,7 @@ print(json.dumps({
     "gelu": trained(nn.GELU(), tokens.clone()),
     "exp": digest(tokens.exp()), "sum": digest((tokens / 3).sum(), (tokens / 3).mean(), (tokens / 3).norm()),
     "softmax": digest(tokens.softmax(-1)),
-    "draws": digest(torch.randn(1000, generator=torch.Generator().manual_seed(1))),
+    "decoded": decoded(), "draws": digest(torch.randn(1000, generator=torch.Generator().manual_seed(1))),
     "NAdam": steps(NAdam), "torch's NAdam": steps(torch.optim.NAdam, decoupled_weight_decay=True),
     "numpy": digest(np.exp(many), np.log(many), many.sum(), many.mean(), many.std(), np.sin(many)),
     "float32 of numpy": digest(np.exp(many.astype(np.float32)), many.astype(np.float32).sum()),
