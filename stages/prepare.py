@@ -74,16 +74,15 @@ def levels(
     prepare.levels."""
     if isinstance(asked, str):
         return asked
-    for first in decoder.decode_all(names, read, decoder.grey_values, to):
-        if not isinstance(first, Unreadable):
-            break
-    if first is None or isinstance(first, Unreadable):
-        return None
-    counts = np.zeros(preparation.LEVELS, np.int64)
+    counts = None
     every = decoder.decode_all(names, read, decoder.grey_values, to)
-    for found in tqdm(every, "grey values", len(names), disable=None):
+    for found in tqdm(every, "grey values", len(names), leave=False, disable=None):
+        if found is None and counts is None:
+            return None
         if isinstance(found, np.ndarray):
-            counts += found
+            counts = found if counts is None else counts + found
+    if counts is None:  # none can be decoded
+        return None
     return preparation.percentiles(counts, *asked)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.images.folders import walk
 from core.pipeline import tables
 from core.pipeline.errors import Mistake, many, some
-from core.pipeline.params import REST, TAG, Data
+from core.pipeline.params import REST, Data
 
 import pandas as pd
 
@@ -93,8 +93,8 @@ def classes(
         return {file: name for file in images if (name := Path(file).parent.name)}, None
     if data.labels_are_pattern:
         return _searched(data.labels, "label", images), None
-    if data.labels.startswith(TAG):
-        return _tagged(data.labels, images, tags), None
+    if data.label_tag:
+        return _tagged(data.label_tag, images, tags), None
     return _match_labels(_labelled_rows(base, folder, data, root), images, data, faults)
 
 
@@ -118,7 +118,7 @@ def _wrong_classes(counts: "pd.Series[int]", classes: dict[str, str], data: Data
     found = some([f"{name!r} ({many(int(count), 'image')})" for name, count in counts.items()], 8)
     if data.labels is None:
         where, hint = "the folders of the images", ". If the labels are in a table, set data.labels"
-    elif data.labels_are_pattern or data.labels.startswith(TAG):
+    elif data.labels_are_pattern or data.label_tag:
         where, hint = f"data.labels = {data.labels!r}", ""
     else:
         where, hint = f"column {data.label_column!r} of {data.labels}", ""
@@ -144,9 +144,8 @@ def _searched(pattern: str, group: str, files: Iterable[str]) -> dict[str, str]:
     return {file: match[group] for file, match in matches.items() if match and match[group]}
 
 
-def _tagged(name: str, files: Iterable[str], tags: dict[str, dict[str, str]]) -> dict[str, str]:
+def _tagged(keyword: str, files: Iterable[str], tags: dict[str, dict[str, str]]) -> dict[str, str]:
     """The value of a DICOM tag in each file that has one."""
-    keyword = name.removeprefix(TAG)
     return {file: value for file in files if (value := tags.get(file, {}).get(keyword, ""))}
 
 
@@ -157,7 +156,8 @@ def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataF
         "name": _column(rows, data.file_column, "data.file_column", data.labels),
         "class": _column(rows, data.label_column, "data.label_column", data.labels),
     }
-    if data.patient is not None and not data.patient_is_pattern and not data.patient.startswith(TAG):
+    if data.patient_is_column:
+        assert data.patient is not None
         chosen["patient"] = _column(rows, data.patient, "data.patient", data.labels)
     return pd.DataFrame(chosen)
 
@@ -187,8 +187,8 @@ def patients(
         return {}
     if data.patient_is_pattern:
         found = _searched(data.patient, "patient", classes)
-    elif data.patient.startswith(TAG):
-        found = _tagged(data.patient, classes, tags)
+    elif data.patient_tag:
+        found = _tagged(data.patient_tag, classes, tags)
     else:
         assert rows is not None  # checked by the schema
         found = {file: patient for file, patient in zip(rows["file"], rows["patient"], strict=True) if patient}

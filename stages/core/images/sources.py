@@ -13,7 +13,7 @@ from core.images.folders import IMAGES, walk
 from core.images.preparation import Unreadable
 from core.pipeline import files, tables, web
 from core.pipeline.errors import Mistake, some
-from core.pipeline.params import TAG, Data
+from core.pipeline.params import Data
 
 import numpy as np
 import pandas as pd
@@ -102,7 +102,7 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
         if ends:
             said.append(f"{data.labels} gives file names without their extension: add {ends[0]} to them")
         raise Mistake("\n".join([*said, "Fix the source, or leave these images out: data.unusable: drop"]))
-    if data.patient and data.patient.startswith(TAG) and data.dicom.patient == "hash":
+    if data.patient_tag and data.dicom.patient == "hash":
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
     sides = labels.sides({file: name for file, name in classes.items() if file not in bad}, data)
     left_out = Counter(name for name in classes.values() if name not in sides)

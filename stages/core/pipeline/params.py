@@ -75,6 +75,11 @@ class Dicom(Section):
     key_check: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None
 
 
+def _keyword(name: str | None) -> str | None:
+    """The keyword of the DICOM tag that ``name`` is, or None."""
+    return name.removeprefix(TAG) if name is not None and name.startswith(TAG) else None
+
+
 class Data(Section):
     source: Literal["phantom", "kaggle", "archive", "folder"]
     location: str | None
@@ -135,9 +140,8 @@ class Data(Section):
             raise ValueError("sha256 is null, but an archive from the network needs one")
         if self.sha256 is not None and self.source != "archive":
             raise ValueError(f"sha256 must be null for source {self.source}: only an archive has one")
-        table = self.labels is not None and not self.labels_are_pattern and not self.labels.startswith(TAG)
-        column = self.patient is not None and not self.patient_is_pattern and not self.patient.startswith(TAG)
-        if column and not table:
+        table = self.labels is not None and not self.labels_are_pattern and not self.label_tag
+        if self.patient_is_column and not table:
             raise ValueError(
                 f"patient names the column {self.patient!r}, but labels is no table; a pattern needs (?P<patient>...)"
             )
@@ -153,7 +157,8 @@ class Data(Section):
     @field_validator("patient", "labels")
     @classmethod
     def _a_tag_exists(cls, given: str | None) -> str | None:
-        if given is not None and given.startswith(TAG) and not re.fullmatch(r"[A-Z]\w*", given.removeprefix(TAG)):
+        keyword = _keyword(given)
+        if keyword is not None and not re.fullmatch(r"[A-Z]\w*", keyword):
             raise ValueError(f"{TAG} must be followed by the keyword of a tag, such as PatientID")
         return given
 
@@ -164,7 +169,19 @@ class Data(Section):
 
     def tags(self) -> list[str]:
         """The keywords of the DICOM tags that labels and patient name."""
-        return [name.removeprefix(TAG) for name in (self.labels, self.patient) if name and name.startswith(TAG)]
+        return [keyword for keyword in (self.label_tag, self.patient_tag) if keyword]
+
+    @property
+    def label_tag(self) -> str | None:
+        return _keyword(self.labels)
+
+    @property
+    def patient_tag(self) -> str | None:
+        return _keyword(self.patient)
+
+    @property
+    def patient_is_column(self) -> bool:
+        return self.patient is not None and not self.patient_is_pattern and not self.patient_tag
 
     @property
     def patient_is_pattern(self) -> bool:
