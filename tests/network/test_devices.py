@@ -63,6 +63,22 @@ def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processo
         assert found.stdout.strip() == ("AVX2" if reproducible == "everywhere" else widest)
 
 
+def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles():
+    """It takes as long to import as torch itself. In a process of its own, since another test may have imported it."""
+    code = (
+        "import pathlib, sys, torch; from core.network import devices, networks, optimiser, vision\n"
+        "devices.repeatable(1)\n"
+        "network = networks.build('shufflenet_v2_x0_5', 'linear', 32, 'none', pathlib.Path())\n"
+        "network(torch.zeros(2, 3, 32, 32)).sum().backward()\n"
+        "optimiser.NAdam(network.parameters(), lr=0.1, weight_decay=0.1).step()\n"
+        "print(isinstance(sys.modules['torch._dynamo'], vision.Later))\n"
+        "print(torch.compile(torch.neg, backend='eager')(torch.ones(1)).item())\n"
+        "print(isinstance(sys.modules['torch._dynamo'], vision.Later), torch._dynamo.config.cache_size_limit > 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "-1.0", "False", "True"]
+
+
 @pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16")])
 def test_what_rounds_differently_on_each_processor_is_refused_only_with_equal_bytes_everywhere(chosen, key, value):
     rules = {name: chosen({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}

@@ -93,6 +93,7 @@ def compiles(chosen: Train, images: int, device: torch.device) -> bool:
     if chosen.compile is False:
         return False
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if CUDA is missing
+    torch.use_deterministic_algorithms(chosen.reproducible != "none", warn_only=True)  # tells the compiler, too
     try:
         torch.compile(torch.neg)(torch.zeros(8, device=device))
     except Exception as error:  # each part of the compiler has its own exceptions
@@ -114,7 +115,7 @@ def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) ->
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it, sums vary
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.set_deterministic_debug_mode("warn" if deterministic else "default")
     # Torch would also fill new memory, in case it is read before it is written. No code here does that, and it is slow.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

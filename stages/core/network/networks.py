@@ -8,11 +8,11 @@ from typing import Any
 
 from core.network import pretrained
 from core.network.pretrained import TIMM
+from core.network.vision import torchvision
 from core.pipeline import pins
 from core.pipeline.errors import Mistake, some
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
