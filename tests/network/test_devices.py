@@ -63,6 +63,19 @@ def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processo
         assert found.stdout.strip() == ("AVX2" if reproducible == "everywhere" else widest)
 
 
+def test_what_is_asked_of_the_compilers_front_end_first_is_the_module_that_it_uses():
+    """Not a copy of it, whose settings and exceptions would be others."""
+    code = (
+        "from core.network import networks; import torch; import torch._dynamo.config as c; c.suppress_errors = True\n"
+        "from torch._dynamo.eval_frame import OptimizedModule\n"
+        "def broken(graph, inputs):\n    raise ValueError\n"
+        "compiled = torch.compile(torch.nn.ReLU(), backend=broken)\n"
+        "print(isinstance(compiled, OptimizedModule), compiled(-torch.ones(1)).item())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "0.0"]
+
+
 def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles():
     """It takes as long to import as torch itself. In a process of its own, since another test may have imported it."""
     code = (
