@@ -22,7 +22,7 @@ import pandas as pd
 import trainings
 
 HALVED = ["images", "patients"]
-PATIENTS = [10, 20, 40, 80, 160, 320]
+PATIENTS = [10, 20, 40, 80, 160]
 TESTS = 5  # test sets of each size for each pair
 DIFFERENCES = [-1.0, 0.0, 0.02, 0.04, 0.06, 0.1, 1.0]  # limits of the columns
 

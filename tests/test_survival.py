@@ -204,6 +204,7 @@ def hashes(folder):
     return {path: digest for path, digest in kills.content(folder).items() if written.match(path)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_one_line_and_what_was_there_stays(clone, stage):
     """No file may grow beyond 2,000 bytes: as on a full disk, writing fails midway. Python would keep half of what it

@@ -37,8 +37,9 @@ def share(folder, count, *fault, rules=RULES):
     return [json.loads(written.with_suffix(f".{rank}").read_text()) for rank in range(count)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [2, 3])
 def test_one_process_and_several_take_the_same_steps(tmp_path, count):
     ((alone, weights),) = share(tmp_path, 1)
     together = share(tmp_path, count)
