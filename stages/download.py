@@ -7,7 +7,6 @@ Alone   python stages/download.py
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from core.images import decoder, folders, sources
 from core.pipeline import entrypoint, files, params, provenance, tables
@@ -41,20 +40,25 @@ def main() -> None:
 @contextmanager
 def unchanged(data: Data) -> Iterator[None]:
     """Say if DVC does not watch the source. Raise Mistake if a watched folder has fewer files than when it was last
-    read, as where a share is not mounted, or if files come or go meanwhile: DVC would take what it holds at the end for
-    what was read."""
-    if data.local and data.watch == UNWATCHED:
-        print("DVC will not notice when the content of data.location changes: set data.watch to the same path")
-    watched = files.root() / Path(data.watch).expanduser()
-    found, before = folders.count(watched), provenance.files_before("download", data.watch)
-    if found < before and data.unusable == "fail":
+    read, as where a share is not mounted, or if it changes meanwhile: DVC would take what it holds at the end for what
+    was read."""
+    if data.watch == UNWATCHED:
+        if data.local:
+            print("DVC will not notice when the content of data.location changes: set data.watch to the same path")
+        yield
+        return
+    path = files.root() / data.watch
+    if not path.exists():
+        raise Mistake(f"data.watch: there is no file or folder {path}")
+    before, found = provenance.files_before("download", path), folders.content(path)
+    if found.files < before and not files.forced():
         raise Mistake(
-            f"{watched} has {many(found, 'file')}, {before - found:,} fewer than when it was last read (dvc.lock). If "
-            "they were removed on purpose, run once with data.unusable: drop"
+            f"{path} has {many(found.files, 'file')} of any kind, {before - found.files:,} fewer than when it was last "
+            "read (dvc.lock). If they were removed on purpose: dvc repro --force download"
         )
     yield
-    if folders.count(watched) != found:
-        raise Mistake(f"files came or went in {watched} while it was read. Run it again when nothing is being copied")
+    if folders.content(path) != found:
+        raise Mistake(f"{path} changed while it was read. Run it again when nothing is being copied")
 
 
 if __name__ == "__main__":

@@ -110,23 +110,3 @@ def test_a_process_that_is_killed_frees_its_folder(tmp_path):
     with checkpoints.opened(tmp_path, "a" * 64, "m") as store:
         assert store.load().tensors["a"] == 1
         assert sorted(path.name.partition("-")[0] for path in store.folder.iterdir()) == ["000003", "lock"]
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ("repro", False), ("repro -f", True), ("repro --force train", True), ("repro -sf", True),
-        ("exp run -S train.lr=1 -n fifth", False), ("exp run --temp -f", True), ("repro --force-downstream", False),
-    ],
-)  # fmt: skip
-def test_force_is_read_from_the_command_line_of_dvc(tmp_path, command, expected):
-    """A stand-in for DVC that runs a shell that runs this, as DVC does."""
-    (tmp_path / "dvc").write_text(
-        "import subprocess, sys\n"
-        "code = 'from core.network import checkpoints; print(checkpoints.forced())'\n"
-        "subprocess.run(['/bin/sh', '-c', f'{sys.executable} -c \"{code}\"; true'])\n"
-    )
-    said = subprocess.run(
-        [sys.executable, tmp_path / "dvc", *command.split()], cwd=TOP / "stages", capture_output=True, text=True
-    )
-    assert said.stdout.strip() == str(expected), said.stderr

@@ -1,7 +1,12 @@
+import subprocess
+import sys
+
 from core.pipeline import files, tables
 from core.pipeline.errors import Mistake
 
 import pytest
+
+from conftest import TOP
 
 
 def test_a_file_is_whole_or_not_there_and_what_was_there_stays(tmp_path):
@@ -65,3 +70,23 @@ def test_what_another_process_takes_for_a_leftover_before_it_is_locked_is_made_a
         assert half.is_file() and (folder / files.LOCK).is_file() and len(removed) == 2
         half.write_text("whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("repro", False), ("repro -f", True), ("repro --force train", True), ("repro -sf", True),
+        ("exp run -S train.lr=1 -n fifth", False), ("exp run --temp -f", True), ("repro --force-downstream", False),
+    ],
+)  # fmt: skip
+def test_force_is_read_from_the_command_line_of_dvc(tmp_path, command, expected):
+    """A stand-in for DVC that runs a shell that runs this, as DVC does."""
+    (tmp_path / "dvc").write_text(
+        "import subprocess, sys\n"
+        "code = 'from core.pipeline import files; print(files.forced())'\n"
+        "subprocess.run(['/bin/sh', '-c', f'{sys.executable} -c \"{code}\"; true'])\n"
+    )
+    said = subprocess.run(
+        [sys.executable, tmp_path / "dvc", *command.split()], cwd=TOP / "stages", capture_output=True, text=True
+    )
+    assert said.stdout.strip() == str(expected), said.stderr

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from core.images import dicom
 from core.pipeline.errors import Mistake, some
@@ -34,9 +35,18 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(others)
 
 
-def count(base: Path) -> int:
-    """The number of all files below ``base``; 0 if it is no folder."""
-    return sum(len(names) for *_, names in os.walk(base, followlinks=True))
+class Content(NamedTuple):
+    """Of the files below a folder, or of one file: how many, bytes in all, and the time of the last change in ns."""
+
+    files: int
+    size: int
+    changed: int
+
+
+def content(path: Path) -> Content:
+    each = [Path(at, name) for at, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+    found = [file.lstat() for file in each]
+    return Content(len(found), sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0))
 
 
 def _is_image(path: Path) -> bool:

@@ -28,7 +28,6 @@ from torch import Tensor
 KEPT = 2  # checkpoints, in case the newest one is damaged
 FACTS = "facts"
 NAME = re.compile(r"\d+-\d+-([0-9a-f]{64})\.safetensors")
-FORCE = re.compile(r"-[ikmpqsvPR]*f[ikmpqsvPR]*")  # -f, alone or with other short options of dvc repro and exp run
 
 
 class Checkpoint(NamedTuple):
@@ -151,22 +150,3 @@ def unpack(content: bytes) -> Checkpoint:
         tensors[name] = flat[kind][begun[kind] : end].view(shape).clone()
         begun[kind] = end
     return Checkpoint(tensors, facts["facts"])
-
-
-def forced() -> bool:
-    """Whether ``dvc repro --force`` or ``dvc exp run --force`` started this process.
-
-    DVC does not pass this option on to a stage. It is read from the command lines of the parent processes in /proc; if
-    these are not available, the result is False.
-    """
-    process = os.getppid()
-    while process > 1:
-        try:
-            words = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
-            process = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-        command = [at for at, word in enumerate(words[:4]) if Path(word).name == "dvc"]
-        if command:
-            return any(word == "--force" or FORCE.fullmatch(word) for word in words[command[0] + 1 :])
-    return False

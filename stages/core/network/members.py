@@ -92,7 +92,7 @@ def opened(root: Path, fingerprint: str, machine: str, ensemble: Ensemble, seeds
             first = hashlib.sha256(save(member.state_dict())).hexdigest()
             begun = hashlib.sha256(f"{fingerprint} {seed} {first}".encode()).hexdigest()
             stores.append(stack.enter_context(checkpoints.opened(root, begun, machine)))
-        if checkpoints.forced():
+        if files.forced():
             for store in stores:
                 store.clear()
         yield stores

@@ -1,4 +1,4 @@
-"""Atomic writing of files, their hashes, and reading the outputs of other stages."""
+"""Atomic writing of files, their hashes, reading the outputs of other stages, and how DVC called this process."""
 
 import errno
 import fcntl
@@ -19,6 +19,7 @@ import numpy as np
 
 CHUNK = 1 << 20
 LOCK = "lock"
+FORCE = re.compile(r"-[ikmpqsvPR]*f[ikmpqsvPR]*")  # -f, alone or with other short options of dvc repro and exp run
 
 
 @contextmanager
@@ -176,3 +177,22 @@ def root() -> Path:
     DVC, it is the current folder.
     """
     return Path(os.environ.get("DVC_ROOT", "."))
+
+
+def forced() -> bool:
+    """Whether ``dvc repro --force`` or ``dvc exp run --force`` started this process.
+
+    DVC does not pass this option on to a stage. It is read from the command lines of the parent processes in /proc; if
+    these are not available, the result is False.
+    """
+    process = os.getppid()
+    while process > 1:
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+            process = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+        command = [at for at, word in enumerate(words[:4]) if Path(word).name == "dvc"]
+        if command:
+            return any(word == "--force" or FORCE.fullmatch(word) for word in words[command[0] + 1 :])
+    return False

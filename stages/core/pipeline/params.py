@@ -147,6 +147,13 @@ class Data(Section):
             )
         return self
 
+    @field_validator("watch")
+    @classmethod
+    def _as_dvc_reads_it(cls, watch: str) -> str:
+        if watch.startswith("~"):
+            raise ValueError("write the whole path: DVC does not know ~")
+        return watch
+
     @field_validator("within")
     @classmethod
     def _below(cls, within: str | None) -> str | None:

@@ -75,12 +75,14 @@ def record(stage: str) -> None:
     files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(known)} | machine())
 
 
-def files_before(stage: str, path: str) -> int:
-    """The number of files in the folder ``path`` when DVC last ran ``stage``; 0 if it is not in dvc.lock."""
-    lock = Path("dvc.lock")
-    stages = yaml12.load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
-    known = {Path(dep["path"]): dep.get("nfiles", 0) for dep in stages.get(stage, {}).get("deps", [])}
-    return known.get(Path(path), 0)
+def files_before(stage: str, path: Path) -> int:
+    """The number of files in the folder ``path`` when DVC last ran ``stage``; 0 if dvc.lock does not say."""
+    try:
+        deps = yaml12.load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"][stage]["deps"]
+        known = {Path(dep["path"]).resolve(): int(dep["nfiles"]) for dep in deps if "nfiles" in dep}
+    except (OSError, yaml12.YAMLError, LookupError, TypeError, ValueError):  # DVC says what is wrong with the file
+        return 0
+    return known.get(path.resolve(), 0)
 
 
 def installed() -> dict[str, str]:
