@@ -19,6 +19,7 @@ from core.commands import comparison
 import numpy as np
 import pandas as pd
 
+import parameters
 import trainings
 
 HALVED = ["images", "patients"]
@@ -55,7 +56,7 @@ def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 def halved(recipe: dict[str, Any]) -> dict[str, Any]:
     """Half of the images, and so half of the patients."""
-    given = trainings.params_of(trainings.TOP)["data"]["phantom"]
+    given = parameters.read(trainings.TOP / "params.yaml")["data"]["phantom"]
     return {f"data.phantom.{name}": recipe.get(f"data.phantom.{name}", given[name]) // 2 for name in HALVED}
 
 

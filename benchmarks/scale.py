@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
+import parameters
 
 TOP = Path(__file__).resolve().parents[1]
 STAGES = ("download", "prepare", "audit", "split")
@@ -66,19 +66,6 @@ def until_training(folder: Path) -> float:
     return took
 
 
-def change(folder: Path, **changes: object) -> None:
-    """Set keys of params.yaml. In the argument names, two underscores replace each dot."""
-    path = folder / "params.yaml"
-    document = yaml.safe_load(path.read_text())
-    for name, value in changes.items():
-        *sections, last = name.split("__")
-        section = document
-        for key in sections:
-            section = section[key]
-        section[last] = value
-    path.write_text(yaml.safe_dump(document))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[3_000, 30_000])
@@ -91,9 +78,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="scale-") as place:
             folder = Path(place) / "clone"
             subprocess.run(["git", "clone", "--quiet", TOP, folder], check=True)
-            change(folder, data__phantom__images=count, data__phantom__patients=max(12, round(count / 1000)),
-                   data__phantom__side=asked.side, prepare__image_size=asked.side,
-                   train__epochs=1, train__batch_size=256)  # fmt: skip
+            parameters.change(folder / "params.yaml", {
+                "data.phantom.images": count, "data.phantom.patients": max(12, round(count / 1000)),
+                "data.phantom.side": asked.side, "prepare.image_size": asked.side,
+                "train.epochs": 1, "train.batch_size": 256,
+            })  # fmt: skip
             taken[count] = {}
             for stage in STAGES:
                 taken[count][stage] = measure(folder, "dvc", "repro", "--single-item", stage)
@@ -104,7 +93,7 @@ def main() -> None:
             if asked.train:
                 seconds, most = measure(folder, "dvc", "repro")
                 idle, _ = measure(folder, "dvc", "repro")
-                change(folder, train__lr=0.0005)
+                parameters.change(folder / "params.yaml", {"train.lr": 0.0005})
                 changed = until_training(folder)
                 lines.append(
                     f"{count:,} images: one epoch and evaluate {seconds:.0f} s, {most / 1e9:.2f} GB; "

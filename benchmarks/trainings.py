@@ -25,14 +25,15 @@ from core.evidence import luck, metrics
 from core.evidence.bootstrap import Scores
 from core.images import phantom
 from core.network import devices, ensemble, inference
-from core.pipeline import files, params, tables, yaml12
+from core.pipeline import files, params, tables
 from core.split import groups, leakage
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from tqdm import tqdm
+
+import parameters
 
 TOP = Path(__file__).resolve().parents[1]
 KEPT = TOP / ".benchmarks"
@@ -118,13 +119,13 @@ def recorded(
 def trained(seed: int, members: int, changes: dict[str, Any]) -> Trained:
     """The trainings of the default recipe with ``changes``, on the data set of ``seed``; computed if not kept."""
     changes = {"seed": seed, "train.members": members, "split.on_leak": "fail"} | changes
-    recipe = [params_of(TOP), changes]
+    recipe = [parameters.read(TOP / "params.yaml"), changes]
     path = KEPT / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}-{seed}.npz"
     if not path.exists():
         with tempfile.TemporaryDirectory(prefix="trainings-") as place:
             clone = Path(place) / "clone"
             subprocess.run(["git", "clone", "--quiet", TOP, clone], check=True)
-            change(clone / "params.yaml", changes)
+            parameters.change(clone / "params.yaml", changes)
             subprocess.run([sys.executable, "-c", RUN, *STAGES], cwd=clone, check=True, capture_output=True,
                            env=os.environ | {"DVC_ROOT": str(clone)})  # fmt: skip
             content = judged(clone)
@@ -142,22 +143,6 @@ def table_of(columns: dict[str, np.ndarray], each: np.ndarray) -> pd.DataFrame:
     table = table.assign(cluster=pd.array([None] * len(table), dtype="Int64"), part="test")
     table["copy_in_train"] = table["patient_in_train"] = pd.array([False] * len(table), dtype="boolean")
     return table.join(tables.of_members(each.astype(float)))
-
-
-def params_of(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml12.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-def change(path: Path, changes: dict[str, Any]) -> None:
-    given = params_of(path.parent)
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        place = given
-        for section in sections:
-            place = place[section]
-        place[name] = value
-    path.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
 
 
 def judged(clone: Path) -> dict[str, np.ndarray]:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.pipeline import params, yaml12
+from core.pipeline import params
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
+
+import parameters
 
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
@@ -47,14 +48,9 @@ def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
 
     They are read from ``path`` if it exists, otherwise from the project's params.yaml.
     """
-    given = yaml12.load((path if path.exists() else TOP / "params.yaml").read_text())
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        place = given
-        for section in sections:
-            place = place[section]
-        place[name] = value
-    path.write_text(yaml.safe_dump(given, sort_keys=False))
+    if not path.exists():
+        shutil.copy(TOP / "params.yaml", path)
+    parameters.change(path, changes)
     return path
 
 
