@@ -49,6 +49,13 @@ def test_equal_bytes_everywhere_are_the_default_and_can_be_given_up(monkeypatch,
         devices.repeatable(1, threads=before)
 
 
+def in_process(code: str) -> str:
+    """What Python code prints in a process of its own, since torch chooses and imports once."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True
+    ).stdout
+
+
 def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processor():
     """In a process of its own, since torch chooses once."""
     for reproducible in ("everywhere", "machine"):
@@ -56,11 +63,9 @@ def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processo
             "from core.network import devices, training; import torch; "
             f"devices.repeatable(1, '{reproducible}'); print(torch.backends.cpu.get_cpu_capability())"
         )
-        found = subprocess.run(
-            [sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True
-        )
+        found = in_process(code)
         widest = "AVX512" if torch.cpu._is_avx512_supported() else "AVX2"
-        assert found.stdout.strip() == ("AVX2" if reproducible == "everywhere" else widest)
+        assert found.strip() == ("AVX2" if reproducible == "everywhere" else widest)
 
 
 def test_what_is_asked_of_the_compilers_front_end_first_is_the_module_that_it_uses():
@@ -72,8 +77,8 @@ def test_what_is_asked_of_the_compilers_front_end_first_is_the_module_that_it_us
         "compiled = torch.compile(torch.nn.ReLU(), backend=broken)\n"
         "print(isinstance(compiled, OptimizedModule), compiled(-torch.ones(1)).item())"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["True", "0.0"]
+    found = in_process(code)
+    assert found.split() == ["True", "0.0"]
 
 
 def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles():
@@ -88,8 +93,8 @@ def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles()
         "print(torch.compile(torch.neg, backend='eager')(torch.ones(1)).item())\n"
         "print(isinstance(sys.modules['torch._dynamo'], vision.Later), torch._dynamo.config.cache_size_limit > 0)"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["True", "-1.0", "False", "True"]
+    found = in_process(code)
+    assert found.split() == ["True", "-1.0", "False", "True"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16")])
