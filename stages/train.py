@@ -45,9 +45,10 @@ def main() -> None:
     device = devices.choose(rules.device)
     devices.check(rules, device)
     seeds = members.seeds(params.either(rules.seed, chosen.seed), rules.members)
+    begun = provenance.result("train", but="train.checkpoint_minutes")
     plan = Plan(chosen.model, rules, seeds, IMAGES, labels, rows, files.root())
     with ranks.joined(device, rules.checkpoint_minutes) as together:
-        together.agree(fingerprint(), "Parameters, data or code")
+        together.agree(begun, "Parameters, data or code")
         if together.rank > 0:
             with entrypoint.postponed() as stop:
                 members.train(plan, Listener(stop=stop), together)
@@ -58,7 +59,7 @@ def main() -> None:
         print(f"{chosen.model.backbone}: {count}{parameters:,} parameters, {len(rows['train']):,} images to train on")
         print(devices.promise(rules, device))
         made = provenance.fingerprint(provenance.machine())
-        with members.opened(files.root() / ".checkpoints", fingerprint(), made, ensemble, seeds) as stores:
+        with members.opened(files.root() / ".checkpoints", begun, made, ensemble, seeds) as stores:
             fitted = train(plan._replace(stores=tuple(store.folder for store in stores)), together)
             for member, one in zip(ensemble.members, fitted, strict=True):
                 member.load_state_dict(one.state)
@@ -82,14 +83,6 @@ def main() -> None:
             print(f"{members.name(plan, number)}kept {one.kept.line()}")
 
 
-def fingerprint() -> str:
-    """The fingerprint of parameters, data and code. train.checkpoint_minutes is left out: it does not affect the
-    result."""
-    known = provenance.inputs("train")
-    train = {key: value for key, value in known["parameters"]["train"].items() if key != "checkpoint_minutes"}
-    return provenance.fingerprint(known | {"parameters": known["parameters"] | {"train": train}})
-
-
 def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
     bar = members.Bar(len(plan.seeds) * plan.chosen.epochs * len(plan.rows["train"]))
@@ -97,11 +90,8 @@ def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
 
         def log(epoch: Epoch) -> None:
             live.step = epoch.number
-            live.log_metric("train/loss", epoch.train_loss)
-            live.log_metric("val/loss", epoch.val_loss)
-            live.log_metric("train/accuracy", epoch.train_accuracy)
-            live.log_metric("val/accuracy", epoch.val_accuracy)
-            live.log_metric("lr", epoch.lr)
+            for name, value in zip(Epoch._fields[1:], epoch[1:], strict=True):
+                live.log_metric(name.replace("_", "/"), value)  # train/loss
             live.next_step()
 
         means = members.Means(len(plan.seeds), log)

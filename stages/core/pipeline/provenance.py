@@ -40,6 +40,14 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def result(stage: str, but: str) -> str:
+    """The fingerprint of what the result of ``stage`` depends on: its inputs, but one parameter, written with a dot."""
+    known = inputs(stage)
+    section, _, key = but.partition(".")
+    kept = {name: value for name, value in known["parameters"][section].items() if name != key}
+    return fingerprint(known | {"parameters": known["parameters"] | {section: kept}})
+
+
 def machine() -> dict[str, Any]:
     """What results can depend on besides the inputs: versions of the packages that this process has loaded, and what
     computes. The processor is recorded only where the bytes depend on it, so that a run on another machine changes
