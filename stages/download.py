@@ -1,7 +1,7 @@
 """Fetch images, labels and patients from their source and store them as one archive and one table.
 
 Reads   the source that params.yaml names (data, seed)
-Writes  data/raw/images.zip, data/raw/labels.csv, data/raw/lists.csv, data/raw/provenance.json
+Writes  data/raw/images.zip, data/raw/labels.csv, data/raw/lists.csv, data/raw/groups.csv, data/raw/provenance.json
 Alone   python stages/download.py
 """
 
@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from core.images import decoder, folders, sources
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.errors import Mistake, many
-from core.pipeline.params import UNWATCHED, Data
+from core.pipeline.sections import UNWATCHED, Data
 
 IMAGES = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
 LISTS = "data/raw/lists.csv"
+GROUPS = "data/raw/groups.csv"
 PROVENANCE = "data/raw/provenance.json"
 
 
@@ -26,6 +27,7 @@ def main() -> None:
         decoder.pack(raw.labels["file"], raw.content, whole)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)
+    tables.write(raw.groups, GROUPS, list(raw.groups.columns))
     files.write_json(PROVENANCE, raw.provenance)
 
     what = raw.provenance
@@ -35,6 +37,11 @@ def main() -> None:
         print(f"left out: {many(count, 'image')} of the class {name!r}, which is neither positive nor negative")
     for fault, count in what["dropped"].items():
         print(f"dropped: {count:,} {fault}")
+    for name in tables.groups(raw.groups):
+        if missing := int(raw.groups[name].isna().sum()):
+            print(
+                f"{many(missing, 'image')} without a value of {name.removeprefix(tables.GROUP)} are in no group of it"
+            )
 
 
 @contextmanager

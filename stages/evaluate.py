@@ -1,17 +1,18 @@
 """Score all test images, and separately the test images whose patient and copies are not in training.
 
-Reads   data/raw/labels.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml (evaluate, seed; device,
-        reproducible, threads of train)
+Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
+        (evaluate, seed; device, reproducible, threads of train)
 Writes  data/predictions.csv, metrics/evaluate.json, plots/regions.png
 Alone   python stages/evaluate.py
 """
 
-from core.evidence import calibration, luck, metrics
+from core.evidence import calibration, luck, metrics, planning, subgroups
 from core.network import devices, ensemble, inference, regions
 from core.pipeline import entrypoint, files, params, tables
 from core.split import groups, leakage
 
 LABELS = "data/raw/labels.csv"
+GROUPS = "data/raw/groups.csv"
 IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
@@ -24,8 +25,9 @@ REGIONS = "plots/regions.png"
 def main() -> None:
     chosen = params.load("evaluate", "train.device", "train.reproducible", "train.threads", "seed")
     split = tables.read(SPLIT, tables.SPLIT)
-    predictions = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
-    predictions = predictions[predictions["part"].isin(["val", "test"])].reset_index(drop=True)
+    every = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
+    every = every.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
+    predictions = every[every["part"].isin(["val", "test"])].reset_index(drop=True)
 
     devices.repeatable(0, chosen.train.reproducible, chosen.train.threads)
     classifiers = ensemble.restore(WEIGHTS, files.read_json(MODEL))
@@ -44,6 +46,9 @@ def main() -> None:
     classes = tables.classes(LABELS, part["test"])
     if classes.nunique() > 2:
         figures["test_classes"] = metrics.by_class(part["test"], classes, threshold, chosen.seed)
+    fresh = metrics.unseen(part["test"])
+    figures |= subgroups.summarise(fresh, every[every["part"].isin(["train", "val"])], threshold, chosen.seed)
+    figures["planning"] = planning.plan(metrics.scores(fresh, threshold), chosen.seed)
     figures |= {"test_known_to_val": len(leakage.known_to_val(split)), "calibration": quality}
     regions.gallery(classifiers, images, part["test"], threshold, REGIONS, figures["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])

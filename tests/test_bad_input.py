@@ -34,7 +34,13 @@ import split
 from conftest import TOP, change_parameters, image, put
 
 PREPARED = [f"data/prepared/{name}" for name in ("images.npy", "index.csv", "preparation.json", "thumbnails.npy")]
-RAW = ["data/raw/images.zip", "data/raw/labels.csv", "data/raw/lists.csv", "data/raw/provenance.json"]
+RAW = [
+    "data/raw/groups.csv",
+    "data/raw/images.zip",
+    "data/raw/labels.csv",
+    "data/raw/lists.csv",
+    "data/raw/provenance.json",
+]
 WATCHED = "stages: {download: {deps: [{path: given, nfiles: 11}]}}"
 GOOD = {f"{label}/{label}{number}.png": image(90 * label + 5 * number) for label in (0, 1) for number in range(4)}
 FOLDER = {"data.source": "folder", "data.location": "given"}

@@ -38,7 +38,20 @@ def test_each_resample_is_what_scikit_learn_says_of_the_images_of_the_drawn_pati
             "pr_auc": metrics.average_precision_score(labels, probabilities),
             "brier": metrics.brier_score_loss(labels, probabilities),
         }
+        expected["pairs"] = (labels == 1).sum() * (labels == 0).sum()
         assert {name: values[resample] for name, values in found.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_part_is_drawn_with_the_patients_of_the_whole():
+    whole = sample()
+    half = np.arange(len(whole.labels)) < 150
+    part = Scores(*(column[half] for column in whole[:4]))
+    found, rest = bootstrap.resample(part, 3, of=whole), bootstrap.resample(part, 3)
+    patients = whole.units.max() + 1
+    drawn = np.random.RandomState([3, 0]).randint(patients, size=(bootstrap.RESAMPLES, patients), dtype=np.int32)
+    images = np.concatenate([np.flatnonzero(half & (whole.units == patient)) for patient in drawn[7]])
+    assert found["accuracy"][7] == pytest.approx((whole.called == (whole.labels == 1))[images].mean())
+    assert (found["accuracy"] != rest["accuracy"]).any()
 
 
 def test_what_a_resample_does_not_define_is_not_a_number():

@@ -1,6 +1,6 @@
 from core.network import batches
 from core.pipeline.errors import Mistake
-from core.pipeline.params import Augment
+from core.pipeline.sections import Augment
 
 import numpy as np
 import pytest

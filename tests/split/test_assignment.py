@@ -1,7 +1,7 @@
 from core.audit import quality
 from core.pipeline import tables
 from core.pipeline.errors import Mistake
-from core.pipeline.params import PARTS, Split
+from core.pipeline.sections import PARTS, Split
 from core.split import assignment, leakage
 
 import numpy as np

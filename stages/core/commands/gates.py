@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from core.commands import comparison
 from core.pipeline import files, yaml12
 from core.pipeline.errors import Mistake, some
-from core.pipeline.params import Section
+from core.pipeline.sections import Section
 
 import pandas as pd
 from pydantic import Field, ValidationError

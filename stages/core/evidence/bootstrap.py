@@ -61,18 +61,38 @@ RESTS_ON: dict[str, Callable[[Scores], list[np.ndarray]]] = {
 UNLIKE = {"balanced_accuracy": (0.5, 1.0), "roc_auc": (0.5, 1.0), "brier": (0.0, 0.25)}
 
 
-def resample(scores: Scores, seed: int, ranks: bool = True) -> dict[str, np.ndarray]:
+def resample(scores: Scores, seed: int, ranks: bool = True, of: Scores | None = None) -> dict[str, np.ndarray]:
     """Each measure on RESAMPLES resamples of the units: float64 (RESAMPLES,), NaN if it is not defined.
 
     Equal labels, units and seed give equal resamples, so that two classifiers can be compared on each resample.
-    ``ranks=False`` leaves out the areas under the curves, which take most of the time.
+    ``ranks=False`` leaves out the areas under the curves, which take most of the time. ``of``: the scores that these
+    are a part of, with the same numbers of units; their units are drawn, so that parts can be compared, too.
+    """
+    whole = of or scores
+    count = int(whole.units.max()) + 1
+
+    def draw(first: int, many: int) -> np.ndarray:
+        random = np.random.RandomState([seed % 2**32, first])
+        drawn = random.randint(count, size=(many, count), dtype=np.int32) + np.arange(many)[:, None] * count
+        return np.bincount(drawn.ravel(), minlength=many * count).reshape(many, count)
+
+    return weighted(scores, draw, RESAMPLES, max(len(whole.labels), count), ranks)
+
+
+def weighted(
+    scores: Scores, draw: Callable[[int, int], np.ndarray], rows: int, size: int, ranks: bool = True
+) -> dict[str, np.ndarray]:
+    """Each measure with ``rows`` different weights of the units: float64 (rows,), NaN if it is not defined. Also
+    ``pairs``, the number of pairs that roc_auc compares.
+
+    ``draw(first, many)`` returns the weights of ``many`` rows from ``first`` on: whole numbers (many, units). ``size``
+    sets how many rows are computed at once; equal sizes give equal calls of ``draw``.
     """
     labels, units = scores.labels.astype(np.float64), scores.units
-    count = int(units.max()) + 1
     positive, called = labels == 1, scores.called
     squared = (scores.probabilities - labels) ** 2
     cells = [positive & called, positive & ~called, ~positive & called, ~positive & ~called, squared]
-    by_unit = np.column_stack([np.bincount(units, cell, count) for cell in cells])  # (units, 5)
+    by_unit = np.column_stack([np.bincount(units, cell) for cell in cells])  # (units, 5)
 
     order = np.argsort(-scores.probabilities, kind="stable")
     ranked = -scores.probabilities[order]
@@ -80,19 +100,16 @@ def resample(scores: Scores, seed: int, ranks: bool = True) -> dict[str, np.ndar
     unit_of, positive_of = units[order], positive[order]
 
     def chunk(first: int, many: int) -> dict[str, np.ndarray]:
-        random = np.random.RandomState([seed % 2**32, first])
-        drawn = random.randint(count, size=(many, count), dtype=np.int32) + np.arange(many)[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=many * count).reshape(many, count)
-        found = _counted(times @ by_unit)
+        times = draw(first, many)
+        found = _counted(times[:, : len(by_unit)] @ by_unit)
         if ranks:
             weight = times.astype(np.float32)[:, unit_of]
             found |= _ranked(weight, positive_of, starts)
         return found
 
-    each = max(1, min(RESAMPLES, AT_ONCE // max(len(labels), count)))
-    firsts = range(0, RESAMPLES, each)
+    each = max(1, min(rows, AT_ONCE // size))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        chunks = list(pool.map(lambda first: chunk(first, min(each, RESAMPLES - first)), firsts))
+        chunks = list(pool.map(lambda first: chunk(first, min(each, rows - first)), range(0, rows, each)))
     return {name: np.concatenate([part[name] for part in chunks]) for name in chunks[0]}
 
 
@@ -129,7 +146,7 @@ def _ranked(weight: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dic
     precise = np.einsum("rn,rn->r", good, hits, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         pr_auc = np.where(negatives > 0, precise / positives, np.nan)
-        return {"roc_auc": above / (positives * negatives), "pr_auc": pr_auc}
+        return {"roc_auc": above / (positives * negatives), "pr_auc": pr_auc, "pairs": positives * negatives}
 
 
 def effective(units: np.ndarray) -> float:
@@ -153,17 +170,40 @@ def interval(
     if isinstance(found, str):
         return found
     count, freedom = found
+    patients = over_patients(resampled, freedom)
+    if value not in (0, 1) and not patients.variance > 1e-24:
+        return "all resamples agree"
+    return _bounds(measure, value, patients, count, training)
+
+
+def _bounds(measure: str, value: float, patients: Part, count: float, training: Part | None) -> tuple[float, float]:
+    """The interval of a measure with this variance over patients, of whom there are effectively ``count``."""
     alike = ((1 - LEVEL) / 2) ** (1 / count)
     worst, best = UNLIKE.get(measure, (0.0, 1.0))
     least, most = alike * value + (1 - alike) * worst, alike * value + (1 - alike) * best
     if value in (0, 1):  # no logit: the luck of the training, if any, on the plain scale
         half = _half(training) if training else 0.0
         return max(0.0, min(value - half, least)), min(1.0, max(value + half, most))
-    patients = over_patients(resampled, freedom)
-    if not patients.variance > 1e-24:
-        return "all resamples agree"
     half = _half(luck.together(patients, training) if training else patients) / (value * (1 - value))
     return min(float(expit(logit(value) - half)), least), max(float(expit(logit(value) + half)), most)
+
+
+def foreseen(
+    measure: str, value: float, resampled: np.ndarray, scores: Scores
+) -> tuple[Callable[[float, float], float], float]:
+    """The width of the interval of a measure that has one, on ``times`` as many patients, whose variance is ``wide``
+    times what it seems: a function of the two. Also the degrees of freedom of the variance."""
+    found = _limit(measure, (scores,))
+    assert not isinstance(found, str)
+    count, freedom = found
+    variance = over_patients(resampled, freedom).variance
+
+    def width(times: float, wide: float) -> float:
+        patients = Part(wide * variance / times, times * count - 1)
+        low, high = _bounds(measure, value, patients, times * count, None)
+        return high - low
+
+    return width, freedom
 
 
 def luck_share(measure: str, resampled: np.ndarray, scores: Scores, training: Part) -> float:

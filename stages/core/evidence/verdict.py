@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from core.pipeline.errors import many
-from core.pipeline.tables import FEW_PATIENTS
+from core.evidence.metrics import cell
+from core.pipeline.errors import many, some
+from core.pipeline.tables import FEW_PATIENTS, LEAST
 
-LEAST = 6  # patients of a class: a sign test on fewer can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05)
+CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 
 
 def word(figures: dict[str, Any]) -> str:
@@ -38,7 +39,7 @@ def word(figures: dict[str, Any]) -> str:
             f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which can "
             "choose the epoch and the threshold, so the figures may flatter."
         )
-    lines += [f"- {line}" for line in [*_worth(fresh), *_luck(fresh)]]
+    lines += [f"- {line}" for line in [*_worth(fresh), *_luck(fresh), *_groups(figures)]]
     over = "images and their copies, as patients are not known" if test["patients"] is None else "patients"
     lines += ["", f"Intervals are 95 %, over {over}. Research only: no medical device.", ""]
     return "\n".join(lines)
@@ -58,6 +59,8 @@ def _headline(figures: dict[str, Any]) -> str:
     block = figures["test_unseen"]
     leaks = block["images"] < figures["test"]["images"]
     but = "The test set leaks. " if leaks else ""
+    if short := shortcuts(figures):
+        but += f"A shortcut is at hand: {' and '.join(short)}. "
     where = "without the leak, " if leaks else ""
     if not block["images"]:
         return "Not evidence of anything: training has seen every test image, or others of its patients."
@@ -82,6 +85,51 @@ def _headline(figures: dict[str, Any]) -> str:
     if area["high"] < 0.5:
         return f"{but}Worse than chance: {where}{found}{rests}."
     return f"{but}Cannot be told from chance: {where}{found}{rests}."
+
+
+def shortcuts(figures: dict[str, Any]) -> list[str]:
+    """The names of the groups that predict the class by themselves."""
+    groups = figures.get("groups", {}).items()
+    return [name for name, group in groups if group.get("shortcut", {"p": 1})["p"] < CHANCE]
+
+
+def _groups(figures: dict[str, Any]) -> list[str]:
+    """What the groups of images show: which one predicts the class by itself, and which one the network fails."""
+    if "groups" not in figures:
+        return []
+    lines, area = [], figures["test_unseen"]["roc_auc"]
+    for name in shortcuts(figures):
+        found = figures["groups"][name]["shortcut"]
+        lines.append(
+            f"**{name} predicts the class without any image**: ROC AUC {cell(found['alone'])} on the test images. If "
+            f"the images show it, the network can have learned it. Among images of the same {name} the network has "
+            f"{cell(found['within'])}; over all, {cell(area)}."
+        )
+    worst = figures["worst"]
+    names = ", ".join(figures["groups"])
+    if worst is None:
+        lines.append(f"Groups ({names}): too few patients to say anything.")
+    else:
+        part = figures["groups"][worst["group"]]["parts"][worst["part"]]
+        what = f"{worst['group']} {worst['part']}: {worst['measure'].replace('_', ' ').replace('roc auc', 'ROC AUC')}"
+        is_ = f"{what} {cell(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
+        sure = f"p = {worst['p']:.3f}, corrected for all that were looked at"
+        if worst["p"] < CHANCE:
+            lines.append(f"**It fails some**: {is_} ({sure}).")
+        else:
+            lines.append(
+                f"No group ({names}) differs from the others by more than chance, which does not prove that they are "
+                f"equal. Worst: {is_} ({sure})."
+            )
+    few = [
+        f"{group} {part}"
+        for group, content in figures["groups"].items()
+        for part, entry in content["parts"].items()
+        if all(difference["p"] is None for difference in entry["difference"].values())
+    ]
+    if few and worst is not None:
+        lines.append(f"Too few patients to say: {some(few, 8)}.")
+    return lines
 
 
 def _luck(block: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.images.folders import walk
 from core.pipeline import tables
 from core.pipeline.errors import Mistake, many, some
-from core.pipeline.params import REST, Data
+from core.pipeline.sections import REST, Data
 
 import pandas as pd
 
@@ -159,6 +159,9 @@ def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataF
     if data.patient_is_column:
         assert data.patient is not None
         chosen["patient"] = _column(rows, data.patient, "data.patient", data.labels)
+    for group in data.grouping:
+        if group.kind == "column":
+            chosen[tables.GROUP + group.name] = _column(rows, group.name, "data.groups", data.labels)
     return pd.DataFrame(chosen)
 
 
@@ -193,6 +196,24 @@ def patients(
         assert rows is not None  # checked by the schema
         found = {file: patient for file, patient in zip(rows["file"], rows["patient"], strict=True) if patient}
     faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(found))
+    return found
+
+
+def grouped(
+    taken: Iterable[str], rows: pd.DataFrame | None, data: Data, tags: dict[str, dict[str, str]]
+) -> dict[str, dict[str, str]]:
+    """For each group of data.groups, its name, and the value of each image that has one, as it is written there."""
+    found: dict[str, dict[str, str]] = {}
+    for group in data.grouping:
+        if group.kind == "pattern":
+            values = _searched(group.given, group.name, taken)
+        elif group.kind == "tag":
+            values = _tagged(group.given, taken, tags)
+        else:
+            assert rows is not None  # checked by the schema
+            cells = zip(rows["file"], rows[tables.GROUP + group.name], strict=True)
+            values = {file: cell for file, cell in cells if cell}
+        found[group.name] = values
     return found
 
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.images import archives, dicom, labels, phantom
+from core.images import archives, dicom, grouping, labels, phantom
 from core.images.folders import IMAGES, walk
 from core.images.preparation import Unreadable
 from core.pipeline import files, tables, web
 from core.pipeline.errors import Mistake, some
-from core.pipeline.params import Data
+from core.pipeline.sections import Data
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,12 @@ MOST_DOWNLOADED = 1 << 38  # bytes
 
 class Raw(NamedTuple):
     """The content of a source. ``labels`` has the columns of tables.LABELS, sorted by file; ``listed`` has those of
-    tables.LISTED; ``content`` returns the bytes of a file in ``labels``."""
+    tables.LISTED; ``groups`` the groups of each image, sorted by file, and no row if none are asked for; ``content``
+    returns the bytes of a file in ``labels``."""
 
     labels: pd.DataFrame
     listed: pd.DataFrame
+    groups: pd.DataFrame
     content: Callable[[str], bytes]
     provenance: dict[str, Any]
 
@@ -114,12 +116,15 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
             "class": [classes[file] for file in kept],
         }
     )
+    if data.groups:
+        table = grouping.table(table, labels.grouped(kept, rows, data, tags), data.grouping)
     table = _frames_apart(table, frames)
     known = {"licence": _licence(others, base)} | known
     dropped = {what: len(names) for what, names in faults.items()}
     provenance = _provenance(data, table, known, len(others), dropped, left_out)
     listed = labels.listed(table, base, folder, data, root)
-    return Raw(table, listed, lambda file: _content(base, file, frames), provenance)
+    groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
+    return Raw(table, listed, groups, lambda file: _content(base, file, frames), provenance)
 
 
 def _headers(
@@ -141,7 +146,7 @@ def _headers(
         faults[several] = [file for file, count in frames.items() if count > 1]
     for name in data.tags():
         if not dicom.known(name):
-            raise Mistake(f"data.labels or data.patient: DICOM has no tag with the keyword {name!r}")
+            raise Mistake(f"data.labels, data.patient or data.groups: DICOM has no tag with the keyword {name!r}")
     return frames, tags
 
 
@@ -189,7 +194,7 @@ def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
 
     licence = {"licence": "none: synthetic images, drawn by stages/core/images/phantom.py"}
     provenance = _provenance(data, table, licence, other_files=0, dropped={}, left_out={})
-    return Raw(table, pd.DataFrame(columns=tables.LISTED), content, provenance)
+    return Raw(table, pd.DataFrame(columns=tables.LISTED), pd.DataFrame(columns=["file"]), content, provenance)
 
 
 def _provenance(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.params import Augment
+    from core.pipeline.sections import Augment
 
 # Optical densities of haematoxylin, eosin and residual per channel of RGB:
 # Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution (2001), table 1.

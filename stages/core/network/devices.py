@@ -14,7 +14,7 @@ from core.pipeline.errors import Mistake
 import torch
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.params import Train
+    from core.pipeline.sections import Train
 
 COMPILED_FROM = 20_000  # steps: from here on a gain of 10 % outweighs one to two minutes of compiling
 

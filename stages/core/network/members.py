@@ -36,7 +36,7 @@ from safetensors.torch import load, save
 from tqdm import tqdm
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.params import Model, Train
+    from core.pipeline.sections import Model, Train
 
 OFTEN = 0.1  # seconds between two reports of a process on its progress
 STOPPED = f"training stopped. {training.KEPT}"

@@ -24,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.params import Train
+    from core.pipeline.sections import Train
 
 LOOKED_AFTER = 50  # steps between checks that loss and weights are finite
 KEPT = "Its state is kept. Run the same command again to resume, or dvc repro --force to start from the beginning"

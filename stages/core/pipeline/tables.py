@@ -15,6 +15,7 @@ import pandas as pd
 SYNTHETIC = "synthetic-phantom/"  # prefix of every phantom's file name, so that each table shows that it is synthetic
 
 FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says little about other patients
+LEAST = 6  # patients of a class: a sign test on fewer can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05)
 
 LABELS = ["file", "label", "patient", "class"]
 LISTED = ["file", "part"]
@@ -22,6 +23,7 @@ INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sh
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
 FINDINGS = ["file", "finding", "detail"]
 SPLIT = ["row", "file", "label", "patient", "cluster", "group", "part"]
+GROUP = "group_"  # prefix of the columns with the groups that data.groups names
 MEMBER = "member_"  # prefix of the columns of predictions with the probability by each member, before calibration
 PREDICTIONS = ["row", "file", "patient", "label", "part", "probability", "copy_in_train", "patient_in_train"]
 
@@ -43,21 +45,29 @@ def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
 
 
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
-    """Read ``columns``, and those of members if there are any."""
+    """Read ``columns``, and those of members and groups if there are any."""
+    header = text.readline().rstrip("\n").split(",")
+    text.seek(0)
+    of_groups = [name for name in header if name.startswith(GROUP)]
     # Only an empty cell is a missing value: a file or a patient can be called NA or null.
     table = pd.read_csv(
-        text, usecols=lambda name: name in columns or name.startswith(MEMBER), dtype=_kinds(columns),
-        keep_default_na=False, na_values=[""],
+        text, usecols=lambda name: name in columns or name.startswith((MEMBER, GROUP)),
+        dtype=_kinds([*columns, *of_groups]), keep_default_na=False, na_values=[""],
     )  # fmt: skip
     missing = set(columns) - set(table.columns)
     if missing:
         raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
-    return table[[*columns, *members(table)]]
+    return table[[*columns, *members(table), *groups(table)]]
 
 
 def members(table: pd.DataFrame) -> list[str]:
     """The names of the columns with the probabilities by each member."""
     return [name for name in table.columns if name.startswith(MEMBER)]
+
+
+def groups(table: pd.DataFrame) -> list[str]:
+    """The names of the columns with the groups of each image."""
+    return [name for name in table.columns if name.startswith(GROUP)]
 
 
 def of_members(each: np.ndarray) -> pd.DataFrame:

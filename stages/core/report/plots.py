@@ -225,6 +225,9 @@ def vectors(
     if "test_classes" in figures:
         drawn["classes"] = lambda axis: _rows(axis, test, "class", figures["threshold"])
         height["classes"] = 1.2 + 0.25 * min(test["class"].nunique(), MOST_ROWS)
+    if "groups" in figures:
+        drawn["groups"] = lambda axis: _groups(axis, figures)
+        height["groups"] = 1.2 + 0.25 * sum(len(group["parts"]) for group in figures["groups"].values())
     return {name: _vector(name, draw, height[name]) for name, draw in drawn.items()}
 
 
@@ -241,6 +244,25 @@ def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", f"<svg{svg}", flags=re.DOTALL)
     svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)  # ids must be unique among the plots of a page
     return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{INKS[found[0]]})" if found[0] in INKS else found[0], svg)
+
+
+def _groups(axis: Any, figures: dict[str, Any]) -> None:
+    """ROC AUC of each part of each group, with its interval."""
+    parts = [
+        (f"{group}: {part}", entry["roc_auc"])
+        for group, content in figures["groups"].items()
+        for part, entry in content["parts"].items()
+    ]
+    for place, (_, entry) in enumerate(parts):
+        if entry["value"] is not None:
+            axis.plot(entry["value"], place, color=TEST, marker="o", markersize=4)
+        if entry["low"] is not None:
+            axis.plot([entry["low"], entry["high"]], [place, place], color=TEST, linewidth=1.5)
+    area = figures["test_unseen"]["roc_auc"]["value"]
+    if area is not None:
+        axis.axvline(area, color="0.4", linestyle=":")
+    axis.set_yticks(range(len(parts)), [name for name, _ in parts], fontsize=8)
+    axis.set(xlabel="ROC AUC", xlim=(-0.02, 1.02), ylim=(len(parts) - 0.4, -0.6))
 
 
 def _rows(axis: Any, test: pd.DataFrame, by: str, threshold: float) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from core.pipeline import tables
 from core.pipeline.errors import Mistake, some
-from core.pipeline.params import PARTS, Split
+from core.pipeline.sections import PARTS, Split
 from core.split import groups
 
 import numpy as np

@@ -1,0 +1,44 @@
+"""How many patients a test set needs for an interval of a given width, from the spread between those that were tested.
+
+The variance of a figure over patients comes from the bootstrap, and shrinks with their number. It is itself estimated
+from few patients, with a relative spread of about sqrt(2 / degrees of freedom): so the number of patients that are
+needed has a range, from the quantiles of chi-squared (Searle, Casella and McCulloch 1992, Variance Components, section
+3.6).
+"""
+
+from typing import Any
+
+from core.evidence import bootstrap, metrics
+from core.evidence.bootstrap import Scores
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+PLANNED = ("roc_auc", "sensitivity", "specificity")
+WIDTHS = (0.2, 0.1, 0.05)  # of a 95 % interval of the model
+TIMES = (1e-3, 1e7)  # the fewest and the most patients that are looked at, as a multiple of those tested
+
+
+def plan(scores: Scores, seed: int) -> dict[str, Any]:
+    """The block ``planning`` of metrics/evaluate.json. ``patients``: those tested (with patients who share copies as
+    one). Then for each measure of PLANNED: the ``width`` of its interval, with ``doubled`` patients, and how many are
+    ``needed`` for each of WIDTHS, with the 95 % range of this number, ``low`` and ``high``."""
+    known = bootstrap.resample(scores, seed) if len(scores.labels) else {}
+    entries = metrics.figures(scores._replace(fewer=()), seed, PLANNED)
+    patients = len(np.unique(scores.units))
+    found: dict[str, Any] = {"patients": patients}
+    for measure, entry in entries.items():
+        if entry["low"] is None or entry["value"] in (0, 1):
+            found[measure] = {"reason": entry.get("reason", f"a figure of {entry['value']} has no spread")}
+            continue
+        width, freedom = bootstrap.foreseen(measure, entry["value"], known[measure], scores)
+        wide = {"patients": 1.0, "low": freedom / stats.chi2.ppf(0.975, freedom)}
+        wide["high"] = freedom / stats.chi2.ppf(0.025, freedom)
+        found[measure] = {"width": width(1, 1), "doubled": width(2, 1), "needed": {}}
+        for goal in WIDTHS:
+            found[measure]["needed"][f"{goal:g}"] = {
+                name: int(np.ceil(patients * brentq(lambda times: width(times, factor) - goal, *TIMES)))  # noqa: B023
+                for name, factor in wide.items()
+            }
+    return found

@@ -1,0 +1,190 @@
+"""How well a classifier does in each part of the test set, such as each site, scanner or range of age.
+
+Each part is compared with the rest by a permutation test: patients are dealt to the parts anew, those with a positive
+image among themselves, and so are the others. It is exact if the part makes no difference, with any number of patients.
+Each difference is divided by its standard deviation over the permutations; the largest of them all, over the parts and
+measures of one group, gives the p of each (Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.6).
+With several groups, each p is multiplied by their number (Bonferroni).
+
+A group can predict the label by itself: that is a shortcut, and the commonest one. Then two figures belong beside the
+result: what the group alone reaches, and what the network reaches among images of the same part, which no property of
+the part as a whole can help.
+"""
+
+from typing import Any, NamedTuple
+
+from core.evidence import bootstrap, metrics
+from core.evidence.bootstrap import Scores
+from core.pipeline import tables
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+COMPARED = ("roc_auc", "sensitivity", "specificity")
+
+
+class Dealt(NamedTuple):
+    """A group on the test images: ``scores``, whose units are the images of one patient in one part; the ``part`` of
+    each unit, numbered from 0; and which units are of a patient with a positive image there."""
+
+    scores: Scores
+    part: np.ndarray
+    positive: np.ndarray
+
+
+def summarise(test: pd.DataFrame, rest: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
+    """The block ``groups`` of metrics/evaluate.json, from the columns of tables.groups; empty if there are none.
+
+    ``test``: the test images to judge, as for metrics.summarise. ``rest``: the images of train and val, with file,
+    label and unit; without any, nothing is said of shortcuts.
+    """
+    names = tables.groups(test)
+    found = {name.removeprefix(tables.GROUP): _group(test, rest, name, len(names), threshold, seed) for name in names}
+    return {"groups": found, "worst": _worst(found)} if found else {}
+
+
+def _group(test: pd.DataFrame, rest: pd.DataFrame, name: str, looked: int, threshold: float, seed: int) -> Any:
+    known = test[test[name].notna()]
+    parts = {
+        str(part): metrics.counts(rows) | metrics.figures(metrics.scores(rows, threshold), seed)
+        for part, rows in known.groupby(name, sort=True)
+    }
+    differences = compare(known, name, looked, threshold, seed)
+    for part, entry in parts.items():
+        entry["difference"] = differences[part]
+    found: dict[str, Any] = {"unknown": len(test) - len(known), "parts": parts}
+    if len(rest):
+        found["shortcut"] = shortcut(known, rest[rest[name].notna()], name, looked, threshold, seed)
+    return found
+
+
+def compare(known: pd.DataFrame, name: str, looked: int, threshold: float, seed: int) -> dict[str, dict[str, Any]]:
+    """For each part, and each measure of COMPARED: how far it is from the rest, ``value``, and ``p``, corrected for all
+    parts and measures and for ``looked`` groups. p is None where a side has fewer than tables.LEAST patients."""
+    parts = sorted(known[name].unique())
+    dealt = _deal(known, name, parts, threshold)
+    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    least = np.zeros(bootstrap.RESAMPLES)
+    standard: dict[tuple[str, str], float] = {}
+    for number, part in enumerate(parts):
+        inside = dealt.part == number
+        observed = _difference(dealt, lambda first, many, inside=inside: np.tile(inside, (many, 1)), 1)
+        permuted = None
+        for measure in COMPARED:
+            value = float(observed[measure][0])
+            found[part][measure] = {"value": None if np.isnan(value) else value, "p": None}
+            if np.isnan(value) or _too_few(dealt, inside, measure):
+                continue
+            if permuted is None:
+                permuted = _difference(dealt, _dealer(dealt, number, seed), bootstrap.RESAMPLES)
+            spread = float(np.nanstd(permuted[measure]))
+            if spread > 0:
+                standard[part, measure] = abs(value) / spread
+                least = np.fmax(least, np.abs(permuted[measure]) / spread)
+    for (part, measure), far in standard.items():
+        p = (1 + int((least >= far - 1e-9).sum())) / (1 + len(least))
+        found[part][measure]["p"] = min(1.0, looked * p)
+    return found
+
+
+def _deal(known: pd.DataFrame, name: str, parts: list[str], threshold: float) -> Dealt:
+    blocks = known.groupby(["unit", name], sort=True, observed=True)
+    number = blocks.ngroup().to_numpy()
+    each = blocks["label"].max()
+    scores = metrics.scores(known, threshold)._replace(units=number, fewer=())
+    return Dealt(scores, pd.Index(parts).get_indexer(each.index.get_level_values(1)), each.to_numpy() == 1)
+
+
+def _dealer(dealt: Dealt, number: int, seed: int) -> Any:
+    """A function that returns which units are in part ``number`` after permutations: bool (many, units). Equal
+    arguments deal equally, whichever the part."""
+    kind = dealt.positive.astype(np.float64)
+    sort = np.argsort(kind, kind="stable")
+
+    def draw(first: int, many: int) -> np.ndarray:
+        keys = np.random.RandomState([seed % 2**32, first]).random_sample((many, len(kind))) + kind
+        permuted = np.empty((many, len(kind)), dtype=bool)
+        np.put_along_axis(permuted, np.argsort(keys, axis=1), dealt.part[sort][None] == number, axis=1)
+        return permuted
+
+    return draw
+
+
+def _difference(dealt: Dealt, draw: Any, rows: int) -> dict[str, np.ndarray]:
+    """Each measure of COMPARED inside a part minus outside, for ``rows`` ways to deal: float64 (rows,)."""
+    size = max(len(dealt.scores.labels), len(dealt.part))
+    inside = bootstrap.weighted(dealt.scores, lambda first, many: draw(first, many).astype(np.int64), rows, size)
+    outside = bootstrap.weighted(dealt.scores, lambda first, many: 1 - draw(first, many).astype(np.int64), rows, size)
+    return {measure: inside[measure] - outside[measure] for measure in COMPARED}
+
+
+def _too_few(dealt: Dealt, inside: np.ndarray, measure: str) -> bool:
+    """Whether a side has fewer than tables.LEAST units with the images that a measure rests on."""
+    for images in bootstrap.RESTS_ON[measure](dealt.scores):
+        units = np.unique(dealt.scores.units[images])
+        if min(inside[units].sum(), (~inside[units]).sum()) < tables.LEAST:
+            return True
+    return False
+
+
+def shortcut(
+    test: pd.DataFrame, rest: pd.DataFrame, name: str, looked: int, threshold: float, seed: int
+) -> dict[str, Any]:
+    """Whether a group predicts the label. ``p``: of the Kruskal-Wallis test of the share of positives of each patient
+    between the parts, in all images, times the number of groups ``looked`` at. ``alone``: ROC AUC on the test images of
+    the share of positives that their part has in ``rest``. ``within``: ROC AUC of the network among images of the same
+    part."""
+    together = pd.concat([test, rest])
+    shares = together.groupby(["unit", name], observed=True)["label"].mean()
+    samples = [share.to_numpy() for _, share in shares.groupby(level=1)]
+    varied = len(samples) > 1 and shares.nunique() > 1
+    p = min(1.0, looked * float(stats.kruskal(*samples).pvalue)) if varied else 1.0
+    share = test[name].map(rest.groupby(name)["label"].mean()).fillna(rest["label"].mean()).astype(float)
+    alone = metrics.figures(
+        metrics.scores(test.assign(probability=share), threshold)._replace(fewer=()), seed, ("roc_auc",)
+    )
+    return {"p": p, "alone": _without_recipe(alone["roc_auc"]), "within": within(test, name, threshold, seed)}
+
+
+def within(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[str, Any]:
+    """ROC AUC among pairs of images of the same part, as {value, low, high}: the mean of those of the parts, by their
+    number of pairs."""
+    whole = metrics.scores(test, threshold)._replace(fewer=())
+    value, total = 0.0, 0
+    above, pairs = np.zeros(bootstrap.RESAMPLES), np.zeros(bootstrap.RESAMPLES)
+    for part in test[name].unique():
+        images = (test[name] == part).to_numpy(dtype=bool)
+        some = Scores(*(column[images] for column in whole[:4]))
+        area, count = metrics.measures(some)["roc_auc"], int((some.labels == 1).sum() * (some.labels == 0).sum())
+        if area is None:
+            continue
+        value, total = value + area * count, total + count
+        resampled = bootstrap.resample(some, seed, of=whole)
+        above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
+        pairs += resampled["pairs"]
+    if not total:
+        return {"value": None, "low": None, "high": None, "reason": "no part has images of both classes"}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bounds = bootstrap.interval("roc_auc", value / total, above / pairs, whole)
+    found = {"value": value / total, "low": None, "high": None}
+    return found | ({"reason": bounds} if isinstance(bounds, str) else {"low": bounds[0], "high": bounds[1]})
+
+
+def _without_recipe(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "recipe"}
+
+
+def _worst(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The part and measure that are worse than the rest with the least p; None if all are too few to say."""
+    behind = [
+        (entry["p"], entry["value"], group, part, measure)
+        for group, content in found.items()
+        for part, figures in content["parts"].items()
+        for measure, entry in figures["difference"].items()
+        if entry["p"] is not None and entry["value"] < 0
+    ]
+    if not behind:
+        return None
+    p, value, group, part, measure = min(behind)
+    return {"group": group, "part": part, "measure": measure, "difference": value, "p": p}

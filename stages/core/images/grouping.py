@@ -1,0 +1,73 @@
+"""Groups of images whose results are compared: sites, scanners, ages. Numbers are cut into ranges."""
+
+import re
+from itertools import pairwise
+
+from core.pipeline import tables
+from core.pipeline.errors import Mistake, many, some
+from core.pipeline.sections import Group
+
+import numpy as np
+import pandas as pd
+
+RANGES = 3  # into which numbers are cut, if no edges are given
+MOST_WORDS = 8  # more different numbers are cut; fewer are taken as words, such as a grade from 1 to 3
+AGE = re.compile(r"(\d{3})([DWMY])")  # a DICOM age (PS3.5 6.2, AS)
+YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+
+
+def table(images: pd.DataFrame, found: dict[str, dict[str, str]], asked: list[Group]) -> pd.DataFrame:
+    """``images``, with columns file and patient, and a column for each group, with the prefix tables.GROUP.
+
+    ``found``: the values of each group by file (labels.grouped). An image without a value is in no group. Raises
+    Mistake if a group has one value, or about as many as there are patients, or edges but no numbers.
+    """
+    columns = {}
+    for group in asked:
+        values = images["file"].map(found[group.name]).astype("string")
+        columns[tables.GROUP + group.name] = _divided(group, values, images["patient"])
+    return images.assign(**columns)
+
+
+def _divided(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") -> "pd.Series[str]":
+    where = f"data.groups: {group.name}"
+    if values.isna().all():
+        raise Mistake(f"{where} has no value in any image")
+    numbers = values.fillna("").map(_number).astype(float)
+    words = sorted(values[values.notna() & numbers.isna()].unique())
+    if group.edges and words:
+        raise Mistake(f"{where} has edges, but {some([repr(word) for word in words], 3)} are no numbers")
+    if group.edges or (not words and values.nunique() > MOST_WORDS):
+        values = _cut(numbers, group.edges, patients)
+    if values.nunique() == 1:
+        raise Mistake(f"{where} has one value, {values.dropna().iloc[0]!r}: there is nothing to compare. Leave it out")
+    whose = many(patients.nunique(), "patient") if patients.notna().any() else many(len(patients), "image")
+    if values.nunique() > (patients.nunique() or len(patients)) / 2:
+        raise Mistake(
+            f"{where} has {values.nunique():,} values for {whose}, such as "
+            f"{some(sorted(values.dropna().unique()), 2)}: a group needs several patients"
+        )
+    return values
+
+
+def _number(text: str) -> float:
+    age = AGE.fullmatch(text)
+    try:
+        return int(age[1]) * YEARS[age[2]] if age else float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _cut(numbers: "pd.Series[float]", edges: list[float] | None, patients: "pd.Series[str]") -> "pd.Series[str]":
+    """The range of each number, in words; without edges, each range has about as many patients (or images)."""
+    if edges is None:
+        each = numbers.groupby(patients).median() if patients.notna().any() else numbers
+        shares = np.arange(1, RANGES) / RANGES
+        low = float(each.min())
+        edges = sorted({float(edge) for edge in np.nanquantile(each, shares, method="higher")} - {low})
+        edges = edges or [float(numbers[numbers > low].min())]
+    ends = [f"{edge:.10g}" for edge in edges]
+    names = [f"under {ends[0]}", *(f"{low} to under {high}" for low, high in pairwise(ends))]
+    names.append(f"{ends[-1]} and over")
+    place = np.searchsorted(edges, numbers.fillna(-np.inf), side="right")
+    return pd.Series(np.array(names, dtype=object)[place], numbers.index, dtype="string").mask(numbers.isna())

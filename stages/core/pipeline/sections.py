@@ -1,0 +1,346 @@
+"""The sections of params.yaml and what is allowed in them. The comments in params.yaml explain the keys."""
+
+import re
+from typing import Annotated, Literal, NamedTuple
+
+from core.pipeline import web
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+PARTS = ("train", "val", "test")
+TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels, data.patient and data.groups
+UNWATCHED = "stages/download.py"  # for data.watch: a dependency of download anyway, so it adds none
+REST = "rest"  # for data.negative: every class that is not positive
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Strength = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# YAML reads 1 as a number, but a class folder or a CSV cell named 1 is a string.
+Word = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given), Field(min_length=1)]
+Words = Annotated[list[Word], Field(min_length=1)]
+Edges = Annotated[list[float], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Phantom(Section):
+    images: Annotated[int, Field(ge=16, le=20_000_000)]
+    patients: Annotated[int, Field(ge=3)]
+    side: Annotated[int, Field(ge=32, le=1024)]
+    seed: Seed | None
+
+    @model_validator(mode="after")
+    def _enough_each(self) -> "Phantom":
+        if self.images < 4 * self.patients:
+            raise ValueError(f"images ({self.images}) must be at least 4 times patients ({self.patients})")
+        return self
+
+
+class Lists(Section):
+    train: str | None
+    val: str | None
+    test: str | None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> "Lists":
+        missing = [part for part in PARTS if getattr(self, part) is None]
+        if 0 < len(missing) < len(PARTS):
+            raise ValueError(f"{' and '.join(missing)} must be given too: set all three lists or none")
+        return self
+
+    def given(self) -> dict[str, str]:
+        """The name of each part's list; empty if there are no lists."""
+        return {part: name for part in PARTS if (name := getattr(self, part)) is not None}
+
+
+class Dicom(Section):
+    frames: Literal["fail", "split"]
+    patient: Literal["hash", "plain"]
+    key: str | None
+    key_check: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None
+
+
+def _keyword(name: str | None) -> str | None:
+    """The keyword of the DICOM tag that ``name`` is, or None."""
+    return name.removeprefix(TAG) if name is not None and name.startswith(TAG) else None
+
+
+class Group(NamedTuple):
+    """A way to group images: by a column, by a DICOM tag (``given`` is its keyword), or by a pattern. ``edges``: where
+    its numbers are cut; None: at thirds."""
+
+    name: str
+    given: str
+    kind: Literal["column", "tag", "pattern"]
+    edges: list[float] | None
+
+
+def _group(entry: str | dict[str, list[float]]) -> Group:
+    edges = None
+    if isinstance(entry, dict):
+        if len(entry) != 1:
+            raise ValueError(f"edges belong to one group each, such as {{age: [50, 70]}}, not {entry}")
+        entry, edges = next(iter(entry.items()))
+        if sorted(set(edges)) != edges:
+            raise ValueError(f"edges must rise: {edges}")
+    keyword = _keyword(entry)
+    if keyword is not None:
+        return Group(keyword, keyword, "tag", edges)
+    if "(?P<" not in entry:
+        return Group(entry, entry, "column", edges)
+    try:
+        return Group(next(iter(re.compile(entry).groupindex)), entry, "pattern", edges)
+    except re.error as error:
+        raise ValueError(f"{entry!r} is not a regular expression: {error}") from None
+
+
+class Data(Section):
+    source: Literal["phantom", "kaggle", "archive", "folder"]
+    location: str | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    watch: Annotated[str, Field(min_length=1)]
+    within: str | None
+    labels: str | None
+    file_column: str
+    label_column: str
+    positive: Word | Words
+    negative: Word | Words | None
+    patient: str | None
+    groups: list[Word | dict[Word, Edges]]
+    lists: Lists
+    unusable: Literal["fail", "drop"]
+    dicom: Dicom
+    phantom: Phantom
+
+    @field_validator("patient", "labels")
+    @classmethod
+    def _a_pattern_names_its_group(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if given is not None and "(?P<" in given:
+            group, otherwise = ("patient", "a column") if info.field_name == "patient" else ("label", "a CSV file")
+            try:
+                groups = re.compile(given).groupindex
+            except re.error as error:
+                raise ValueError(f"is not a regular expression: {error}") from None
+            if group not in groups:
+                raise ValueError(f"must contain a group (?P<{group}>...), or be the name of {otherwise}")
+        return given
+
+    @model_validator(mode="after")
+    def _a_class_is_on_one_side(self) -> "Data":
+        both = sorted(set(self.positives) & set(self.negatives or []))
+        if both:
+            raise ValueError(f"positive and negative both name {', '.join(both)}")
+        return self
+
+    @field_validator("groups")
+    @classmethod
+    def _one_way_to_group_each(cls, groups: list[str | dict[str, list[float]]]) -> list[str | dict[str, list[float]]]:
+        names = [_group(entry).name for entry in groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a group is named twice: {', '.join(names)}")
+        return groups
+
+    @model_validator(mode="after")
+    def _what_the_source_needs(self) -> "Data":
+        if self.location is not None and web.has_credential(self.location):
+            raise ValueError(
+                "location contains a user, a password or a token, and params.yaml and dvc.lock are in git: download "
+                "the file yourself and set its path"
+            )
+        if self.source == "phantom":
+            if self.location is not None:
+                raise ValueError(f"location must be null for source phantom, not {self.location!r}")
+            if self.lists.given():
+                raise ValueError("lists must be null for source phantom")
+            if self.groups:
+                raise ValueError("groups must be [] for source phantom")
+            return self
+        if self.location is None:
+            raise ValueError(f"location is null, but source {self.source} needs one")
+        if self.source == "kaggle" and not re.fullmatch(r"[\w-]+/[\w-]+(/versions/\d+)?", self.location):
+            raise ValueError(f"location must be owner/name or owner/name/versions/N, not {self.location!r}")
+        if "://" in self.location and not self.location.startswith("https://"):
+            raise ValueError("location must be a path or an https address: other protocols are not secure")
+        if self.location.startswith("https://") and self.source == "archive" and self.sha256 is None:
+            raise ValueError("sha256 is null, but an archive from the network needs one")
+        if self.sha256 is not None and self.source != "archive":
+            raise ValueError(f"sha256 must be null for source {self.source}: only an archive has one")
+        table = self.labels is not None and not self.labels_are_pattern and not self.label_tag
+        if self.patient_is_column and not table:
+            raise ValueError(
+                f"patient names the column {self.patient!r}, but labels is no table; a pattern needs (?P<patient>...)"
+            )
+        for group in self.grouping:
+            if group.kind == "column" and not table:
+                raise ValueError(
+                    f"groups names the column {group.name!r}, but labels is no table; a pattern needs "
+                    f"(?P<{group.name}>...)"
+                )
+        return self
+
+    @field_validator("watch")
+    @classmethod
+    def _as_dvc_reads_it(cls, watch: str) -> str:
+        if watch.startswith("~"):
+            raise ValueError("write the whole path: DVC does not know ~")
+        return watch
+
+    @field_validator("within")
+    @classmethod
+    def _below(cls, within: str | None) -> str | None:
+        if within is not None and (within.startswith("/") or ".." in within.split("/")):
+            raise ValueError("must be a folder inside the source, without ..")
+        return within
+
+    @field_validator("patient", "labels")
+    @classmethod
+    def _a_tag_exists(cls, given: str | None) -> str | None:
+        keyword = _keyword(given)
+        if keyword is not None and not re.fullmatch(r"[A-Z]\w*", keyword):
+            raise ValueError(f"{TAG} must be followed by the keyword of a tag, such as PatientID")
+        return given
+
+    @property
+    def local(self) -> bool:
+        """Whether location is a path on this machine."""
+        return self.source == "folder" or (self.source == "archive" and "://" not in str(self.location))
+
+    def tags(self) -> list[str]:
+        """The keywords of the DICOM tags that labels, patient and groups name."""
+        named = [keyword for keyword in (self.label_tag, self.patient_tag) if keyword]
+        return named + [group.given for group in self.grouping if group.kind == "tag"]
+
+    @property
+    def grouping(self) -> list[Group]:
+        return [_group(entry) for entry in self.groups]
+
+    @property
+    def label_tag(self) -> str | None:
+        return _keyword(self.labels)
+
+    @property
+    def patient_tag(self) -> str | None:
+        return _keyword(self.patient)
+
+    @property
+    def patient_is_column(self) -> bool:
+        return self.patient is not None and not self.patient_is_pattern and not self.patient_tag
+
+    @property
+    def patient_is_pattern(self) -> bool:
+        return self.patient is not None and "(?P<patient>" in self.patient
+
+    @property
+    def labels_are_pattern(self) -> bool:
+        return self.labels is not None and "(?P<label>" in self.labels
+
+    @property
+    def positives(self) -> list[str]:
+        return [self.positive] if isinstance(self.positive, str) else self.positive
+
+    @property
+    def negatives(self) -> list[str] | None:
+        """The classes that are named as negative, or None for the only other class, or the rest."""
+        if self.negative is None or self.negative == REST:
+            return None
+        return [self.negative] if isinstance(self.negative, str) else self.negative
+
+    def takes(self, name: str) -> bool:
+        """Whether images of this class are used."""
+        return self.negatives is None or name in self.positives + self.negatives
+
+
+class Prepare(Section):
+    image_size: Annotated[int, Field(ge=8, le=4096)]
+    fit: Literal["squeeze", "pad", "crop"]
+    levels: Literal["window"] | Annotated[list[Percent], Field(min_length=2, max_length=2)]
+
+    @field_validator("levels")
+    @classmethod
+    def _rise(cls, levels: list[float] | str) -> list[float] | str:
+        if isinstance(levels, list) and not levels[0] < levels[1]:
+            raise ValueError("the first percentile must be below the second")
+        return levels
+
+
+class Split(Section):
+    strategy: Literal["patient", "stable", "image", "predefined"]
+    duplicates: Literal["together", "drop", "keep"]
+    on_leak: Literal["fail", "report"]
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Count
+    seed: Seed | None
+
+    @model_validator(mode="after")
+    def _a_fold_there_is(self) -> "Split":
+        if self.folds is not None:
+            if self.strategy == "predefined":
+                raise ValueError("folds must be null for strategy predefined, whose lists define the test set")
+            if self.fold > self.folds:
+                raise ValueError(f"fold must be from 1 to folds ({self.folds}), not {self.fold}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_whole(self) -> "Split":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + val + test must be 1, not {total:g}")
+        for part in PARTS:
+            if getattr(self, part) == 0:
+                raise ValueError(f"{part} must be above 0: training, early stopping and testing each need images")
+        return self
+
+
+class Model(Section):
+    backbone: str
+    weights: str
+    head: Literal["linear", "selu"]
+
+
+class Augment(Section):
+    geometry: Literal["none", "flips", "symmetries"]
+    brightness: Strength
+    contrast: Strength
+    stain: Strength
+
+
+class Train(Section):
+    members: Annotated[int, Field(ge=1, le=100)]
+    seed: Seed | None
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["cosine", "plateau"]
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Annotated[int, Field(ge=0)]
+    early_stopping: Count
+    positive_weight: Annotated[float, Field(gt=0)]
+    clip_norm: Annotated[float, Field(gt=0)] | None
+    freeze_backbone: bool
+    augment: Augment
+    reproducible: Literal["everywhere", "machine", "none"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    precision: Literal["auto", "fp32", "bf16"]
+    compile: Literal["auto"] | bool
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+
+
+class Evaluate(Section):
+    threshold: Fraction | Literal["validation"]
+    calibration: Literal["none", "temperature"]
+
+
+class Report(Section):
+    images: bool
+    planning: bool
+    checklist: bool

@@ -1,0 +1,71 @@
+from core.images import grouping
+from core.pipeline.errors import Mistake
+from core.pipeline.sections import Group
+
+import pandas as pd
+import pytest
+
+
+def divided(values, edges=None, patients=None, name="age"):
+    """The group of each image, each of another patient unless ``patients`` are given."""
+    files = [f"{number:03d}.png" for number in range(len(values))]
+    whose = pd.array(patients or [f"p{number}" for number in range(len(values))], dtype="string")
+    images = pd.DataFrame({"file": files, "patient": whose}).astype({"file": "string"})
+    known = {file: value for file, value in zip(files, values, strict=True) if value}
+    table = grouping.table(images, {name: known}, [Group(name, name, "column", edges)])
+    return table[f"group_{name}"].fillna("-").tolist()
+
+
+def test_words_stay_as_they_are_also_if_they_are_numbers_of_few_kinds():
+    assert divided(["A", "B", "A", "B"]) == ["A", "B", "A", "B"]
+    assert divided(["1", "2", "3"] * 4) == ["1", "2", "3"] * 4
+
+
+def test_numbers_are_cut_at_thirds_of_the_patients():
+    ages = [str(age) for age in range(31, 61)]
+    assert pd.Series(divided(ages)).value_counts(sort=False).to_dict() == {
+        "under 41": 10, "41 to under 51": 10, "51 and over": 10,
+    }  # fmt: skip
+
+
+def test_a_patient_with_many_images_counts_once_where_numbers_are_cut():
+    ages = ["90"] * 60 + [str(age) for age in range(31, 60)]
+    whose = ["old"] * 60 + [f"p{number}" for number in range(29)]
+    assert set(divided(ages, patients=whose)) == {"under 41", "41 to under 51", "51 and over"}
+
+
+def test_given_edges_belong_to_the_upper_range():
+    assert divided(["49.9", "50", "69", "70", "49", "50"], [50, 70]) == [
+        "under 50", "50 to under 70", "50 to under 70", "70 and over", "under 50", "50 to under 70",
+    ]  # fmt: skip
+
+
+def test_ages_of_dicom_are_years():
+    ages = ["049Y", "060Y", "011M", "080W"]
+    expected = ["1 to under 50", "50 and over", "under 1", "1 to under 50"]
+    assert divided(ages * 2, [1, 50]) == expected * 2
+
+
+def test_an_image_without_a_value_is_in_no_group():
+    assert divided(["A", "", "B", "A", "B"]) == ["A", "-", "B", "A", "B"]
+
+
+def test_one_frequent_number_does_not_hide_the_others():
+    assert set(divided(["0"] * 50 + [str(number) for number in range(1, 15)])) == {"under 1", "1 and over"}
+
+
+@pytest.mark.parametrize(
+    ("values", "edges", "says"),
+    [
+        (["A"] * 4, None, "data.groups: age has one value, 'A'"),
+        (["A", "A", "", "A"], None, "data.groups: age has one value, 'A'"),
+        (["", "", ""], None, "data.groups: age has no value in any image"),
+        (["40", "41", "42"], [50], "data.groups: age has one value, 'under 50'"),
+        (["40", "old", "60"], [50], "data.groups: age has edges, but 'old' are no numbers"),
+        (list("abcdefgh"), None, "data.groups: age has 8 values for 8 patients, such as a, b: a group needs several"),
+    ],
+)
+def test_a_column_that_makes_no_groups_is_said_in_one_line(values, edges, says):
+    with pytest.raises(Mistake) as caught:
+        divided(values, edges)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
