@@ -26,11 +26,10 @@ INDEX = "data/prepared/index.csv"
 PREPARATION = "data/prepared/preparation.json"
 
 
-def main() -> None:
-    chosen = params.load("prepare", "data.unusable")
+def main(like: str | None = None) -> None:
+    chosen = params.load("data.unusable") if like else params.load("prepare", "data.unusable")
     labels = tables.read(LABELS, tables.LABELS)
     count = len(labels)
-    to = Preparation(chosen.prepare.image_size, chosen.prepare.fit)
 
     rows, unreadable = [], []
     with (
@@ -40,7 +39,11 @@ def main() -> None:
         files.whole(THUMBNAILS) as thumbnails,
     ):
         names = list(labels["file"])
-        to = to._replace(levels=levels(names, archive.read, to, chosen.prepare.levels))
+        if like:
+            to = Preparation.of(files.read_json(like))
+        else:
+            to = Preparation(chosen.prepare.image_size, chosen.prepare.fit)
+            to = to._replace(levels=levels(names, archive.read, to, chosen.prepare.levels))
         large, small = decoder.Stack(images, count, to.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
         pictures = decoder.decode_all(names, archive.read, decoder.picture, to)
         for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
@@ -87,4 +90,4 @@ def levels(
 
 
 if __name__ == "__main__":
-    entrypoint.stage(main)
+    entrypoint.stage(main, like="prepare as this file says, a preparation.json of other images")

@@ -1,18 +1,22 @@
 """Write the verdict, the plots, and one HTML page with the result and how it was made.
 
-Reads   metrics/, data/raw/labels.csv, data/prepared/index.csv, models/model.safetensors, data/curves/,
-        data/predictions.csv, data/audit/findings.csv, plots/audit/, plots/regions.png, params.yaml
+Reads   metrics/, data/raw/labels.csv, data/raw/provenance.json, data/prepared/index.csv,
+        data/prepared/preparation.json, models/model.safetensors, data/curves/, data/predictions.csv,
+        data/audit/findings.csv, plots/audit/, plots/regions.png, params.yaml
 Writes  metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
 Alone   python stages/report.py
 """
 
+import platform
 import shutil
 from pathlib import Path
+from typing import Any
 
 from core.evidence import calibration, metrics
 from core.evidence import verdict as verdicts
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.report import html, plots
+from core.report.plots import Judged
 
 import pandas as pd
 
@@ -22,7 +26,9 @@ TRAIN = "metrics/train.json"
 EVALUATE = "metrics/evaluate.json"
 VERDICT = "metrics/verdict.md"
 LABELS = "data/raw/labels.csv"
+SOURCE = "data/raw/provenance.json"
 INDEX = "data/prepared/index.csv"
+PREPARATION = "data/prepared/preparation.json"
 WEIGHTS = "models/model.safetensors"
 PREDICTIONS = "data/predictions.csv"
 FINDINGS = "data/audit/findings.csv"
@@ -34,24 +40,69 @@ COPIES = "plots/audit"
 REPORT = "reports/report.html"
 
 
-def main() -> None:
-    chosen = params.load("data", "evaluate", "model", "prepare", "report", "seed", "split", "train")
+def main(first: str | None = None) -> None:
+    base = Path(first or "")
+    chosen = params.load(
+        "data", "evaluate", "model", "prepare", "report", "seed", "split", "train", path=base / params.PATH
+    )
     paths = {"audit": AUDIT, "split": SPLIT, "train": TRAIN, "evaluate": EVALUATE}
-    figures = {stage: files.read_json(path) for stage, path in paths.items()}
-    predictions = tables.read(PREDICTIONS, tables.PREDICTIONS)
-    part = {name: predictions[predictions["part"] == name].copy() for name in ("val", "test")}
-    test, evaluated = part["test"], figures["evaluate"]
-    test["class"] = tables.classes(LABELS, test)
-    threshold = evaluated["threshold"]
-    verdict = verdicts.word(evaluated)
+    figures = {stage: files.read_json(base / path) for stage, path in paths.items()}
+    evaluated = figures["evaluate"]
+    epochs = pd.read_csv(base / CURVES / "members.csv")
+    judged = judge(base, evaluated)
+    vectors = plots.vectors(judged, evaluated) | plots.training_vectors(epochs)
+    figures["external"] = None
+    if first:
+        figures["external"] = files.read_json(EVALUATE)
+        vectors |= plots.vectors(judge(Path(), figures["external"]), figures["external"], "external_")
+    else:
+        write_plots(judged, evaluated, epochs)
+    verdict = verdicts.word(evaluated, figures["external"])
 
-    curves = metrics.curves(part)
-    called = metrics.call(test, threshold)
-    confusion = metrics.confusion(called)
-    bins = metrics.histogram(test)
+    folders = [base, Path()] if first else [base]
+    pictures = [
+        picture for folder in folders for picture in (folder / REGIONS, *sorted((folder / COPIES).glob("*.png")))
+    ]
+    page = html.report(
+        figures,
+        verdict,
+        plots=vectors,
+        pictures=[html.embedded(path) for path in pictures] if chosen.report.images else [],
+        patients=html.by_patient(judged.test, evaluated["threshold"]),
+        confusion=judged.confusion.tolist(),
+        findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
+        parameters=chosen.model_dump(mode="json", warnings=False),
+        source=files.read_json(base / SOURCE),
+        preparation=files.read_json(base / PREPARATION),
+        made={
+            "data (index.csv)": files.sha256(base / INDEX),
+            "model (model.safetensors)": files.sha256(base / WEIGHTS),
+        },
+        versions=provenance.installed(),
+        python=platform.python_version(),
+    )
+    files.write_text(VERDICT, verdict)
+    files.write_text(REPORT, page)
+    print(f"{verdict}\nOpen {REPORT} in a browser")
+
+
+def judge(folder: Path, evaluated: dict[str, Any]) -> Judged:
+    """What the plots of the test images in a folder show; of another set, only of those that the first lacks."""
+    predictions = tables.read(folder / PREDICTIONS, tables.PREDICTIONS)
+    part = {name: predictions[predictions["part"] == name].copy() for name in ("val", "test")}
+    if "common" in evaluated:
+        part["test"] = metrics.unseen(part["test"])
+    test = part["test"] = part["test"].assign(**{"class": tables.classes(folder / LABELS, part["test"])})
+    called = metrics.call(test, evaluated["threshold"])
     reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
-    drawn = {f"{name}_{kind}": curve for kind, by_part in curves.items() for name, curve in by_part.items()}
-    for name, table in (drawn | {"confusion": called, "histogram": bins, "reliability": reliability}).items():
+    return Judged(test, metrics.curves(part), called, metrics.confusion(called), metrics.histogram(test), reliability)
+
+
+def write_plots(judged: Judged, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:
+    """The tables that DVC plots, and the same as pictures."""
+    drawn = {f"{name}_{kind}": curve for kind, by_part in judged.curves.items() for name, curve in by_part.items()}
+    drawn |= {"confusion": judged.called, "histogram": judged.bins, "reliability": judged.reliability}
+    for name, table in drawn.items():
         marked = table.assign(synthetic=True) if evaluated["synthetic"] else table
         tables.write(marked, f"{EVALUATED}/{name}.csv", list(marked.columns))
     for path in sorted(
@@ -59,27 +110,9 @@ def main() -> None:
     ):  # in git, so that branches can be compared
         with files.whole(TRAINED / path.relative_to(CURVES)) as unfinished:
             shutil.copyfile(path, unfinished)
-    epochs = pd.read_csv(Path(CURVES, "members.csv"))
-    plots.evaluation(curves, reliability, confusion, bins, evaluated, f"{EVALUATED}/evaluation.png")
+    plots.evaluation(judged, evaluated, f"{EVALUATED}/evaluation.png")
     plots.training(epochs, f"{EVALUATED}/training.png", evaluated["synthetic"])
-
-    pictures = [Path(REGIONS), *sorted(Path(COPIES).glob("*.png"))] if chosen.report.images else []
-    page = html.report(
-        figures,
-        verdict,
-        plots=plots.vectors(curves, reliability, bins, test, evaluated, epochs),
-        pictures=[html.embedded(path) for path in pictures],
-        patients=html.by_patient(test, threshold),
-        confusion=confusion.tolist(),
-        findings=tables.read(FINDINGS, tables.FINDINGS)["finding"].value_counts(),
-        parameters=chosen.model_dump(mode="json", warnings=False),
-        made={"data (index.csv)": files.sha256(INDEX), "model (model.safetensors)": files.sha256(WEIGHTS)},
-        versions=provenance.installed(),
-    )
-    files.write_text(VERDICT, verdict)
-    files.write_text(REPORT, page)
-    print(f"{verdict}\nOpen {REPORT} in a browser")
 
 
 if __name__ == "__main__":
-    entrypoint.stage(main)
+    entrypoint.stage(main, first="report on this set beside the one in this folder, from which the model comes")

@@ -32,8 +32,11 @@ def turned(images: np.ndarray, turn: int) -> np.ndarray:
     return np.rot90(images[:, :, ::-1] if turn >= 4 else images, turn % 4, (1, 2))
 
 
-def near_pairs(grey: Grey, phash: list[str], members: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pairs of images that are near copies, and the 100 closest pairs that are not.
+def near_pairs(
+    grey: Grey, phash: list[str], members: np.ndarray, asked: np.ndarray | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs of images that are near copies, and the 100 closest pairs that are not. ``asked``: those of ``members``
+    whose copies are looked for; None: all.
 
     ``grey`` is uint8 (N, 64, 64); ``phash`` has their hashes in hexadecimal; ``members`` (M,) has the positions of the
     images to compare. These must be distinct and have a standard deviation of FLAT or more: others have no detail to
@@ -43,7 +46,7 @@ def near_pairs(grey: Grey, phash: list[str], members: np.ndarray) -> tuple[pd.Da
     """
     plain = hashes.read(phash)
     found = [pd.DataFrame(columns=PAIRS).astype({"one": int, "other": int, "distance": int, "correlation": float})]
-    asked = members
+    asked = members if asked is None else asked
     while len(asked):
         proposed = _propose(grey, plain, members, asked)
         found.append(proposed.assign(correlation=_confirm_all(grey, proposed)))

@@ -9,11 +9,13 @@ from core.pipeline.tables import FEW_PATIENTS, LEAST
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 
 
-def word(figures: dict[str, Any]) -> str:
-    """The content of metrics/verdict.md; ``figures`` is the content of metrics/evaluate.json."""
+def word(figures: dict[str, Any], other: dict[str, Any] | None = None) -> str:
+    """The content of metrics/verdict.md; ``figures`` is the content of metrics/evaluate.json, ``other`` that of another
+    set, if the verdict is to speak of both."""
     test, fresh = figures["test"], figures["test_unseen"]
     leaked = test["images"] - fresh["images"]
-    lines = ["# Verdict", "", f"**{_headline(figures)}**", ""]
+    elsewhere = f" In the other set: {_headline(other)}" if other else ""
+    lines = ["# Verdict", "", f"**{_headline(figures)}{elsewhere}**", ""]
     if figures["synthetic"]:
         lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
     lines.append(f"- The test set: {_basis(test)}.")
@@ -39,7 +41,7 @@ def word(figures: dict[str, Any]) -> str:
             f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which can "
             "choose the epoch and the threshold, so the figures may flatter."
         )
-    lines += [f"- {line}" for line in [*_worth(fresh), *_luck(fresh), *_groups(figures)]]
+    lines += [f"- {line}" for line in [*_worth(fresh), *_luck(fresh), *_groups(figures), *_elsewhere(other)]]
     over = "images and their copies, as patients are not known" if test["patients"] is None else "patients"
     lines += ["", f"Intervals are 95 %, over {over}. Research only: no medical device.", ""]
     return "\n".join(lines)
@@ -87,6 +89,40 @@ def _headline(figures: dict[str, Any]) -> str:
     return f"{but}Cannot be told from chance: {where}{found}{rests}."
 
 
+def _elsewhere(other: dict[str, Any] | None) -> list[str]:
+    """What another set shows: what it has in common with the first, how far the figures fall, calibration, novelty."""
+    if not other:
+        return []
+    common, fresh = other["common"], other["test_unseen"]
+    lines = [
+        f"**The other set**: {_basis(other['test'])}{', SYNTHETIC' if other['synthetic'] else ''}. Left to judge: "
+        f"{_basis(fresh)}."
+    ]
+    if common["images"] > fresh["images"]:
+        known = common["of_known_patients"]
+        of_known = f", {known:,} of {many(common['patients'], 'patient')} who are in it" if known else ""
+        lines.append(
+            f"{common['images'] - fresh['images']:,} of its images are in the first set and left out: "
+            f"{common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{of_known}."
+        )
+    falls = [name for name, entry in other["drop"].items() if entry["low"] is not None and entry["low"] > 0]
+    shown = [f"{_words(name)} {cell(other['drop'][name])}" for name in ("roc_auc", "sensitivity", "specificity")]
+    sure = f"Lower than there by more than chance: {', '.join(map(_words, falls))}." if falls else (
+        "No figure is lower by more than chance, which does not prove that they are equal."
+    )  # fmt: skip
+    lines.append(f"How far it falls there: {'; '.join(shown)}. {sure}")
+    lines.append(
+        f"Calibration there: mean probability {other['mean_probability']:.2f}, share of positives "
+        f"{fresh['positives'] / fresh['images']:.2f}. Unlike the training images: a share of {cell(other['unlike'])}, "
+        "where 0.05 is usual."
+    )
+    return lines + _groups(other)
+
+
+def _words(measure: str) -> str:
+    return measure.replace("_", " ").replace("roc auc", "ROC AUC").replace("pr auc", "PR AUC")
+
+
 def shortcuts(figures: dict[str, Any]) -> list[str]:
     """The names of the groups that predict the class by themselves."""
     groups = figures.get("groups", {}).items()
@@ -111,7 +147,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         lines.append(f"Groups ({names}): too few patients to say anything.")
     else:
         part = figures["groups"][worst["group"]]["parts"][worst["part"]]
-        what = f"{worst['group']} {worst['part']}: {worst['measure'].replace('_', ' ').replace('roc auc', 'ROC AUC')}"
+        what = f"{worst['group']} {worst['part']}: {_words(worst['measure'])}"
         is_ = f"{what} {cell(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
         sure = f"p = {worst['p']:.3f}, corrected for all that were looked at"
         if worst["p"] < CHANCE:

@@ -113,16 +113,25 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
 
 
 class Grey:
-    """Images uint8 (N, H, W, 1 or 3), for example a memory map; indexing gives them as grey uint8 (n, H, W)."""
+    """One or more stacks of images uint8 (N, H, W, 1 or 3), for example memory maps, one after another; indexing gives
+    them as grey uint8 (n, H, W)."""
 
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
+    def __init__(self, *stacks: np.ndarray) -> None:
+        self.stacks = stacks
 
     def __len__(self) -> int:
-        return len(self.images)
+        return sum(len(stack) for stack in self.stacks)
 
     def __getitem__(self, rows: "slice | np.ndarray") -> np.ndarray:
-        return grey_levels(np.asarray(self.images[rows]))
+        if len(self.stacks) == 1:
+            return grey_levels(np.asarray(self.stacks[0][rows]))
+        at = np.arange(len(self))[rows]
+        found, start = np.empty((len(at), *self.stacks[0].shape[1:3]), np.uint8), 0
+        for stack in self.stacks:
+            here = np.flatnonzero((at >= start) & (at < start + len(stack)))
+            found[here] = grey_levels(np.asarray(stack[at[here] - start]))
+            start += len(stack)
+        return found
 
 
 def picture(content: bytes, to: Preparation) -> Picture:

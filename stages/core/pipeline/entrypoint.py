@@ -22,14 +22,18 @@ RANK = "RANK"  # torchrun gives each process its number in this variable
 INTERRUPTED = 130  # exit status after Ctrl-C: 128 + SIGINT
 
 
-def stage(main: Callable[[], None]) -> None:
+def stage(main: Callable[..., None], **options: str) -> None:
     """Run a stage of dvc.yaml like ``script``. Wait for another run of the same stage in this workspace, and write
     metrics/provenance/ at the end (of several processes of torchrun, only the first one does). A stage takes no
-    arguments except ``--help``."""
-    argparse.ArgumentParser(
+    arguments except ``--help`` and its ``options``, paths with a help text each, for a set of images in another
+    folder."""
+    parser = argparse.ArgumentParser(
         usage="python stages/%(prog)s; its parameters are in params.yaml, or dvc exp run --set-param KEY=VALUE",
         description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()  # fmt: skip
+    )  # fmt: skip
+    for name, text in options.items():
+        parser.add_argument(f"--{name}", metavar="PATH", help=text)
+    given = vars(parser.parse_args())
     path = Path(sys.argv[0])
     with _errors():
         # The parent of torchrun's processes holds the lock; other machines may share this folder.
@@ -37,7 +41,7 @@ def stage(main: Callable[[], None]) -> None:
         held = None if joins else _alone(path)
         pins.check()
         provenance.inputs(path.stem)
-        main()
+        main(**given)
         if os.environ.get(RANK, "0") == "0":
             provenance.record(path.stem)
         if held:

@@ -5,9 +5,9 @@ from typing import Any
 
 from core.pipeline import yaml12
 from core.pipeline.errors import Mistake
-from core.pipeline.sections import Data, Evaluate, Model, Prepare, Report, Section, Seed, Split, Train
+from core.pipeline.sections import Data, Evaluate, External, Model, Prepare, Report, Section, Seed, Split, Train
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
 PATH = "params.yaml"
 
@@ -21,14 +21,15 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     report: Report
+    external: External  # of another set, in a folder of its own
 
 
 def load(*declared: str, path: str | Path = PATH) -> Params:
     """Read and check all of params.yaml, and return only the ``declared`` keys, such as ``seed`` or ``data.unusable``.
 
     A stage declares the same keys here as under ``params`` in dvc.yaml. Other keys are absent from the result, so a
-    stage can't read a parameter that would not make it run again. Raises Mistake: one line per error, with the key, its
-    value and what is allowed.
+    stage can't read a parameter that would not make it run again. A section that it does not declare can be missing.
+    Raises Mistake: one line per error, with the key, its value and what is allowed.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -49,10 +50,13 @@ def load(*declared: str, path: str | Path = PATH) -> Params:
             f"{path} must be a mapping of keys to values, but contains {'nothing' if given is None else given!r}"
         )
     try:
-        params = Params.model_validate(given)
+        known = {*given, *(key.partition(".")[0] for key in declared)}
+        there = {name: (field.annotation, ...) for name, field in Params.model_fields.items() if name in known}
+        schema: type[Section] = create_model("There", __base__=Section, **there)  # type: ignore[call-overload]
+        checked = schema.model_validate(given)
     except ValidationError as errors:
         raise Mistake("\n".join(f"{path}: {line}" for line in _explain(errors))) from None
-    return _only(params, sorted(declared))
+    return _only(checked, sorted(declared))
 
 
 def either(own: int | None, common: int) -> int:
@@ -92,7 +96,7 @@ def _keys(section: type[BaseModel]) -> set[str]:
 _KEYS = _keys(Params)
 
 
-def _only(params: Params, declared: list[str]) -> Params:
+def _only(params: Section, declared: list[str]) -> Params:
     chosen: dict[str, Any] = {}
     for key in declared:
         name, _, inner = key.partition(".")

@@ -112,16 +112,20 @@ def _declared(stage: str) -> dict[str, Any]:
 
 def _dependencies(stage: str) -> list[str]:
     """Those that are always there: a watched source is only in dvc.lock."""
-    return [path for path in _declared(stage)["deps"] if not path.startswith("${")]
+    return [path for path in _declared(stage)["deps"] if "${" not in path]
 
 
 def _is_code(path: str) -> bool:
-    return path.startswith("stages/")
+    return Path(path).relative_to("..").parts[0] == "stages" if path.startswith("../") else path.startswith("stages/")
 
 
 def _chosen(stage: str) -> dict[str, Any]:
     keys = _declared(stage).get("params", [])
-    given = params.load(*keys).model_dump(mode="json", warnings=False) if keys else {}
+    own = [key for key in keys if isinstance(key, str)]
+    given = params.load(*own).model_dump(mode="json", warnings=False) if own else {}
+    for other in [key for key in keys if isinstance(key, dict)]:
+        for path, names in other.items():
+            given[path] = params.load(*names, path=path).model_dump(mode="json", warnings=False)
     code = [file for path in _dependencies(stage) if _is_code(path) for file in _files(Path(path))]
     return {"parameters": given, "code": {file.as_posix(): files.sha256(file) for file in code}}
 

@@ -340,6 +340,10 @@ class Evaluate(Section):
     calibration: Literal["none", "temperature"]
 
 
+class External(Section):
+    patients: Literal["same", "other"]
+
+
 class Report(Section):
     images: bool
     planning: bool

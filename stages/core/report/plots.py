@@ -4,8 +4,9 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -68,25 +69,27 @@ def _epochs(axis: Any, measure: str, epochs: pd.DataFrame) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def evaluation(
-    curves: dict[str, dict[str, pd.DataFrame]],
-    reliability: pd.DataFrame,
-    counts: np.ndarray,
-    bins: pd.DataFrame,
-    figures: dict[str, Any],
-    path: str | Path,
-) -> None:
-    """ROC and PR curves, reliability, confusion matrix, histogram and measures with their intervals.
+class Judged(NamedTuple):
+    """Test images and what is drawn of them. ``test`` has the columns of tables.PREDICTIONS and class; ``curves`` is
+    from metrics.curves, ``called`` from metrics.call, ``bins`` from metrics.histogram, ``reliability`` from
+    calibration.reliability; the counts of ``confusion``, (2, 2), have the true class in rows."""
 
-    ``curves`` has, under "roc" and "pr", a table for "test" and one for "val". ``reliability`` is from
-    calibration.reliability, ``bins`` from metrics.histogram. ``counts`` is (2, 2); its rows are the true class.
-    ``figures`` is the content of metrics/evaluate.json.
-    """
-    test = figures["test"]
+    test: pd.DataFrame
+    curves: dict[str, dict[str, pd.DataFrame]]
+    called: pd.DataFrame
+    confusion: np.ndarray
+    bins: pd.DataFrame
+    reliability: pd.DataFrame
+
+
+def evaluation(judged: Judged, figures: dict[str, Any], path: str | Path) -> None:
+    """ROC and PR curves, reliability, confusion matrix, histogram and measures with their intervals. ``figures`` is the
+    content of metrics/evaluate.json."""
+    test, counts = figures["test"], judged.confusion
     with _page(path, (13.5, 8), (2, 3), figures["synthetic"]) as axes:
         for axis, kind in zip(axes[0], ("roc", "pr"), strict=False):
-            _curve(axis, kind, curves[kind], test)
-        _reliability(axes[0, 2], reliability, figures["calibration"])
+            _curve(axis, kind, judged.curves[kind], test)
+        _reliability(axes[0, 2], judged.reliability, figures["calibration"])
 
         matrix = axes[1, 0]
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -99,7 +102,7 @@ def evaluation(
         matrix.set_yticklabels(["negative", "positive"], rotation=90, va="center")
         matrix.set_title(f"{test['images']:,} test images at threshold {figures['threshold']:.3g}", fontsize=10)
 
-        _scores(axes[1, 1], bins, figures["threshold"])
+        _scores(axes[1, 1], judged.bins, figures["threshold"])
         _intervals(axes[1, 2], figures)
 
 
@@ -196,29 +199,18 @@ INKS = {
 MOST_ROWS = 60  # in one plot
 
 
-def vectors(
-    curves: dict[str, dict[str, pd.DataFrame]],
-    reliability: pd.DataFrame,
-    bins: pd.DataFrame,
-    test: pd.DataFrame,
-    figures: dict[str, Any],
-    epochs: pd.DataFrame,
-) -> dict[str, str]:
-    """The plots of evaluation and training as inline SVG for an HTML page, by name. They use the font and the CSS
-    variables of the page and load nothing.
-
-    Arguments are those of ``evaluation`` and ``training``; ``test`` is the test part of data/predictions.csv.
-    """
+def vectors(judged: Judged, figures: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """The plots of test images as inline SVG for an HTML page, by name with ``prefix``. They use the font and the CSS
+    variables of the page and load nothing. ``figures`` is the content of metrics/evaluate.json."""
+    test, area = judged.test, figures["test_unseen" if "common" in figures else "test"]
     drawn: dict[str, Callable[[Any], None]] = {
-        "roc": lambda axis: _curve(axis, "roc", curves["roc"], figures["test"]),
-        "pr": lambda axis: _curve(axis, "pr", curves["pr"], figures["test"]),
-        "reliability": lambda axis: _reliability(axis, reliability, figures["calibration"]),
-        "scores": lambda axis: _scores(axis, bins, figures["threshold"]),
+        "roc": lambda axis: _curve(axis, "roc", judged.curves["roc"], area),
+        "pr": lambda axis: _curve(axis, "pr", judged.curves["pr"], area),
+        "reliability": lambda axis: _reliability(axis, judged.reliability, figures["calibration"]),
+        "scores": lambda axis: _scores(axis, judged.bins, figures["threshold"]),
         "intervals": lambda axis: _intervals(axis, figures),
-        "loss": lambda axis: _epochs(axis, "loss", epochs),
-        "accuracy": lambda axis: _epochs(axis, "accuracy", epochs),
     }
-    height = dict.fromkeys(drawn, 3.6) | dict.fromkeys(("loss", "accuracy"), 2.6)
+    height = dict.fromkeys(drawn, 3.6)
     if test["patient"].notna().any():
         drawn["patients"] = lambda axis: _rows(axis, test, "patient", figures["threshold"])
         height["patients"] = 1.2 + 0.2 * min(test["patient"].nunique(), MOST_ROWS)
@@ -228,7 +220,12 @@ def vectors(
     if "groups" in figures:
         drawn["groups"] = lambda axis: _groups(axis, figures)
         height["groups"] = 1.2 + 0.25 * sum(len(group["parts"]) for group in figures["groups"].values())
-    return {name: _vector(name, draw, height[name]) for name, draw in drawn.items()}
+    return {prefix + name: _vector(prefix + name, draw, height[name]) for name, draw in drawn.items()}
+
+
+def training_vectors(epochs: pd.DataFrame) -> dict[str, str]:
+    """The plots of loss and accuracy as inline SVG; ``epochs`` as for ``training``."""
+    return {name: _vector(name, partial(_epochs, measure=name, epochs=epochs), 2.6) for name in ("loss", "accuracy")}
 
 
 def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:

@@ -1,0 +1,44 @@
+"""Images and patients that two sets have in common: that of a model, and another one that tests it."""
+
+from typing import Any
+
+from core.audit import copies
+from core.images.decoder import Grey
+from core.split import groups, leakage
+
+import numpy as np
+import pandas as pd
+
+
+def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients: bool) -> pd.DataFrame:
+    """``second`` with the columns unit, copy_in_train and patient_in_train, as if ``first`` were all training images.
+
+    Both have the columns of tables.INDEX; ``grey`` is uint8 (N, 64, 64), their thumbnails one after another. With
+    ``same_patients``, a patient of the same name in both sets is one person. Patients who share an image are one person
+    in any case. An image without known patient has a missing value in patient_in_train.
+    """
+    both = pd.concat([first.assign(part="train"), second.assign(part="test")], ignore_index=True)
+    if not same_patients:
+        both["patient"] = both["part"] + " " + both["patient"]
+    new = ~both["pixels_sha256"].duplicated().to_numpy() & (copies.levels(grey)[1] >= copies.FLAT)
+    asked = np.flatnonzero(new & (both["part"] == "test").to_numpy())
+    near, _ = copies.near_pairs(grey, list(both["phash"]), np.flatnonzero(new), asked)
+    pair = pd.Series(range(len(near)))
+    ends = [pair.set_axis(near["one"].to_numpy()), pair.set_axis(near["other"].to_numpy())]
+    both["cluster"] = groups.joined(both, [both["pixels_sha256"], pd.concat(ends)])
+    found = both.join(leakage.shared_with_train(both)).assign(unit=groups.units(both))
+    known = found["pixels_sha256"].isin(first["pixels_sha256"])
+    found = found.assign(exact=known)[found["part"] == "test"].reset_index(drop=True)
+    return found.assign(patient=second["patient"].to_numpy())
+
+
+def summarise(found: pd.DataFrame) -> dict[str, Any]:
+    """What the two sets have in common, from ``compare``: numbers of images of the second set, and of its patients."""
+    shared = found[found["patient_in_train"].fillna(False)]
+    return {
+        "images": len(found),
+        "exact_copies": int(found["exact"].sum()),
+        "near_copies": int((found["copy_in_train"] & ~found["exact"]).sum()),
+        "of_known_patients": len(shared) if found["patient"].notna().any() else None,
+        "patients": int(shared["patient"].nunique()) if found["patient"].notna().any() else None,
+    }

@@ -1,0 +1,90 @@
+"""Judge another set of images with the trained model, without training. It runs in the folder of this set.
+
+Reads   data/raw/groups.csv, data/prepared/ (images.npy, thumbnails.npy, index.csv), params.yaml (external, seed); of
+        the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv, ../metrics/evaluate.json,
+        ../models/, ../params.yaml (evaluate.threshold; device, reproducible, threads of train)
+Writes  data/predictions.csv, metrics/evaluate.json, plots/regions.png
+Alone   cd FOLDER; python ../stages/external.py
+"""
+
+from pathlib import Path
+
+from core.audit import between
+from core.evidence import calibration, external, luck, metrics, subgroups
+from core.images import decoder
+from core.network import devices, ensemble, inference, novelty, pretrained, regions
+from core.pipeline import entrypoint, files, params, tables
+from core.pipeline.errors import Mistake
+
+import numpy as np
+import pandas as pd
+
+GROUPS = "data/raw/groups.csv"
+IMAGES = "data/prepared/images.npy"
+THUMBNAILS = "data/prepared/thumbnails.npy"
+INDEX = "data/prepared/index.csv"
+FIRST_THUMBNAILS = "../data/prepared/thumbnails.npy"
+FIRST_INDEX = "../data/prepared/index.csv"
+FIRST_PREDICTIONS = "../data/predictions.csv"
+FIRST_METRICS = "../metrics/evaluate.json"
+WEIGHTS = "../models/model.safetensors"
+MODEL = "../models/model.json"
+NOVELTY = "../models/novelty.safetensors"
+FIRST_PARAMS = "../params.yaml"
+PREDICTIONS = "data/predictions.csv"
+METRICS = "metrics/evaluate.json"
+REGIONS = "plots/regions.png"
+
+
+def main() -> None:
+    chosen = params.load("external", "seed")
+    first = params.load("evaluate.threshold", "train.device", "train.reproducible", "train.threads", path=FIRST_PARAMS)
+    index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
+    description, judged_first = files.read_json(MODEL), files.read_json(FIRST_METRICS)
+    if images.shape[-1] > description["channels"]:
+        raise Mistake("The images of this set are in colour, but the model was trained on grey images")
+    if images.shape[-1] < description["channels"]:
+        print("The images of this set are grey; the model was trained on colour, and sees three equal channels")
+        images = np.broadcast_to(images, (*images.shape[:3], description["channels"]))
+    grey = decoder.Grey(files.read_array(FIRST_THUMBNAILS), files.read_array(THUMBNAILS))
+    found = between.compare(tables.read(FIRST_INDEX, tables.INDEX), index, grey, chosen.external.patients == "same")
+    common = between.summarise(found)
+    if metrics.unseen(found).empty:
+        raise Mistake(
+            f"Each of the {common['images']:,} images is a copy of one in the first set ({common['exact_copies']:,} "
+            f"exact, {common['near_copies']:,} near), or of one of its patients: this is no other set. See "
+            "data.location; if the two hospitals name patients independently, set external.patients: other"
+        )
+
+    devices.repeatable(0, first.train.reproducible, first.train.threads)
+    classifiers = ensemble.restore(WEIGHTS, description)
+    device = devices.choose(first.train.device)
+    each, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
+    temperature = calibration.used(judged_first["calibration"])
+    found["probability"] = calibration.tempered(each.mean(axis=1), temperature)
+    found = found.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
+    predictions = found.join(tables.of_members(each))
+    unlike = novelty.Novelty(**pretrained.read(Path(NOVELTY))).ratio(features) > 1
+
+    test = luck.leave_out(predictions, temperature)
+    val = tables.read(FIRST_PREDICTIONS, tables.PREDICTIONS)
+    val = luck.leave_out(val[val["part"] == "val"].assign(unit=0), temperature)
+    threshold = judged_first["threshold"]
+    figures = {"synthetic": tables.is_synthetic(index), "threshold": threshold, "common": common}
+    figures |= metrics.summarise(test, val, threshold, first.evaluate.threshold, chosen.seed)
+    fresh = metrics.unseen(test)
+    figures |= subgroups.summarise(fresh, pd.DataFrame(), threshold, chosen.seed)
+    figures["drop"] = external.drop(judged_first["test_unseen"], figures["test_unseen"])
+    figures["unlike"] = external.share(unlike[fresh.index], fresh["unit"].to_numpy(), chosen.seed)
+    labels, raw = fresh["label"].to_numpy(), each.mean(axis=1)[fresh.index]
+    of_first = judged_first["calibration"]
+    figures["calibration"] = calibration.summarise(labels, raw, of_first["temperature"], of_first["applied"])
+    figures["mean_probability"] = float(fresh["probability"].mean())
+    regions.gallery(classifiers, images, fresh, threshold, REGIONS, figures["synthetic"])
+    tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
+    files.write_json(METRICS, figures)
+    print(metrics.explain(figures))
+
+
+if __name__ == "__main__":
+    entrypoint.stage(main)
