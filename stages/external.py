@@ -10,14 +10,13 @@ Alone   cd FOLDER; python ../stages/external.py
 from pathlib import Path
 
 from core.audit import between
-from core.evidence import calibration, external, luck, metrics, subgroups
+from core.evidence import calibration, external, luck, metrics
 from core.images import decoder
 from core.network import devices, ensemble, inference, novelty, pretrained, regions
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import Mistake
 
 import numpy as np
-import pandas as pd
 
 GROUPS = "data/raw/groups.csv"
 IMAGES = "data/prepared/images.npy"
@@ -40,7 +39,7 @@ def main() -> None:
     chosen = params.load("external", "seed")
     first = params.load("evaluate.threshold", "train.device", "train.reproducible", "train.threads", path=FIRST_PARAMS)
     index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
-    description, judged_first = files.read_json(MODEL), files.read_json(FIRST_METRICS)
+    description, judged = files.read_json(MODEL), files.read_json(FIRST_METRICS)
     if images.shape[-1] > description["channels"]:
         raise Mistake("The images of this set are in colour, but the model was trained on grey images")
     if images.shape[-1] < description["channels"]:
@@ -60,28 +59,21 @@ def main() -> None:
     classifiers = ensemble.restore(WEIGHTS, description)
     device = devices.choose(first.train.device)
     each, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
-    temperature = calibration.used(judged_first["calibration"])
+    temperature = calibration.used(judged["calibration"])
+    found["raw"] = each.mean(axis=1)
     found["probability"] = calibration.tempered(each.mean(axis=1), temperature)
+    found["unlike"] = novelty.Novelty(**pretrained.read(Path(NOVELTY))).ratio(features) > 1
     found = found.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
-    predictions = found.join(tables.of_members(each))
-    unlike = novelty.Novelty(**pretrained.read(Path(NOVELTY))).ratio(features) > 1
+    found = found.join(tables.of_members(each))
 
-    test = luck.leave_out(predictions, temperature)
+    test = luck.leave_out(found, temperature)
     val = tables.read(FIRST_PREDICTIONS, tables.PREDICTIONS)
     val = luck.leave_out(val[val["part"] == "val"].assign(unit=0), temperature)
-    threshold = judged_first["threshold"]
-    figures = {"synthetic": tables.is_synthetic(index), "threshold": threshold, "common": common}
-    figures |= metrics.summarise(test, val, threshold, first.evaluate.threshold, chosen.seed)
+    figures = {"synthetic": tables.is_synthetic(index), "common": common}
+    figures |= external.judge(test, val, judged, first.evaluate.threshold, chosen.seed)
     fresh = metrics.unseen(test)
-    figures |= subgroups.summarise(fresh, pd.DataFrame(), threshold, chosen.seed)
-    figures["drop"] = external.drop(judged_first["test_unseen"], figures["test_unseen"])
-    figures["unlike"] = external.share(unlike[fresh.index], fresh["unit"].to_numpy(), chosen.seed)
-    labels, raw = fresh["label"].to_numpy(), each.mean(axis=1)[fresh.index]
-    of_first = judged_first["calibration"]
-    figures["calibration"] = calibration.summarise(labels, raw, of_first["temperature"], of_first["applied"])
-    figures["mean_probability"] = float(fresh["probability"].mean())
-    regions.gallery(classifiers, images, fresh, threshold, REGIONS, figures["synthetic"])
-    tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
+    regions.gallery(classifiers, images, fresh, judged["threshold"], REGIONS, figures["synthetic"])
+    tables.write(found, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(found)])
     files.write_json(METRICS, figures)
     print(metrics.explain(figures))
 

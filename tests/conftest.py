@@ -22,6 +22,7 @@ import parameters
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
 STAGES = ["download", "prepare", "audit", "split", "train", "evaluate", "report"]
+SECTIONS = [name for name in params.Params.model_fields if name != "external"]  # of the top params.yaml
 FOREIGN = ("DVC_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # environment variables that a user does not have: removed
 SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
@@ -60,9 +61,8 @@ def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], params.Params]:
 
     def change(changes: dict[str, Any]) -> params.Params:
         path = change_parameters(tmp_path / "changed.yaml", changes)
-        sections = list(params.Params.model_fields)
         try:
-            return params.load(*sections, path=path)
+            return params.load(*SECTIONS, path=path)
         finally:
             path.unlink()
 

@@ -105,7 +105,7 @@ def test_the_head_of_a_frozen_network_of_timm_is_trained(clone):
     shutil.rmtree(clone.folder / "weights")
 
 
-@pytest.mark.parametrize("page", ["report", "gpu", "trouble"])
+@pytest.mark.parametrize("page", ["report", "gpu", "trouble", "checklist"])
 def test_the_commands_of_a_page_run(clone, page):
     said = run(clone, *blocks(page))
     assert "up to date" in said[0] or page == "gpu"

@@ -1,6 +1,7 @@
 """dvc.yaml and the scripts must say the same, or a change would rerun too little."""
 
 import ast
+import re
 
 from core.pipeline import params, sections, yaml12
 
@@ -69,6 +70,7 @@ def test_every_parameter_is_read_somewhere():
         if path.name not in ("params.py", "sections.py")
     ]
     names = {node.attr for tree in code for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= set(re.findall(r"if parameters\.report\.(\w+)", (TOP / "stages/core/report/report.html").read_text()))
 
     def leaves(section):
         for name, field in section.model_fields.items():
@@ -134,3 +136,51 @@ def test_the_committed_default_run_is_synthetic_leaks_nothing_and_learned_someth
     assert all(metrics["synthetic"] for metrics in found.values())
     assert set(found["split"]["leak"].values()) == {0}
     assert 0.80 <= found["evaluate"]["test"]["roc_auc"]["value"] <= 0.95
+
+
+OTHER = yaml12.load((TOP / "recipes/external/dvc.yaml").read_text())["stages"]
+
+
+def of_first(path: str) -> bool:
+    return path.startswith("../") and "stages" not in path and "${" not in path
+
+
+@pytest.mark.parametrize("stage", OTHER)
+def test_a_stage_for_another_set_depends_on_the_same_code(stage):
+    declared = [dep.removeprefix("../") for dep in OTHER[stage]["deps"] if dep.startswith("../stages")]
+    assert sorted(declared) == sorted(house.dependencies(TOP / "stages" / f"{stage}.py"))
+
+
+@pytest.mark.parametrize("stage", ["download", "prepare", "audit"])
+def test_another_set_goes_through_the_same_stages(stage):
+    mine = {dep for dep in OTHER[stage]["deps"] if not dep.startswith("../")}
+    assert mine == data(stage) and plain(OTHER[stage]["outs"]) == plain(STAGES[stage]["outs"])
+    assert OTHER[stage]["cmd"].split()[:2] == ["python", f"../stages/{stage}.py"]
+
+
+def test_judging_another_set_declares_its_paths_and_its_parameters():
+    stage = OTHER["external"]
+    declared = {dep for dep in stage["deps"] if of_first(dep) or not dep.startswith("../")}
+    paths = constants("external") - {"../params.yaml"}
+    assert paths == declared | plain(stage["outs"]) | plain(stage["metrics"])
+    text = (TOP / "stages/external.py").read_text()
+    own, first = stage["params"][:-1], stage["params"][-1]["../params.yaml"]
+    assert all(f'"{name}"' in text for name in [*own, *first])
+
+
+def test_the_report_of_both_sets_reads_all_of_the_first_and_the_figures_of_the_other():
+    deps = OTHER["report"]["deps"]
+    assert {dep.removeprefix("../") for dep in deps if of_first(dep)} == data("report")
+    assert {dep for dep in deps if not dep.startswith("../")} < data("report")
+    assert OTHER["report"]["params"] == [{"../params.yaml": STAGES["report"]["params"]}]
+
+
+def test_the_other_set_is_described_by_the_same_keys():
+    def keys(section):
+        return {name: keys(value) if isinstance(value, dict) else None for name, value in section.items()}
+
+    first, other = (yaml12.load((TOP / path / "params.yaml").read_text()) for path in (".", "recipes/external"))
+    assert keys(first["data"]) == keys(other["data"])
+    assert (
+        params.load("data", "seed", "external", path=TOP / "recipes/external/params.yaml").external.patients == "other"
+    )

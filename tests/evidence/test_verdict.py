@@ -1,4 +1,4 @@
-from core.evidence import metrics, verdict
+from core.evidence import metrics, subgroups, verdict
 
 import numpy as np
 import pandas as pd
@@ -99,3 +99,64 @@ def test_accuracy_stands_beside_calling_everything_by_the_commoner_class():
 def test_synthetic_images_are_said_to_be_and_no_clinical_use_is_suggested(synthetic):
     said = judged(LABELS, GOOD, MANY, synthetic=synthetic)
     assert ("SYNTHETIC" in said) == synthetic and "Research only: no medical device" in said
+
+
+def grouped(share, shift):
+    """The verdict on patients of two sites: how many of the sick are at A, and how far the scores there are off."""
+    random = np.random.RandomState(1)
+    patient = np.arange(300) // 5
+    sick = patient % 2
+    site = np.where((random.random_sample(60)[patient] < share) == (sick == 1), "A", "B")
+    table = pd.DataFrame(
+        {
+            "file": [f"f{n}" for n in range(300)], "label": sick, "unit": patient, "group_site": site,
+            "patient": pd.array([f"p{n}" for n in patient], dtype="string"),
+            "probability": np.clip(0.4 + 0.2 * sick + 0.1 * random.standard_normal(300) + shift * (site == "A"), 0, 1),
+            "copy_in_train": pd.array([False] * 300, dtype="boolean"),
+            "patient_in_train": pd.array([False] * 300, dtype="boolean"),
+        }
+    ).astype({"group_site": "string"})  # fmt: skip
+    rest = table.assign(unit=table["unit"] + 100)
+    figures = {"synthetic": False} | metrics.summarise(table, table, 0.5, 0.5, seed=1)
+    return figures | subgroups.summarise(table, rest, 0.5, 1)
+
+
+def test_a_group_that_predicts_the_class_is_named_first():
+    said = verdict.word(grouped(0.9, 0))
+    assert "**A shortcut is at hand: site. Better than chance" in said
+    assert "**site predicts the class without any image**: ROC AUC 0.9" in said
+
+
+def test_the_part_that_fails_is_named_with_its_figure_and_p():
+    said = verdict.word(grouped(0.5, -0.3))
+    assert "**It fails some**: site A: sensitivity 0." in said and "below the others (p < 0.001" in said
+    assert "shortcut" not in said
+
+
+def test_equal_parts_are_not_called_equal():
+    said = verdict.word(grouped(0.5, 0))
+    assert "No group (site) differs from the others by more than chance, which does not prove" in said
+
+
+def other_set(figures, fall):
+    fresh = figures["test_unseen"]
+    drop = {name: {"value": fall, "low": fall - 0.05, "high": fall + 0.05} for name in metrics.MEASURES}
+    common = {"images": 300, "exact_copies": 40, "near_copies": 60, "of_known_patients": 20}
+    return figures | {
+        "test_unseen": fresh | {"images": 180}, "drop": drop, "common": common, "mean_probability": 0.61,
+        "unlike": {"value": 0.3, "low": 0.2, "high": 0.4},
+    }  # fmt: skip
+
+
+def test_the_verdict_speaks_of_both_sets():
+    figures = {key: value for key, value in grouped(0.5, 0).items() if key not in ("groups", "worst")}
+    said = verdict.word(figures, other_set(figures, 0.1))
+    assert "In the other set: Better than chance: ROC AUC" in said and "The test set leaks" not in said
+    assert (
+        "120 of its images are left out, as the first set has them: 40 exact copies, 60 near copies, 20 others" in said
+    )
+    assert "ROC AUC 0.100 (0.050 to 0.150)" in said and "Worse by more than chance: accuracy" in said
+    assert "brier" not in said  # a Brier score that falls is better
+    assert "a share of 0.300 (0.200 to 0.400), where 0.05 is usual" in said
+    assert "No figure is worse by more than chance" in verdict.word(figures, other_set(figures, 0.01))
+    assert verdict.word(figures) == verdict.word(figures, None)

@@ -220,6 +220,12 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
     assert made["patients"] == 4 and table.loc["study/IM0002", "patient"] == "e8c374fb91da5109"
     assert {file for file in table.index if "#" in file} == {f"study/5.dcm#{frame:04d}" for frame in range(1, 31)}
     assert all(b"Ann" not in one and b"Cleo" not in one for one in content.values())
+    given = chosen(
+        asked | {"data.source": "folder", "data.location": str(folder), "data.groups": ["dicom:ImageLaterality"]}
+    )
+    with sources.gather(given.data, 1, tmp_path) as raw:
+        sides = dict(zip(raw.groups["file"], raw.groups["group_ImageLaterality"], strict=True))
+    assert len(sides) == 34 and sides["study/IM0002"] == "R" and sides["study/5.dcm#0007"] == "L"
     assert decoder.decode(content["study/5.dcm#0007"])[0].size == (320, 240)
     monkeypatch.chdir(tmp_path)
     packed = gathered(**{"data.source": "archive", "data.location": str(tmp_path / "given.zip")})

@@ -1,9 +1,12 @@
-from core.images import grouping
+from core.images import grouping, sources
+from core.pipeline import tables
 from core.pipeline.errors import Mistake
 from core.pipeline.sections import Group
 
 import pandas as pd
 import pytest
+
+from conftest import image, put
 
 
 def divided(values, edges=None, patients=None, name="age"):
@@ -62,10 +65,30 @@ def test_one_frequent_number_does_not_hide_the_others():
         (["", "", ""], None, "data.groups: age has no value in any image"),
         (["40", "41", "42"], [50], "data.groups: age has one value, 'under 50'"),
         (["40", "old", "60"], [50], "data.groups: age has edges, but 'old' are no numbers"),
-        (list("abcdefgh"), None, "data.groups: age has 8 values for 8 patients, such as a, b: a group needs several"),
+        (
+            list("abcdefgh"),
+            None,
+            "data.groups: age has 8 values for 8 patients, such as a, b and 6 more: a group needs several",
+        ),
     ],
 )
 def test_a_column_that_makes_no_groups_is_said_in_one_line(values, edges, says):
     with pytest.raises(Mistake) as caught:
         divided(values, edges)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_groups_come_from_columns_and_patterns_and_stay_with_their_images(chosen, tmp_path):
+    table = "file,label,who,site\n" + "".join(f"{n}.png,{n % 2},p{n},{'AB'[n // 4]}\n" for n in range(8))
+    folder = put(tmp_path / "given", {f"{n}.png": image(n) for n in range(8)} | {"labels.csv": table})
+    given = {"data.source": "folder", "data.location": str(folder), "data.labels": "labels.csv", "data.patient": "who"}
+    asked = chosen(given | {"data.groups": ["site", "(?P<odd>[13579])?.png"]})
+    with sources.gather(asked.data, 1, tmp_path) as raw:
+        assert list(raw.groups.columns) == ["file", "group_site", "group_odd"]
+        assert list(raw.labels.columns) == tables.LABELS
+        assert dict(zip(raw.groups["file"], raw.groups["group_site"], strict=True)) == {
+            f"{n}.png": "AB"[n // 4] for n in range(8)
+        }
+        assert raw.groups["group_odd"].fillna("-").tolist() == list("-1-3-5-7")
+    with sources.gather(chosen(given).data, 1, tmp_path) as raw:
+        assert raw.groups.empty and list(raw.groups.columns) == ["file"]

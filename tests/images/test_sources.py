@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from core.images import sources
-from core.pipeline import files, tables, yaml12
+from core.pipeline import files, yaml12
 from core.pipeline.errors import Mistake
 
 import pytest
@@ -388,16 +388,3 @@ def test_a_list_that_is_not_utf_8_is_named(gather, two, tmp_path):
 def test_an_address_that_is_none_is_one_line(gather, address):
     with pytest.raises(Mistake):
         gather(address, {"data.sha256": "0" * 64}, "archive")
-
-
-def test_groups_come_from_columns_patterns_and_tags_and_stay_with_their_images(gather, tmp_path):
-    table = "file,label,who,site\n" + "".join(f"{n}.png,{n % 2},p{n},{'AB'[n // 4]}\n" for n in range(8))
-    folder = put(tmp_path / "given", {f"{n}.png": image(n) for n in range(8)} | {"labels.csv": table})
-    asked = {"data.patient": "who", "data.groups": ["site", "(?P<odd>[13579])?.png"]}
-    raw, _ = gather(folder, LABELS | asked)
-    assert list(raw.groups.columns) == ["file", "group_site", "group_odd"] and list(raw.labels.columns) == tables.LABELS
-    assert dict(zip(raw.groups["file"], raw.groups["group_site"], strict=True)) == {
-        f"{n}.png": "AB"[n // 4] for n in range(8)
-    }
-    assert raw.groups["group_odd"].fillna("-").tolist() == list("-1-3-5-7")
-    assert gather(folder, LABELS)[0].groups.empty

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import TOP
+from conftest import SECTIONS, TOP
 
 TEXT = (TOP / "params.yaml").read_text()
 
@@ -32,7 +32,6 @@ def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
         ("lr: 0.003", "lr: .nan", "train.lr = nan: input should be a finite number"),
         ("epochs: 10", "epochs: 2.5", "train.epochs = 2.5: input should be a valid integer"),
         ("seed: 1", "sede: 1", "sede is not a parameter"),
-        ("seed: 1", "sede: 1", "seed is missing"),
         ("  head: linear", "  haed: linear", "model.haed is not a parameter"),
         ("seed: 1", "seed: 1\nseed: 2", 'line 6: found duplicate key "seed"'),
         ("train: 0.7", "train: 0.8", "split: train + val + test must be 1, not 1.1"),
@@ -43,6 +42,11 @@ def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
         ("labels: null", "labels: '(?P<patient>a)'", "data.labels = '(?P<patient>a)': must contain a group (?P<label>"),
         ("positive: 1", "positive: []", "data.positive = []"),
         ("negative: null", "negative: [0, 1]", "data: positive and negative both name 1"),
+        ("groups: []", "groups: [site]", "data: groups must be [] for source phantom"),
+        ("groups: []", "groups: [{age: [70, 50]}]", "edges must rise: [70.0, 50.0]"),
+        ("groups: []", "groups: [{age: [50], site: [1]}]", "edges belong to one group each"),
+        ("groups: []", "groups: [age, {age: [50]}]", "a group is named twice: age, age"),
+        ("groups: []", "groups: ['(?P<site>']", "is not a regular expression"),
         ("patient: null", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must contain a group (?P<patient>...)"),
         ("within: null", "within: ../x", "data.within = '../x': must be a folder inside the source"),
         ("train: null", "train: a", "data.lists: val and test must be given too"),
@@ -54,6 +58,14 @@ def test_a_fault_is_one_line_with_key_value_and_what_is_allowed(tmp_path, old, n
     with pytest.raises(Mistake) as caught:
         load(tmp_path, old, new)
     assert any(message in line for line in str(caught.value).splitlines()), str(caught.value)
+
+
+def test_a_section_can_be_missing_unless_it_is_asked_for(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 3\nexternal:\n  patients: same\n")
+    assert params.load("seed", path=path).seed == 3
+    with pytest.raises(Mistake, match="params.yaml: data is missing"):
+        params.load("seed", "data.unusable", path=path)
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "seed: [1\n", "1", "seed: !!python/object:os.system 1\n", "\x00"])
@@ -143,7 +155,7 @@ def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
     path.write_text(yaml.safe_dump(document))
     before = sorted(tmp_path.iterdir())
     try:
-        params.load(*params.Params.model_fields, path=path)
+        params.load(*SECTIONS, path=path)
     except Mistake as mistake:
         assert str(mistake).startswith(f"{path}")
     assert sorted(tmp_path.iterdir()) == before
@@ -163,7 +175,7 @@ def test_no_text_in_the_place_of_a_value_gives_a_traceback(tmp_path, line, value
     path = tmp_path / "params.yaml"
     path.write_text(TEXT.replace(line, f"{line.partition(':')[0]}: {value}", 1), encoding="utf-8", errors="replace")
     try:
-        params.load(*params.Params.model_fields, path=path)
+        params.load(*SECTIONS, path=path)
     except Mistake as mistake:
         assert str(mistake).startswith(f"{path}")
 

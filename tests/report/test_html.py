@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 
 from core.evidence import metrics, verdict
 from core.report import html, plots
@@ -18,6 +19,7 @@ def figures():
             ("audit", "split", "train", "evaluate")}  # fmt: skip
 
 
+COMPARED = ("roc_auc", "sensitivity", "specificity")  # that parts are compared in
 TEST = pd.DataFrame({
     "patient": ["b", "a", "a", "<i>c</i>"], "label": [1, 0, 1, 0], "probability": [0.9, 0.5, 0.1, 0.2],
 })  # fmt: skip
@@ -26,8 +28,9 @@ TEST = pd.DataFrame({
 def report(figures, patients=TEST, **content):
     given = {
         "plots": {}, "pictures": [], "patients": html.by_patient(patients, 0.5), "findings": {}, "versions": {},
-        "confusion": [[1, 1], [1, 1]], "made": {},
-        "parameters": {"seed": 1, "data": {"positive": "malignant"}, "model": {"backbone": "b", "weights": "none"}},
+        "confusion": [[1, 1], [1, 1]], "made": {}, "external": None, "source": {}, "preparation": {}, "python": "3",
+        "parameters": {"seed": 1, "data": {"positive": "malignant"}, "model": {"backbone": "b", "weights": "none"},
+                       "report": {"planning": False, "checklist": False}},
     }  # fmt: skip
     return html.report(figures, verdict.word(figures["evaluate"]), **given | content)
 
@@ -91,3 +94,54 @@ def test_where_patients_are_not_known_the_page_says_so(figures):
     unknown["evaluate"]["test_patients"] = None
     page = report(unknown, TEST.assign(patient=pd.array([None] * 4, dtype="string")))
     assert "not known, not known" in page and "Scores by patient" not in page
+
+
+def section(page, name):
+    """The text of a section of the page, without tags."""
+    found = re.search(rf'<section aria-labelledby="{name}">(.*?)</section>', page, re.DOTALL)
+    return found and " ".join(re.sub("<[^>]*>", " ", found[1]).split())
+
+
+def test_what_is_off_is_not_on_the_page(figures):
+    page = report(figures)
+    assert [section(page, name) for name in ("groups", "external", "planning", "checklist")] == [None] * 4
+
+
+def test_planning_says_how_many_patients_each_width_needs(figures):
+    needed = {goal: {"patients": 1200, "low": 800, "high": 3000} for goal in ("0.2", "0.1", "0.05")}
+    plan = {"width": 0.271, "doubled": 0.166, "needed": needed}
+    figures["evaluate"]["planning"] = {"patients": 12, "roc_auc": plan, "sensitivity": plan,
+                                       "specificity": {"reason": "all resamples agree"}}  # fmt: skip
+    parameters = {"seed": 1, "data": {"positive": "1"}, "model": {"backbone": "b", "weights": "none"}}
+    page = report(figures, parameters=parameters | {"report": {"planning": True, "checklist": False}})
+    said = section(page, "planning")
+    assert "the 12 patients tested" in said and "ROC AUC 0.27 0.17 1,200 (800 to 3,000)" in said
+    assert "specificity not known: all resamples agree" in said
+
+
+def test_groups_show_every_measure_of_every_part_and_what_is_too_few(figures):
+    block = figures["evaluate"]["test"]
+    few = {name: {"value": 0.1, "p": None if name == "roc_auc" else 0.0004} for name in COMPARED}
+    part = block | {"difference": few}
+    entry = {"value": 0.81, "low": 0.7, "high": 0.9}
+    shortcut = {"p": 0.2, "alone": entry, "within": entry}
+    content = {"unknown": 3, "parts": {"A": part, "<i>B</i>": part}, "shortcut": shortcut}
+    figures["evaluate"]["groups"] = {"<b>site</b>": content}
+    figures["evaluate"]["worst"] = None
+    page = report(figures)
+    said = section(page, "groups")
+    assert "<b>site" not in page and "<i>B" not in page
+    assert "3 images have no value" in said and said.count("too few") == 3 and said.count("p &lt; 0.001") == 4
+    assert "alone, without any image, has ROC AUC 0.810 (0.700 to 0.900)" in said
+
+
+def test_another_set_stands_beside_the_first_with_its_drop(figures):
+    whole = figures["evaluate"]
+    drop = {name: {"value": 0.12, "low": 0.02, "high": 0.2} for name in metrics.MEASURES}
+    common = {"images": 300, "exact_copies": 40, "near_copies": 20, "of_known_patients": None}
+    other = whole | {"common": common, "drop": drop, "mean_probability": 0.4, "unlike": drop["f1"]}
+    said = section(report(figures, external=other), "external")
+    area = whole["test_unseen"]["roc_auc"]
+    text = f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
+    assert f"ROC AUC {text} {text} 0.120 (0.020 to 0.200)" in said
+    assert "Of 300 images, 60 are left out" in said and "40 exact copies, 20 near copies, not known other" in said

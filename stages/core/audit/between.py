@@ -33,12 +33,13 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients
 
 
 def summarise(found: pd.DataFrame) -> dict[str, Any]:
-    """What the two sets have in common, from ``compare``: numbers of images of the second set, and of its patients."""
-    shared = found[found["patient_in_train"].fillna(False)]
+    """What the two sets have in common, from ``compare``: numbers of images of the second set. Each is counted once:
+    as an exact copy, as a near copy, or as another image of a patient of the first set."""
+    copied = found["copy_in_train"].astype(bool)
+    known = found["patient_in_train"].fillna(False).astype(bool)
     return {
         "images": len(found),
         "exact_copies": int(found["exact"].sum()),
-        "near_copies": int((found["copy_in_train"] & ~found["exact"]).sum()),
-        "of_known_patients": len(shared) if found["patient"].notna().any() else None,
-        "patients": int(shared["patient"].nunique()) if found["patient"].notna().any() else None,
+        "near_copies": int((copied & ~found["exact"]).sum()),
+        "of_known_patients": int((known & ~copied).sum()) if found["patient"].notna().any() else None,
     }

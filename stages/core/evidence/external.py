@@ -2,11 +2,34 @@
 
 from typing import Any
 
-from core.evidence import metrics
+from core.evidence import calibration, metrics, subgroups
 from core.evidence.bootstrap import Scores
 
 import numpy as np
 import pandas as pd
+
+
+def judge(
+    test: pd.DataFrame, val: pd.DataFrame, first: dict[str, Any], asked: float | str, seed: int
+) -> dict[str, Any]:
+    """The figures of metrics/evaluate.json of another set: the blocks of metrics.summarise, with the threshold of the
+    first set, and drop, unlike, calibration, mean_probability and groups, on the images that the first set lacks.
+
+    ``test``: all its images, as for metrics.summarise, with ``raw``, the probability before calibration, and
+    ``unlike``, whether it is out of distribution. ``val``: the validation images of the first set, and ``first`` its
+    figures; ``asked`` is evaluate.threshold.
+    """
+    threshold, of_first = first["threshold"], first["calibration"]
+    fresh = metrics.unseen(test)
+    figures = {"threshold": threshold} | metrics.summarise(test, val, threshold, asked, seed)
+    figures |= subgroups.summarise(fresh, fresh[:0], threshold, seed)
+    labels, raw = fresh["label"].to_numpy(), fresh["raw"].to_numpy()
+    return figures | {
+        "drop": drop(first["test_unseen"], figures["test_unseen"]),
+        "unlike": share(fresh["unlike"].to_numpy(), fresh["unit"].to_numpy(), seed),
+        "calibration": calibration.summarise(labels, raw, of_first["temperature"], of_first["applied"]),
+        "mean_probability": float(fresh["probability"].mean()),
+    }
 
 
 def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any]]:

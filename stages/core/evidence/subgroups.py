@@ -11,6 +11,7 @@ result: what the group alone reaches, and what the network reaches among images 
 the part as a whole can help.
 """
 
+import re
 from typing import Any, NamedTuple
 
 from core.evidence import bootstrap, metrics
@@ -48,7 +49,7 @@ def _group(test: pd.DataFrame, rest: pd.DataFrame, name: str, looked: int, thres
     known = test[test[name].notna()]
     parts = {
         str(part): metrics.counts(rows) | metrics.figures(metrics.scores(rows, threshold), seed)
-        for part, rows in known.groupby(name, sort=True)
+        for part, rows in sorted(known.groupby(name), key=lambda one: _order(str(one[0])))
     }
     differences = compare(known, name, looked, threshold, seed)
     for part, entry in parts.items():
@@ -57,6 +58,12 @@ def _group(test: pd.DataFrame, rest: pd.DataFrame, name: str, looked: int, thres
     if len(rest):
         found["shortcut"] = shortcut(known, rest[rest[name].notna()], name, looked, threshold, seed)
     return found
+
+
+def _order(part: str) -> tuple[float, bool, str]:
+    """Ranges of numbers in their order, before words."""
+    found = re.match(r"(?:under )?(-?\d+\.?\d*)", part)
+    return (float(found[1]) if found else np.inf), not part.startswith("under "), part
 
 
 def compare(known: pd.DataFrame, name: str, looked: int, threshold: float, seed: int) -> dict[str, dict[str, Any]]:

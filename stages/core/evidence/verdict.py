@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.evidence.metrics import cell
-from core.pipeline.errors import many, some
+from core.pipeline.errors import chance, many, some
 from core.pipeline.tables import FEW_PATIENTS, LEAST
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
@@ -14,7 +14,7 @@ def word(figures: dict[str, Any], other: dict[str, Any] | None = None) -> str:
     set, if the verdict is to speak of both."""
     test, fresh = figures["test"], figures["test_unseen"]
     leaked = test["images"] - fresh["images"]
-    elsewhere = f" In the other set: {_headline(other)}" if other else ""
+    elsewhere = f" In the other set: {_headline(other | {'test': other['test_unseen']})}" if other else ""
     lines = ["# Verdict", "", f"**{_headline(figures)}{elsewhere}**", ""]
     if figures["synthetic"]:
         lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
@@ -99,17 +99,17 @@ def _elsewhere(other: dict[str, Any] | None) -> list[str]:
         f"{_basis(fresh)}."
     ]
     if common["images"] > fresh["images"]:
-        known = common["of_known_patients"]
-        of_known = f", {known:,} of {many(common['patients'], 'patient')} who are in it" if known else ""
+        whose = f", {common['of_known_patients']:,} others of patients in it" if common["of_known_patients"] else ""
         lines.append(
-            f"{common['images'] - fresh['images']:,} of its images are in the first set and left out: "
-            f"{common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{of_known}."
+            f"{common['images'] - fresh['images']:,} of its images are left out, as the first set has them: "
+            f"{common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{whose}."
         )
-    falls = [name for name, entry in other["drop"].items() if entry["low"] is not None and entry["low"] > 0]
+    sure_of = {name: entry for name, entry in other["drop"].items() if entry["low"] is not None}
+    falls = [name for name, entry in sure_of.items() if (entry["high"] < 0 if name == "brier" else entry["low"] > 0)]
     shown = [f"{_words(name)} {cell(other['drop'][name])}" for name in ("roc_auc", "sensitivity", "specificity")]
-    sure = f"Lower than there by more than chance: {', '.join(map(_words, falls))}." if falls else (
-        "No figure is lower by more than chance, which does not prove that they are equal."
-    )  # fmt: skip
+    sure = f"Worse by more than chance: {', '.join(map(_words, falls))}."
+    if not falls:
+        sure = "No figure is worse by more than chance, which does not prove that they are equal."
     lines.append(f"How far it falls there: {'; '.join(shown)}. {sure}")
     lines.append(
         f"Calibration there: mean probability {other['mean_probability']:.2f}, share of positives "
@@ -149,7 +149,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         part = figures["groups"][worst["group"]]["parts"][worst["part"]]
         what = f"{worst['group']} {worst['part']}: {_words(worst['measure'])}"
         is_ = f"{what} {cell(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
-        sure = f"p = {worst['p']:.3f}, corrected for all that were looked at"
+        sure = f"{chance(worst['p'])}, corrected for all that were looked at"
         if worst["p"] < CHANCE:
             lines.append(f"**It fails some**: {is_} ({sure}).")
         else:

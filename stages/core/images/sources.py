@@ -124,7 +124,7 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     provenance = _provenance(data, table, known, len(others), dropped, left_out)
     listed = labels.listed(table, base, folder, data, root)
     groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
-    return Raw(table, listed, groups, lambda file: _content(base, file, frames), provenance)
+    return Raw(table[tables.LABELS], listed, groups, lambda file: _content(base, file, frames), provenance)
 
 
 def _headers(

@@ -1,4 +1,5 @@
-"""Exceptions that end a stage without a traceback: a mistake that a person can fix, and an interruption."""
+"""Exceptions that end a stage without a traceback: a mistake that a person can fix, and an interruption; and numbers in
+words."""
 
 
 class Mistake(SystemExit):
@@ -21,3 +22,8 @@ def some(names: list[str], most: int = 5) -> str:
     """The first ``most`` of ``names``, and how many more there are, for a message."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def chance(p: float) -> str:
+    """A p-value as text."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -5,7 +5,16 @@ from typing import Annotated, Literal, NamedTuple
 
 from core.pipeline import web
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 PARTS = ("train", "val", "test")
 TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels, data.patient and data.groups
@@ -98,6 +107,13 @@ def _group(entry: str | dict[str, list[float]]) -> Group:
         raise ValueError(f"{entry!r} is not a regular expression: {error}") from None
 
 
+def _named_once(groups: list[str | dict[str, list[float]]]) -> list[str | dict[str, list[float]]]:
+    names = [_group(entry).name for entry in groups]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a group is named twice: {', '.join(names)}")
+    return groups
+
+
 class Data(Section):
     source: Literal["phantom", "kaggle", "archive", "folder"]
     location: str | None
@@ -110,7 +126,7 @@ class Data(Section):
     positive: Word | Words
     negative: Word | Words | None
     patient: str | None
-    groups: list[Word | dict[Word, Edges]]
+    groups: Annotated[list[Word | dict[Word, Edges]], AfterValidator(_named_once)]
     lists: Lists
     unusable: Literal["fail", "drop"]
     dicom: Dicom
@@ -135,14 +151,6 @@ class Data(Section):
         if both:
             raise ValueError(f"positive and negative both name {', '.join(both)}")
         return self
-
-    @field_validator("groups")
-    @classmethod
-    def _one_way_to_group_each(cls, groups: list[str | dict[str, list[float]]]) -> list[str | dict[str, list[float]]]:
-        names = [_group(entry).name for entry in groups]
-        if len(set(names)) < len(names):
-            raise ValueError(f"a group is named twice: {', '.join(names)}")
-        return groups
 
     @model_validator(mode="after")
     def _what_the_source_needs(self) -> "Data":

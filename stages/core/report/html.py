@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.pipeline import files
+from core.pipeline.errors import chance
 from core.report import plots
 
 import pandas as pd
@@ -28,7 +29,7 @@ def filled(template: Path, **content: Any) -> str:
         loader=FileSystemLoader([template.parent, HERE]), autoescape=template.suffix == ".html",
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count}
+    environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count, "chance": chance}
     return environment.get_template(template.name).render(**content)
 
 

@@ -110,7 +110,8 @@ def _curve(axis: Any, kind: str, parts: dict[str, pd.DataFrame], test: dict[str,
     """The ROC or PR curve of validation and test."""
     for part, colour in (("val", VALIDATION), ("test", TEST)):
         steps = "steps-post" if kind == "pr" else None
-        axis.plot(parts[part].iloc[:, 0], parts[part].iloc[:, 1], color=colour, drawstyle=steps, label=part)
+        if len(parts[part]):
+            axis.plot(parts[part].iloc[:, 0], parts[part].iloc[:, 1], color=colour, drawstyle=steps, label=part)
     axis.set_title(f"{kind.upper()}, area on test: {text(test[f'{kind}_auc'])}", fontsize=10)
     x, y = ("false positive rate", "sensitivity") if kind == "roc" else ("sensitivity", "precision")
     axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))

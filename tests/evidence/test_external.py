@@ -1,0 +1,32 @@
+from core.evidence import external, metrics
+
+import numpy as np
+import pytest
+from scipy import stats
+
+
+def block(hits, count):
+    """A block of figures, all of which are this proportion, with Wilson's interval."""
+    bounds = stats.binomtest(hits, count).proportion_ci(method="wilson")
+    return {name: {"value": hits / count, "low": bounds.low, "high": bounds.high} for name in metrics.MEASURES}
+
+
+def test_the_interval_of_the_drop_is_the_published_one_of_two_proportions():
+    """Newcombe 1998, Statistics in Medicine 17, 873-890, table II, method 10: 56 of 70 against 48 of 80."""
+    found = external.drop(block(56, 70), block(48, 80))["accuracy"]
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_a_figure_that_one_set_lacks_has_no_drop_but_a_reason():
+    there = block(48, 80) | {"roc_auc": {"value": None, "low": None, "high": None, "reason": "no positive image"}}
+    found = external.drop(block(56, 70), there)["roc_auc"]
+    assert found == {"value": None, "low": None, "high": None, "reason": "no positive image"}
+
+
+def test_the_share_of_marked_images_has_an_interval_over_patients():
+    units = np.repeat(np.arange(40), 5)
+    marked = units % 4 == 0  # all images of a patient, or none
+    found = external.share(marked, units, 1)
+    assert found["value"] == 0.25 and found["low"] < 0.15 and found["high"] > 0.37
+    alone = external.share(np.arange(200) % 4 == 0, units, 1)
+    assert alone["high"] - alone["low"] < (found["high"] - found["low"]) / 2

@@ -1,0 +1,43 @@
+from core.evidence import metrics, planning
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+def patients(count, seed):
+    """Six images each; half of the patients are sick, and half of the variance of the scores is between patients."""
+    random = np.random.RandomState(seed)
+    label = np.repeat(np.arange(count) % 2, 6)
+    score = 1.6 * label - 0.8 + np.repeat(random.standard_normal(count), 6) + random.standard_normal(6 * count)
+    rows = {"label": label, "probability": 1 / (1 + np.exp(-score)), "unit": np.repeat(np.arange(count), 6)}
+    return metrics.scores(pd.DataFrame(rows), 0.5)
+
+
+@pytest.mark.parametrize("measure", planning.PLANNED)
+def test_test_sets_of_the_size_that_is_named_have_intervals_of_the_width_that_is_named(measure):
+    ratios = []
+    for seed in range(8):
+        plan = planning.plan(patients(120, seed), seed)
+        needed = plan[measure]["needed"]["0.1"]
+        assert needed["low"] <= needed["patients"] <= needed["high"]
+        entry = metrics.figures(patients(needed["patients"], 100 + seed), seed, (measure,))[measure]
+        ratios.append((entry["high"] - entry["low"]) / 0.1)
+    assert 0.9 < np.median(ratios) < 1.1 and np.mean(np.abs(np.array(ratios) - 1) < 0.2) >= 0.75
+
+
+def test_the_width_now_is_that_of_the_interval_and_twice_as_many_patients_narrow_it():
+    scores = patients(40, 1)
+    plan, entry = planning.plan(scores, 1), metrics.figures(scores, 1)["roc_auc"]
+    assert plan["patients"] == 40 and plan["roc_auc"]["width"] == pytest.approx(entry["high"] - entry["low"])
+    assert 0.6 < plan["roc_auc"]["doubled"] / plan["roc_auc"]["width"] < 0.75  # 1 / sqrt(2), and fewer quantiles
+    sizes = [needed["patients"] for needed in plan["roc_auc"]["needed"].values()]
+    assert sizes == sorted(sizes)
+
+
+def test_what_has_no_spread_gives_no_plan_but_a_reason():
+    scores = patients(40, 1)
+    perfect = scores._replace(probabilities=scores.labels.astype(float), called=scores.labels == 1)
+    assert planning.plan(perfect, 1)["roc_auc"] == {"reason": "a figure of 1.0 has no spread"}
+    healthy = scores._replace(labels=np.zeros_like(scores.labels))
+    assert planning.plan(healthy, 1)["sensitivity"] == {"reason": "no positive image"}
