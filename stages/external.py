@@ -41,13 +41,17 @@ def main() -> None:
     index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
     description, judged = files.read_json(MODEL), files.read_json(FIRST_METRICS)
     if images.shape[-1] > description["channels"]:
-        raise Mistake("The images of this set are in colour, but the model was trained on grey images")
+        raise Mistake(
+            "The images of this set are in colour, but the model was trained on grey images: save them as grey images, "
+            "or train on colour images"
+        )
     if images.shape[-1] < description["channels"]:
         print("The images of this set are grey; the model was trained on colour, and sees three equal channels")
         images = np.broadcast_to(images, (*images.shape[:3], description["channels"]))
     grey = decoder.Grey(files.read_array(FIRST_THUMBNAILS), files.read_array(THUMBNAILS))
-    found = between.compare(tables.read(FIRST_INDEX, tables.INDEX), index, grey, chosen.external.patients == "same")
-    common = between.summarise(found)
+    same, theirs = chosen.external.patients == "same", tables.read(FIRST_INDEX, tables.INDEX)
+    found = between.compare(theirs, index, grey, same)
+    common = between.summarise(found, theirs, same)
     if metrics.unseen(found).empty:
         raise Mistake(
             f"Each of the {common['images']:,} images is a copy of one in the first set ({common['exact_copies']:,} "

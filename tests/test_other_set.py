@@ -57,7 +57,9 @@ def test_the_template_judges_other_synthetic_patients_and_leaves_the_first_set_a
     said = other({"data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32})
     assert stages(said.replace(f"{FOLDER}/dvc.yaml:", "")) == ["download", "prepare", "audit", "report"]
     figures = clone.metrics(f"../{FOLDER}/metrics/evaluate")
-    assert figures["common"] == {"images": 160, "exact_copies": 0, "near_copies": 0, "of_known_patients": 0}
+    assert figures["common"] == {
+        "images": 160, "exact_copies": 0, "near_copies": 0, "of_known_patients": 0, "patients": "other",
+    }  # fmt: skip
     assert figures["test"]["images"] == 160 and figures["synthetic"] and figures["threshold"] == 0.5
     here = clone.metrics("evaluate")["test_unseen"]["roc_auc"]["value"]
     fall = here - figures["test_unseen"]["roc_auc"]["value"]

@@ -43,20 +43,31 @@ def test_copies_and_patients_of_the_first_set_are_found_and_counted_once_each(se
     assert found["exact"].tolist() == [True, False, False, False, False, False]
     # y is a person of the first set, as one image of y is; so is a.
     assert found["patient_in_train"].tolist() == [True, True, True, True, False, False]
-    assert between.summarise(found) == {"images": 6, "exact_copies": 1, "near_copies": 1, "of_known_patients": 2}
+    assert between.summarise(found, sets[0], True) == {
+        "images": 6, "exact_copies": 1, "near_copies": 1, "of_known_patients": 2, "patients": "compared",
+    }  # fmt: skip
     assert found["file"].tolist() == sets[1]["file"].tolist() and found["patient"].tolist() == list("xyyazw")
 
 
 def test_equal_names_of_independent_hospitals_are_different_patients(sets):
     found = between.compare(*sets, same_patients=False)
     assert found["patient_in_train"].tolist() == [True, True, True, False, False, False]
+    assert between.summarise(found, sets[0], False)["patients"] == "other"
 
 
 def test_where_patients_are_not_known_copies_are_still_found(sets):
     first, second, grey = sets
     found = between.compare(first, second.assign(patient=None).astype({"patient": "string"}), grey, True)
     assert found["copy_in_train"].sum() == 2 and found["patient_in_train"].isna().all()
-    assert between.summarise(found)["of_known_patients"] is None
+    assert between.summarise(found, first, True)["patients"] == "not known"
+
+
+def test_a_patient_with_a_copy_is_known_although_the_names_of_the_first_set_are_not(sets):
+    first, second, grey = sets
+    first = first.assign(patient=None).astype({"patient": "string"})
+    found = between.compare(first, second, grey, True)
+    assert found["patient_in_train"].tolist() == [True, True, True, False, False, False]
+    assert between.summarise(found, first, True)["patients"] == "not known"
 
 
 def test_two_stacks_are_read_as_one(sets):

@@ -30,3 +30,12 @@ def test_the_share_of_marked_images_has_an_interval_over_patients():
     assert found["value"] == 0.25 and found["low"] < 0.15 and found["high"] > 0.37
     alone = external.share(np.arange(200) % 4 == 0, units, 1)
     assert alone["high"] - alone["low"] < (found["high"] - found["low"]) / 2
+
+
+def test_a_fall_is_worse_if_it_is_more_than_chance_after_a_correction_for_three():
+    for hits, worse in ((48, True), (51, False)):  # of 80, against 56 of 70
+        found = external.drop(block(56, 70), block(hits, 80))
+        assert [name for name in metrics.MEASURES if found[name].get("worse")] == (
+            ["sensitivity", "specificity", "roc_auc"] if worse else []
+        )
+    assert found["roc_auc"]["low"] > 0  # without the correction it would be

@@ -57,7 +57,7 @@ def test_images_of_few_patients_are_too_few_to_say_however_many_they_are():
     sick = table[table["label"] == 1].groupby("group_site")["unit"].nunique()
     assert sick.min() < 6
     found = subgroups.compare(table, "group_site", 1, 0.5, 1)
-    assert found["A"]["sensitivity"] == {"value": found["A"]["sensitivity"]["value"], "p": None}
+    assert found["A"]["sensitivity"]["p"] is None and found["A"]["sensitivity"]["reason"] == "too few"
 
 
 def test_a_group_that_goes_with_the_label_predicts_it_and_another_does_not():
@@ -98,3 +98,55 @@ def test_the_block_has_every_measure_of_every_part_names_the_worst_and_counts_wh
 def test_ranges_are_in_the_order_of_their_numbers():
     parts = ["100 and over", "9 to under 100", "under 9", "unknown", "B"]
     assert sorted(parts, key=subgroups._order) == ["under 9", "9 to under 100", "100 and over", "B", "unknown"]
+
+
+def crossed(seed):
+    """Twenty patients are at A alone, three others at each of B to E; all are sick, and the site changes nothing."""
+    random = np.random.RandomState(seed)
+    rows = []
+    for patient in range(23):
+        own = random.standard_normal()
+        for site in "A" if patient < 20 else "BCDE":
+            for image in range(5):
+                score = 0.5 + own + 0.5 * random.standard_normal()
+                rows.append((f"{patient}{site}{image}", 1, 1 / (1 + np.exp(-score)), patient, f"p{patient}", site))
+                rows.append((f"{patient}{site}{image}n", 0, 0.1, patient, f"p{patient}", site))
+    table = pd.DataFrame(rows, columns=["file", "label", "probability", "unit", "patient", "group_site"])
+    return table.astype({"group_site": "string", "patient": "string"})
+
+
+def test_a_patient_in_several_parts_counts_once_on_a_side_and_is_never_dealt_to_others():
+    found = subgroups.compare(crossed(1), "group_site", 1, 0.5, 1)
+    assert {entry["reason"] for part in found.values() for entry in part.values()} == {"too few"}
+    table = pd.concat(
+        [crossed(seed).assign(unit=lambda rows, seed=seed: rows["unit"] + 100 * seed) for seed in (1, 2, 3)]
+    )
+    within = subgroups.compare(table[table["group_site"] != "A"], "group_site", 1, 0.5, 1)
+    assert all(part["sensitivity"]["p"] > 0.05 for part in within.values())  # nine patients, each in four parts
+
+
+def test_patients_in_several_parts_without_an_effect_are_called_in_one_of_twenty():
+    def tables(seed):
+        few = [crossed(seed + 1000 * more) for more in range(3)]
+        return pd.concat([table.assign(unit=table["unit"] + 100 * n) for n, table in enumerate(few)])
+
+    assert sum(called(tables(seed), seed) for seed in range(40)) <= 6  # more have a probability of 1 % at 5 %
+
+
+def test_within_has_no_interval_where_one_patient_has_all_positives_of_the_parts_with_both_classes():
+    table = world(10)
+    table["group_site"] = np.where(table.groupby("unit")["label"].transform("max") == 1, "sick", "well")
+    one = table["unit"] == table.loc[table["label"] == 1, "unit"].iloc[0]
+    table = table[(table["group_site"] == "well") | (table["label"] == 1) | one].copy()
+    table.loc[one, "group_site"] = "well"
+    table["group_site"] = table["group_site"].astype("string")
+    found = subgroups.within(table, "group_site", 0.5, 1)
+    assert found["low"] is None and "one patient" in found["reason"]
+
+
+def test_what_does_not_vary_has_a_reason_and_no_p():
+    table = world(11).assign(probability=0.1)
+    found = subgroups.compare(table, "group_site", 1, 0.5, 1)
+    assert found["A"]["sensitivity"] == {"value": 0.0, "p": None, "reason": "nothing varies"}
+    healthy = table[(table["label"] == 0) | (table["group_site"] == "A")]
+    assert subgroups.compare(healthy, "group_site", 1, 0.5, 1)["B"]["sensitivity"]["reason"] == "a class is missing"

@@ -140,8 +140,11 @@ def test_equal_parts_are_not_called_equal():
 
 def other_set(figures, fall):
     fresh = figures["test_unseen"]
-    drop = {name: {"value": fall, "low": fall - 0.05, "high": fall + 0.05} for name in metrics.MEASURES}
-    common = {"images": 300, "exact_copies": 40, "near_copies": 60, "of_known_patients": 20}
+    drop = {
+        name: {"value": fall, "low": fall - 0.05, "high": fall + 0.05, "worse": name == "roc_auc" and fall > 0.06}
+        for name in metrics.MEASURES
+    }
+    common = {"images": 300, "exact_copies": 40, "near_copies": 60, "of_known_patients": 20, "patients": "not known"}
     return figures | {
         "test_unseen": fresh | {"images": 180}, "drop": drop, "common": common, "mean_probability": 0.61,
         "unlike": {"value": 0.3, "low": 0.2, "high": 0.4},
@@ -155,8 +158,15 @@ def test_the_verdict_speaks_of_both_sets():
     assert (
         "120 of its images are left out, as the first set has them: 40 exact copies, 60 near copies, 20 others" in said
     )
-    assert "ROC AUC 0.100 (0.050 to 0.150)" in said and "Worse by more than chance: accuracy" in said
-    assert "brier" not in said  # a Brier score that falls is better
+    assert "ROC AUC 0.100 (0.050 to 0.150)" in said and "Worse by more than chance: ROC AUC." in said
+    assert "Whether its other patients are in the first set is not known." in said
     assert "a share of 0.300 (0.200 to 0.400), where 0.05 is usual" in said
-    assert "No figure is worse by more than chance" in verdict.word(figures, other_set(figures, 0.01))
+    assert "None is worse by more than chance" in verdict.word(figures, other_set(figures, 0.01))
     assert verdict.word(figures) == verdict.word(figures, None)
+
+
+def test_a_name_from_the_data_has_no_meaning_in_the_verdict():
+    figures = grouped(0.5, -0.3)
+    figures["worst"]["part"] = "*<b>A"
+    figures["groups"]["site"]["parts"]["*<b>A"] = figures["groups"]["site"]["parts"]["A"]
+    assert r"site \*\<b>A: sensitivity" in verdict.word(figures)

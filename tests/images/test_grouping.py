@@ -24,6 +24,10 @@ def test_words_stay_as_they_are_also_if_they_are_numbers_of_few_kinds():
     assert divided(["1", "2", "3"] * 4) == ["1", "2", "3"] * 4
 
 
+def test_white_space_within_a_value_is_one_space():
+    assert divided(["north\nwing", "north  wing", "south", "south"]) == ["north wing", "north wing", "south", "south"]
+
+
 def test_numbers_are_cut_at_thirds_of_the_patients():
     ages = [str(age) for age in range(31, 61)]
     assert pd.Series(divided(ages)).value_counts(sort=False).to_dict() == {

@@ -5,6 +5,7 @@ import re
 from core.evidence import metrics, verdict
 from core.report import html, plots
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
@@ -121,7 +122,9 @@ def test_planning_says_how_many_patients_each_width_needs(figures):
 
 def test_groups_show_every_measure_of_every_part_and_what_is_too_few(figures):
     block = figures["evaluate"]["test"]
-    few = {name: {"value": 0.1, "p": None if name == "roc_auc" else 0.0004} for name in COMPARED}
+    few = {name: {"value": 0.1, "p": 0.0004} for name in COMPARED} | {
+        "roc_auc": {"value": 0.1, "p": None, "reason": "too few"}
+    }
     part = block | {"difference": few}
     entry = {"value": 0.81, "low": 0.7, "high": 0.9}
     shortcut = {"p": 0.2, "alone": entry, "within": entry}
@@ -135,13 +138,29 @@ def test_groups_show_every_measure_of_every_part_and_what_is_too_few(figures):
     assert "alone, without any image, has ROC AUC 0.810 (0.700 to 0.900)" in said
 
 
+def test_a_dollar_in_a_name_is_no_formula(figures):
+    test = TEST.assign(patient=["$x^$", "a", "a", "$"], **{"class": "1"})
+    curves = {kind: {part: pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1]}) for part in ("val", "test")} for kind in
+              ("roc", "pr")}  # fmt: skip
+    bins = pd.DataFrame({"probability": [0.5], "negatives": [1], "positives": [1]})
+    reliability = pd.DataFrame({"probability": [0.5], "positive_share": [0.5], "images": [2]})
+    judged = plots.Judged(test, curves, test, np.eye(2), bins, reliability)
+    parts = {"$y^$": figures["evaluate"]["test"]}
+    drawn = plots.vectors(judged, figures["evaluate"] | {"groups": {"site": {"parts": parts}}})
+    assert "$x^$" in drawn["patients"] and "site: $y^$" in drawn["groups"]
+
+
 def test_another_set_stands_beside_the_first_with_its_drop(figures):
     whole = figures["evaluate"]
     drop = {name: {"value": 0.12, "low": 0.02, "high": 0.2} for name in metrics.MEASURES}
-    common = {"images": 300, "exact_copies": 40, "near_copies": 20, "of_known_patients": None}
+    common = {"images": 300, "exact_copies": 40, "near_copies": 20, "of_known_patients": 7, "patients": "not known"}
     other = whole | {"common": common, "drop": drop, "mean_probability": 0.4, "unlike": drop["f1"]}
     said = section(report(figures, external=other), "external")
     area = whole["test_unseen"]["roc_auc"]
     text = f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
     assert f"ROC AUC {text} {text} 0.120 (0.020 to 0.200)" in said
-    assert "Of 300 images, 60 are left out" in said and "40 exact copies, 20 near copies, not known other" in said
+    assert (
+        "Of 300 images, 60 are left out" in said
+        and "40 exact copies, 20 near copies, 7 other" in said
+        and "so there may be more" in said
+    )

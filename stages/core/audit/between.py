@@ -4,7 +4,7 @@ from typing import Any
 
 from core.audit import copies
 from core.images.decoder import Grey
-from core.split import groups, leakage
+from core.split import groups
 
 import numpy as np
 import pandas as pd
@@ -26,20 +26,29 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients
     pair = pd.Series(range(len(near)))
     ends = [pair.set_axis(near["one"].to_numpy()), pair.set_axis(near["other"].to_numpy())]
     both["cluster"] = groups.joined(both, [both["pixels_sha256"], pd.concat(ends)])
-    found = both.join(leakage.shared_with_train(both)).assign(unit=groups.units(both))
-    known = found["pixels_sha256"].isin(first["pixels_sha256"])
-    found = found.assign(exact=known)[found["part"] == "test"].reset_index(drop=True)
-    return found.assign(patient=second["patient"].to_numpy())
+    unit = groups.units(both)
+    trained = (both["part"] == "train").to_numpy()
+    of_known = unit.isin(unit[trained]).astype("boolean").mask(both["patient"].isna())
+    found = both.assign(
+        unit=unit,
+        exact=both["pixels_sha256"].isin(first["pixels_sha256"]),
+        copy_in_train=both["cluster"].isin(both.loc[trained, "cluster"]).astype("boolean"),
+        patient_in_train=of_known,
+    )
+    return found[~trained].reset_index(drop=True).assign(patient=second["patient"].to_numpy())
 
 
-def summarise(found: pd.DataFrame) -> dict[str, Any]:
+def summarise(found: pd.DataFrame, first: pd.DataFrame, same_patients: bool) -> dict[str, Any]:
     """What the two sets have in common, from ``compare``: numbers of images of the second set. Each is counted once:
-    as an exact copy, as a near copy, or as another image of a patient of the first set."""
+    as an exact copy, as a near copy, or as another image of a patient of the first set. ``patients`` says whether their
+    names were compared."""
     copied = found["copy_in_train"].astype(bool)
-    known = found["patient_in_train"].fillna(False).astype(bool)
+    of_known = found["patient_in_train"].fillna(False).astype(bool)
+    known = first["patient"].notna().any() and found["patient"].notna().any()
     return {
         "images": len(found),
         "exact_copies": int(found["exact"].sum()),
         "near_copies": int((copied & ~found["exact"]).sum()),
-        "of_known_patients": int((known & ~copied).sum()) if found["patient"].notna().any() else None,
+        "of_known_patients": int((of_known & ~copied).sum()),
+        "patients": "compared" if known and same_patients else "other" if known else "not known",
     }

@@ -7,6 +7,7 @@ from core.evidence.bootstrap import Scores
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 
 def judge(
@@ -37,8 +38,11 @@ def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any
     rises. ``here`` and ``there``: blocks of metrics/evaluate.json.
 
     The 95 % interval of the difference comes from those of the two figures (MOVER: Zou and Donner 2008, Statistics in
-    Medicine 27(10), 1693-1702). It holds for this model and new patients of both kinds.
+    Medicine 27(10), 1693-1702). It holds for this model and new patients of both kinds. ``worse``: for the measures
+    that do not depend on the share of positives, whether the fall is more than chance, corrected for their number (the
+    interval is widened to that of Bonferroni).
     """
+    wider = stats.norm.ppf(1 - 0.025 / len(subgroups.COMPARED)) / stats.norm.ppf(0.975)
     found: dict[str, dict[str, Any]] = {}
     for name in metrics.MEASURES:
         one, other = here[name], there[name]
@@ -50,6 +54,8 @@ def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any
         value = found[name]["value"]
         found[name]["low"] = value - np.hypot(one["value"] - one["low"], other["high"] - other["value"])
         found[name]["high"] = value + np.hypot(one["high"] - one["value"], other["value"] - other["low"])
+        if name in subgroups.COMPARED:
+            found[name]["worse"] = bool(value - wider * (value - found[name]["low"]) > 0)
     return found
 
 

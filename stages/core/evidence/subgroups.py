@@ -1,9 +1,10 @@
 """How well a classifier does in each part of the test set, such as each site, scanner or range of age.
 
 Each part is compared with the rest by a permutation test: patients are dealt to the parts anew, those with a positive
-image among themselves, and so are the others. It is exact if the part makes no difference, with any number of patients.
-Each difference is divided by its standard deviation over the permutations; the largest of them all, over the parts and
-measures of one group, gives the p of each (Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.6).
+image among themselves, and so are the others. The images of a patient who is in several parts are dealt among these
+parts alone. The test is exact if the part makes no difference, with any number of patients. Each difference is divided
+by its standard deviation over the permutations; the largest of them all, over the parts and measures of one group,
+gives the p of each (Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.6).
 With several groups, each p is multiplied by their number (Bonferroni).
 
 A group can predict the label by itself: that is a shortcut, and the commonest one. Then two figures belong beside the
@@ -23,15 +24,17 @@ import pandas as pd
 from scipy import stats
 
 COMPARED = ("roc_auc", "sensitivity", "specificity")
+FEW = "too few"  # patients of a class on one side, as the reason why there is no p
 
 
 class Dealt(NamedTuple):
-    """A group on the test images: ``scores``, whose units are the images of one patient in one part; the ``part`` of
-    each unit, numbered from 0; and which units are of a patient with a positive image there."""
+    """A group on the test images: ``scores``, whose units are the images of one patient in one part; the ``part`` and
+    the ``patient`` of each unit, numbered from 0; and the ``kind`` of units that it can change places with."""
 
     scores: Scores
     part: np.ndarray
-    positive: np.ndarray
+    patient: np.ndarray
+    kind: np.ndarray
 
 
 def summarise(test: pd.DataFrame, rest: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _order(part: str) -> tuple[float, bool, str]:
 
 def compare(known: pd.DataFrame, name: str, looked: int, threshold: float, seed: int) -> dict[str, dict[str, Any]]:
     """For each part, and each measure of COMPARED: how far it is from the rest, ``value``, and ``p``, corrected for all
-    parts and measures and for ``looked`` groups. p is None where a side has fewer than tables.LEAST patients."""
+    parts and measures and for ``looked`` groups; or None and the ``reason``."""
     parts = sorted(known[name].unique())
     dealt = _deal(known, name, parts, threshold)
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
@@ -80,15 +83,21 @@ def compare(known: pd.DataFrame, name: str, looked: int, threshold: float, seed:
         permuted = None
         for measure in COMPARED:
             value = float(observed[measure][0])
-            found[part][measure] = {"value": None if np.isnan(value) else value, "p": None}
-            if np.isnan(value) or _too_few(dealt, inside, measure):
+            entry = found[part][measure] = {"value": None if np.isnan(value) else value, "p": None}
+            if np.isnan(value):
+                entry["reason"] = "a class is missing"
+                continue
+            if _fewest(dealt, inside, measure) < tables.LEAST:
+                entry["reason"] = FEW
                 continue
             if permuted is None:
                 permuted = _difference(dealt, _dealer(dealt, number, seed), bootstrap.RESAMPLES)
             spread = float(np.nanstd(permuted[measure]))
-            if spread > 0:
-                standard[part, measure] = abs(value) / spread
-                least = np.fmax(least, np.abs(permuted[measure]) / spread)
+            if not spread > 1e-9:
+                entry["reason"] = "nothing varies"
+                continue
+            standard[part, measure] = abs(value) / spread
+            least = np.fmax(least, np.abs(permuted[measure]) / spread)
     for (part, measure), far in standard.items():
         p = (1 + int((least >= far - 1e-9).sum())) / (1 + len(least))
         found[part][measure]["p"] = min(1.0, looked * p)
@@ -99,14 +108,17 @@ def _deal(known: pd.DataFrame, name: str, parts: list[str], threshold: float) ->
     blocks = known.groupby(["unit", name], sort=True, observed=True)
     number = blocks.ngroup().to_numpy()
     each = blocks["label"].max()
+    patient = pd.factorize(each.index.get_level_values(0))[0]
+    several = np.bincount(patient)[patient] > 1
+    kind = each.to_numpy() + np.where(several, 2 * (1 + patient), 0)
     scores = metrics.scores(known, threshold)._replace(units=number, fewer=())
-    return Dealt(scores, pd.Index(parts).get_indexer(each.index.get_level_values(1)), each.to_numpy() == 1)
+    return Dealt(scores, pd.Index(parts).get_indexer(each.index.get_level_values(1)), patient, kind)
 
 
 def _dealer(dealt: Dealt, number: int, seed: int) -> Any:
     """A function that returns which units are in part ``number`` after permutations: bool (many, units). Equal
     arguments deal equally, whichever the part."""
-    kind = dealt.positive.astype(np.float64)
+    kind = dealt.kind.astype(np.float64)
     sort = np.argsort(kind, kind="stable")
 
     def draw(first: int, many: int) -> np.ndarray:
@@ -126,13 +138,14 @@ def _difference(dealt: Dealt, draw: Any, rows: int) -> dict[str, np.ndarray]:
     return {measure: inside[measure] - outside[measure] for measure in COMPARED}
 
 
-def _too_few(dealt: Dealt, inside: np.ndarray, measure: str) -> bool:
-    """Whether a side has fewer than tables.LEAST units with the images that a measure rests on."""
+def _fewest(dealt: Dealt, inside: np.ndarray, measure: str) -> int:
+    """The number of patients on the side, and of the kind of images that a measure rests on, which has the fewest."""
+    counts = []
     for images in bootstrap.RESTS_ON[measure](dealt.scores):
         units = np.unique(dealt.scores.units[images])
-        if min(inside[units].sum(), (~inside[units]).sum()) < tables.LEAST:
-            return True
-    return False
+        for side in (inside, ~inside):
+            counts.append(len(np.unique(dealt.patient[units[side[units]]])))
+    return min(counts)
 
 
 def shortcut(
@@ -159,23 +172,29 @@ def within(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[s
     number of pairs."""
     whole = metrics.scores(test, threshold)._replace(fewer=())
     value, total = 0.0, 0
+    paired = np.zeros(len(test), dtype=bool)  # the images of parts with both classes
     above, pairs = np.zeros(bootstrap.RESAMPLES), np.zeros(bootstrap.RESAMPLES)
     for part in test[name].unique():
         images = (test[name] == part).to_numpy(dtype=bool)
-        some = Scores(*(column[images] for column in whole[:4]))
+        some = _of(whole, images)
         area, count = metrics.measures(some)["roc_auc"], int((some.labels == 1).sum() * (some.labels == 0).sum())
         if area is None:
             continue
-        value, total = value + area * count, total + count
+        value, total, paired = value + area * count, total + count, paired | images
         resampled = bootstrap.resample(some, seed, of=whole)
         above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
         pairs += resampled["pairs"]
     if not total:
         return {"value": None, "low": None, "high": None, "reason": "no part has images of both classes"}
     with np.errstate(invalid="ignore", divide="ignore"):
-        bounds = bootstrap.interval("roc_auc", value / total, above / pairs, whole)
+        rest = _of(whole, paired)
+        bounds = bootstrap.interval("roc_auc", value / total, above / pairs, rest)
     found = {"value": value / total, "low": None, "high": None}
     return found | ({"reason": bounds} if isinstance(bounds, str) else {"low": bounds[0], "high": bounds[1]})
+
+
+def _of(scores: Scores, images: np.ndarray) -> Scores:
+    return Scores(scores.labels[images], scores.probabilities[images], scores.called[images], scores.units[images])
 
 
 def _without_recipe(entry: dict[str, Any]) -> dict[str, Any]:

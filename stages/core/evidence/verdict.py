@@ -1,8 +1,10 @@
 """Write the verdict: how much evidence supports the figures, and what they mean, in words."""
 
+import re
 from typing import Any
 
 from core.evidence.metrics import cell
+from core.evidence.subgroups import FEW
 from core.pipeline.errors import chance, many, some
 from core.pipeline.tables import FEW_PATIENTS, LEAST
 
@@ -62,7 +64,7 @@ def _headline(figures: dict[str, Any]) -> str:
     leaks = block["images"] < figures["test"]["images"]
     but = "The test set leaks. " if leaks else ""
     if short := shortcuts(figures):
-        but += f"A shortcut is at hand: {' and '.join(short)}. "
+        but += f"A shortcut is at hand: {' and '.join(map(_escaped, short))}. "
     where = "without the leak, " if leaks else ""
     if not block["images"]:
         return "Not evidence of anything: training has seen every test image, or others of its patients."
@@ -94,29 +96,33 @@ def _elsewhere(other: dict[str, Any] | None) -> list[str]:
     if not other:
         return []
     common, fresh = other["common"], other["test_unseen"]
-    lines = [
-        f"**The other set**: {_basis(other['test'])}{', SYNTHETIC' if other['synthetic'] else ''}. Left to judge: "
-        f"{_basis(fresh)}."
-    ]
+    lines = [f"**The other set**: {_basis(other['test'])}{', SYNTHETIC' if other['synthetic'] else ''}."]
     if common["images"] > fresh["images"]:
         whose = f", {common['of_known_patients']:,} others of patients in it" if common["of_known_patients"] else ""
         lines.append(
             f"{common['images'] - fresh['images']:,} of its images are left out, as the first set has them: "
-            f"{common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{whose}."
+            f"{common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{whose}. Left to judge: "
+            f"{_basis(fresh)}."
         )
-    sure_of = {name: entry for name, entry in other["drop"].items() if entry["low"] is not None}
-    falls = [name for name, entry in sure_of.items() if (entry["high"] < 0 if name == "brier" else entry["low"] > 0)]
+    if common["patients"] == "not known":
+        lines.append("Whether its other patients are in the first set is not known.")
+    worse = [name for name, entry in other["drop"].items() if entry.get("worse")]
     shown = [f"{_words(name)} {cell(other['drop'][name])}" for name in ("roc_auc", "sensitivity", "specificity")]
-    sure = f"Worse by more than chance: {', '.join(map(_words, falls))}."
-    if not falls:
-        sure = "No figure is worse by more than chance, which does not prove that they are equal."
+    sure = f"Worse by more than chance: {', '.join(map(_words, worse))}."
+    if not worse:
+        sure = "None is worse by more than chance, which does not prove that they are equal."
     lines.append(f"How far it falls there: {'; '.join(shown)}. {sure}")
     lines.append(
         f"Calibration there: mean probability {other['mean_probability']:.2f}, share of positives "
         f"{fresh['positives'] / fresh['images']:.2f}. Unlike the training images: a share of {cell(other['unlike'])}, "
         "where 0.05 is usual."
     )
-    return lines + _groups(other)
+    return lines + [f"In the other set: {line}" for line in _groups(other)]
+
+
+def _escaped(name: str) -> str:
+    """A name from the data, without a meaning in Markdown."""
+    return re.sub(r"([\\*<`])", r"\\\1", name)
 
 
 def _words(measure: str) -> str:
@@ -125,8 +131,8 @@ def _words(measure: str) -> str:
 
 def shortcuts(figures: dict[str, Any]) -> list[str]:
     """The names of the groups that predict the class by themselves."""
-    groups = figures.get("groups", {}).items()
-    return [name for name, group in groups if group.get("shortcut", {"p": 1})["p"] < CHANCE]
+    found = {name: group["shortcut"] for name, group in figures.get("groups", {}).items() if "shortcut" in group}
+    return [name for name, one in found.items() if one["p"] < CHANCE and (one["alone"]["value"] or 0) > 0.5]
 
 
 def _groups(figures: dict[str, Any]) -> list[str]:
@@ -136,18 +142,19 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     lines, area = [], figures["test_unseen"]["roc_auc"]
     for name in shortcuts(figures):
         found = figures["groups"][name]["shortcut"]
+        inside = cell(found["within"]) if found["within"]["value"] is not None else found["within"]["reason"]
         lines.append(
-            f"**{name} predicts the class without any image**: ROC AUC {cell(found['alone'])} on the test images. If "
-            f"the images show it, the network can have learned it. Among images of the same {name} the network has "
-            f"{cell(found['within'])}; over all, {cell(area)}."
+            f"**{_escaped(name)} predicts the class without any image**: ROC AUC {cell(found['alone'])} on the test "
+            f"images. If the images show it, the network can have learned it. The network's ROC AUC among images of "
+            f"the same {_escaped(name)}: {inside}; over all: {cell(area)}."
         )
     worst = figures["worst"]
-    names = ", ".join(figures["groups"])
+    names = ", ".join(map(_escaped, figures["groups"]))
     if worst is None:
         lines.append(f"Groups ({names}): too few patients to say anything.")
     else:
         part = figures["groups"][worst["group"]]["parts"][worst["part"]]
-        what = f"{worst['group']} {worst['part']}: {_words(worst['measure'])}"
+        what = f"{_escaped(worst['group'])} {_escaped(worst['part'])}: {_words(worst['measure'])}"
         is_ = f"{what} {cell(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
         sure = f"{chance(worst['p'])}, corrected for all that were looked at"
         if worst["p"] < CHANCE:
@@ -158,10 +165,10 @@ def _groups(figures: dict[str, Any]) -> list[str]:
                 f"equal. Worst: {is_} ({sure})."
             )
     few = [
-        f"{group} {part}"
+        _escaped(f"{group} {part}")
         for group, content in figures["groups"].items()
         for part, entry in content["parts"].items()
-        if all(difference["p"] is None for difference in entry["difference"].values())
+        if all(difference.get("reason") == FEW for difference in entry["difference"].values())
     ]
     if few and worst is not None:
         lines.append(f"Too few patients to say: {some(few, 8)}.")

@@ -24,7 +24,8 @@ def table(images: pd.DataFrame, found: dict[str, dict[str, str]], asked: list[Gr
     """
     columns = {}
     for group in asked:
-        values = images["file"].map(found[group.name]).astype("string")
+        words = {file: " ".join(value.split()) for file, value in found[group.name].items()}
+        values = images["file"].map(words).astype("string")
         columns[tables.GROUP + group.name] = _divided(group, values, images["patient"])
     return images.assign(**columns)
 
@@ -37,6 +38,11 @@ def _divided(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]")
     words = sorted(values[values.notna() & numbers.isna()].unique())
     if group.edges and words:
         raise Mistake(f"{where} has edges, but {some([repr(word) for word in words], 3)} are no numbers")
+    if words and numbers.nunique() > MOST_WORDS:
+        raise Mistake(
+            f"{where} is a number in most images, but {some([repr(word) for word in words], 3)} is none. Leave unknown "
+            "cells empty"
+        )
     if group.edges or (not words and values.nunique() > MOST_WORDS):
         values = _cut(numbers, group.edges, patients)
     if values.nunique() == 1:

@@ -4,6 +4,7 @@ Files are UTF-8 with ``\\n`` line ends, and floats read back exactly. File names
 text even if they look like numbers. ``patient`` and ``cluster`` are missing if they are not known.
 """
 
+import csv
 from pathlib import Path
 from typing import TextIO
 
@@ -46,7 +47,7 @@ def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
 
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
     """Read ``columns``, and those of members and groups if there are any."""
-    header = text.readline().rstrip("\n").split(",")
+    header = next(csv.reader(text), [])
     text.seek(0)
     of_groups = [name for name in header if name.startswith(GROUP)]
     # Only an empty cell is a missing value: a file or a patient can be called NA or null.

@@ -63,7 +63,7 @@ def _count(value: int | None) -> str:
 
 def read(verdict: str) -> tuple[str, list[str], str]:
     """The headline, the list items and the final note of metrics/verdict.md, without Markdown marks."""
-    plain = verdict.replace("**", "")
+    plain = re.sub(r"\\(.)", r"\1", re.sub(r"(?<!\\)\*\*", "", verdict))
     lines = re.findall(r"^- (.*)$", plain, re.MULTILINE)
     headline, note = [line for line in plain.splitlines() if line and line[0] not in "#-"]
     return headline, lines, note

@@ -259,7 +259,7 @@ def _groups(axis: Any, figures: dict[str, Any]) -> None:
     area = figures["test_unseen"]["roc_auc"]["value"]
     if area is not None:
         axis.axvline(area, color="0.4", linestyle=":")
-    axis.set_yticks(range(len(parts)), [name for name, _ in parts], fontsize=8)
+    axis.set_yticks(range(len(parts)), [name for name, _ in parts], fontsize=8, parse_math=False)
     axis.set(xlabel="ROC AUC", xlim=(-0.02, 1.02), ylim=(len(parts) - 0.4, -0.6))
 
 
@@ -273,7 +273,7 @@ def _rows(axis: Any, test: pd.DataFrame, by: str, threshold: float) -> None:
         marks = {"marker": "o" if label else "|", "markersize": 3.5 if label else 6, "linestyle": "none"}
         axis.plot(test.loc[some, "probability"], place[some], color=colour, label=name, alpha=0.7, **marks)
     axis.axvline(threshold, color="0.4", linestyle=":")
-    axis.set_yticks(range(len(shown)), shown, fontsize=7)
+    axis.set_yticks(range(len(shown)), shown, fontsize=7, parse_math=False)
     axis.set(xlabel="probability of positive", xlim=(-0.02, 1.02), ylim=(len(shown) + 0.4, -0.6))
     left = f", the {MOST_ROWS} highest of {len(means):,}" if len(means) > MOST_ROWS else ""
     axis.set_title(f"Scores by {by}{left}", fontsize=10)
