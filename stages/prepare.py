@@ -6,9 +6,6 @@ Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/in
 Alone   python stages/prepare.py
 """
 
-from collections.abc import Callable
-from zipfile import BadZipFile, ZipFile
-
 from core.audit import hashes
 from core.images import decoder, preparation
 from core.images.preparation import Preparation, Unreadable
@@ -28,58 +25,58 @@ PREPARATION = "data/prepared/preparation.json"
 
 def main(like: str | None = None) -> None:
     chosen = params.load("data.unusable") if like else params.load("prepare", "data.unusable")
-    labels = tables.read(LABELS, tables.LABELS)
-    count = len(labels)
+    count = sum(len(some) for some in tables.chunks(LABELS, ["file"]))
+    if like:
+        to = Preparation.of(files.read_json(like))
+    else:
+        to = Preparation(chosen.prepare.image_size, chosen.prepare.fit)
+        to = to._replace(levels=levels(count, to, chosen.prepare.levels))
 
-    rows, unreadable = [], []
-    with (
-        files.undamaged(ARCHIVE, BadZipFile) as stored,
-        ZipFile(stored) as archive,
-        files.whole(IMAGES) as images,
-        files.whole(THUMBNAILS) as thumbnails,
-    ):
-        names = list(labels["file"])
-        if like:
-            to = Preparation.of(files.read_json(like))
-        else:
-            to = Preparation(chosen.prepare.image_size, chosen.prepare.fit)
-            to = to._replace(levels=levels(names, archive.read, to, chosen.prepare.levels))
+    kept, unreadable = 0, []
+    with files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails, files.whole(INDEX) as index:
         large, small = decoder.Stack(images, count, to.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
-        pictures = decoder.decode_all(names, archive.read, decoder.picture, to)
-        for entry, picture in zip(labels.itertuples(), tqdm(pictures, "decode", count, disable=None), strict=True):
-            if isinstance(picture, Unreadable):
-                unreadable.append(f"{entry.file} ({picture})")
-                continue
-            large.add(picture.pixels)
-            small.add(picture.thumbnail)
-            rows.append((len(rows), entry.file, entry.label, entry.patient, *picture[2:]))
-        if unreadable and (chosen.data.unusable == "fail" or not rows):
+        pictures = iter(tqdm(decoder.decode_packed(ARCHIVE, decoder.picture, to), "decode", count, disable=None))
+        for labels in tables.chunks(LABELS, tables.LABELS):
+            rows = []
+            for entry, (name, picture) in zip(labels.itertuples(), pictures, strict=False):
+                if name != entry.file:
+                    raise Mistake(f"{LABELS} does not list {name}, which {ARCHIVE} has: dvc repro --force download")
+                if isinstance(picture, Unreadable):
+                    unreadable.append(f"{entry.file} ({picture})")
+                    continue
+                large.add(picture.pixels)
+                small.add(picture.thumbnail)
+                rows.append((kept + len(rows), entry.file, entry.label, entry.patient, *picture[2:]))
+            grey = decoder.Grey(small.array[kept : kept + len(rows)])
+            phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
+            tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
+            kept += len(rows)
+        if kept + len(unreadable) < count or next(pictures, None):
+            raise Mistake(f"{ARCHIVE} and {LABELS} do not have the same images: dvc repro --force download")
+        if unreadable and (chosen.data.unusable == "fail" or not kept):
             raise Mistake(
                 f"{len(unreadable):,} of {count:,} images can't be decoded: {some(unreadable)}\n"
                 "Fix them in the source, or leave them out: data.unusable: drop"
             )
         large.finish()
         small.finish()
-        phash = hashes.words(hashes.bits(hashes.coefficients(decoder.Grey(small.array))))
-    tables.write(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), INDEX, tables.INDEX)
     files.write_json(PREPARATION, to.description())
 
     shape = " x ".join(map(str, large.array.shape))
-    print(f"{len(rows):,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")
+    print(f"{kept:,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")
     if isinstance(to.levels, tuple):
         print(f"More than 8 bits: the grey values {to.levels[0]:,} to {to.levels[1]:,} are scaled to 0 to 255")
 
 
-def levels(
-    names: list[str], read: Callable[[str], bytes], to: Preparation, asked: list[float] | str
-) -> tuple[int, int] | str | None:
+def levels(count: int, to: Preparation, asked: list[float] | str) -> tuple[int, int] | str | None:
     """The grey values of the set that become black and white, or None if its first image has 8 bits. ``asked`` is
     prepare.levels."""
     if isinstance(asked, str):
         return asked
     counts = None
-    every = decoder.decode_all(names, read, decoder.grey_values, to)
-    for found in tqdm(every, "grey values", len(names), leave=False, disable=None):
+    for _, found in tqdm(
+        decoder.decode_packed(ARCHIVE, decoder.grey_values, to), "grey values", count, leave=False, disable=None
+    ):
         if found is None and counts is None:
             return None
         if isinstance(found, np.ndarray):

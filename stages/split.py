@@ -18,7 +18,7 @@ METRICS = "metrics/split.json"
 
 def main() -> None:
     chosen = params.load("split", "seed")
-    index = tables.read(INDEX, tables.INDEX)
+    index = tables.read(INDEX, tables.INDEX[:4])
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
     listed = tables.read(LISTS, tables.LISTED)
 

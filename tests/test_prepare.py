@@ -5,6 +5,7 @@ import io
 from core.images import decoder
 from core.images.preparation import Preparation
 from core.pipeline import files, tables
+from core.pipeline.errors import Mistake
 
 import numpy as np
 import pytest
@@ -57,3 +58,14 @@ def test_images_of_12_bits_are_scaled_by_the_whole_set_and_new_ones_likewise(twe
         assert np.array_equal(array[row, ..., 0], by_hand)
         new = decoder.pixels(grey(images[int(file[2])]), Preparation.of(made))
         assert np.array_equal(new, array[row])
+
+
+def test_an_archive_that_the_table_does_not_list_is_refused_and_nothing_is_written(twelve_bits, tmp_path):
+    twelve_bits({})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "data/prepared").iterdir()}
+    table = (tmp_path / "data/raw/labels.csv").read_text().splitlines(keepends=True)
+    for changed in (table[:-1], [*table, "1/9.png,1,,1\n"], [*table[:2], *table[3:]]):
+        (tmp_path / "data/raw/labels.csv").write_text("".join(changed))
+        with pytest.raises(Mistake, match="dvc repro --force download"):
+            prepare.main()
+        assert {path.name: path.read_bytes() for path in (tmp_path / "data/prepared").iterdir()} == before

@@ -189,3 +189,25 @@ def test_grey_levels_are_those_that_pillow_gives_however_many_images_there_are()
     expected = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
     assert np.array_equal(decoder.grey_levels(images), expected)
     assert np.array_equal(decoder.grey_levels(images[..., :1]), images[..., 0])
+
+
+def test_a_packed_archive_is_read_in_its_order_as_zipfile_reads_it(tmp_path):
+    given = {"b/ü 1.png": image(3), "a.png": image(4), "empty": b"", "a#0001": bytes(range(256)) * 300}
+    decoder.pack(given, given.__getitem__, tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert list(decoder.contents(tmp_path / "a.zip")) == [(name, archive.read(name)) for name in archive.namelist()]
+    decoder.pack([], given.__getitem__, tmp_path / "none.zip")
+    assert list(decoder.contents(tmp_path / "none.zip")) == []
+
+
+@pytest.mark.parametrize("damage", ["a byte", "cut in a file", "cut in a header", "cut at a header"])
+def test_a_damaged_packed_archive_is_noticed(tmp_path, damage):
+    given = {"a.png": bytes(1000), "b.png": bytes(1000)}
+    decoder.pack(given, given.__getitem__, tmp_path / "a.zip")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    second = content.index(b"PK\x03\x04", 4)
+    content[500] ^= 1 if damage == "a byte" else 0
+    ends = {"cut in a file": second + 500, "cut in a header": second + 7, "cut at a header": second}
+    (tmp_path / "a.zip").write_bytes(content[: ends.get(damage, len(content))])
+    with pytest.raises(zipfile.BadZipFile):
+        list(decoder.contents(tmp_path / "a.zip"))

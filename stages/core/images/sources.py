@@ -118,7 +118,7 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     )
     if data.groups:
         table = grouping.table(table, labels.grouped(kept, rows, data, tags), data.grouping)
-    table = _frames_apart(table, frames)
+    table = _frames_apart(table, frames).sort_values("file", ignore_index=True)
     known = {"licence": _licence(others, base)} | known
     dropped = {what: len(names) for what, names in faults.items()}
     provenance = _provenance(data, table, known, len(others), dropped, left_out)

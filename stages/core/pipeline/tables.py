@@ -5,6 +5,7 @@ text even if they look like numbers. ``patient`` and ``cluster`` are missing if 
 """
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 SYNTHETIC = "synthetic-phantom/"  # prefix of every phantom's file name, so that each table shows that it is synthetic
 
+AT_ONCE = 8192  # rows in memory of a table that is read or written in chunks
 FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says little about other patients
 LEAST = 6  # patients of a class: a sign test on fewer can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05)
 
@@ -61,6 +63,14 @@ def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
     return table[[*columns, *members(table), *groups(table)]]
 
 
+def chunks(path: str | Path, columns: list[str]) -> Iterator[pd.DataFrame]:
+    """``columns`` of a table, AT_ONCE rows at a time. Raises Mistake if the file is missing or damaged."""
+    with files.undamaged(path, ValueError) as found:
+        yield from pd.read_csv(
+            found, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""], chunksize=AT_ONCE
+        )
+
+
 def members(table: pd.DataFrame) -> list[str]:
     """The names of the columns with the probabilities by each member."""
     return [name for name in table.columns if name.startswith(MEMBER)]
@@ -80,6 +90,13 @@ def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:
     """Write ``columns`` of a table atomically, in the order of its rows."""
     with files.whole(path) as unfinished:
         table[columns].to_csv(unfinished, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def append(table: pd.DataFrame, path: Path, columns: list[str]) -> None:
+    """Add rows to a table that is being written; the first ones get the names of the columns."""
+    table[columns].to_csv(
+        path, mode="a", header=path.stat().st_size == 0, index=False, lineterminator="\n", encoding="utf-8"
+    )
 
 
 def classes(labels: str | Path, images: pd.DataFrame) -> "pd.Series[str]":
