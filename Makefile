@@ -62,7 +62,7 @@ bench: .venv/ready  ## measure the speed of what needs no GPU; benchmarks/README
 	python benchmarks/checkpoints.py --rounds 3
 	python benchmarks/layout.py --images 3000
 	python benchmarks/scale.py
-	for proof in coverage equal_recipes better_recipe luck splits; do \
+	for proof in coverage equal_recipes better_recipe luck splits reviewers; do \
 	  python benchmarks/$$proof.py --sets 2 --small || exit 1; done
 
 peers: .venv/ready  ## install Lightning and fastai for make bench, apart from the environment

@@ -14,29 +14,33 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core.evidence import metrics, planning
+from core.evidence import metrics, planning, subgroups
 from core.images import phantom
 from core.network import devices, ensemble, inference
 from core.pipeline import files, tables
+from core.split import groups
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageEnhance
+from scipy import stats
 
 import parameters
 import trainings
 
-NEW, FAR = 1.5, 2.25  # times the optical density of the stain; chosen on other seeds (900 to 903)
+NEW, FAR = 1.5, 2.25  # times the optical density of the stain: NEW was chosen on seeds 900 to 902, FAR is its square
 SHARE = 0.85
 IMAGES = 12  # of each patient
 PARTS = {"train": 60, "val": 12, "test": 60}
 POOL = 900  # patients: the first third is planned from, the others are what the plan is held against
+AGES = 20  # further ages without effect, on each set
 BASES = (20, 40, 80, 160)  # patients that are planned from
 FIRST = ["download", "prepare", "audit", "split", "train", "evaluate"]
 OTHER = [["download"], ["prepare", "--like", "../data/prepared/preparation.json"], ["audit"], ["external"]]
@@ -148,7 +152,7 @@ def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
         plan = {"seed": seed, "data.groups": ["site", "scanner", "age"], "split.strategy": "predefined"}
         parameters.change(clone / "params.yaml", recipe | described(clone.parent / "first") | lists | plan)
         run(clone, *FIRST)
-        found = of_groups(files.read_json(clone / "metrics/evaluate.json"))
+        found = of_groups(files.read_json(clone / "metrics/evaluate.json")) + of_ages(clone, seed)
         for name in ("alike", "far"):
             shutil.copytree(clone / "recipes/external", clone / name)
             parameters.change(clone / name / "params.yaml", {"seed": seed} | described(clone.parent / name))
@@ -166,8 +170,24 @@ def of_groups(figures: dict[str, Any]) -> list[dict[str, Any]]:
         found.append({"what": "group predicts", "where": group, "p": content["shortcut"]["p"]}
                      | content["shortcut"]["alone"])  # fmt: skip
         found.append({"what": "within group", "where": group} | content["shortcut"]["within"])
-    worst = figures["worst"]
-    return [*found, {"what": "worst", "where": f"{worst['group']} {worst['part']} {worst['measure']}", "p": worst["p"]}]
+    return found
+
+
+def of_ages(clone: Path, seed: int) -> list[dict[str, Any]]:
+    """In how many of AGES further draws of the age it is called different, as if three groups were looked at."""
+    split = tables.read(clone / "data/split.csv", tables.SPLIT)
+    test = split[split["part"] == "test"].assign(unit=groups.units(split))
+    predictions = tables.read(clone / "data/predictions.csv", tables.PREDICTIONS)
+    test = test.merge(predictions[["file", "probability"]], on="file")
+    patient, names = pd.factorize(test["patient"])
+    called = 0
+    for number in range(AGES):
+        third = np.random.RandomState([seed, 4, number]).permutation(np.arange(len(names)) % 3).astype(str)
+        parts = test.assign(group_age=pd.array(third[patient], dtype="string"))
+        found = subgroups.compare(parts, "group_age", 3, 0.5, seed)
+        ps = [entry["p"] for part in found.values() for entry in part.values() if entry["p"] is not None]
+        called += bool(ps) and min(ps) < 0.05
+    return [{"what": "other ages differ", "where": "age", "value": called / AGES}]
 
 
 def of_other(judged: Path, given: Path, name: str) -> list[dict[str, Any]]:
@@ -237,24 +257,24 @@ def main() -> None:
         return table.loc[[(what, where)]] if (what, where) in table.index else table[:0]
 
     print("| planted | what is said | in how many sets |\n|---|---|---|")
-    worst = table.loc["worst"].reset_index()
-    named = int((worst["where"].str.startswith("scanner new") & (worst["p"] < 0.05)).sum())
-    print(f"| scanner | it is the worst group, p < 0.05 | {named} of {sets} |")
-    for what, group in (("predicts", "site"), ("predicts", "age"), ("differs", "age"), ("differs", "site")):
+    for what, group in (("differs", "scanner"), ("predicts", "site"), *product(("differs", "predicts"), ["age"])):
         called = int((of(f"group {what}", group)["p"] < 0.05).sum())
         says = "it predicts the class" if what == "predicts" else "its parts differ"
         print(f"| {group} | {says}, p < 0.05 | {called} of {sets} |")
+    ages = of("other ages differ", "age")["value"] * AGES
+    print(f"| {AGES} further ages a set | their parts differ, p < 0.05 | {ages.sum():.0f} of {AGES * len(ages)} |")
     falls = {name: [of(f"drop in {measure}", name) for measure in planning.PLANNED] for name in ("far", "alike")}
+    wider = stats.norm.ppf(1 - 0.025 / len(planning.PLANNED)) / stats.norm.ppf(0.975)  # as in evidence/external.py
     for name, drops in falls.items():
-        any_lower = sum((drop["low"] > 0).to_numpy() for drop in drops) > 0
-        print(f"| other set {name} | a figure is lower, interval above 0 | {int(any_lower.sum())} of {sets} |")
-    for name, drops in falls.items():
-        for measure, drop in zip(planning.PLANNED, drops, strict=True):
-            truth = of(f"true drop in {measure}", name)["value"].to_numpy()
-            inside = ((drop["low"] <= truth) & (truth <= drop["high"])).sum()
-            print(
-                f"| other set {name} | the interval of the drop in {measure} has the truth | {int(inside)} of {sets} |"
-            )
+        worse = sum((drop["value"] - wider * (drop["value"] - drop["low"]) > 0).to_numpy() for drop in drops) > 0
+        print(f"| other set {name} | worse in any of three measures | {int(worse.sum())} of {sets} |")
+    print("\n| drop in the other set | interval contains the truth: far | alike |\n|---|---|---|")
+    for number, measure in enumerate(planning.PLANNED):
+        inside = []
+        for name, drops in falls.items():
+            truth, drop = of(f"true drop in {measure}", name)["value"].to_numpy(), drops[number]
+            inside.append(int(((drop["low"] <= truth) & (truth <= drop["high"])).sum()))
+        print(f"| {measure} | {inside[0]} of {sets} | {inside[1]} of {sets} |")
     print(f"\ncopies left out: {of('copies left out', 'far')['value'].mean():.4f} of those planted;", end=" ")
     others = [of("others left out", name)["value"].mean() for name in falls]
     print(f"others left out: {max(others):.4f}. Unlike: far {of('unlike', 'far')['value'].mean():.2f}, alike", end=" ")
@@ -263,15 +283,15 @@ def main() -> None:
         print(f"{what} (new minus old scanner): mean {of(what, 'scanner')['value'].mean():.2f}")
     print(f"site alone: mean AUC {of('group predicts', 'site')['value'].mean():.2f}")
 
-    print("\n| planned from | promises | width / promise: median | within a fifth | patients needed: median |")
-    print("|---|---|---|---|---|")
+    print("\n| planned from | promises | width / promise: median | within a fifth | sets whose median is |", end="")
+    print(" patients needed: median |\n|---|---|---|---|---|---|")
     widths = table[table.index.get_level_values("what").str.startswith("width")].reset_index()
-    ratio = widths["value"] / widths["what"].str.split().str[1].astype(float)
+    widths["ratio"] = widths["value"] / widths["what"].str.split().str[1].astype(float)
     for base in map(str, BASES):
-        some = widths["where"] == base
-        near = ratio[some].between(0.8, 1.2)
-        print(f"| {base} patients | {some.sum()} | {ratio[some].median():.2f} | {100 * near.mean():.0f} % | "
-              f"{widths.loc[some, 'patients'].median():.0f} |")  # fmt: skip
+        some = widths[widths["where"] == base]
+        near, by_set = some["ratio"].between(0.8, 1.2), some.groupby("set")["ratio"].median().between(0.8, 1.2)
+        print(f"| {base} patients | {len(some)} | {some['ratio'].median():.2f} | {100 * near.mean():.0f} % | ", end="")
+        print(f"{by_set.sum()} of {sets} | {some['patients'].median():.0f} |")
 
 
 if __name__ == "__main__":
