@@ -1,4 +1,4 @@
-from core.audit import copies
+from core.audit import copies, hashes
 from core.images import decoder
 from core.split import groups
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import many_copies
 from planted_copies import CHANGES, phantoms, plant, recompressed, search, thumbnails
 
 ASKED = [
@@ -87,6 +88,30 @@ def test_the_order_of_the_images_does_not_matter(synthetic):
     found, _ = search(grey)
     back, _ = search(grey[::-1])
     assert found == {(len(grey) - 1 - other, len(grey) - 1 - one) for one, other in back} and len(found) >= 20
+
+
+def test_the_number_of_cores_does_not_matter(synthetic, monkeypatch):
+    grey = thumbnails([*synthetic[0][:60], *(CHANGES["mirrored"](image) for image in synthetic[0][:20])])
+    phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
+    found = {}
+    for cores in (1, 5):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(copies, "AT_ONCE", 16)
+        monkeypatch.setattr(copies, "IMAGES", 16)
+        found[cores] = copies.near_pairs(grey, phash, np.arange(len(grey)))
+    assert all(one.equals(other) for one, other in zip(found[1], found[5], strict=True)) and len(found[1][0]) >= 20
+
+
+@pytest.mark.slow
+def test_copies_are_found_among_patches_cut_from_few_pictures(tmp_path):
+    pictures = many_copies.pictures(None, 700)
+    patches = (patch for picture in pictures for patch in many_copies.cut(picture, many_copies.SIDE))
+    chosen = np.random.RandomState(2).permutation(3000)[: 40 * len(CHANGES)].reshape(len(CHANGES), 40)
+    assert many_copies.write(tmp_path / "cut.npy", patches, 3000, chosen) == 3000
+    pairs, members, *_ = many_copies.search(np.load(tmp_path / "cut.npy", mmap_mode="r"))
+    recall, precision, own = many_copies.score(pairs, members, chosen)
+    assert min(each for each, name in zip(recall, CHANGES, strict=True) if name in ASKED) >= 0.95
+    assert precision >= 0.99 and own == 0
 
 
 def test_copies_of_two_kinds_that_fill_each_others_neighbourhood_are_still_one_cluster(mammograms):

@@ -1,13 +1,15 @@
-"""Find near copies: a perceptual hash proposes candidate pairs, a correlation of their detail confirms them.
+"""Find near copies: an index proposes candidate pairs (core/audit/neighbours.py), a correlation of their detail
+confirms them.
 
 Two images are near copies if one shows the details of the other after mirroring, quarter turns, and a small scaling
-and shift. The hash alone is not enough: mammograms have similar outlines and differ in detail.
+and shift. Their lowest frequencies, which the index compares, are not enough: mammograms have similar outlines and
+differ in detail.
 """
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from core.audit import hashes
+from core.audit import hashes, neighbours
 from core.images.decoder import Grey
 from core.split import groups
 
@@ -17,14 +19,15 @@ import pandas as pd
 PAIRS = ["one", "other", "distance", "correlation"]
 
 CROPS = (0.0, 0.03, 0.06)  # share of each side that is cut off an image before its hash is searched among the others
-REACH = 10  # bits of 64: a pair is proposed if its hashes differ by at most this many
 MOST = 24  # nearest neighbours of each image that are compared, so that the work grows linearly with the images
+HOPEFUL = 0.2  # pairs with a smaller correlation of detail at half size before alignment are not aligned
 ALIKE = 0.5  # pairs with a smaller correlation of detail at half size are not compared at full size
 SAME = 0.96  # pairs with at least this correlation of detail at full size are copies
 FLAT = 2.0  # grey levels: an image with a smaller standard deviation has no detail to compare
 SCALES = (0.8, 1.25)  # range of the scale between two copies
 SHIFT = 0.12  # largest shift between two copies, as a share of the side
-AT_ONCE = 256  # pairs, or images, of one batch
+AT_ONCE = 256  # pairs of one batch, which take the most memory
+IMAGES = 4 * AT_ONCE  # of one batch
 
 
 def turned(images: np.ndarray, turn: int) -> np.ndarray:
@@ -39,16 +42,17 @@ def near_pairs(
     whose copies are looked for; None: all.
 
     ``grey`` is uint8 (N, 64, 64); ``phash`` has their hashes in hexadecimal; ``members`` (M,) has the positions of the
-    images to compare. These must be distinct and have a standard deviation of FLAT or more: others have no detail to
-    compare. Both tables have the columns of PAIRS: the two positions, the number of bits that differ between the
-    hashes, and the correlation of detail (-1 to 1) after the best alignment. The highest correlation comes first. If
-    an image has many copies, not every pair of them is compared, but enough pairs to connect them.
+    images to compare, in ascending order. These must be distinct and have a standard deviation of FLAT or more: others
+    have no detail to compare. Both tables have the columns of PAIRS: the two positions, the number of bits that differ
+    between the hashes, and the correlation of detail (-1 to 1) after the best alignment. The highest correlation comes
+    first. If an image has many copies, not every pair of them is compared, but enough pairs to connect them.
     """
     plain = hashes.read(phash)
     found = [pd.DataFrame(columns=PAIRS).astype({"one": int, "other": int, "distance": int, "correlation": float})]
     asked = members if asked is None else asked
+    index = _index(grey, members)
     while len(asked):
-        proposed = _propose(grey, plain, members, asked)
+        proposed = _propose(grey, plain, members, index, asked)
         found.append(proposed.assign(correlation=_confirm_all(grey, proposed)))
         # Many copies of one image can fill each other's MOST nearest neighbours and hide further copies. So keep the
         # first image of each group of copies only, and search again from these.
@@ -56,7 +60,8 @@ def near_pairs(
         name = groups.linked(len(plain), joined["one"].to_numpy(), joined["other"].to_numpy())
         first = np.unique(name[members], return_index=True)[1]
         several = np.bincount(name[members], minlength=len(plain)) > 1
-        members = np.sort(members[first])
+        first = np.sort(first)
+        members, index = members[first], neighbours.Index(index.descriptions[first], index.turns[first])
         asked = members[several[name[members]]]
     pairs = pd.concat(found, ignore_index=True)
     pairs = pairs.sort_values(["correlation", "one", "other"], ascending=[False, True, True])
@@ -83,41 +88,69 @@ def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
     return mean, spread
 
 
-def _propose(grey: Grey, plain: np.ndarray, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
-    """Pairs of an image of ``asked`` and an image of ``members`` with similar hashes.
+def _index(grey: Grey, members: np.ndarray) -> neighbours.Index:
+    descriptions, turns = np.empty((len(members), neighbours.NUMBERS), np.int8), np.empty(len(members), np.int8)
 
-    Columns one, other, distance, turn (of other) and zoom (scale of other with which the alignment starts).
-    """
-    near = hashes.Near(plain[members])
-    parts = [asked[start : start + AT_ONCE] for start in range(0, len(asked), AT_ONCE)]
+    def describe(start: int) -> None:
+        part = slice(start, start + IMAGES)
+        plain = neighbours.described(hashes.coefficients(grey[members[part]], kept=neighbours.KEPT))
+        turns[part] = neighbours.upright(plain)[1]
+        descriptions[part] = neighbours.turned(plain, turns[part])
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pd.concat(pool.map(lambda part: _neighbours(grey, near, members, part), parts))
-    # A pair can be found from either of its images. Store it with one < other; if that swaps them, invert the turn:
-    # quarter turns become quarter turns in the other direction, and a mirrored turn is its own inverse.
+        list(pool.map(describe, range(0, len(members), IMAGES)))
+    return neighbours.Index(descriptions, turns)
+
+
+def _propose(
+    grey: Grey, plain: np.ndarray, members: np.ndarray, index: neighbours.Index, asked: np.ndarray
+) -> pd.DataFrame:
+    """Pairs of an image of ``asked`` and an image of ``members``, of which ``index`` is, that look alike.
+
+    Columns one, other, distance (of their hashes), turn (of other) and zoom (scale of other with which the alignment
+    starts).
+    """
+    parts = [asked[start : start + IMAGES] for start in range(0, len(asked), IMAGES)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pd.concat(pool.map(lambda part: _alike(grey, plain, members, index, part), parts))
+    # A pair can be found from either of its images. Store it with one < other; if that swaps them, invert the turn.
     swap = (found["one"] > found["other"]).to_numpy()
-    back = np.where(found["turn"] >= 4, found["turn"], -found["turn"] % 4)
     one, other = found["one"].where(~swap, found["other"]), found["other"].where(~swap, found["one"])
+    turn = np.where(swap, neighbours.BACK[found["turn"]], found["turn"])
     # ``one`` matches a crop of ``other``, so it shows everything larger. After a swap it is the reverse.
     zoom = np.where(swap, 1 / (1 - 2 * found["crop"]), 1 - 2 * found["crop"])
-    found = found.assign(one=one, other=other, turn=np.where(swap, back, found["turn"]), zoom=zoom)
-    found = found.sort_values(["one", "other", "distance", "crop", "turn", "zoom"], ignore_index=True)
+    found = found.assign(one=one, other=other, turn=turn, zoom=zoom, unlike=-found["likeness"])
+    found = found.sort_values(["one", "other", "unlike", "distance", "crop", "turn", "zoom"], ignore_index=True)
     return found.drop_duplicates(["one", "other", "turn"], ignore_index=True)[
         ["one", "other", "distance", "turn", "zoom"]
     ]
 
 
-def _neighbours(grey: Grey, near: hashes.Near, members: np.ndarray, asked: np.ndarray) -> pd.DataFrame:
-    """For each of ``asked``, with every crop and turn: the MOST images of ``members`` with the nearest hashes."""
+def _alike(
+    grey: Grey, plain: np.ndarray, members: np.ndarray, index: neighbours.Index, asked: np.ndarray
+) -> pd.DataFrame:
+    """For each of ``asked``, with every crop and turn: the MOST images of ``members`` that look most alike."""
     images, seen = grey[asked], []
     for crop in CROPS:
-        frequencies = hashes.coefficients(images, crop)
-        for turn in range(8):
-            line, place, distance = near.find(hashes.bits(hashes.turned(frequencies, turn)), REACH, MOST)
-            one, other = members[place], asked[line]
-            columns = {"one": one, "other": other, "distance": distance, "turn": turn, "crop": crop}
-            seen.append(pd.DataFrame(columns)[one != other])
-    found = pd.concat(seen).sort_values(["other", "distance", "crop", "turn", "one"], ignore_index=True)
-    return found[found.groupby("other").cumcount() < MOST]
+        if crop:
+            found = index.find(neighbours.described(hashes.coefficients(images, crop, neighbours.KEPT)), MOST + 1)
+        else:
+            found = index.find(index.of(np.searchsorted(members, asked)), MOST + 1)
+        one, other = members[found.place], asked[found.line]
+        pair = np.flatnonzero(one != other)  # an image finds itself
+        line, turn = found.line[pair], found.turn[pair]
+        lines, of = np.unique(line, return_inverse=True)
+        frequencies = hashes.coefficients(images[lines], crop)
+        distance = np.empty(len(pair), np.uint8)
+        for each in range(8):
+            rows = np.flatnonzero(turn == each)
+            own = hashes.bits(hashes.turned(frequencies[of[rows]], each))
+            distance[rows] = np.bitwise_count(own ^ plain[one[pair[rows]]]).sum(axis=1)
+        columns = {"one": one[pair], "other": other[pair], "distance": distance, "turn": turn, "crop": crop}
+        seen.append(pd.DataFrame(columns | {"likeness": found.likeness[pair]}))
+    alike = pd.concat(seen)
+    alike = alike.assign(unlike=-alike["likeness"]).sort_values(["other", "unlike", "crop", "turn", "one"])
+    return alike[alike.groupby("other").cumcount() < MOST].drop(columns="unlike")
 
 
 def _confirm(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
@@ -132,8 +165,11 @@ def _confirm(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
     place = np.zeros((len(one), 2, 2), np.float32)
     place[:, :, 0] = proposed[["zoom"]]
     one_half, other_half = _halved(one), _halved(other)
-    place = _align(one_half, other_half, place, 6)
     correlation = _detail_correlation(one_half, other_half, place)
+    close = np.flatnonzero(correlation >= HOPEFUL)
+    one_half, other_half = one_half[close], other_half[close]
+    place[close] = _align(one_half, other_half, place[close], 6)
+    correlation[close] = _detail_correlation(one_half, other_half, place[close])
 
     close = np.flatnonzero(correlation >= ALIKE)
     one, other, place = one[close], other[close], place[close]

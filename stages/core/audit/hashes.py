@@ -1,4 +1,4 @@
-"""The 64-bit perceptual hash of many images at once, also mirrored and turned, and a search for similar hashes.
+"""The 64-bit perceptual hash of many images at once, also mirrored and turned.
 
 The hash is bit by bit that of imagehash.phash.
 """
@@ -10,27 +10,24 @@ from scipy.fft import dct
 SIDE = 32  # pixels: images are resized to a square of this side
 KEPT = 8  # lowest frequencies that are kept along each side
 AT_ONCE = 1024
-WORDS = 4
-FLIPS = np.concatenate([[0], 1 << np.arange(16)]).astype(np.uint16)
-CROWD = 256  # most hashes with an equal word that are compared, so that the work grows linearly with the images
-SIGNS = np.resize([1.0, -1.0], KEPT)  # mirroring changes the sign of every odd frequency
 
 
-def coefficients(grey: np.ndarray, crop: float = 0.0) -> np.ndarray:
+def coefficients(grey: np.ndarray, crop: float = 0.0, kept: int = KEPT) -> np.ndarray:
     """The lowest DCT coefficients of images uint8 (N, H, H), with the share ``crop`` of each side cut off.
 
-    float64 (N, 8, 8).
+    float64 (N, kept, kept).
     """
-    found = np.empty((len(grey), KEPT, KEPT))
+    found = np.empty((len(grey), kept, kept))
     for start in range(0, len(grey), AT_ONCE):  # bounded memory
         small = _shrunk(grey[start : start + AT_ONCE], crop).astype(np.float64)
-        found[start : start + AT_ONCE] = dct(dct(small, axis=1)[:, :KEPT], axis=2)[:, :, :KEPT]
+        found[start : start + AT_ONCE] = dct(dct(small, axis=1)[:, :kept], axis=2)[:, :, :kept]
     return found
 
 
 def turned(frequencies: np.ndarray, turn: int) -> np.ndarray:
-    """Coefficients (N, 8, 8) of the same images after copies.turned with this ``turn``."""
-    across, down = SIGNS, SIGNS[:, None]
+    """Coefficients (N, K, K) of the same images after copies.turned with this ``turn``."""
+    across = np.resize([1.0, -1.0], frequencies.shape[2])  # mirroring changes the sign of every odd frequency
+    down = across[:, None]
     if turn >= 4:
         frequencies = frequencies * across
     match turn % 4:
@@ -58,49 +55,6 @@ def words(hashes: np.ndarray) -> list[str]:
 def read(words: list[str]) -> np.ndarray:
     """The reverse of ``words``."""
     return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(-1, 8)
-
-
-class Near:
-    """An index of hashes uint8 (N, 8) for finding those similar to a given hash.
-
-    A hash is four words of 16 bits. The index finds the hashes with at least one word that differs by at most
-    1 bit. It finds every hash that differs by 7 bits or fewer, and most hashes that differ by a few bits more.
-    """
-
-    def __init__(self, hashes: np.ndarray) -> None:
-        words = np.ascontiguousarray(hashes).view(np.uint16)
-        self.order = np.argsort(words, axis=0, kind="stable").astype(np.int32)
-        self.hashes = hashes.view(np.uint64)[:, 0][self.order]  # in lookup order: adjacent in memory
-        self.begins = [np.searchsorted(words[self.order[:, k], k], np.arange(2**16 + 1)) for k in range(WORDS)]
-
-    def find(self, asked: np.ndarray, reach: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each of ``asked``, uint8 (M, 8): the ``most`` nearest hashes that differ by ``reach`` bits or fewer.
-
-        Returns the positions in ``asked``, the positions in the index, and the number of bits that differ. If more
-        than CROWD hashes have an equal word, only the first CROWD are compared.
-        """
-        lines, places, distances = [], [], []
-        words, whole = np.ascontiguousarray(asked).view(np.uint16), asked.view(np.uint64)[:, 0]
-        for k in range(WORDS):
-            keys = words[:, k, None] ^ FLIPS  # (M, 17)
-            begin = self.begins[k][keys].ravel()
-            count = np.minimum(self.begins[k][keys.astype(np.int64) + 1].ravel() - begin, CROWD)
-            line = np.repeat(np.arange(len(asked), dtype=np.int32), count.reshape(keys.shape).sum(axis=1))
-            at = np.repeat(begin - (np.cumsum(count) - count), count) + np.arange(len(line))
-            distance = np.bitwise_count(self.hashes[at, k] ^ whole[line])
-            near = np.flatnonzero(distance <= reach)
-            lines.append(line[near])
-            places.append(self.order[at[near], k])
-            distances.append(distance[near])
-        line, place, distance = (np.concatenate(each) for each in (lines, places, distances))
-        sort = np.lexsort((place, distance, line))
-        line, place, distance = line[sort], place[sort], distance[sort]
-        new = np.ones(len(line), dtype=bool)  # the same hash can be found through several words
-        new[1:] = (line[1:] != line[:-1]) | (place[1:] != place[:-1])
-        line, place, distance = line[new], place[new], distance[new]
-        rank = np.arange(len(line)) - np.searchsorted(line, line)
-        kept = rank < most
-        return line[kept], place[kept], distance[kept]
 
 
 def _shrunk(grey: np.ndarray, crop: float) -> np.ndarray:
