@@ -93,6 +93,12 @@ def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, ot
     assert set(figures["groups"]["ward"]["parts"]) == {"n0", "n1"} and "shortcut" not in figures["groups"]["ward"]
     predictions = pd.read_csv(clone.folder / FOLDER / "data/predictions.csv")
     assert predictions["copy_in_train"].tolist() == [False] * 40 + [True] * 40
+    model = clone.folder / "models/model.json"
+    grey = model.read_text().replace('"channels": 3', '"channels": 1')
+    model.unlink()
+    model.write_text(grey)
+    said = clone.run("python", "../stages/external.py", inside=FOLDER, good=False)
+    assert "in colour, but the model was trained on grey images: save them as grey images" in said
 
 
 def test_the_training_set_itself_is_refused_in_one_line_and_nothing_is_lost(clone, other, first):
