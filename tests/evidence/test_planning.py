@@ -41,3 +41,22 @@ def test_what_has_no_spread_gives_no_plan_but_a_reason():
     assert planning.plan(perfect, 1)["roc_auc"] == {"reason": "a figure of 1.0 has no spread"}
     healthy = scores._replace(labels=np.zeros_like(scores.labels))
     assert planning.plan(healthy, 1)["sensitivity"] == {"reason": "no positive image"}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 3000])
+def test_few_patients_and_many_have_a_plan_whose_range_may_have_no_end(count):
+    for seed in range(5):
+        plan = planning.plan(patients(count, seed), seed)
+        for measure in planning.PLANNED:
+            for needed in plan[measure].get("needed", {}).values():
+                assert needed["patients"] is None or needed["low"] <= needed["patients"]
+                assert needed["high"] is None or needed["patients"] <= needed["high"]
+
+
+def test_a_patient_with_nearly_all_images_leaves_the_range_without_an_end():
+    scores = patients(8, 1)
+    more = np.concatenate([np.arange(48), np.repeat(np.flatnonzero(scores.units == 1), 100)])
+    uneven = scores._replace(
+        **{name: getattr(scores, name)[more] for name in ("labels", "probabilities", "called", "units")}
+    )
+    assert planning.plan(uneven, 1)["sensitivity"]["needed"]["0.1"]["high"] is None

@@ -6,6 +6,7 @@ needed has a range, from the quantiles of chi-squared (Searle, Casella and McCul
 3.6).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from core.evidence import bootstrap, metrics
@@ -17,13 +18,13 @@ from scipy.optimize import brentq
 
 PLANNED = ("roc_auc", "sensitivity", "specificity")
 WIDTHS = (0.2, 0.1, 0.05)  # of a 95 % interval of the model
-TIMES = (1e-3, 1e7)  # the fewest and the most patients that are looked at, as a multiple of those tested
+MOST = 1e7  # times the patients tested: more are not looked for
 
 
 def plan(scores: Scores, seed: int) -> dict[str, Any]:
     """The block ``planning`` of metrics/evaluate.json. ``patients``: those tested (with patients who share copies as
     one). Then for each measure of PLANNED: the ``width`` of its interval, with ``doubled`` patients, and how many are
-    ``needed`` for each of WIDTHS, with the 95 % range of this number, ``low`` and ``high``."""
+    ``needed`` for each of WIDTHS, with the 95 % range of this number, ``low`` and ``high``; None if it has no end."""
     known = bootstrap.resample(scores, seed) if len(scores.labels) else {}
     entries = metrics.figures(scores._replace(fewer=()), seed, PLANNED)
     patients = len(np.unique(scores.units))
@@ -38,7 +39,14 @@ def plan(scores: Scores, seed: int) -> dict[str, Any]:
         found[measure] = {"width": width(1, 1), "doubled": width(2, 1), "needed": {}}
         for goal in WIDTHS:
             found[measure]["needed"][f"{goal:g}"] = {
-                name: int(np.ceil(patients * brentq(lambda times: width(times, factor) - goal, *TIMES)))  # noqa: B023
-                for name, factor in wide.items()
+                name: _needed(width, factor, goal, patients) for name, factor in wide.items()
             }
     return found
+
+
+def _needed(width: Callable[[float, float], float], wide: float, goal: float, patients: int) -> int | None:
+    """How many patients give this width (see bootstrap.foreseen); None if MOST times as many would not."""
+    if width(MOST, wide) > goal:
+        return None
+    least = 0.01 / patients  # a hundredth of a patient: any interval is wide
+    return int(np.ceil(patients * brentq(lambda times: width(times, wide) - goal, least, MOST)))
