@@ -167,7 +167,8 @@ def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_
     page = Path(__file__).resolve().parents[1].joinpath("docs/machines.md").read_text()
     start_both = re.search(r"^for gpu in 0 1; do$.*?^done$", page, re.MULTILINE | re.DOTALL)[0]
     for threshold in (0.3, 0.6):
-        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=8"]
+        # On a fast machine, too, the first trains until the second worker has started, which is told to wait 15 s.
+        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=200"]
         clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
     starting = start(clone, "bash", "-ec", start_both)
     end = time.monotonic() + 600
