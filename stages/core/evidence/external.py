@@ -42,7 +42,7 @@ def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any
     that do not depend on the share of positives, whether the fall is more than chance, corrected for their number (the
     interval is widened to that of Bonferroni).
     """
-    wider = stats.norm.ppf(1 - 0.025 / len(subgroups.COMPARED)) / stats.norm.ppf(0.975)
+    wider = stats.norm.ppf(1 - 0.025 / len(metrics.SHAREFREE)) / stats.norm.ppf(0.975)
     found: dict[str, dict[str, Any]] = {}
     for name in metrics.MEASURES:
         one, other = here[name], there[name]
@@ -54,7 +54,7 @@ def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any
         value = found[name]["value"]
         found[name]["low"] = value - np.hypot(one["value"] - one["low"], other["high"] - other["value"])
         found[name]["high"] = value + np.hypot(one["high"] - one["value"], other["value"] - other["low"])
-        if name in subgroups.COMPARED:
+        if name in metrics.SHAREFREE:
             found[name]["worse"] = bool(value - wider * (value - found[name]["low"]) > 0)
     return found
 
@@ -62,5 +62,4 @@ def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any
 def share(marked: np.ndarray, units: np.ndarray, seed: int) -> dict[str, Any]:
     """The share of images that are ``marked``, bool (N,), with its 95 % interval over ``units``."""
     ones = Scores(np.ones(len(marked), dtype=np.int64), marked.astype(float), marked, pd.factorize(units)[0])
-    entry = metrics.figures(ones, seed, ("sensitivity",))["sensitivity"]
-    return {key: value for key, value in entry.items() if key != "recipe"}
+    return metrics.of_model(ones, seed, "sensitivity")

@@ -12,6 +12,7 @@ import pandas as pd
 import sklearn.metrics
 
 MEASURES = tuple(bootstrap.RESTS_ON)
+SHAREFREE = ("roc_auc", "sensitivity", "specificity")  # those that do not depend on the share of positives
 POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
 
 
@@ -85,6 +86,12 @@ def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict
         share = bootstrap.luck_share(name, resampled[name], found, training)
         entries[name]["recipe"] = {"low": whole[0], "high": whole[1], "luck": share}
     return entries
+
+
+def of_model(found: Scores, seed: int, name: str) -> dict[str, Any]:
+    """One measure of ``figures`` without the interval of the recipe: {value, low, high}, and the ``reason``."""
+    entry = figures(found._replace(fewer=()), seed, (name,))[name]
+    return {key: value for key, value in entry.items() if key != "recipe"}
 
 
 def _why_undefined(found: Scores) -> str:

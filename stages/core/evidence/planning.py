@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-PLANNED = ("roc_auc", "sensitivity", "specificity")
+PLANNED = metrics.SHAREFREE
 WIDTHS = (0.2, 0.1, 0.05)  # of a 95 % interval of the model
 MOST = 1e7  # times the patients tested: more are not looked for
 

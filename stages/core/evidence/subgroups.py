@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-COMPARED = ("roc_auc", "sensitivity", "specificity")
+COMPARED = metrics.SHAREFREE
 FEW = "too few"  # patients of a class on one side, as the reason why there is no p
 
 
@@ -161,10 +161,8 @@ def shortcut(
     varied = len(samples) > 1 and shares.nunique() > 1
     p = min(1.0, looked * float(stats.kruskal(*samples).pvalue)) if varied else 1.0
     share = test[name].map(rest.groupby(name)["label"].mean()).fillna(rest["label"].mean()).astype(float)
-    alone = metrics.figures(
-        metrics.scores(test.assign(probability=share), threshold)._replace(fewer=()), seed, ("roc_auc",)
-    )
-    return {"p": p, "alone": _without_recipe(alone["roc_auc"]), "within": within(test, name, threshold, seed)}
+    alone = metrics.of_model(metrics.scores(test.assign(probability=share), threshold), seed, "roc_auc")
+    return {"p": p, "alone": alone, "within": within(test, name, threshold, seed)}
 
 
 def within(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[str, Any]:
@@ -195,10 +193,6 @@ def within(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[s
 
 def _of(scores: Scores, images: np.ndarray) -> Scores:
     return Scores(scores.labels[images], scores.probabilities[images], scores.called[images], scores.units[images])
-
-
-def _without_recipe(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key != "recipe"}
 
 
 def _worst(found: dict[str, Any]) -> dict[str, Any] | None:

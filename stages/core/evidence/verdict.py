@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from core.evidence.metrics import cell
+from core.evidence.metrics import SHAREFREE, cell
 from core.evidence.subgroups import FEW
 from core.pipeline.errors import chance, many, some
 from core.pipeline.tables import FEW_PATIENTS, LEAST
@@ -107,7 +107,7 @@ def _elsewhere(other: dict[str, Any] | None) -> list[str]:
     if common["patients"] == "not known":
         lines.append("Whether its other patients are in the first set is not known.")
     worse = [name for name, entry in other["drop"].items() if entry.get("worse")]
-    shown = [f"{_words(name)} {cell(other['drop'][name])}" for name in ("roc_auc", "sensitivity", "specificity")]
+    shown = [f"{_words(name)} {cell(other['drop'][name])}" for name in SHAREFREE]
     sure = f"Worse by more than chance: {', '.join(map(_words, worse))}."
     if not worse:
         sure = "None is worse by more than chance, which does not prove that they are equal."
