@@ -104,7 +104,7 @@ def search(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float
             most = max(most, own_memory(os.getpid()))
 
     grey = decoder.Grey(thumbnails)
-    phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
+    phash = hashes.bits(hashes.coefficients(grey))
     watching = threading.Thread(target=watch)
     watching.start()
     began, worked = time.perf_counter(), time.process_time()

@@ -5,9 +5,12 @@ Writes  data/audit/clusters.csv, data/audit/findings.csv, metrics/audit.json, pl
 Alone   python stages/audit.py
 """
 
+from pathlib import Path
+
 from core.audit import copies, quality
 from core.images import decoder
 from core.pipeline import entrypoint, files, tables
+from core.split import queries
 
 LABELS = "data/raw/labels.csv"
 INDEX = "data/prepared/index.csv"
@@ -19,19 +22,22 @@ SHEETS = "plots/audit"
 
 
 def main() -> None:
-    index = tables.read(INDEX, tables.INDEX)
-    labelled = tables.read(LABELS, tables.LABELS)["file"]
     thumbnails = files.read_array(THUMBNAILS)
     grey = decoder.Grey(thumbnails)
     levels = copies.levels(grey)
+    folder = str(Path(CLUSTERS).parent)
+    with queries.opened(folder) as known:
+        known.add_file("images", INDEX, tables.INDEX)
+        known.add_file("labelled", LABELS, ["file"])
+        images, near, rejected = quality.find_copies(known, grey, levels[1], folder)
+        clusters = quality.cluster(images, near)
+        known.add("clusters", clusters)
+        conflicts = quality.conflicts(images, clusters)
+        unreadable = known.frame("select file from labelled anti join images using (file)")["file"]
+        findings = quality.find(known, images, clusters, conflicts, levels, list(unreadable))
+        figures = quality.summarise(known, images, clusters, near, conflicts, findings)
 
-    near, rejected = quality.find_near_copies(index, grey, levels[1])
-    clusters = quality.cluster(index, near)
-    conflicts = quality.conflicts(index, clusters)
-    findings = quality.find(index, clusters, conflicts, levels, list(labelled[~labelled.isin(index["file"])]))
-    figures = quality.summarise(index, clusters, near, conflicts, findings)
-
-    quality.draw(index, clusters, conflicts, rejected, thumbnails, SHEETS)
+    quality.draw(images, clusters, conflicts, rejected, thumbnails, figures["synthetic"], SHEETS)
     tables.write(clusters, CLUSTERS, tables.CLUSTERS)
     tables.write(findings, FINDINGS, tables.FINDINGS)
     files.write_json(METRICS, figures)

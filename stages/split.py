@@ -5,9 +5,11 @@ Writes  data/split.csv, metrics/split.json
 Alone   python stages/split.py
 """
 
+from pathlib import Path
+
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import Mistake
-from core.split import assignment, leakage
+from core.split import assignment, leakage, queries
 
 LISTS = "data/raw/lists.csv"
 INDEX = "data/prepared/index.csv"
@@ -18,11 +20,16 @@ METRICS = "metrics/split.json"
 
 def main() -> None:
     chosen = params.load("split", "seed")
-    index = tables.read(INDEX, tables.INDEX[:4])
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
     listed = tables.read(LISTS, tables.LISTED)
+    gathered = assignment.gathers(chosen.split)
+    with queries.opened(Path(SPLIT).parent) as known:
+        known.add_file("images", INDEX, tables.INDEX[:4])
+        known.add("clusters", clusters)
+        images = queries.condensed(known, singly=not gathered)
+        synthetic = queries.are_synthetic(known)
 
-    split = assignment.assign(index, clusters, listed, chosen.split, params.either(chosen.split.seed, chosen.seed))
+    split = assignment.assign(images, clusters, listed, chosen.split, params.either(chosen.split.seed, chosen.seed))
     leak = leakage.explain(split, clusters)
     if leak and chosen.split.on_leak == "fail":
         raise Mistake(
@@ -31,11 +38,11 @@ def main() -> None:
             "To measure the effect of the leak: split.on_leak: report"
         )
     figures = assignment.summarise(split, chosen.split)
-    tables.write(split, SPLIT, tables.SPLIT)
-    files.write_json(
-        METRICS,
-        {"synthetic": tables.is_synthetic(split)} | figures | {"leak": leakage.measure(split, clusters)},
-    )
+    with files.whole(SPLIT) as unfinished:
+        for some in tables.chunks(INDEX, tables.INDEX[:4]) if gathered else [split]:
+            rows = queries.spread(some, split, ["cluster", "group", "part"]) if gathered else some
+            tables.append(rows, unfinished, tables.SPLIT)
+    files.write_json(METRICS, {"synthetic": synthetic} | figures | {"leak": leakage.measure(split, clusters)})
 
     print(assignment.describe(figures))
     if chosen.split.strategy == "stable" and (said := leakage.left_out(split)):

@@ -4,7 +4,7 @@ from core.audit import copies, hashes, quality
 from core.images import decoder, sources
 from core.images.preparation import Preparation
 from core.pipeline import params, tables
-from core.split import assignment, leakage
+from core.split import assignment, leakage, queries
 
 import numpy as np
 import pandas as pd
@@ -40,19 +40,22 @@ def index(shared, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_audit_finds_what_is_known_of_the_originals_images(index):
+def test_the_audit_finds_what_is_known_of_the_originals_images(index, tmp_path):
     images, _, grey = index
     levels = copies.levels(grey)
-    near, rejected = quality.find_near_copies(images, grey, levels[1])
-    clusters = quality.cluster(images, near)
     known = {
         "images": 2145, "distinct_images": 1200, "redundant_copies": 945, "exact_clusters": 12, "copied_images": 957,
         "positives": 956, "distinct_positives": 13, "patients": 163, "positive_patients": 3, "label_conflicts": 0,
         "unreadable": 0,
     }  # fmt: skip
-    conflicts = quality.conflicts(images, clusters)
-    findings = quality.find(images, clusters, conflicts, levels, [])
-    figures = quality.summarise(images, clusters, near, conflicts, findings)
+    with queries.opened(tmp_path) as known_images:
+        known_images.add("images", images)
+        alike, near, rejected = quality.find_copies(known_images, grey, levels[1])
+        clusters = quality.cluster(alike, near)
+        known_images.add("clusters", clusters)
+        conflicts = quality.conflicts(alike, clusters)
+        findings = quality.find(known_images, alike, clusters, conflicts, levels, [])
+        figures = quality.summarise(known_images, alike, clusters, near, conflicts, findings)
     assert {name: figures[name] for name in known} == known
     assert set(images["width"]) == set(images["height"]) == {512} and set(images["mode"]) == {"L"}
     # The second field of the name is the image's id: two pairs of equal images have different ones.

@@ -1,5 +1,6 @@
 from core.audit import copies, quality
 from core.pipeline import tables
+from core.split import queries
 
 import imagehash
 import numpy as np
@@ -37,8 +38,20 @@ def near(*pairs):
 def audited(images, pairs=NONE, grey=GREY, unreadable=()):
     clusters = quality.cluster(images, pairs)
     conflicts = quality.conflicts(images, clusters)
-    findings = quality.find(images, clusters, conflicts, copies.levels(grey[: len(images)]), list(unreadable))
-    return clusters, findings, quality.summarise(images, clusters, pairs, conflicts, findings)
+    levels = copies.levels(grey[: len(images)])
+    with queries.opened(None) as known:
+        known.add("images", images)
+        known.add("clusters", clusters)
+        findings = quality.find(known, images, clusters, conflicts, levels, list(unreadable))
+        return clusters, findings, quality.summarise(known, images, clusters, pairs, conflicts, findings)
+
+
+def search(images, grey):
+    """The near copies, after hashing as stages/prepare.py does."""
+    images = images.assign(phash=[str(imagehash.phash(Image.fromarray(image))) for image in grey])
+    with queries.opened(None) as known:
+        known.add("images", images)
+        return quality.find_copies(known, grey, copies.levels(grey)[1])[1]
 
 
 def test_images_of_equal_pixels_are_one_cluster():
@@ -159,16 +172,14 @@ def test_a_set_without_copies_has_no_clusters():
 def test_near_copies_are_sought_among_distinct_images_alone_and_named_by_file():
     grey = np.stack([GREY[0], GREY[0], GREY[0][:, ::-1], GREY[1], GREY[2], GREY[3]]) * 2
     images = SET.assign(pixels_sha256=["x", "x", "y", "z", "u", "v"])
-    images["phash"] = [str(imagehash.phash(Image.fromarray(image))) for image in grey]
-    found, _ = quality.find_near_copies(images, grey, copies.levels(grey)[1])
+    found = search(images, grey)
     assert [tuple(pair) for pair in found[["one", "other"]].to_numpy()] == [("a", "c")]
 
 
 @pytest.mark.parametrize("grey", [np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((64, 64), np.uint8), GREY])
 def test_a_set_of_blank_or_of_unlike_images_has_no_near_copies(grey):
     images = SET.assign(pixels_sha256=list("abcdef"))
-    images["phash"] = [str(imagehash.phash(Image.fromarray(image))) for image in grey]
-    near, _ = quality.find_near_copies(images, grey, copies.levels(grey)[1])
+    near = search(images, grey)
     assert near.empty and quality.cluster(images, near).empty
     audited(images, near, grey)
 
@@ -186,8 +197,8 @@ def test_every_conflict_is_on_its_sheet_and_a_set_without_any_says_so(tmp_path):
     for pairs, rows in ((near(("a", "c", 0.97)), 2), (NONE, 1)):
         clusters = quality.cluster(images, pairs)
         conflicts = quality.conflicts(images, clusters)
-        quality.draw(images, clusters, conflicts, near(("a", "d", 0.5)), thumbnails, str(tmp_path))
+        quality.draw(images, clusters, conflicts, near(("a", "d", 0.5)), thumbnails, False, str(tmp_path))
         height = Image.open(tmp_path / "conflicts.png").height
-        quality.draw(SET[:1], quality.cluster(SET[:1], NONE), {}, NONE, thumbnails, str(tmp_path))
+        quality.draw(SET[:1], quality.cluster(SET[:1], NONE), {}, NONE, thumbnails, False, str(tmp_path))
         empty = Image.open(tmp_path / "conflicts.png").height
         assert (height - empty) / (128 + 20 + 16 + 8) == rows

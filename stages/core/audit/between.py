@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.audit import copies
+from core.audit import copies, hashes
 from core.images.decoder import Grey
 from core.split import groups
 
@@ -22,7 +22,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients
         both["patient"] = both["part"] + " " + both["patient"]
     new = ~both["pixels_sha256"].duplicated().to_numpy() & (copies.levels(grey)[1] >= copies.FLAT)
     asked = np.flatnonzero(new & (both["part"] == "test").to_numpy())
-    near, _ = copies.near_pairs(grey, list(both["phash"]), np.flatnonzero(new), asked)
+    near, _ = copies.near_pairs(grey, hashes.read(list(both["phash"])), np.flatnonzero(new), asked)
     pair = pd.Series(range(len(near)))
     ends = [pair.set_axis(near["one"].to_numpy()), pair.set_axis(near["other"].to_numpy())]
     both["cluster"] = groups.joined(both, [both["pixels_sha256"], pd.concat(ends)])

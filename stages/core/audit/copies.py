@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.audit import hashes, neighbours
 from core.images.decoder import Grey
-from core.split import groups
+from core.pipeline import files
+from core.split import groups, queries
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,11 @@ SCALES = (0.8, 1.25)  # range of the scale between two copies
 SHIFT = 0.12  # largest shift between two copies, as a share of the side
 AT_ONCE = 256  # pairs of one batch, which take the most memory
 IMAGES = 4 * AT_ONCE  # of one batch
+REJECTED = 100  # closest pairs that are no copies
+PROPOSED = """
+select one, other, distance, turn, zoom from proposed
+qualify row_number() over (partition by one, other, turn order by unlike, distance, crop, zoom) = 1
+order by one, other, unlike, distance, crop, turn, zoom"""
 
 
 def turned(images: np.ndarray, turn: int) -> np.ndarray:
@@ -36,45 +42,53 @@ def turned(images: np.ndarray, turn: int) -> np.ndarray:
 
 
 def near_pairs(
-    grey: Grey, phash: list[str], members: np.ndarray, asked: np.ndarray | None = None
+    grey: Grey, phash: np.ndarray, members: np.ndarray, asked: np.ndarray | None = None, folder: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pairs of images that are near copies, and the 100 closest pairs that are not. ``asked``: those of ``members``
     whose copies are looked for; None: all.
 
-    ``grey`` is uint8 (N, 64, 64); ``phash`` has their hashes in hexadecimal; ``members`` (M,) has the positions of the
+    ``grey`` is uint8 (N, 64, 64); ``phash`` has their hashes, uint8 (N, 8); ``members`` (M,) has the positions of the
     images to compare, in ascending order. These must be distinct and have a standard deviation of FLAT or more: others
     have no detail to compare. Both tables have the columns of PAIRS: the two positions, the number of bits that differ
     between the hashes, and the correlation of detail (-1 to 1) after the best alignment. The highest correlation comes
-    first. If an image has many copies, not every pair of them is compared, but enough pairs to connect them.
+    first. If an image has many copies, not every pair of them is compared, but enough pairs to connect them. What can
+    outgrow memory is in temporary files in ``folder`` (None: the system's).
     """
-    plain = hashes.read(phash)
-    found = [pd.DataFrame(columns=PAIRS).astype({"one": int, "other": int, "distance": int, "correlation": float})]
+    same = other = pd.DataFrame(columns=PAIRS).astype(dict(zip(PAIRS, (int, int, int, float), strict=True)))
     asked = members if asked is None else asked
-    index = _index(grey, members)
+    index = _index(grey, members, folder)
     while len(asked):
-        proposed = _propose(grey, plain, members, index, asked)
-        found.append(proposed.assign(correlation=_confirm_all(grey, proposed)))
+        found = [same[:0]]
+        with queries.opened(folder, "copies") as known, ThreadPoolExecutor(os.cpu_count()) as pool:
+            _propose(pool, grey, phash, members, index, asked, known)
+            for proposed in known.chunks(PROPOSED):
+                batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
+                correlation = [*pool.map(lambda batch: _confirm(grey, batch), batches), np.empty(0)]
+                pairs = proposed.assign(correlation=np.concatenate(correlation).astype(np.float64).round(4))[PAIRS]
+                found.append(pairs[pairs["correlation"] >= SAME])
+                other = _best(pd.concat([other, pairs[pairs["correlation"] < SAME]]))[: 2 * REJECTED]
         # Many copies of one image can fill each other's MOST nearest neighbours and hide further copies. So keep the
         # first image of each group of copies only, and search again from these.
-        joined = found[-1][found[-1]["correlation"] >= SAME]
-        name = groups.linked(len(plain), joined["one"].to_numpy(), joined["other"].to_numpy())
-        first = np.unique(name[members], return_index=True)[1]
-        several = np.bincount(name[members], minlength=len(plain)) > 1
-        first = np.sort(first)
-        members, index = members[first], neighbours.Index(index.descriptions[first], index.turns[first])
-        asked = members[several[name[members]]]
-    pairs = pd.concat(found, ignore_index=True)
+        joined = pd.concat(found)
+        same = _best(pd.concat([same, joined]))
+        ends, of = np.unique(joined[["one", "other"]].to_numpy(), return_inverse=True)
+        of = of.reshape(-1, 2)
+        first = np.unique(groups.linked(len(ends), of[:, 0], of[:, 1]), return_index=True)[1]
+        asked = np.sort(ends[first])
+        if len(asked):
+            kept = ~np.isin(members, np.setdiff1d(ends, asked))
+            members = members[kept]
+            descriptions = files.on_disk((len(members), neighbours.NUMBERS), np.int8, folder)
+            np.compress(kept, index.descriptions, axis=0, out=descriptions)
+            index = neighbours.Index(descriptions, index.turns[kept], folder)
+    alone = other.merge(same[["one", "other"]], how="left", indicator=True)["_merge"] == "left_only"
+    return same, other[alone.to_numpy()][:REJECTED].reset_index(drop=True)
+
+
+def _best(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Each pair once, the highest correlation first."""
     pairs = pairs.sort_values(["correlation", "one", "other"], ascending=[False, True, True])
-    pairs = pairs.drop_duplicates(["one", "other"])[PAIRS].reset_index(drop=True)
-    same = pairs["correlation"] >= SAME
-    return pairs[same], pairs[~same][:100].reset_index(drop=True)
-
-
-def _confirm_all(grey: Grey, proposed: pd.DataFrame) -> np.ndarray:
-    batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda batch: _confirm(grey, batch), batches))
-    return np.concatenate([*found, np.empty(0, np.float32)]).astype(np.float64).round(4)
+    return pairs.drop_duplicates(["one", "other"], ignore_index=True)
 
 
 def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +102,9 @@ def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
     return mean, spread
 
 
-def _index(grey: Grey, members: np.ndarray) -> neighbours.Index:
-    descriptions, turns = np.empty((len(members), neighbours.NUMBERS), np.int8), np.empty(len(members), np.int8)
+def _index(grey: Grey, members: np.ndarray, folder: str | None) -> neighbours.Index:
+    descriptions = files.on_disk((len(members), neighbours.NUMBERS), np.int8, folder)
+    turns = np.empty(len(members), np.int8)
 
     def describe(start: int) -> None:
         part = slice(start, start + IMAGES)
@@ -99,31 +114,34 @@ def _index(grey: Grey, members: np.ndarray) -> neighbours.Index:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(describe, range(0, len(members), IMAGES)))
-    return neighbours.Index(descriptions, turns)
+    return neighbours.Index(descriptions, turns, folder)
 
 
 def _propose(
-    grey: Grey, plain: np.ndarray, members: np.ndarray, index: neighbours.Index, asked: np.ndarray
-) -> pd.DataFrame:
-    """Pairs of an image of ``asked`` and an image of ``members``, of which ``index`` is, that look alike.
+    pool: ThreadPoolExecutor,
+    grey: Grey,
+    phash: np.ndarray,
+    members: np.ndarray,
+    index: neighbours.Index,
+    asked: np.ndarray,
+    known: queries.Tables,
+) -> None:
+    """Pairs of an image of ``asked`` and an image of ``members``, of which ``index`` is, that look alike, as the table
+    proposed in ``known``, for the query PROPOSED.
 
-    Columns one, other, distance (of their hashes), turn (of other) and zoom (scale of other with which the alignment
-    starts).
+    Columns one, other, distance (of their hashes), turn (of other), zoom (scale of other with which the alignment
+    starts), unlike and crop.
     """
     parts = [asked[start : start + IMAGES] for start in range(0, len(asked), IMAGES)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pd.concat(pool.map(lambda part: _alike(grey, plain, members, index, part), parts))
-    # A pair can be found from either of its images. Store it with one < other; if that swaps them, invert the turn.
-    swap = (found["one"] > found["other"]).to_numpy()
-    one, other = found["one"].where(~swap, found["other"]), found["other"].where(~swap, found["one"])
-    turn = np.where(swap, neighbours.BACK[found["turn"]], found["turn"])
-    # ``one`` matches a crop of ``other``, so it shows everything larger. After a swap it is the reverse.
-    zoom = np.where(swap, 1 / (1 - 2 * found["crop"]), 1 - 2 * found["crop"])
-    found = found.assign(one=one, other=other, turn=turn, zoom=zoom, unlike=-found["likeness"])
-    found = found.sort_values(["one", "other", "unlike", "distance", "crop", "turn", "zoom"], ignore_index=True)
-    return found.drop_duplicates(["one", "other", "turn"], ignore_index=True)[
-        ["one", "other", "distance", "turn", "zoom"]
-    ]
+    for found in pool.map(lambda part: _alike(grey, phash, members, index, part), parts):
+        # A pair can be found from either of its images. Store it with one < other; if that swaps them, invert the turn.
+        swap = (found["one"] > found["other"]).to_numpy()
+        one, other = found["one"].where(~swap, found["other"]), found["other"].where(~swap, found["one"])
+        turn = np.where(swap, neighbours.BACK[found["turn"]], found["turn"])
+        # ``one`` matches a crop of ``other``, so it shows everything larger. After a swap it is the reverse.
+        zoom = np.where(swap, 1 / (1 - 2 * found["crop"]), 1 - 2 * found["crop"])
+        found = found.assign(one=one, other=other, turn=turn, zoom=zoom, unlike=-found["likeness"])
+        known.append("proposed", found.drop(columns="likeness"))
 
 
 def _alike(

@@ -11,6 +11,7 @@ share the most bits, so that it does not matter how many images are alike. All t
 from typing import NamedTuple
 
 from core.audit import hashes
+from core.pipeline import files
 
 import numpy as np
 
@@ -96,9 +97,10 @@ _TURN = _turns()
 
 
 class Index:
-    """An index of images by their descriptions int8 (N, 144), which must be ``turned`` by ``turns`` (from upright)."""
+    """An index of images by their descriptions int8 (N, 144), which must be ``turned`` by ``turns`` (from upright).
+    Its lists are in temporary files in ``folder`` (None: the system's)."""
 
-    def __init__(self, descriptions: np.ndarray, turns: np.ndarray) -> None:
+    def __init__(self, descriptions: np.ndarray, turns: np.ndarray, folder: str | None = None) -> None:
         self.descriptions, self.turns, self.count = descriptions, turns, len(turns)
         self.window = np.arange(min(WINDOW, self.count))
         # So many bits tell the images of a window from the others.
@@ -113,8 +115,11 @@ class Index:
             for start in range(0, self.count, AT_ONCE):
                 part = descriptions[start : start + AT_ONCE]
                 keys[start : start + AT_ONCE] = _packed(part[:, numbers] - middle[numbers])
-            order = np.argsort(keys, kind="stable").astype(np.int32)
-            self.lists.append((numbers, middle[numbers], keys[order], order))
+            order = files.on_disk((self.count,), np.int32, folder)
+            order[:] = np.argsort(keys, kind="stable")
+            ordered = files.on_disk((self.count,), np.uint64, folder)
+            np.take(keys, order, out=ordered)
+            self.lists.append((numbers, middle[numbers], ordered, order))
 
     def of(self, places: np.ndarray) -> np.ndarray:
         """The descriptions of images of the index, as they were before turning."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from core.audit import copies
+from core.audit import copies, hashes
 from core.images import dicom, sheets
 from core.images.decoder import Grey
 from core.pipeline import tables
 from core.pipeline.errors import many, some
-from core.split import groups
+from core.split import groups, queries
+from core.split.queries import Tables
 
 import numpy as np
 import pandas as pd
@@ -15,43 +16,59 @@ import pandas as pd
 MUCH_LARGER = 2.0  # a width or height more than 2 times the median, or less than half of it, is an outlier
 RARE_MODE = 0.05  # a colour mode of a smaller share of the images is an outlier
 FAR = 5.0  # limit for the modified z-score of the mean brightness (Iglewicz and Hoaglin 1993 suggest 3.5)
+COPIED = ["row", "file", "label", "patient", "pixels_sha256"]  # what is kept of images that look like others
 SHOWN = 8  # images of each cluster on a sheet
 LARGEST = 12  # clusters of each kind on the sheet of copies
 
 
-def find_near_copies(index: pd.DataFrame, grey: Grey, spread: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pairs of near copies, and the closest pairs that are not copies: files ``one`` and ``other``.
+def find_copies(
+    known: Tables, grey: Grey, spread: np.ndarray, folder: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The images of a set that look like others, the pairs of near copies among them, and the closest pairs that are
+    not copies.
 
-    ``grey`` is uint8 (N, 64, 64) in the order of ``index``; ``spread`` (N,) is the standard deviation of each image.
-    Only the first of several images with equal pixels is compared. Both tables have the columns of copies.PAIRS.
+    ``known`` has the view ``images`` with the columns of tables.INDEX; ``grey`` is uint8 (N, 64, 64) in its order;
+    ``spread`` (N,) is the standard deviation of each image. The first table has the columns of COPIED. The pairs are
+    files ``one`` and ``other``, with the columns of copies.PAIRS. Of images with equal pixels, only the first is
+    compared. Temporary files are in ``folder`` (None: the system's).
     """
-    first = ~index["pixels_sha256"].duplicated().to_numpy()
-    found = copies.near_pairs(grey, list(index["phash"]), np.flatnonzero(first & (spread >= copies.FLAT)))
-    names = index["file"].to_numpy()
-    near, rejected = (
-        pairs.assign(one=names[pairs["one"].to_numpy()], other=names[pairs["other"].to_numpy()]) for pairs in found
-    )
-    return near, rejected
+    wanted = f"select {', '.join(COPIED)} from images"
+    equal = "select pixels_sha256 from images group by pixels_sha256 having count(*) > 1"
+    equal_ones = known.frame(f"{wanted} where pixels_sha256 in ({equal}) order by row")
+    compared = spread >= copies.FLAT
+    compared[equal_ones.loc[equal_ones["pixels_sha256"].duplicated(), "row"]] = False
+    phash = np.empty((len(grey), 8), np.uint8)
+    for some_rows in known.chunks("select row, phash from images"):
+        phash[some_rows["row"]] = hashes.read(list(some_rows["phash"]))
+    found = copies.near_pairs(grey, phash, np.flatnonzero(compared), folder=folder)
+
+    rows = pd.concat([equal_ones["row"], *(pairs[end] for pairs in found for end in ("one", "other"))])
+    known.add("wanted", rows.drop_duplicates().to_frame("row"))
+    images = known.frame(f"{wanted} where row in (from wanted) order by row")
+    name = images.set_index("row")["file"]
+    near, rejected = (pairs.assign(one=pairs["one"].map(name), other=pairs["other"].map(name)) for pairs in found)
+    return images, near, rejected
 
 
-def cluster(index: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
-    """Which images are copies of each other: the columns of tables.CLUSTERS.
+def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
+    """Which images are copies of each other: the columns of tables.CLUSTERS. ``images`` and ``near`` are from
+    find_copies.
 
     An image has one row of kind "exact" if another image has equal pixels (distance 0, correlation 1), and one row
-    of kind "near" if it has a near copy (``near``, from find_near_copies); distance and correlation are those of its
+    of kind "near" if it has a near copy; distance and correlation are those of its
     closest pair. Near copies of near copies belong to the same cluster. Exact clusters are numbered first, from 0;
     each kind is numbered in the order of its files.
     """
-    copied = index[index["pixels_sha256"].duplicated(keep=False)]
+    copied = images[images["pixels_sha256"].duplicated(keep=False)]
     exact = copied[["file"]].assign(
         cluster=copied.groupby("pixels_sha256", sort=False).ngroup(), kind="exact", distance=0, correlation=1.0
     )
     # Images with equal pixels share their near copies.
-    of_file = index.set_index("file")["pixels_sha256"]
+    of_file = images.set_index("file")["pixels_sha256"]
     ends = pd.concat([near.assign(file=near["one"]), near.assign(file=near["other"])])
     ends = ends.sort_values("correlation", ascending=False, kind="stable").drop_duplicates("file")
     closest = ends.assign(pixels_sha256=ends["file"].map(of_file)).set_index("pixels_sha256")
-    touched = index[index["pixels_sha256"].isin(closest.index)]
+    touched = images[images["pixels_sha256"].isin(closest.index)]
     nodes = pd.Index(closest.index)
     joined = groups.linked(
         len(nodes), nodes.get_indexer(near["one"].map(of_file)), nodes.get_indexer(near["other"].map(of_file))
@@ -67,21 +84,21 @@ def cluster(index: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["cluster", "file"], ignore_index=True)[tables.CLUSTERS]
 
 
-def conflicts(index: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[list[str]]]:
+def conflicts(images: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[list[str]]]:
     """The files of each cluster whose copies have different labels, for the kinds "exact" and "near".
 
     Files of an exact conflict are left out of the near ones, so that no conflict is reported twice.
     """
-    labelled = clusters.merge(index[["file", "label"]], on="file")
+    labelled = clusters.merge(images[["file", "label"]], on="file")
     exact = _mixed(labelled[labelled["kind"] == "exact"], "label")
     known = {file for files in exact for file in files}
     near = labelled[(labelled["kind"] == "near") & ~labelled["file"].isin(known)]
     return {"exact": exact, "near": _mixed(near, "label")}
 
 
-def _across_patients(index: pd.DataFrame, clusters: pd.DataFrame) -> list[list[str]]:
+def _across_patients(images: pd.DataFrame, clusters: pd.DataFrame) -> list[list[str]]:
     """The files of each cluster whose copies belong to different patients."""
-    return _mixed(clusters.merge(index[["file", "patient"]], on="file"), "patient")
+    return _mixed(clusters.merge(images[["file", "patient"]], on="file"), "patient")
 
 
 def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
@@ -91,7 +108,8 @@ def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
 
 
 def find(
-    index: pd.DataFrame,
+    known: Tables,
+    images: pd.DataFrame,
     clusters: pd.DataFrame,
     contradicting: dict[str, list[list[str]]],
     levels: tuple[np.ndarray, np.ndarray],
@@ -101,37 +119,47 @@ def find(
 
     A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies with
     different labels: ``contradicting``, from ``conflicts``) and two-patients (copies under different patients).
-    ``levels`` are the mean and the standard deviation of each image, in the order of the index.
+    ``known`` and ``images`` are those of find_copies; ``levels`` are the mean and the standard deviation of each image.
     """
     rows: list[tuple[object, ...]] = [(file, "unreadable", "") for file in unreadable]
 
-    def note(finding: str, where: "np.ndarray | pd.Series[Any]", details: "list[str] | pd.Series[Any]") -> None:
-        where = np.asarray(where, dtype=bool)
-        rows.extend((file, finding, detail) for file, detail in zip(index["file"][where], details, strict=True))
+    def note(finding: str, where: np.ndarray, details: list[str]) -> None:
+        known.add("noted", pd.DataFrame({"row": np.flatnonzero(where)}))
+        names = known.frame("select file from images where row in (from noted) order by row")["file"]
+        rows.extend((file, finding, detail) for file, detail in zip(names, details, strict=True))
 
     mean, spread = levels
     note("blank", spread == 0, [f"all grey level {level:.0f}" for level in mean[spread == 0]])
     faint = (spread > 0) & (spread < copies.FLAT)
     note("near-blank", faint, [f"standard deviation {level:.1f} grey levels" for level in spread[faint]])
 
-    size = index[["width", "height"]]
-    times = size / size.median()
-    odd = ((times > MUCH_LARGER) | (times < 1 / MUCH_LARGER)).any(axis=1)
-    usual = " x ".join(f"{side:.0f}" for side in size.median())
-    note("size", odd, [f"{width} x {height}, median {usual}" for width, height in size[odd].to_numpy()])
-
-    annotated = index["mode"].str.endswith(f" {dicom.BURNED_IN}")
-    note("annotated", annotated, [""] * int(annotated.sum()))
-    modes = index["mode"].str.removesuffix(f" {dicom.BURNED_IN}")
-    share = modes.map(modes.value_counts(normalize=True))
-    note("mode", share < RARE_MODE, modes[share < RARE_MODE] + f", most are {modes.mode()[0]}")
-
-    deviation = np.median(np.abs(mean - np.median(mean)))
-    score = 0.6745 * (mean - np.median(mean)) / deviation if deviation else np.zeros(len(mean))
+    middle = np.median(mean)
+    deviation = np.median(np.abs(mean - middle))
+    score = 0.6745 * (mean - middle) / deviation if deviation else np.zeros(len(mean))
     far = np.abs(score) > FAR
-    note("brightness", far, [f"mean {level:.0f}, median {np.median(mean):.0f}" for level in mean[far]])
+    note("brightness", far, [f"mean {level:.0f}, median {middle:.0f}" for level in mean[far]])
 
-    of = index.set_index("file")
+    usual = known.frame("select median(width) as width, median(height) as height from images").to_numpy(dtype=float)[0]
+    odd = known.frame(
+        """select file, width, height from images where greatest(width / $1, height / $2) > $3
+        or least(width / $1, height / $2) < 1 / $3""", *usual, MUCH_LARGER
+    )  # fmt: skip
+    median = " x ".join(f"{side:.0f}" for side in usual)
+    rows += [(file, "size", f"{width} x {height}, median {median}") for file, width, height in odd.to_numpy()]
+
+    modes = "select file, regexp_replace(mode, $1, '') as kind, mode from images"
+    burned = f" {dicom.BURNED_IN}$"
+    annotated = known.frame(f"select file from ({modes}) where mode != kind", burned)["file"]
+    rows += [(file, "annotated", "") for file in annotated]
+    number = known.frame(
+        f"select kind, count(*) as images from ({modes}) group by kind order by images desc, kind", burned
+    )
+    rare = number[number["images"] / number["images"].sum() < RARE_MODE]
+    known.add("rare", rare[["kind"]])
+    unusual = known.frame(f"select file, kind from ({modes}) where kind in (from rare)", burned)
+    rows += [(file, "mode", f"{kind}, most are {number['kind'][0]}") for file, kind in unusual.to_numpy()]
+
+    of = images.set_index("file")
     for kind, found in contradicting.items():
         for files in found:
             labels = of.loc[files, "label"]
@@ -139,7 +167,7 @@ def find(
                 against = some(list(labels.index[labels != label]), 1)
                 detail = f"label {label}, not so its {kind} copies {against}"
                 rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
-    for files in _across_patients(index, clusters):
+    for files in _across_patients(images, clusters):
         owners = of.loc[files, "patient"].dropna()
         names = sorted(owners.unique())
         words = {name: some([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
@@ -150,35 +178,42 @@ def find(
 
 
 def summarise(
-    index: pd.DataFrame,
+    known: Tables,
+    images: pd.DataFrame,
     clusters: pd.DataFrame,
     near: pd.DataFrame,
     contradicting: dict[str, list[list[str]]],
     findings: pd.DataFrame,
 ) -> dict[str, Any]:
-    """The figures of metrics/audit.json. Figures that need patients are null if patients are not known."""
-    positive = index[index["label"] == 1]
-    counted = tables.counts(index)
-    distinct = index["pixels_sha256"].nunique()
+    """The figures of metrics/audit.json. Figures that need patients are null if patients are not known.
+
+    ``known`` is that of find_copies, with the view ``clusters``; ``images``, ``clusters`` and ``near`` have all copies.
+    """
+    gathered = queries.condensed(known, singly=False)
+    counted = tables.counts(gathered)
     exact = clusters[clusters["kind"] == "exact"]
-    of_patient = index.groupby("patient").size()
-    sharing = index.set_index("file")["patient"][findings.loc[findings["finding"] == "two-patients", "file"]]
+    equal = images[images["file"].isin(exact["file"])]
+    redundant, redundant_positives = (
+        len(some_images) - some_images["pixels_sha256"].nunique() for some_images in (equal, equal[equal["label"] == 1])
+    )
+    of_patient = gathered.groupby("patient")["images"].sum()
+    sharing = images.set_index("file")["patient"][findings.loc[findings["finding"] == "two-patients", "file"]]
     number = findings["finding"].value_counts()
     return {
-        "synthetic": tables.is_synthetic(index),
-        "images": len(index),
-        "distinct_images": distinct,
-        "redundant_copies": len(index) - distinct,
+        "synthetic": queries.are_synthetic(known),
+        "images": tables.number(gathered),
+        "distinct_images": tables.number(gathered) - redundant,
+        "redundant_copies": redundant,
         "exact_clusters": int(exact["cluster"].nunique()),
         "copied_images": len(exact),
         "near_pairs": len(near),
         "near_clusters": int(clusters.loc[clusters["kind"] == "near", "cluster"].nunique()),
         "positives": counted["positives"],
-        "distinct_positives": positive["pixels_sha256"].nunique(),
+        "distinct_positives": tables.number(gathered[gathered["label"] == 1]) - redundant_positives,
         "patients": counted["patients"],
         "positive_patients": counted["positive_patients"],
         # Positives that a split can keep apart: patients who share copies count as one group.
-        "positive_groups": int(groups.of(index, clusters)[(index["label"] == 1).to_numpy()].nunique()),
+        "positive_groups": _positive_groups(gathered, clusters),
         "images_per_patient": {
             name: None if of_patient.empty else float(getattr(of_patient, name)()) for name in ("min", "median", "max")
         },
@@ -190,6 +225,14 @@ def summarise(
         "near_blank": int(number.get("near-blank", 0)),
         "outliers": {name: int(number.get(name, 0)) for name in ("size", "mode", "brightness")},
     }
+
+
+def _positive_groups(gathered: pd.DataFrame, clusters: pd.DataFrame) -> int:
+    """``gathered`` is from queries.condensed. An image of an unknown patient without copies is a group of its own."""
+    alone = gathered["patient"].isna() & gathered["single"].isna()
+    positive = gathered["label"] == 1
+    joined = groups.of(gathered, clusters)[positive & ~alone].nunique()
+    return joined + tables.number(gathered[positive & alone])
 
 
 def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
@@ -262,19 +305,20 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
 
 
 def draw(
-    index: pd.DataFrame,
+    images: pd.DataFrame,
     clusters: pd.DataFrame,
     contradicting: dict[str, list[list[str]]],
     rejected: pd.DataFrame,
     thumbnails: np.ndarray,
+    synthetic: bool,
     folder: str,
 ) -> None:
     """Save contact sheets in ``folder``: copies.png (the largest clusters), conflicts.png (all conflicts) and
     rejected.png (the closest pairs that are not copies).
 
-    ``thumbnails`` is uint8 (N, H, H, C) in the order of the index.
+    ``thumbnails`` is uint8 (N, H, H, C) in the order of the index; ``images`` are those of find_copies.
     """
-    of = index.set_index("file")
+    of = images.set_index("file")
 
     def row(heading: str, files: list[str]) -> sheets.Row:
         members = of.loc[files]
@@ -286,7 +330,7 @@ def draw(
         return sheets.Row(f"{heading}; patients: {patients}", [np.asarray(thumbnails[n]) for n in shown["row"]], names)
 
     def save(name: str, title: str, nothing: str, rows: list[sheets.Row]) -> None:
-        sheets.save(title if rows else nothing, rows, f"{folder}/{name}.png", tables.is_synthetic(index))
+        sheets.save(title if rows else nothing, rows, f"{folder}/{name}.png", synthetic)
 
     largest = []
     for kind, words in (("exact", "equal images"), ("near", "near copies")):

@@ -18,10 +18,11 @@ def many(count: int, thing: str) -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
-def some(names: list[str], most: int = 5) -> str:
-    """The first ``most`` of ``names``, and how many more there are, for a message."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+def some(names: list[str], most: int = 5, total: int | None = None) -> str:
+    """The first ``most`` of ``names``, and how many more there are of ``total`` (None: of these), for a message."""
+    shown = names[:most]
+    rest = (len(names) if total is None else total) - len(shown)
+    return ", ".join(shown) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def chance(p: float) -> str:

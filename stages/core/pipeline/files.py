@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +91,17 @@ def reserve(path: Path) -> None:
     the disk is full. Raises OSError."""
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def on_disk(shape: tuple[int, ...], kind: Any, folder: str | Path | None) -> np.ndarray:
+    """An array in a temporary file without a name in ``folder`` (None: the system's), which the system can write out
+    when memory is short. Raises OSError if the disk is full."""
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    if not size:
+        return np.empty(shape, kind)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, kind, "r+", shape=shape)
 
 
 def claim(path: str | Path, wait: bool) -> IO[bytes] | None:

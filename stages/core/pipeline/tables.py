@@ -37,8 +37,13 @@ _KINDS = {
 }  # fmt: skip
 
 
+def kind(column: str) -> str:
+    """The type of a column in pandas."""
+    return _KINDS.get(column, "string")
+
+
 def _kinds(columns: list[str]) -> dict[str, str]:
-    return {column: _KINDS.get(column, "string") for column in columns}
+    return {column: kind(column) for column in columns}
 
 
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
@@ -61,6 +66,15 @@ def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
     if missing:
         raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
     return table[[*columns, *members(table), *groups(table)]]
+
+
+def header(path: Path, columns: list[str]) -> list[str]:
+    """The names of all columns of a table. Raises ValueError if it lacks one of ``columns``."""
+    with path.open(encoding="utf-8", newline="") as text:
+        found = next(csv.reader(text), [])
+    if missing := set(columns) - set(found):
+        raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
+    return found
 
 
 def chunks(path: str | Path, columns: list[str]) -> Iterator[pd.DataFrame]:
@@ -104,14 +118,19 @@ def classes(labels: str | Path, images: pd.DataFrame) -> "pd.Series[str]":
     return images["file"].map(read(labels, LABELS).set_index("file")["class"])
 
 
+def number(table: pd.DataFrame) -> int:
+    """How many images a table has: those in its column images, or one per row."""
+    return int(table["images"].sum()) if "images" in table else len(table)
+
+
 def counts(table: pd.DataFrame) -> dict[str, int | None]:
     """Images, positives, patients and positive patients in a table; the latter two are null if patients are not
     known."""
     positive = table[table["label"] == 1]
     known = table["patient"].notna().any()
     return {
-        "images": len(table),
-        "positives": len(positive),
+        "images": number(table),
+        "positives": number(positive),
         "patients": table["patient"].nunique() if known else None,
         "positive_patients": positive["patient"].nunique() if known else None,
     }

@@ -16,7 +16,7 @@ ConstructorError = yaml.constructor.ConstructorError
 Made = TypeVar("Made")
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """SafeLoader with the resolvers and constructors that are added below instead of YAML 1.1's. Other tags are
     errors."""
 

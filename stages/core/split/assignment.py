@@ -15,16 +15,18 @@ import pandas as pd
 def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, chosen: Split, seed: int) -> pd.DataFrame:
     """Give every image of ``index`` a part: train, val, test or dropped.
 
-    ``clusters`` and ``listed`` have the columns of tables.CLUSTERS and tables.LISTED. Returns the columns of
-    tables.SPLIT in the order of ``index``. Equal arguments give an equal split. Raises Mistake if the strategy needs
-    patients or lists that are missing, or if a part would be empty.
+    ``clusters`` and ``listed`` have the columns of tables.CLUSTERS and tables.LISTED. For the strategies that
+    ``gathers`` names, a row can be several images of one patient and label without copies: their number is in the
+    column images (queries.condensed). Returns ``index`` with the columns of tables.SPLIT, in its order. Equal arguments
+    give an equal split. Raises Mistake if the strategy needs patients or lists that are missing, or if a part would be
+    empty.
     """
-    split = index[["row", "file", "label", "patient"]].reset_index(drop=True)
+    split = index.reset_index(drop=True)
     copied = groups.copied(split, clusters)
     # Exact and near copies of one image are in the same cluster.
-    split["cluster"] = groups.joined(split, [copied]).where(split.index.isin(copied.index))
+    split["cluster"] = groups.joined(split.loc[copied.index.unique().sort_values()], [copied]).reindex(split.index)
 
-    by_patient = chosen.strategy in ("patient", "stable")
+    by_patient = gathers(chosen)
     if by_patient and split["patient"].isna().any():
         raise Mistake(
             f"split.strategy is {chosen.strategy}, but the patients are not known: set data.patient, or "
@@ -69,7 +71,12 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
                 f"copies) are too few for {asked if chosen.folds is None else f'split.folds {chosen.folds}'}"
                 + _largest(split)
             )
-    return split[tables.SPLIT]
+    return split
+
+
+def gathers(chosen: Split) -> bool:
+    """Whether all images of a patient that are no copies get the same part."""
+    return chosen.strategy in ("patient", "stable")
 
 
 def _by_hash(patients: "pd.Series[str]", chosen: Split, seed: int) -> "pd.Series[str]":
@@ -100,7 +107,8 @@ def _torn(split: pd.DataFrame, hashed: "pd.Series[str]", chosen: Split) -> np.nd
 
 def _largest(split: pd.DataFrame) -> str:
     """A hint for a message: the copies that join the most patients into one group, or an empty string."""
-    members = split[split["group"] == split["group"].mode()[0]]
+    images = split.assign(images=split.get("images", 1)).groupby("group")["images"].sum()
+    members = split[split["group"] == images.idxmax()]
     if members["patient"].nunique() < 2:
         return ""
     ties = members.groupby("cluster")["patient"].nunique()
@@ -135,8 +143,9 @@ def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndar
     The misfit is the chi-square distance from the requested numbers of negatives and positives. If the remaining
     groups with a positive (or a negative) are not more than the parts without one, these parts come first.
     """
-    positive = kept["label"] == 1
-    table = pd.DataFrame({"group": kept["group"], "positive": positive, "negative": ~positive}).groupby("group").sum()
+    images, positive = kept.get("images", 1), kept["label"] == 1
+    table = pd.DataFrame({"group": kept["group"], "positive": positive * images, "negative": ~positive * images})
+    table = table.groupby("group").sum()
     sizes = table[["negative", "positive"]].to_numpy(dtype=np.float64)  # (groups, 2)
     shuffled = np.random.RandomState(seed).permutation(len(sizes))
     # Groups with positives first: they are rarer. The other groups then balance the sizes of the parts.
@@ -190,10 +199,10 @@ def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
             name: None
             if chosen.strategy == "predefined" or not total
             else round(figures[part][name] / total - asked[part], 6)
-            for name, total in (("images", len(kept)), ("positives", int((kept["label"] == 1).sum())))
+            for name, total in (("images", tables.number(kept)), ("positives", tables.number(kept[kept["label"] == 1])))
         }
     return figures | {
-        "dropped": len(split) - len(kept),
+        "dropped": tables.number(split) - tables.number(kept),
         "positive_groups": int(kept.loc[kept["label"] == 1, "group"].nunique()),
     }
 

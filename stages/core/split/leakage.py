@@ -1,5 +1,6 @@
 """Test images that training has seen: as an exact copy, as a near copy, or through another image of the patient."""
 
+from core.pipeline import tables
 from core.pipeline.errors import many, some
 from core.split import groups
 
@@ -45,12 +46,14 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
     leak: dict[str, int | None] = {}
     for part in ("test", "val"):
         rows = shared[shared["part"] == part]
-        leak[f"{part}_copies_in_train"] = int(rows["exact_in_train"].sum())
-        leak[f"{part}_positive_copies_in_train"] = int((rows["exact_in_train"] & (rows["label"] == 1)).sum())
-        leak[f"{part}_near_copies_in_train"] = int((rows["copy_in_train"] & ~rows["exact_in_train"]).sum())
+        exact = rows[rows["exact_in_train"]]
+        leak[f"{part}_copies_in_train"] = tables.number(exact)
+        leak[f"{part}_positive_copies_in_train"] = tables.number(exact[exact["label"] == 1])
+        leak[f"{part}_near_copies_in_train"] = tables.number(rows[rows["copy_in_train"] & ~rows["exact_in_train"]])
         known = rows["patient"].notna().any()
-        leak[f"{part}_patients_in_train"] = int(rows["patient_in_train"].sum()) if known else None
-    leak["test_known_to_val"] = len(known_to_val(split))
+        of_known = rows[rows["patient_in_train"].fillna(False)]
+        leak[f"{part}_patients_in_train"] = tables.number(of_known) if known else None
+    leak["test_known_to_val"] = tables.number(known_to_val(split))
     return leak
 
 
@@ -64,24 +67,27 @@ def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
     """A text that names the test images and patients that training or validation has seen, or None."""
     shared = _known_by_train(split, clusters)
     test = shared[shared["part"] == "test"]
+    of_all = f"of {tables.number(test):,} test images"
     lines = []
     for kind, copied in (
         ("copies", test[test["exact_in_train"]]),
         ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
     ):
         if len(copied):
-            names = some(list(copied["file"]))
-            lines.append(f"{len(copied):,} of {len(test):,} test images are {kind} of a training image: {names}")
+            count = tables.number(copied)
+            names = some(list(copied["file"]), total=count)
+            lines.append(f"{count:,} {of_all} are {kind} of a training image: {names}")
     if (known := test[test["patient_in_train"].fillna(False)]).size:
         patients = sorted(known["patient"].unique())
         lines.append(
-            f"{len(known):,} of {len(test):,} test images are of {len(patients):,} patients who are also in training: "
+            f"{tables.number(known):,} {of_all} are of {len(patients):,} patients who are also in training: "
             f"{some(patients)}"
         )
     if len(known := known_to_val(split)):
+        count = tables.number(known)
         lines.append(
-            f"{len(known):,} of {len(test):,} test images have a copy or their patient in validation, which can choose "
-            f"the epoch and the threshold: {some(list(known['file']))}"
+            f"{count:,} {of_all} have a copy or their patient in validation, which can choose the epoch and the "
+            f"threshold: {some(list(known['file']), total=count)}"
         )
     return "\n".join(lines) or None
 
@@ -94,8 +100,8 @@ def left_out(split: pd.DataFrame) -> str | None:
         return None
     patients = sorted(gone["patient"].unique())
     return (
-        f"Left out: {many(len(patients), 'patient')} with {many(len(gone), 'image')}, as copies join them to a patient "
-        f"in an earlier part (train, val, test), and a stable split moves nobody: {some(patients)}"
+        f"Left out: {many(len(patients), 'patient')} with {many(tables.number(gone), 'image')}, as copies join them to "
+        f"a patient in an earlier part (train, val, test), and a stable split moves nobody: {some(patients)}"
     )
 
 

@@ -1,0 +1,112 @@
+"""SQL over tables that may be larger than memory. DuckDB keeps within MEMORY and puts what is more on the disk."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.pipeline import files, tables
+from core.pipeline.errors import Mistake
+
+import duckdb
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+MEMORY = "256MB"
+VECTORS = 4  # of 2,048 rows, which ``Tables.chunks`` gives at once
+
+_TYPES = {"int64": "BIGINT", "Int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN", "string": "VARCHAR"}
+
+
+class Tables:
+    """Tables that queries can name. Make one with ``opened``."""
+
+    def __init__(self, engine: duckdb.DuckDBPyConnection) -> None:
+        self._engine, self._paths = engine, list[Path]()
+
+    def add_file(self, name: str, path: str | Path, columns: list[str]) -> None:
+        """Name ``columns`` of a file that tables.write wrote. It is read anew by each query."""
+        with files.undamaged(path, ValueError) as found:
+            header = tables.header(found, columns)
+        kinds = ", ".join(f"'{column}': '{_TYPES[tables.kind(column)]}'" for column in header)
+        quoted = str(found).replace("'", "''")
+        self._engine.execute(
+            f"create view {name} as select {', '.join(map(_quoted, columns))} from read_csv('{quoted}', "
+            f"columns = {{{kinds}}}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false)"
+        )
+        self._paths.append(found)
+
+    def add(self, name: str, table: pd.DataFrame) -> None:
+        """Name a table in memory."""
+        self._engine.register(name, table)
+
+    def append(self, name: str, table: pd.DataFrame) -> None:
+        """Add rows to a table on disk, which the first ones create."""
+        self._engine.register("added", table)
+        self._engine.execute(f"create table if not exists {name} as from added limit 0")
+        self._engine.execute(f"insert into {name} from added")
+        self._engine.unregister("added")
+
+    def frame(self, query: str, *values: object) -> pd.DataFrame:
+        """The rows that a query finds; text is of the type that tables.read gives. Raises Mistake if a file is
+        damaged."""
+        return pd.concat(list(self.chunks(query, *values)), ignore_index=True)
+
+    def chunks(self, query: str, *values: object) -> Iterator[pd.DataFrame]:
+        """The same a few thousand rows at a time, the first perhaps without rows."""
+        try:
+            self._engine.execute(query, list(values))
+            table = self._engine.fetch_df_chunk(VECTORS)
+            while True:
+                yield table.astype(dict.fromkeys(table.columns[~table.dtypes.map(is_numeric_dtype)], "string"))
+                table = self._engine.fetch_df_chunk(VECTORS)
+                if table.empty:
+                    return
+        except duckdb.Error as error:
+            reason = str(error).partition("\n")[0][:200]
+            names = " or ".join(map(str, self._paths))
+            raise Mistake(f"{names} is damaged ({reason}): delete it, then run dvc repro") from None
+
+
+def _quoted(column: str) -> str:
+    return f'"{column}"'
+
+
+@contextmanager
+def opened(folder: str | Path | None, name: str = "queries") -> Iterator[Tables]:
+    """An empty set of tables, with temporary files in ``folder`` (None: the system's). Of those of one process that are
+    open at a time, each needs another ``name``."""
+    with files.scratch(folder or tempfile.gettempdir(), name) as spilled:
+        engine = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(spilled / "duckdb")})
+        try:
+            yield Tables(engine)
+        finally:
+            engine.close()
+
+
+def are_synthetic(known: Tables) -> bool:
+    """Whether all images in the view ``images`` are phantoms."""
+    found = known.frame("select count(*) as images from images where not starts_with(file, ?)", tables.SYNTHETIC)
+    return not found["images"][0]
+
+
+def condensed(known: Tables, singly: bool) -> pd.DataFrame:
+    """The images in the view ``images``, in few rows: the images of one patient and label are one row, except those in
+    the view ``clusters``, which have copies. With ``singly``, each image has its own row.
+
+    Columns row and file (of the first image), label, patient, single (the file, if the row is of one image only) and
+    images (their number), in the order of row.
+    """
+    apart = "file" if singly else "copied.file"
+    return known.frame(
+        f"""select min(row) as row, arg_min(file, row) as file, label, patient, {apart} as single, count(*) as images
+        from images left join (select distinct file from clusters) as copied using (file)
+        group by label, patient, {apart} order by min(row)"""
+    )
+
+
+def spread(images: pd.DataFrame, condensed: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """``images`` with more ``columns``: those of the row of ``condensed`` that each image is in."""
+    keys = ["label", "patient", "single"]
+    single = images["file"].where(images["file"].isin(condensed["single"]))
+    return images.assign(single=single).merge(condensed[[*keys, *columns]], on=keys, how="left", validate="many_to_one")
