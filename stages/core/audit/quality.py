@@ -44,7 +44,8 @@ def find_copies(
 
     rows = pd.concat([equal_ones["row"], *(pairs[end] for pairs in found for end in ("one", "other"))])
     known.add("wanted", rows.drop_duplicates().to_frame("row"))
-    images = known.frame(f"{wanted} where row in (from wanted) order by row")
+    # Without coalesce, DuckDB can join from the other side, with all images in memory.
+    images = known.frame(f"{wanted} where coalesce(row in (from wanted), false) order by row")
     name = images.set_index("row")["file"]
     near, rejected = (pairs.assign(one=pairs["one"].map(name), other=pairs["other"].map(name)) for pairs in found)
     return images, near, rejected
@@ -125,7 +126,7 @@ def find(
 
     def note(finding: str, where: np.ndarray, details: list[str]) -> None:
         known.add("noted", pd.DataFrame({"row": np.flatnonzero(where)}))
-        names = known.frame("select file from images where row in (from noted) order by row")["file"]
+        names = known.frame("select file from images where coalesce(row in (from noted), false) order by row")["file"]
         rows.extend((file, finding, detail) for file, detail in zip(names, details, strict=True))
 
     mean, spread = levels

@@ -1,5 +1,6 @@
 """SQL over tables that may be larger than memory. DuckDB keeps within MEMORY and puts what is more on the disk."""
 
+import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ import duckdb
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-MEMORY = "256MB"
+MEMORY, THREADS = "256MB", 2  # each thread needs memory of its own
+LINE = 1 << 18  # most bytes of a line
+BUFFER = 1 << 21  # bytes of a file that are read at once
 VECTORS = 4  # of 2,048 rows, which ``Tables.chunks`` gives at once
 
 _TYPES = {"int64": "BIGINT", "Int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN", "string": "VARCHAR"}
@@ -21,8 +24,8 @@ _TYPES = {"int64": "BIGINT", "Int64": "BIGINT", "float64": "DOUBLE", "boolean": 
 class Tables:
     """Tables that queries can name. Make one with ``opened``."""
 
-    def __init__(self, engine: duckdb.DuckDBPyConnection) -> None:
-        self._engine, self._paths = engine, list[Path]()
+    def __init__(self, engine: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        self._engine, self._folder, self._paths = engine, folder, list[Path]()
 
     def add_file(self, name: str, path: str | Path, columns: list[str]) -> None:
         """Name ``columns`` of a file that tables.write wrote. It is read anew by each query."""
@@ -32,7 +35,8 @@ class Tables:
         quoted = str(found).replace("'", "''")
         self._engine.execute(
             f"create view {name} as select {', '.join(map(_quoted, columns))} from read_csv('{quoted}', "
-            f"columns = {{{kinds}}}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false)"
+            f"columns = {{{kinds}}}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false, "
+            f"max_line_size = {LINE}, buffer_size = {BUFFER})"
         )
         self._paths.append(found)
 
@@ -41,31 +45,45 @@ class Tables:
         self._engine.register(name, table)
 
     def append(self, name: str, table: pd.DataFrame) -> None:
-        """Add rows to a table on disk, which the first ones create."""
+        """Add rows to a table that can be larger than memory. The first ones create it."""
         self._engine.register("added", table)
-        self._engine.execute(f"create table if not exists {name} as from added limit 0")
-        self._engine.execute(f"insert into {name} from added")
-        self._engine.unregister("added")
+        with self._errors():
+            self._engine.execute(f"create table if not exists {name} as from added limit 0")
+            self._engine.execute(f"insert into {name} from added")
 
     def frame(self, query: str, *values: object) -> pd.DataFrame:
-        """The rows that a query finds; text is of the type that tables.read gives. Raises Mistake if a file is
-        damaged."""
+        """The rows that a query finds; text is of the type that tables.read gives. Raises Mistake if a file is damaged,
+        OSError if the disk is full."""
         return pd.concat(list(self.chunks(query, *values)), ignore_index=True)
 
     def chunks(self, query: str, *values: object) -> Iterator[pd.DataFrame]:
         """The same a few thousand rows at a time, the first perhaps without rows."""
-        try:
+        with self._errors():
             self._engine.execute(query, list(values))
             table = self._engine.fetch_df_chunk(VECTORS)
-            while True:
-                yield table.astype(dict.fromkeys(table.columns[~table.dtypes.map(is_numeric_dtype)], "string"))
+        while True:
+            yield table.astype(dict.fromkeys(table.columns[~table.dtypes.map(is_numeric_dtype)], "string"))
+            with self._errors():
                 table = self._engine.fetch_df_chunk(VECTORS)
-                if table.empty:
-                    return
+            if table.empty:
+                return
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except duckdb.Error as error:
             reason = str(error).partition("\n")[0][:200]
-            names = " or ".join(map(str, self._paths))
-            raise Mistake(f"{names} is damaged ({reason}): delete it, then run dvc repro") from None
+            if isinstance(error, duckdb.DataError | duckdb.InvalidInputException):  # in the lines of a file
+                names = " or ".join(map(str, self._paths))
+                raise Mistake(f"{names} is damaged ({reason}): delete it, then run dvc repro") from None
+            if isinstance(error, duckdb.OperationalError):  # no place for what does not fit into MEMORY
+                raise OSError(errno.ENOSPC, reason, str(self._folder)) from None
+            raise
+        except RuntimeError as error:
+            if "interrupted" in str(error):  # what DuckDB makes of a signal
+                raise KeyboardInterrupt from None
+            raise
 
 
 def _quoted(column: str) -> str:
@@ -77,9 +95,10 @@ def opened(folder: str | Path | None, name: str = "queries") -> Iterator[Tables]
     """An empty set of tables, with temporary files in ``folder`` (None: the system's). Of those of one process that are
     open at a time, each needs another ``name``."""
     with files.scratch(folder or tempfile.gettempdir(), name) as spilled:
-        engine = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(spilled / "duckdb")})
+        limits = {"memory_limit": MEMORY, "threads": str(THREADS), "temp_directory": str(spilled / "duckdb")}
+        engine = duckdb.connect(config=limits)
         try:
-            yield Tables(engine)
+            yield Tables(engine, spilled.parent)
         finally:
             engine.close()
 
@@ -97,11 +116,10 @@ def condensed(known: Tables, singly: bool) -> pd.DataFrame:
     Columns row and file (of the first image), label, patient, single (the file, if the row is of one image only) and
     images (their number), in the order of row.
     """
-    apart = "file" if singly else "copied.file"
+    single = "file" if singly else "case when file in (select file from clusters) then file end"
     return known.frame(
-        f"""select min(row) as row, arg_min(file, row) as file, label, patient, {apart} as single, count(*) as images
-        from images left join (select distinct file from clusters) as copied using (file)
-        group by label, patient, {apart} order by min(row)"""
+        f"""select min(row) as row, arg_min(file, row) as file, label, patient, single, count(*) as images
+        from (select *, {single} as single from images) group by label, patient, single order by min(row)"""
     )
 
 
