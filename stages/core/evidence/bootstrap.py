@@ -22,8 +22,7 @@ from core.evidence import luck
 from core.evidence.luck import Part
 
 import numpy as np
-from scipy import stats
-from scipy.special import expit, logit
+from scipy.special import expit, logit, stdtr, stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -221,7 +220,7 @@ def over_patients(resampled: np.ndarray, freedom: float) -> Part:
 
 def _half(part: Part) -> float:
     """Half of the 95 % interval of a figure with this variance, on its own scale."""
-    return float(stats.t.ppf((1 + LEVEL) / 2, max(part.freedom, 1)) * np.sqrt(part.variance))
+    return float(stdtrit(max(part.freedom, 1), (1 + LEVEL) / 2) * np.sqrt(part.variance))
 
 
 def _limit(measure: str, both: tuple[Scores, ...]) -> tuple[float, float] | str:
@@ -254,6 +253,6 @@ def difference(
     found = values[1] - values[0]
     if not whole.variance > 1e-24:
         return found, found, 1.0 if found == 0 else min(1.0, 2 * 0.5**patients)
-    known, spread = stats.t(max(whole.freedom, 1)), np.sqrt(whole.variance)
-    half = float(known.ppf((1 + LEVEL) / 2)) * spread
-    return found - half, found + half, float(2 * known.sf(abs(found) / spread))
+    freedom, spread = max(whole.freedom, 1), np.sqrt(whole.variance)
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * spread
+    return found - half, found + half, float(2 * stdtr(freedom, -abs(found) / spread))

@@ -6,7 +6,6 @@ from core.pipeline.errors import Mistake
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 BINS = 10
@@ -26,6 +25,8 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | No
     """The temperature, 0.05 to 20, of lowest log loss (Guo et al. 2017, ICML, section 4.2); None with one class."""
     if len(np.unique(labels)) < 2:
         return None
+    from scipy.optimize import minimize_scalar  # slow to import
+
     given, sign = logits(probabilities), np.where(labels == 1, 1.0, -1.0)
 
     def loss(log_temperature: float) -> float:

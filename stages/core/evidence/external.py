@@ -7,7 +7,7 @@ from core.evidence.bootstrap import Scores
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtri
 
 
 def judge(
@@ -42,7 +42,7 @@ def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any
     that do not depend on the share of positives, whether the fall is more than chance, corrected for their number (the
     interval is widened to that of Bonferroni).
     """
-    wider = stats.norm.ppf(1 - 0.025 / len(metrics.SHAREFREE)) / stats.norm.ppf(0.975)
+    wider = ndtri(1 - 0.025 / len(metrics.SHAREFREE)) / ndtri(0.975)
     found: dict[str, dict[str, Any]] = {}
     for name in metrics.MEASURES:
         one, other = here[name], there[name]

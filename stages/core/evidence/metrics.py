@@ -9,7 +9,6 @@ from core.pipeline.errors import Mistake
 
 import numpy as np
 import pandas as pd
-import sklearn.metrics
 
 MEASURES = tuple(bootstrap.RESTS_ON)
 SHAREFREE = ("roc_auc", "sensitivity", "specificity")  # those that do not depend on the share of positives
@@ -26,6 +25,8 @@ def measures(scores: Scores) -> dict[str, float | None]:
     None means not defined: sensitivity without positives, precision if no image is predicted positive, the areas
     under the curves with one class.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import
+
     labels, called, positive = scores.labels, scores.called, scores.labels == 1
     hits, false_alarms = int((called & positive).sum()), int((called & ~positive).sum())
     misses, passed = int((~called & positive).sum()), int((~called & ~positive).sum())
@@ -38,8 +39,8 @@ def measures(scores: Scores) -> dict[str, float | None]:
         "specificity": specificity,
         "precision": _ratio(hits, hits + false_alarms),
         "f1": _ratio(2 * hits, 2 * hits + false_alarms + misses) if positive.any() else None,
-        "roc_auc": float(sklearn.metrics.roc_auc_score(labels, scores.probabilities)) if both else None,
-        "pr_auc": float(sklearn.metrics.average_precision_score(labels, scores.probabilities)) if both else None,
+        "roc_auc": float(roc_auc_score(labels, scores.probabilities)) if both else None,
+        "pr_auc": float(average_precision_score(labels, scores.probabilities)) if both else None,
         "brier": float(np.mean((scores.probabilities - labels) ** 2)) if len(labels) else None,
     }
 
@@ -129,7 +130,7 @@ def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
             f"{int(validation['label'].sum())} of {len(validation)} images are positive. "
             "Set a number, for example evaluate.threshold: 0.5"
         )
-    false_alarms, sensitivity, thresholds = sklearn.metrics.roc_curve(validation["label"], validation["probability"])
+    false_alarms, sensitivity, thresholds = _roc_curve(validation)
     return float(min(1.0, thresholds[np.argmax(sensitivity - false_alarms)]))
 
 
@@ -207,9 +208,7 @@ def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) ->
             if validation["label"].nunique() < 2:
                 points[name] = {"threshold": None, "reason": "validation has one class only"}
                 continue
-            false_alarms, sensitivity, thresholds = sklearn.metrics.roc_curve(
-                validation["label"], validation["probability"], drop_intermediate=False
-            )
+            false_alarms, sensitivity, thresholds = _roc_curve(validation, drop_intermediate=False)
             reached = 1 - false_alarms >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
             # Thresholds are in descending order: specificity falls and sensitivity rises along them.
             chosen = np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]
@@ -220,16 +219,25 @@ def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) ->
     return points
 
 
+def _roc_curve(rows: pd.DataFrame, drop_intermediate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rates of false alarms, the sensitivities and their thresholds."""
+    from sklearn.metrics import roc_curve
+
+    return roc_curve(rows["label"], rows["probability"], drop_intermediate=drop_intermediate)
+
+
 def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
     """ROC and PR curves of each of ``part``, as tables; a table has no rows if one class is missing."""
+    from sklearn.metrics import precision_recall_curve
+
     found: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
     for name, rows in part.items():
         roc = pd.DataFrame(columns=["false_positive_rate", "sensitivity"], dtype=float)
         pr = pd.DataFrame(columns=["sensitivity", "precision"], dtype=float)
         if rows["label"].nunique() == 2:
-            false_alarms, sensitivity, _ = sklearn.metrics.roc_curve(rows["label"], rows["probability"])
+            false_alarms, sensitivity, _ = _roc_curve(rows)
             roc = pd.DataFrame({"false_positive_rate": false_alarms, "sensitivity": sensitivity})
-            precision, sensitivity, _ = sklearn.metrics.precision_recall_curve(
+            precision, sensitivity, _ = precision_recall_curve(
                 rows["label"], rows["probability"], drop_intermediate=True
             )
             pr = pd.DataFrame({"sensitivity": sensitivity, "precision": precision})
@@ -250,7 +258,9 @@ def call(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 def confusion(called: pd.DataFrame) -> np.ndarray:
     """Counts (2, 2): rows are the true class, columns the predicted class, negative first."""
-    return sklearn.metrics.confusion_matrix(called["actual"], called["predicted"], labels=["negative", "positive"])
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(called["actual"], called["predicted"], labels=["negative", "positive"])
 
 
 def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:

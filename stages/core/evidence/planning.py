@@ -13,8 +13,7 @@ from core.evidence import bootstrap, metrics
 from core.evidence.bootstrap import Scores
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
+from scipy.special import gammaincinv
 
 PLANNED = metrics.SHAREFREE
 WIDTHS = (0.2, 0.1, 0.05)  # of a 95 % interval of the model
@@ -34,8 +33,8 @@ def plan(scores: Scores, seed: int) -> dict[str, Any]:
             found[measure] = {"reason": entry.get("reason", f"a figure of {entry['value']} has no spread")}
             continue
         width, freedom = bootstrap.foreseen(measure, entry["value"], known[measure], scores)
-        wide = {"patients": 1.0, "low": freedom / stats.chi2.ppf(0.975, freedom)}
-        wide["high"] = freedom / stats.chi2.ppf(0.025, freedom)
+        wide = {"patients": 1.0, "low": freedom / _chi2(0.975, freedom)}
+        wide["high"] = freedom / _chi2(0.025, freedom)
         found[measure] = {"width": width(1, 1), "doubled": width(2, 1), "needed": {}}
         for goal in WIDTHS:
             found[measure]["needed"][f"{goal:g}"] = {
@@ -44,8 +43,15 @@ def plan(scores: Scores, seed: int) -> dict[str, Any]:
     return found
 
 
+def _chi2(share: float, freedom: float) -> float:
+    """The quantile of the chi-square distribution."""
+    return float(2 * gammaincinv(freedom / 2, share))
+
+
 def _needed(width: Callable[[float, float], float], wide: float, goal: float, patients: int) -> int | None:
     """How many patients give this width (see bootstrap.foreseen); None if MOST times as many would not."""
+    from scipy.optimize import brentq  # slow to import
+
     if width(MOST, wide) > goal:
         return None
     least = 0.01 / patients  # a hundredth of a patient: any interval is wide

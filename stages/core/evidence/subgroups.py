@@ -21,7 +21,6 @@ from core.pipeline import tables
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 COMPARED = metrics.SHAREFREE
 FEW = "too few"  # patients of a class on one side, as the reason why there is no p
@@ -155,11 +154,13 @@ def shortcut(
     between the parts, in all images, times the number of groups ``looked`` at. ``alone``: ROC AUC on the test images of
     the share of positives that their part has in ``rest``. ``within``: ROC AUC of the network among images of the same
     part."""
+    from scipy.stats import kruskal  # slow to import
+
     together = pd.concat([test, rest])
     shares = together.groupby(["unit", name], observed=True)["label"].mean()
     samples = [share.to_numpy() for _, share in shares.groupby(level=1)]
     varied = len(samples) > 1 and shares.nunique() > 1
-    p = min(1.0, looked * float(stats.kruskal(*samples).pvalue)) if varied else 1.0
+    p = min(1.0, looked * float(kruskal(*samples).pvalue)) if varied else 1.0
     share = test[name].map(rest.groupby(name)["label"].mean()).fillna(rest["label"].mean()).astype(float)
     alone = metrics.of_model(metrics.scores(test.assign(probability=share), threshold), seed, "roc_auc")
     return {"p": p, "alone": alone, "within": within(test, name, threshold, seed)}
