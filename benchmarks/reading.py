@@ -1,14 +1,16 @@
 """Measure reading and training from a memory-mapped array that is larger than memory, against one that fits.
 
-    python benchmarks/reading.py [--gigabytes 3] [--memory 1] [--rounds 3]
+    python benchmarks/reading.py [--gigabytes 3] [--side 64] [--memory 1] [--rounds 3]
 
-Writes an array of random 64-pixel images and reads some of them in random order. Each round runs every variant once, in
-a new process that has read the whole array once before:
+Writes an array of random images in colour and reads some of them in random order. Each round runs every variant once,
+in a new process that has read the whole array once before:
   in memory       the array is in the page cache
   larger          the process is limited to --memory gigabytes, page cache included, by a memory cgroup; if it
                   can't create a cgroup, the array is dropped from the page cache and the memory is not limited
+  slow disk       as larger, from a disk that a cgroup slows down to 200 MB/s; left out if that is not permitted
   no prefetch     as larger, but without prefetching from disk (madvise)
 Prints images per second for reading only and for training (one epoch of the default network in batches of 64).
+A million images of 50 pixels: --gigabytes 7.5 --side 50; 100,000 of 224 pixels: --gigabytes 15 --side 224.
 """
 
 import argparse
@@ -31,14 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.network import batches, networks, training
 from core.pipeline import files, params
 
-VARIANTS = ("in memory", "larger", "no prefetch")
-LOADS = {"reading": 50_000, "training": 6_400}  # images
-SIDE, BATCH = 64, 64
+VARIANTS = ("in memory", "larger", "slow disk", "no prefetch")
+BATCH = 64
+SLOW = 200_000_000  # bytes a second
 CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))
 
 
-def write(path: Path, size: int) -> None:
-    shape = (size // (SIDE * SIDE * 3), SIDE, SIDE, 3)
+def write(path: Path, size: int, side: int) -> None:
+    shape = (size // (side * side * 3), side, side, 3)
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     random = np.random.default_rng(1)
     for start in range(0, len(array), 4096):
@@ -61,8 +63,22 @@ def confine(most: int) -> Path | None:
     return None
 
 
-def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path | None]:
-    """Images per second for each load, and the cgroup that limits the process."""
+def slow(path: Path) -> Path | None:
+    """Limit this process to SLOW bytes a second from the disk of ``path``. Returns its cgroup, or None."""
+    number = path.stat().st_dev
+    group = Path("/sys/fs/cgroup/blkio", f"benchmark-{os.getpid()}")
+    try:
+        group.mkdir()
+        limit = f"{os.major(number)}:{os.minor(number)} {SLOW}"
+        (group / "blkio.throttle.read_bps_device").write_text(limit)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError:
+        return None
+    return group
+
+
+def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], list[Path]]:
+    """Images per second for each load, none if the disk can't be slowed down, and the cgroups of the process."""
     group = None
     with path.open("rb") as file:
         if variant != "in memory":
@@ -70,9 +86,15 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path |
             group = confine(most)
         while (group or variant == "in memory") and file.read(2**24):
             pass
+    groups = [group] if group else []
+    if variant == "slow disk":
+        if not (slowed := slow(path)):
+            return {}, groups
+        groups.append(slowed)
     if variant == "no prefetch":
         batches.Pixels._ask = lambda self, rows: None
     images = files.read_array(path)
+    side = images.shape[1]
     chosen = params.load("model", "train", "seed")
     rules = chosen.train.model_copy(update={"epochs": 1, "batch_size": BATCH, "device": "cpu"})
     labels = np.arange(len(images)) % 2
@@ -80,7 +102,7 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path |
 
     def train(rows: np.ndarray) -> None:
         parts = {"train": rows, "val": order[:2]}
-        classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, SIDE)
+        classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, side)
         training.fit(classifier, training.Data(images, labels, parts), rules, chosen.seed)
 
     def read(rows: np.ndarray) -> None:
@@ -90,36 +112,39 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], Path |
 
     train(order[-4 * BATCH :])  # warm-up: torch loads some of its parts in the first run
     found = {}
-    for (load, count), run in zip(LOADS.items(), (read, train), strict=True):
+    for load, count, run in (("reading", 50_000, read), ("training", 6_400, train)):
+        count = max(10 * BATCH, min(count, count * 64**2 // side**2))
         rows, order = order[:count], order[count:]
         began = time.perf_counter()
         run(rows)
         found[load] = count / (time.perf_counter() - began)
-    return found, group
+    return found, groups
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=3)
+    parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--memory", type=float, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     rounds = []
     with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
         path = Path(folder) / "images.npy"
-        write(path, int(asked.gigabytes * 1e9))
+        write(path, int(asked.gigabytes * 1e9), asked.side)
         for _ in range(asked.rounds):
             rounds.append({})
             for variant in VARIANTS:
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                    rounds[-1][variant], group = pool.submit(rates, path, variant, int(asked.memory * 1e9)).result()
-                if group:
+                    rounds[-1][variant], groups = pool.submit(rates, path, variant, int(asked.memory * 1e9)).result()
+                for group in groups:
                     group.rmdir()
-    print(f"An array of {asked.gigabytes:g} GB, " + (f"{asked.memory:g} GB of memory" if group else "a cold cache"))
-    print(f"{'':11}" + "".join(f"{load + ', images/s':>20}   ratio, median (min to max)" for load in LOADS))
-    for variant in VARIANTS:
+    loads = list(rounds[0]["in memory"])
+    print(f"An array of {asked.gigabytes:g} GB, " + (f"{asked.memory:g} GB of memory" if groups else "a cold cache"))
+    print(f"{'':11}" + "".join(f"{load + ', images/s':>20}   ratio, median (min to max)" for load in loads))
+    for variant in [name for name in VARIANTS if rounds[0][name]]:
         line = f"{variant:11}"
-        for load in LOADS:
+        for load in loads:
             own = [each[variant][load] for each in rounds]
             ratios = [each[variant][load] / each["in memory"][load] for each in rounds]
             line += f"{statistics.median(own):20,.0f}   {spread(ratios):29}"
