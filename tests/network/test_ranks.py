@@ -15,7 +15,7 @@ import torch
 from conftest import TOP, change_parameters
 
 RULES = {
-    "train.epochs": 5, "train.batch_size": 9, "train.lr": 0.0003, "train.schedule": "plateau", "train.device": "cpu",
+    "train.epochs": 5, "train.batch_size": 9, "train.lr": 0.001, "train.schedule": "plateau", "train.device": "cpu",
     "train.precision": "fp32",
     "train.augment.brightness": 0.2, "train.augment.contrast": 0.2, "train.augment.stain": 0.2,
 }  # fmt: skip

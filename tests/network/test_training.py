@@ -143,9 +143,12 @@ def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
 
 def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch):
     seen = []
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: seen.append((len(parameters) > 50, norm)))
-    plain, decayed = (fit(chosen, data, epochs=2, clip_norm=0.5, weight_decay=decay)[1] for decay in (0.0, 0.5))
-    assert set(seen) == {(True, 0.5)}
+    clip = lambda parameters, norm: seen.append((sum(each.grad.numel() for each in parameters), norm))  # noqa: E731
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip)
+    (network, plain), (_, decayed) = (
+        fit(chosen, data, epochs=2, clip_norm=0.5, weight_decay=decay) for decay in (0.0, 0.5)
+    )
+    assert set(seen) == {(sum(each.numel() for each in network.parameters()), 0.5)}
     name = "network.fc.weight"
     assert not torch.equal(plain.state[name], decayed.state[name])
 

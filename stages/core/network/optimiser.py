@@ -3,8 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+SMALL = 1 << 16  # tensors of fewer numbers are updated together, as calling an operation takes longer than computing it
+AT_ONCE = 1 << 16  # numbers of a large tensor that are updated together: they stay in the processor's cache
 
 
 class NAdam(torch.optim.NAdam):
@@ -12,20 +16,50 @@ class NAdam(torch.optim.NAdam):
     decay.
 
     On a CPU, torch takes float32 roots with MKL, which rounds a fifth of them wrongly, in a way that depends on the
-    processor. Here a root is taken in float64 and then rounded. On a GPU, this is torch's own step.
+    processor. Here NumPy takes them with the processor's instruction, which rounds correctly. The small ones of
+    ``parameters`` become parts of one vector there. On a GPU, this is torch's own optimiser.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
-        super().__init__(parameters, lr=lr, weight_decay=weight_decay, decoupled_weight_decay=True)
+    def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        self.small = [each for each in parameters if each.device.type == "cpu" and each.numel() < SMALL]
+        self.vector = nn.Parameter(torch.zeros(sum(each.numel() for each in self.small)))
+        self.gathered = torch.zeros_like(self.vector)
+        self.places = self._parts(self.gathered)
+        for each, part in zip(self.small, self._parts(self.vector.detach()), strict=True):
+            each.data = part.copy_(each.detach())
+        known = {id(each) for each in self.small}
+        large = [each for each in parameters if id(each) not in known]
+        together = [self.vector, *large] if self.small else large
+        super().__init__(together, lr=lr, weight_decay=weight_decay, decoupled_weight_decay=True)
+
+    def _parts(self, vector: Tensor) -> list[Tensor]:
+        """The part of ``vector`` for each small parameter, with its shape and memory layout."""
+        starts = np.cumsum([0, *(each.numel() for each in self.small)]).tolist()
+        return [vector.as_strided(each.size(), each.stride(), at) for each, at in zip(self.small, starts, strict=False)]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What is updated, with the gradients of the small parameters gathered."""
+        found: list[Tensor] = self.param_groups[0]["params"]
+        given = [each.grad for each in self.small]
+        if any(gradient is not None for gradient in given):
+            torch._foreach_copy_(self.places, [torch.zeros(()) if gradient is None else gradient for gradient in given])
+            self.vector.grad = self.gathered
+            for each in self.small:
+                each.grad = None
+        return found
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for each in (*self.small, *self.param_groups[0]["params"]):
+            each.grad = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.is_cuda:
-                    return super().step()
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+        for parameter in self.parameters:
+            if parameter.is_cuda:
+                return super().step()
+            if parameter.grad is not None:
+                self._update(parameter, parameter.grad, self.param_groups[0])
         return None
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
@@ -39,12 +73,20 @@ class NAdam(torch.optim.NAdam):
         mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (at * decay)) for at in (step, step + 1))
         state["mu_product"] *= mu
         product = state["mu_product"].item()
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         # The corrections of the bias are moved from the root to the two factors.
         correction = math.sqrt(1 - beta2**step)
-        root = square.double().sqrt_().float().add_(group["eps"] * correction)
-        parameter.mul_(1 - lr * group["weight_decay"])
-        parameter.addcdiv_(gradient, root, value=-lr * correction * (1 - mu) / (1 - product))
-        parameter.addcdiv_(mean, root, value=-lr * correction * mu_next / (1 - product * mu_next))
+        if gradient.stride() != parameter.stride():
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        lines = [_line(each) for each in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
+        for weights, slope, mean, square in zip(*(torch.split(line, AT_ONCE) for line in lines), strict=True):
+            mean.lerp_(slope, 1 - beta1)
+            square.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
+            root = torch.from_numpy(np.sqrt(square.numpy())).add_(group["eps"] * correction)
+            weights.mul_(1 - lr * group["weight_decay"])
+            weights.addcdiv_(slope, root, value=-lr * correction * (1 - mu) / (1 - product))
+            weights.addcdiv_(mean, root, value=-lr * correction * mu_next / (1 - product * mu_next))
+
+
+def _line(values: Tensor) -> Tensor:
+    """The numbers of a tensor without gaps in the order of the memory."""
+    return values.detach().as_strided((values.numel(),), (1,))

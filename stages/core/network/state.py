@@ -59,8 +59,8 @@ class State:
     def __init__(self, classifier: Classifier, rows: np.ndarray, chosen: Train, seed: int) -> None:
         self.classifier, self.rows, self.chosen, self.seed = classifier, rows, chosen, seed
         self.device = classifier.mean.device
-        self.trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-        self.optimiser = NAdam(self.trained, chosen.lr, chosen.weight_decay)
+        trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+        self.optimiser = NAdam(trained, chosen.lr, chosen.weight_decay)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimiser, factor=chosen.plateau_factor, patience=chosen.plateau_patience
         )
@@ -157,7 +157,9 @@ class State:
         self.kept = _below("kept.", tensors)
         for name, value in _below("optimiser.", tensors).items():
             number, _, what = name.partition(".")
-            parameter = self.trained[int(number)]  # moments get its memory layout, counters stay on the CPU
+            parameter = self.optimiser.parameters[
+                int(number)
+            ]  # moments get its memory layout, counters stay on the CPU
             moment = value.shape == parameter.shape
             self.optimiser.state[parameter][what] = torch.empty_like(parameter).copy_(value) if moment else value
         self.optimiser.param_groups[0]["lr"] = facts["lr"]

@@ -159,10 +159,10 @@ class Training:
         counted = share.stop - share.start
         if self.ranks.count > 1:  # averaging over ranks then gives the gradient of the whole batch's mean loss
             loss = loss * (counted * self.ranks.count / len(whole))
-        state.optimiser.zero_grad(set_to_none=True)
+        state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.chosen.clip_norm is not None:
-            nn.utils.clip_grad_norm_(state.trained, self.chosen.clip_norm)
+            nn.utils.clip_grad_norm_(state.optimiser.parameters, self.chosen.clip_norm)
         state.optimiser.step()
         state.losses[state.step] = loss.detach() * (len(whole) / self.ranks.count)
         state.right += ((logit.detach() > 0) == (target > 0.5))[:counted].sum()

@@ -95,8 +95,9 @@ def opened(folder: str | Path | None, name: str = "queries") -> Iterator[Tables]
     """An empty set of tables, with temporary files in ``folder`` (None: the system's). Of those of one process that are
     open at a time, each needs another ``name``."""
     with files.scratch(folder or tempfile.gettempdir(), name) as spilled:
-        limits = {"memory_limit": MEMORY, "threads": str(THREADS), "temp_directory": str(spilled / "duckdb")}
-        engine = duckdb.connect(config=limits)
+        engine = duckdb.connect(
+            config={"memory_limit": MEMORY, "threads": THREADS, "temp_directory": str(spilled / "duckdb")}
+        )
         try:
             yield Tables(engine, spilled.parent)
         finally:
