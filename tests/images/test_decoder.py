@@ -32,6 +32,19 @@ def test_grey_stored_as_rgb_is_grey_and_a_copy_of_itself_stored_as_grey():
     assert decoder.picture(rgb, EIGHT).mode == "RGB"
 
 
+@pytest.mark.parametrize(("row", "channel"), [(0, 1), (63, 2), (64, 1), (129, 2)])
+def test_one_pixel_of_colour_anywhere_makes_an_image_coloured(row, channel):
+    grey = np.full((130, 8, 3), 100, np.uint8)
+    assert decoder.pixels(image(grey, mode="RGB"), EIGHT).shape == (8, 8, 1)
+    grey[row, 7, channel] = 101
+    assert decoder.pixels(image(grey, mode="RGB"), EIGHT).shape == (8, 8, 3)
+
+
+def test_the_hash_of_the_pixels_is_that_of_their_shape_and_all_their_bytes():
+    shaped = b"RGB 8 8 " + COLOUR.tobytes()
+    assert decoder.picture(image(COLOUR, mode="RGB"), EIGHT).pixels_sha256 == hashlib.sha256(shaped).hexdigest()
+
+
 def test_equal_pixels_in_another_format_have_an_equal_hash_and_one_changed_pixel_another():
     other = GRADIENT.copy()
     other[3, 3] += 1

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 THUMBNAIL = 64  # pixels; the side of the square images that the audit compares
 QUICK = 0.0005  # seconds per image; below this, threads mostly wait for Python's global lock
+STRIP = 64  # rows that are compared at a time to see whether an image is grey
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can store
 HEADER = struct.Struct("<4s4xH4xI4xIHH")  # of a file in a zip: signature, method, CRC-32, size, lengths
 
@@ -72,8 +73,9 @@ def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
             raise zipfile.BadZipFile("it has no directory")
 
 
-def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, bytes]:
-    """Decode an image: 8-bit grey ("L") or RGB, upright; the mode of the file; and the pixels at full depth.
+def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, np.ndarray | None]:
+    """Decode an image: 8-bit grey ("L") or RGB, upright; the mode of the file; and the grey values at full depth, int64
+    (H, W), of one of more than 8 bits, otherwise None.
 
     RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used. Grey
     of more than 8 bits is scaled by ``levels`` (core.images.preparation). Raises Unreadable, also if the depth is not
@@ -85,17 +87,20 @@ def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple
         found, wanted = ("more than 8 bits", "8") if deep else ("8 bits", "more")
         raise Unreadable(f"{found} a pixel ({mode}), where {wanted} are expected")
     if isinstance(image, np.ndarray) and isinstance(levels, tuple):
-        # Different 12-bit images can be equal after scaling, so compare them at full depth.
-        return Image.fromarray(preparation.scaled(image, levels)), mode, image.astype("<i4").tobytes()
+        return Image.fromarray(preparation.scaled(image, levels)), mode, image
     assert isinstance(image, Image.Image)
-    if image.mode in ("1", "L", "LA"):
-        image = image.convert("L")
-        return image, mode, image.tobytes()
-    colour = image.convert("RGB")
-    values = np.asarray(colour)
-    if (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
-        colour = colour.getchannel(0)
-    return colour, mode, colour.tobytes()
+    wanted = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    image = image if image.mode == wanted else image.convert(wanted)
+    return image.getchannel(0) if wanted == "RGB" and _is_grey(image) else image, mode, None
+
+
+def _is_grey(colour: Image.Image) -> bool:
+    """Whether the channels are equal. Most colour images show in their first rows that they are not."""
+    for top in range(0, colour.height, STRIP):
+        values = np.asarray(colour.crop((0, top, colour.width, min(top + STRIP, colour.height))))
+        if (values[..., 0] != values[..., 1]).any() or (values[..., 0] != values[..., 2]).any():
+            return False
+    return True
 
 
 def _opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
@@ -161,8 +166,11 @@ class Grey:
 
 def picture(content: bytes, to: Preparation) -> Picture:
     """Decode one file. Raises Unreadable."""
-    image, mode, exact = decode(content, to.levels)
-    shape = f"{image.mode} {image.width} {image.height} ".encode()
+    image, mode, deep = decode(content, to.levels)
+    # Different 12-bit images can be equal after scaling, so compare them at full depth.
+    exact = np.ascontiguousarray(image) if deep is None else deep.astype("<i4")
+    hashed = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
+    hashed.update(exact.data)
     return Picture(
         pixels=preparation.square(image, to.side, to.fit),
         thumbnail=preparation.square(image, THUMBNAIL),
@@ -170,7 +178,7 @@ def picture(content: bytes, to: Preparation) -> Picture:
         height=image.height,
         mode=mode,
         bytes_sha256=hashlib.sha256(content).hexdigest(),
-        pixels_sha256=hashlib.sha256(shape + exact).hexdigest(),
+        pixels_sha256=hashed.hexdigest(),
     )
 
 
