@@ -7,6 +7,7 @@ Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
 
 import argparse
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 from core.commands import folds, revisions
 from core.evidence import luck, verdict
@@ -29,16 +30,20 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.folds < 2:
         raise Mistake(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
-    seed = params.load("seed").seed
-
+    chosen = params.load("train", "seed")
+    known = dict(change.partition("=")[::2] for change in asked.set_param)
+    networks = int(known.get("train.members", chosen.train.members))
     names = [f"folds-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
-    for fold, name in enumerate(names, start=1):
+    for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
-        changes = [*asked.set_param, f"split.folds={asked.folds}", f"split.fold={fold}"]
-        print(f"fold {fold} of {asked.folds}: dvc exp run --temp --name {name}", flush=True)
-        options = [word for change in changes for word in ("--set-param", change)]
-        if subprocess.run(["dvc", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]).returncode:
-            raise Mistake(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
+    together = min(asked.folds, folds.at_once(chosen.train, networks))
+    with ThreadPoolExecutor(together) as pool:
+        running = [pool.submit(run, asked, fold, name, together > 1) for fold, name in enumerate(names, start=1)]
+        try:
+            for ended in running:
+                ended.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     predictions, thresholds = [], []
     for name in names:
@@ -48,7 +53,7 @@ def main() -> None:
         threshold, temperature = revisions.decisions(name, METRICS)
         predictions.append(luck.leave_out(found.assign(unit=found["file"].map(units)), temperature))
         thresholds.append(threshold)
-    figures = folds.summarise(folds.pool(predictions, thresholds), seed)
+    figures = folds.summarise(folds.pool(predictions, thresholds), chosen.seed)
     files.write_json(FOLDS, figures)
     print(
         "All folds",
@@ -59,6 +64,21 @@ def main() -> None:
         end="",
     )
     print(f"Figures of each fold: {FOLDS}; its experiment: dvc exp show")
+
+
+def run(asked: argparse.Namespace, fold: int, name: str, named: bool) -> None:
+    """Run the experiment of one fold; with ``named``, each line that it prints names the fold. Raises Mistake if it
+    fails."""
+    changes = [*asked.set_param, f"split.folds={asked.folds}", f"split.fold={fold}"]
+    print(f"fold {fold} of {asked.folds}: dvc exp run --temp --name {name}", flush=True)
+    options = [word for change in changes for word in ("--set-param", change)]
+    command = ["dvc", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if named else {}
+    running = subprocess.Popen(command, **output)  # type: ignore[call-overload]
+    for line in running.stdout or ():
+        print(f"fold {fold}: {line}", end="", flush=True)
+    if running.wait():
+        raise Mistake(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,15 @@ def fold(start, count, probabilities=None, shift=0.0):
     )
 
 
+@pytest.mark.parametrize(
+    ("cores", "threads", "members", "together"), [(2, 1, 4, 1), (8, 1, 4, 2), (8, 2, 4, 1), (2, 1, 1, 2), (3, 2, 1, 1)]
+)
+def test_as_many_folds_train_at_once_as_there_are_cores_for(chosen, monkeypatch, cores, threads, members, together):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    rules = chosen({"train.threads": threads, "train.device": "cpu"}).train
+    assert folds.at_once(rules, members) == together
+
+
 def test_mean_spread_and_pooled_figure_equal_a_count_by_hand():
     # fold 1 all right, fold 2 at its threshold all called positive: half right
     pooled = folds.pool([fold(0, 20), fold(20, 20)], [0.5, 0.1])

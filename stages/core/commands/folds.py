@@ -5,9 +5,19 @@ from typing import Any
 from core.evidence import metrics
 from core.pipeline import tables
 from core.pipeline.errors import Mistake
+from core.pipeline.sections import Train
 
 import numpy as np
 import pandas as pd
+
+
+def at_once(chosen: Train, members: int) -> int:
+    """How many folds of so many members this machine can train at the same time, each member on cores or a GPU of its
+    own; at least 1."""
+    from core.network import devices  # slow to import
+    from core.network.members import at_once as trainings
+
+    return max(1, trainings(chosen, devices.choose(chosen.device)) // members)
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
