@@ -3,9 +3,9 @@
     python benchmarks/cores.py [--rounds 3] [--cores 2]
 
 Trains members of an ensemble on random images: as many as there are cores, twice over, side by side as the stage trains
-them, and one after another. The first ratio is that of trainings an hour. Then two such runs at the same time, side by
-side each, compared with one run after the other: above 1, they are in each other's way. Once with one thread for each
-member, as is the default, and once with one run of all threads each, as a large network can be trained.
+them, and one after another. The first ratio is that of trainings an hour. Then two runs at the same time, compared with one
+after the other, from start to end of the process: above 1, they are in each other's way. Once with one thread for each
+member, as is the default, and once with one member of as many threads as cores.
 """
 
 import argparse
@@ -71,15 +71,17 @@ def main() -> None:
         for _ in range(asked.rounds):
             alone = start(backbone, 2 * cores, cores, 1)()
             faster.append(start(backbone, 2 * cores, 1, 1)() / alone)
-            for threads, single in ((1, start(backbone, cores, cores, 1)()), (cores, start(backbone, 1, 1, cores)())):
-                count = cores if threads == 1 else 1
-                began = time.perf_counter()
-                for end in [start(backbone, count, count, threads) for _ in range(2)]:
-                    end()
-                fights[threads].append((time.perf_counter() - began) / (2 * single))
+            for threads in fights:
+                count, took = cores if threads == 1 else 1, []
+                for runs in (1, 2):
+                    began = time.perf_counter()
+                    for end in [start(backbone, count, count, threads) for _ in range(runs)]:
+                        end()
+                    took.append(time.perf_counter() - began)
+                fights[threads].append(took[1] / (2 * took[0]))
         print(f"{backbone}, {side} px, batches of {batch}, {cores} cores: median (min to max)")
         print(f"  trainings an hour, side by side / one after another    {spread(faster)}")
-        print(f"  two runs at the same time / after another, 1 thread    {spread(fights[1])}")
+        print(f"  two runs at the same time / one after the other       {spread(fights[1])}")
         print(f"  the same, {cores} threads                                    {spread(fights[cores])}", flush=True)
 
 

@@ -33,6 +33,9 @@ UNSET = (
     "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NPY_ENABLE_CPU_FEATURES", "OMP_DYNAMIC",
     "OMP_THREAD_LIMIT", "OPENBLAS_L2_SIZE",
 )  # fmt: skip
+# How long a thread of OpenMP looks for work before it sleeps. By default, two trainings of several threads on the same
+# cores wait for each other: minutes instead of seconds (benchmarks/cores.py).
+PATIENCE = ("GOMP_SPINCOUNT", "1000")
 withdrawn = False  # whether this process computes something whose bytes depend on the processor all the same
 
 
@@ -42,6 +45,7 @@ def hold() -> None:
         for name in UNSET:
             os.environ.pop(name, None)
         os.environ.update(TRAINING | ALWAYS)
+    os.environ.setdefault(*PATIENCE)
 
 
 def release() -> None:
