@@ -50,10 +50,9 @@ def test_a_file_without_a_column_is_damaged(tmp_path):
         known.add_file("images", tmp_path / "index.csv", tables.INDEX[:4])
 
 
-def test_what_is_larger_than_the_limit_of_memory_goes_to_the_disk_and_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(queries, "MEMORY", "20MB")
+def test_what_is_larger_than_the_limit_of_memory_goes_to_the_disk_and_is_removed(tmp_path):
     numbers = np.random.RandomState(0).permutation(4_000_000)  # 32 MB
-    with queries.opened(tmp_path) as known:
+    with queries.opened(tmp_path, memory="20MB") as known:
         for start in range(0, len(numbers), 1_000_000):
             known.append("numbers", pd.DataFrame({"number": numbers[start : start + 1_000_000]}))
         first = 0
@@ -64,9 +63,8 @@ def test_what_is_larger_than_the_limit_of_memory_goes_to_the_disk_and_is_removed
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_an_error_of_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(queries, "MEMORY", "20MB")
-    with queries.opened(tmp_path) as known, pytest.raises(OSError, match="No space|offload|memory"):
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path):
+    with queries.opened(tmp_path, memory="20MB") as known, pytest.raises(OSError, match="No space|offload|memory"):
         known.frame("set max_temp_directory_size = '1MB'")
         known.append("numbers", pd.DataFrame({"number": np.arange(8_000_000)}))
 

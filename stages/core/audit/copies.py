@@ -29,9 +29,11 @@ SCALES = (0.8, 1.25)  # range of the scale between two copies
 SHIFT = 0.12  # largest shift between two copies, as a share of the side
 AT_ONCE = 256  # pairs of one batch, which take the most memory
 IMAGES = 4 * AT_ONCE  # of one batch
+RANGE = 1 << 16  # images whose proposed pairs are sorted at a time
 REJECTED = 100  # closest pairs that are no copies
+SORTED = "96MB"  # of memory for proposed pairs
 PROPOSED = """
-select one, other, distance, turn, zoom from proposed
+select one, other, distance, turn, zoom from proposed where one between $1 and $1 + $2 - 1
 qualify row_number() over (partition by one, other, turn order by unlike, distance, crop, zoom) = 1
 order by one, other, unlike, distance, crop, turn, zoom"""
 
@@ -59,9 +61,11 @@ def near_pairs(
     index = _index(grey, members, folder)
     while len(asked):
         found = [same[:0]]
-        with queries.opened(folder, "copies") as known, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with queries.opened(folder, "copies", SORTED) as known, ThreadPoolExecutor(os.cpu_count()) as pool:
             _propose(pool, grey, phash, members, index, asked, known)
-            for proposed in known.chunks(PROPOSED):
+            for proposed in (
+                some for start in range(0, len(grey), RANGE) for some in known.chunks(PROPOSED, start, RANGE)
+            ):
                 batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
                 correlation = [*pool.map(lambda batch: _confirm(grey, batch), batches), np.empty(0)]
                 pairs = proposed.assign(correlation=np.concatenate(correlation).astype(np.float64).round(4))[PAIRS]

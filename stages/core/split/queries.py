@@ -91,12 +91,12 @@ def _quoted(column: str) -> str:
 
 
 @contextmanager
-def opened(folder: str | Path | None, name: str = "queries") -> Iterator[Tables]:
+def opened(folder: str | Path | None, name: str = "queries", memory: str = MEMORY) -> Iterator[Tables]:
     """An empty set of tables, with temporary files in ``folder`` (None: the system's). Of those of one process that are
     open at a time, each needs another ``name``."""
     with files.scratch(folder or tempfile.gettempdir(), name) as spilled:
         engine = duckdb.connect(
-            config={"memory_limit": MEMORY, "threads": THREADS, "temp_directory": str(spilled / "duckdb")}
+            config={"memory_limit": memory, "threads": THREADS, "temp_directory": str(spilled / "duckdb")}
         )
         try:
             yield Tables(engine, spilled.parent)
