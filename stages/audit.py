@@ -33,8 +33,7 @@ def main() -> None:
         clusters = quality.cluster(images, near)
         known.add("clusters", clusters)
         conflicts = quality.conflicts(images, clusters)
-        unreadable = known.frame("select file from labelled anti join images using (file)")["file"]
-        findings = quality.find(known, images, clusters, conflicts, levels, list(unreadable))
+        findings = quality.find(known, images, clusters, conflicts, levels)
         figures = quality.summarise(known, images, clusters, near, conflicts, findings)
 
     quality.draw(images, clusters, conflicts, rejected, thumbnails, figures["synthetic"], SHEETS)

@@ -54,7 +54,8 @@ def test_the_audit_finds_what_is_known_of_the_originals_images(index, tmp_path):
         clusters = quality.cluster(alike, near)
         known_images.add("clusters", clusters)
         conflicts = quality.conflicts(alike, clusters)
-        findings = quality.find(known_images, alike, clusters, conflicts, levels, [])
+        known_images.add("labelled", images[["file"]])
+        findings = quality.find(known_images, alike, clusters, conflicts, levels)
         figures = quality.summarise(known_images, alike, clusters, near, conflicts, findings)
     assert {name: figures[name] for name in known} == known
     assert set(images["width"]) == set(images["height"]) == {512} and set(images["mode"]) == {"L"}

@@ -33,18 +33,19 @@ def find_copies(
     compared. Temporary files are in ``folder`` (None: the system's).
     """
     wanted = f"select {', '.join(COPIED)} from images"
-    equal = "select pixels_sha256 from images group by pixels_sha256 having count(*) > 1"
-    equal_ones = known.frame(f"{wanted} where pixels_sha256 in ({equal}) order by row")
+    # A hash of the hash is a number, which needs less memory; few images have an equal one by chance. Without coalesce,
+    # DuckDB can join from the other side, with all images in memory.
+    several = "select hash(pixels_sha256) from images group by 1 having count(*) > 1"
+    equal = known.frame(f"{wanted} where coalesce(hash(pixels_sha256) in ({several}), false) order by row")
     compared = spread >= copies.FLAT
-    compared[equal_ones.loc[equal_ones["pixels_sha256"].duplicated(), "row"]] = False
+    compared[equal.loc[equal["pixels_sha256"].duplicated(), "row"]] = False
     phash = np.empty((len(grey), 8), np.uint8)
     for some_rows in known.chunks("select row, phash from images"):
         phash[some_rows["row"]] = hashes.read(list(some_rows["phash"]))
     found = copies.near_pairs(grey, phash, np.flatnonzero(compared), folder=folder)
 
-    rows = pd.concat([equal_ones["row"], *(pairs[end] for pairs in found for end in ("one", "other"))])
+    rows = pd.concat([equal["row"], *(pairs[end] for pairs in found for end in ("one", "other"))])
     known.add("wanted", rows.drop_duplicates().to_frame("row"))
-    # Without coalesce, DuckDB can join from the other side, with all images in memory.
     images = known.frame(f"{wanted} where coalesce(row in (from wanted), false) order by row")
     name = images.set_index("row")["file"]
     near, rejected = (pairs.assign(one=pairs["one"].map(name), other=pairs["other"].map(name)) for pairs in found)
@@ -114,15 +115,19 @@ def find(
     clusters: pd.DataFrame,
     contradicting: dict[str, list[list[str]]],
     levels: tuple[np.ndarray, np.ndarray],
-    unreadable: list[str],
 ) -> pd.DataFrame:
     """Images that need a look, one row per image and finding: the columns of tables.FINDINGS, sorted.
 
     A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies with
     different labels: ``contradicting``, from ``conflicts``) and two-patients (copies under different patients).
-    ``known`` and ``images`` are those of find_copies; ``levels`` are the mean and the standard deviation of each image.
+    ``known`` and ``images`` are those of find_copies; the view ``labelled`` names the files that should be in the
+    index; ``levels`` are the mean and the standard deviation of each image.
     """
-    rows: list[tuple[object, ...]] = [(file, "unreadable", "") for file in unreadable]
+    rows: list[tuple[object, ...]] = []
+    count = known.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
+    if count["missing"][0]:
+        unreadable = known.frame("select file from labelled anti join images using (file)")["file"]
+        rows += [(file, "unreadable", "") for file in unreadable]
 
     def note(finding: str, where: np.ndarray, details: list[str]) -> None:
         known.add("noted", pd.DataFrame({"row": np.flatnonzero(where)}))
@@ -140,7 +145,8 @@ def find(
     far = np.abs(score) > FAR
     note("brightness", far, [f"mean {level:.0f}, median {middle:.0f}" for level in mean[far]])
 
-    usual = known.frame("select median(width) as width, median(height) as height from images").to_numpy(dtype=float)[0]
+    sizes = known.frame("select width, height, count(*) as images from images group by width, height")
+    usual = [_median(sizes[side].to_numpy(), sizes["images"].to_numpy()) for side in ("width", "height")]
     odd = known.frame(
         """select file, width, height from images where greatest(width / $1, height / $2) > $3
         or least(width / $1, height / $2) < 1 / $3""", *usual, MUCH_LARGER
@@ -176,6 +182,14 @@ def find(
         for file, owner in owners.items():
             rows.append((file, "two-patients", f"patient {owner}, its copies are of {words.get(owner, rest)}"))
     return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
+
+
+def _median(values: np.ndarray, times: np.ndarray) -> float:
+    """The median of ``values``, each of which occurs so many ``times``."""
+    order = np.argsort(values)
+    up_to = np.cumsum(times[order])
+    middle = np.searchsorted(up_to, [(up_to[-1] - 1) // 2, up_to[-1] // 2], side="right")
+    return float(values[order][middle].mean())
 
 
 def summarise(

@@ -13,7 +13,7 @@ import duckdb
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-MEMORY, THREADS = "256MB", 2  # each thread needs memory of its own
+MEMORY, THREADS = "128MB", 2  # each thread needs memory of its own
 LINE = 1 << 18  # most bytes of a line
 BUFFER = 1 << 21  # bytes of a file that are read at once
 VECTORS = 4  # of 2,048 rows, which ``Tables.chunks`` gives at once
