@@ -61,6 +61,9 @@ bench: .venv/ready  ## measure the speed of what needs no GPU; benchmarks/README
 	python benchmarks/reading.py --rounds 2
 	python benchmarks/checkpoints.py --rounds 3
 	python benchmarks/layout.py --images 3000
+	python benchmarks/cores.py --rounds 1
+	python benchmarks/decoding.py --images 40
+	python benchmarks/many_copies.py --images 3000 --each 100
 	python benchmarks/scale.py
 	for proof in coverage equal_recipes better_recipe luck splits reviewers; do \
 	  python benchmarks/$$proof.py --sets 2 --small || exit 1; done

@@ -3,9 +3,9 @@
     python benchmarks/cores.py [--rounds 3] [--cores 2]
 
 Trains members of an ensemble on random images: as many as there are cores, twice over, side by side as the stage trains
-them, and one after another. The first ratio is that of trainings an hour. Then two runs at the same time, compared with one
-after the other, from start to end of the process: above 1, they are in each other's way. Once with one thread for each
-member, as is the default, and once with one member of as many threads as cores.
+them, and one after another. The first ratio is that of trainings an hour. Then two runs at the same time, compared with
+one after the other, from start to end of the process: above 1, they are in each other's way. Once with one thread for
+each member, as is the default, and once with one member of as many threads as cores.
 """
 
 import argparse
