@@ -54,8 +54,7 @@ def plain(content: bytes, side: int, draft: bool = False) -> np.ndarray:
 def seconds(decode: Callable[[bytes], object], contents: list[bytes], count: int) -> float:
     began = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(lambda number: decode(contents[number % len(contents)]) and None, range(count)):
-            pass
+        list(pool.map(lambda number: decode(contents[number % len(contents)]) is None, range(count)))
     return time.perf_counter() - began
 
 
@@ -67,11 +66,10 @@ def main() -> None:
     to = Preparation(asked.side)
     ways = {
         "plain Pillow": partial(plain, side=asked.side),
-        "predict": lambda content: decoder.pixels(content, to).any(),
-        "prepare": lambda content: decoder.picture(content, to),
+        "predict": partial(decoder.pixels, to=to),
+        "prepare": partial(decoder.picture, to=to),
         "draft": partial(plain, side=asked.side, draft=True),
     }
-    ways = {name: (lambda content, way=way: way(content) is None) for name, way in ways.items()}
     for mode, words in (("RGB", "colour"), ("L", "grey")):
         contents = [photograph(seed, mode) for seed in range(DISTINCT)]
         took = {name: seconds(way, contents, asked.images) for name, way in ways.items()}

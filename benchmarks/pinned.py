@@ -43,7 +43,7 @@ def step(classifier: networks.Classifier, optimiser: NAdam, images: torch.Tensor
     target = torch.arange(len(images)).remainder(2).float()
     optimiser.zero_grad()
     binary_cross_entropy_with_logits(classifier(images), target).backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
+    nn.utils.clip_grad_norm_(optimiser.gather(), 1.0)
     optimiser.step()
 
 

@@ -32,7 +32,8 @@ def main() -> None:
         raise Mistake(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
     chosen = params.load("train", "seed")
     known = dict(change.partition("=")[::2] for change in asked.set_param)
-    networks = int(known.get("train.members", chosen.train.members))
+    given = known.get("train.members", "")
+    networks = int(given) if given.isdecimal() else chosen.train.members  # DVC refuses what is no number
     names = [f"folds-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
     for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
@@ -74,7 +75,7 @@ def run(asked: argparse.Namespace, fold: int, name: str, named: bool) -> None:
     options = [word for change in changes for word in ("--set-param", change)]
     command = ["dvc", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if named else {}
-    running = subprocess.Popen(command, **output)  # type: ignore[call-overload]
+    running = subprocess.Popen(command, **output)
     for line in running.stdout or ():
         print(f"fold {fold}: {line}", end="", flush=True)
     if running.wait():

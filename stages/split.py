@@ -39,8 +39,9 @@ def main() -> None:
         )
     figures = assignment.summarise(split, chosen.split)
     with files.whole(SPLIT) as unfinished:
-        for some in tables.chunks(INDEX, tables.INDEX[:4]) if gathered else [split]:
-            rows = queries.spread(some, split, ["cluster", "group", "part"]) if gathered else some
+        given = ["cluster", "group", "part"]
+        every = (queries.spread(some, split, given) for some in tables.chunks(INDEX, tables.INDEX[:4]))
+        for rows in every if gathered else [split]:
             tables.append(rows, unfinished, tables.SPLIT)
     files.write_json(METRICS, {"synthetic": synthetic} | figures | {"leak": leakage.measure(split, clusters)})
 

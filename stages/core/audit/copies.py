@@ -7,6 +7,7 @@ differ in detail.
 """
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from core.audit import hashes, neighbours
@@ -33,7 +34,7 @@ RANGE = 1 << 16  # images whose proposed pairs are sorted at a time
 REJECTED = 100  # closest pairs that are no copies
 SORTED = "96MB"  # of memory for proposed pairs
 PROPOSED = """
-select one, other, distance, turn, zoom from proposed where one between $1 and $1 + $2 - 1
+select one, other, distance, turn, zoom from proposed where one >= $1 and one < $2
 qualify row_number() over (partition by one, other, turn order by unlike, distance, crop, zoom) = 1
 order by one, other, unlike, distance, crop, turn, zoom"""
 
@@ -63,12 +64,7 @@ def near_pairs(
         found = [same[:0]]
         with queries.opened(folder, "copies", SORTED) as known, ThreadPoolExecutor(os.cpu_count()) as pool:
             _propose(pool, grey, phash, members, index, asked, known)
-            for proposed in (
-                some for start in range(0, len(grey), RANGE) for some in known.chunks(PROPOSED, start, RANGE)
-            ):
-                batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
-                correlation = [*pool.map(lambda batch: _confirm(grey, batch), batches), np.empty(0)]
-                pairs = proposed.assign(correlation=np.concatenate(correlation).astype(np.float64).round(4))[PAIRS]
+            for pairs in _confirm_all(pool, grey, known):
                 found.append(pairs[pairs["correlation"] >= SAME])
                 other = _best(pd.concat([other, pairs[pairs["correlation"] < SAME]]))[: 2 * REJECTED]
         # Many copies of one image can fill each other's MOST nearest neighbours and hide further copies. So keep the
@@ -87,6 +83,15 @@ def near_pairs(
             index = neighbours.Index(descriptions, index.turns[kept], folder)
     alone = other.merge(same[["one", "other"]], how="left", indicator=True)["_merge"] == "left_only"
     return same, other[alone.to_numpy()][:REJECTED].reset_index(drop=True)
+
+
+def _confirm_all(pool: ThreadPoolExecutor, grey: Grey, known: queries.Tables) -> Iterator[pd.DataFrame]:
+    """The proposed pairs with the correlation of their detail, a few thousand at a time: the columns of PAIRS."""
+    for first in range(0, len(grey), RANGE):
+        for proposed in known.chunks(PROPOSED, first, first + RANGE):
+            batches = [proposed[start : start + AT_ONCE] for start in range(0, len(proposed), AT_ONCE)]
+            correlation = [*pool.map(lambda batch: _confirm(grey, batch), batches), np.empty(0)]
+            yield proposed.assign(correlation=np.concatenate(correlation).astype(np.float64).round(4))[PAIRS]
 
 
 def _best(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -57,9 +57,9 @@ def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     find_copies.
 
     An image has one row of kind "exact" if another image has equal pixels (distance 0, correlation 1), and one row
-    of kind "near" if it has a near copy; distance and correlation are those of its
-    closest pair. Near copies of near copies belong to the same cluster. Exact clusters are numbered first, from 0;
-    each kind is numbered in the order of its files.
+    of kind "near" if it has a near copy; distance and correlation are those of its closest pair. Near copies of near
+    copies belong to the same cluster. Exact clusters are numbered first, from 0; each kind is numbered in the order of
+    its files.
     """
     copied = images[images["pixels_sha256"].duplicated(keep=False)]
     exact = copied[["file"]].assign(
@@ -130,6 +130,8 @@ def find(
         rows += [(file, "unreadable", "") for file in unreadable]
 
     def note(finding: str, where: np.ndarray, details: list[str]) -> None:
+        if not where.any():
+            return
         known.add("noted", pd.DataFrame({"row": np.flatnonzero(where)}))
         names = known.frame("select file from images where coalesce(row in (from noted), false) order by row")["file"]
         rows.extend((file, finding, detail) for file, detail in zip(names, details, strict=True))

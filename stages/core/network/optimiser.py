@@ -23,8 +23,8 @@ class NAdam(torch.optim.NAdam):
     def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
         self.small = [each for each in parameters if each.device.type == "cpu" and each.numel() < SMALL]
         self.vector = nn.Parameter(torch.zeros(sum(each.numel() for each in self.small)))
-        self.gathered = torch.zeros_like(self.vector)
-        self.places = self._parts(self.gathered)
+        self.gradient = torch.zeros_like(self.vector)
+        self.places = self._parts(self.gradient)
         for each, part in zip(self.small, self._parts(self.vector.detach()), strict=True):
             each.data = part.copy_(each.detach())
         known = {id(each) for each in self.small}
@@ -37,14 +37,13 @@ class NAdam(torch.optim.NAdam):
         starts = np.cumsum([0, *(each.numel() for each in self.small)]).tolist()
         return [vector.as_strided(each.size(), each.stride(), at) for each, at in zip(self.small, starts, strict=False)]
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """What is updated, with the gradients of the small parameters gathered."""
+    def gather(self) -> list[Tensor]:
+        """What is updated, after the gradients of the small parameters have moved into their vector's."""
         found: list[Tensor] = self.param_groups[0]["params"]
         given = [each.grad for each in self.small]
         if any(gradient is not None for gradient in given):
             torch._foreach_copy_(self.places, [torch.zeros(()) if gradient is None else gradient for gradient in given])
-            self.vector.grad = self.gathered
+            self.vector.grad = self.gradient
             for each in self.small:
                 each.grad = None
         return found
@@ -55,7 +54,7 @@ class NAdam(torch.optim.NAdam):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for parameter in self.parameters:
+        for parameter in self.gather():
             if parameter.is_cuda:
                 return super().step()
             if parameter.grad is not None:

@@ -157,9 +157,7 @@ class State:
         self.kept = _below("kept.", tensors)
         for name, value in _below("optimiser.", tensors).items():
             number, _, what = name.partition(".")
-            parameter = self.optimiser.parameters[
-                int(number)
-            ]  # moments get its memory layout, counters stay on the CPU
+            parameter = self.optimiser.gather()[int(number)]  # moments get its memory layout, counters stay on the CPU
             moment = value.shape == parameter.shape
             self.optimiser.state[parameter][what] = torch.empty_like(parameter).copy_(value) if moment else value
         self.optimiser.param_groups[0]["lr"] = facts["lr"]

@@ -162,7 +162,7 @@ class Training:
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.chosen.clip_norm is not None:
-            nn.utils.clip_grad_norm_(state.optimiser.parameters, self.chosen.clip_norm)
+            nn.utils.clip_grad_norm_(state.optimiser.gather(), self.chosen.clip_norm)
         state.optimiser.step()
         state.losses[state.step] = loss.detach() * (len(whole) / self.ranks.count)
         state.right += ((logit.detach() > 0) == (target > 0.5))[:counted].sum()

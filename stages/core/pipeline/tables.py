@@ -62,18 +62,20 @@ def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
         text, usecols=lambda name: name in columns or name.startswith((MEMBER, GROUP)),
         dtype=_kinds([*columns, *of_groups]), keep_default_na=False, na_values=[""],
     )  # fmt: skip
-    missing = set(columns) - set(table.columns)
-    if missing:
-        raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
+    _complete(list(table.columns), columns)
     return table[[*columns, *members(table), *groups(table)]]
+
+
+def _complete(found: list[str], columns: list[str]) -> None:
+    if missing := set(columns) - set(found):
+        raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
 
 
 def header(path: Path, columns: list[str]) -> list[str]:
     """The names of all columns of a table. Raises ValueError if it lacks one of ``columns``."""
     with path.open(encoding="utf-8", newline="") as text:
         found = next(csv.reader(text), [])
-    if missing := set(columns) - set(found):
-        raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
+    _complete(found, columns)
     return found
 
 
