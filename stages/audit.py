@@ -24,8 +24,8 @@ SHEETS = "plots/audit"
 def main() -> None:
     thumbnails = files.read_array(THUMBNAILS)
     grey = decoder.Grey(thumbnails)
-    levels = copies.levels(grey)
     folder = str(Path(CLUSTERS).parent)
+    levels = copies.levels(grey, folder)
     with queries.opened(folder) as known:
         known.add_file("images", INDEX, tables.INDEX)
         known.add_file("labelled", LABELS, ["file"])
@@ -33,7 +33,7 @@ def main() -> None:
         clusters = quality.cluster(images, near)
         known.add("clusters", clusters)
         conflicts = quality.conflicts(images, clusters)
-        findings = quality.find(known, images, clusters, conflicts, levels)
+        findings = quality.find(known, images, clusters, conflicts, levels, folder)
         figures = quality.summarise(known, images, clusters, near, conflicts, findings)
 
     quality.draw(images, clusters, conflicts, rejected, thumbnails, figures["synthetic"], SHEETS)

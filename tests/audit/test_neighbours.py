@@ -1,3 +1,5 @@
+import tracemalloc
+
 from core.audit import copies, hashes, neighbours
 
 import numpy as np
@@ -96,6 +98,24 @@ def test_equal_images_are_found_without_comparing_all_of_them():
     found = indexed(equal).find(equal[:2], most=5000)
     limit = neighbours.LISTS * neighbours.WINDOW * 2**neighbours.UNSURE
     assert (np.bincount(found.line) > neighbours.WINDOW // 4).all() and (np.bincount(found.line) <= limit).all()
+
+
+def test_a_larger_index_takes_no_more_memory(tmp_path):
+    numbers = np.random.RandomState(5).randint(-100, 100, size=(60_000, neighbours.NUMBERS)).astype(np.int8)
+    turns = np.zeros(len(numbers), np.int8)
+    most = []
+    for count in (10_000, len(numbers)):
+        tracemalloc.start()
+        neighbours.Index(numbers[:count], turns[:count], str(tmp_path))
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert most[1] < most[0] + (len(numbers) - 10_000)  # a byte for each image
+
+
+def test_the_middle_of_each_number_is_its_lower_median():
+    for count in (1, 2, 5, 9000):
+        numbers = np.random.RandomState(count).randint(-128, 128, size=(count, 7)).astype(np.int8)
+        assert np.array_equal(neighbours._medians(numbers), np.sort(numbers, axis=0)[(count - 1) // 2])
 
 
 def test_no_images_are_found_in_an_empty_index_or_for_no_question(plain):

@@ -4,6 +4,7 @@ import sys
 from core.pipeline import files, tables
 from core.pipeline.errors import Mistake
 
+import numpy as np
 import pytest
 
 from conftest import TOP
@@ -31,6 +32,16 @@ def test_what_another_stage_should_have_written_is_named_where_it_is_missing(tmp
     for read in (files.read_json, files.read_array, lambda path: tables.read(path, tables.SPLIT)):
         with pytest.raises(Mistake, match="gone is missing: create it with dvc repro"):
             read(tmp_path / "gone")
+
+
+def test_an_array_on_disk_keeps_the_rows_that_are_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROWS", 7)
+    kept = np.random.RandomState(1).randint(2, size=100).astype(bool)
+    for values in (np.arange(300).reshape(100, 3).astype(np.int16), range(100)):
+        found = files.compressed(values, kept, tmp_path)
+        assert isinstance(found, np.memmap) and np.array_equal(found, np.asarray(values)[kept])
+        assert found.dtype == np.asarray(values).dtype
+    assert len(files.compressed(range(100), ~kept & kept, tmp_path)) == 0 and not list(tmp_path.iterdir())
 
 
 def test_the_hash_is_the_published_one(tmp_path):

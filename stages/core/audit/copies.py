@@ -28,7 +28,7 @@ SAME = 0.96  # pairs with at least this correlation of detail at full size are c
 FLAT = 2.0  # grey levels: an image with a smaller standard deviation has no detail to compare
 SCALES = (0.8, 1.25)  # range of the scale between two copies
 SHIFT = 0.12  # largest shift between two copies, as a share of the side
-AT_ONCE = 256  # pairs of one batch, which take the most memory
+AT_ONCE = 256  # images or pairs, which take the most memory
 IMAGES = 4 * AT_ONCE  # of one batch
 RANGE = 1 << 16  # images whose proposed pairs are sorted at a time
 REJECTED = 100  # closest pairs that are no copies
@@ -76,11 +76,12 @@ def near_pairs(
         first = np.unique(groups.linked(len(ends), of[:, 0], of[:, 1]), return_index=True)[1]
         asked = np.sort(ends[first])
         if len(asked):
-            kept = ~np.isin(members, np.setdiff1d(ends, asked))
-            members = members[kept]
-            descriptions = files.on_disk((len(members), neighbours.NUMBERS), np.int8, folder)
-            np.compress(kept, index.descriptions, axis=0, out=descriptions)
-            index = neighbours.Index(descriptions, index.turns[kept], folder)
+            kept = np.ones(len(members), dtype=bool)
+            kept[np.searchsorted(members, np.setdiff1d(ends, asked))] = False
+            members, descriptions, turns = (
+                files.compressed(each, kept, folder) for each in (members, index.descriptions, index.turns)
+            )
+            index = neighbours.Index(descriptions, turns, folder)
     alone = other.merge(same[["one", "other"]], how="left", indicator=True)["_merge"] == "left_only"
     return same, other[alone.to_numpy()][:REJECTED].reset_index(drop=True)
 
@@ -100,14 +101,16 @@ def _best(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.drop_duplicates(["one", "other"], ignore_index=True)
 
 
-def levels(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each image uint8 (N, H, H), in grey levels: two arrays float64 (N,)."""
-    mean, spread = np.empty(len(grey)), np.empty(len(grey))
-    for start in range(0, len(grey), 1024):  # bounded memory
-        values = grey[start : start + 1024].reshape(-1, grey[:1].size).astype(np.int64)
+def levels(grey: Grey, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each image uint8 (N, H, H), in grey levels: two arrays float64 (N,), in temporary
+    files in ``folder`` (None: the system's)."""
+    mean, spread = (files.on_disk((len(grey),), np.float64, folder) for _ in range(2))
+    for start in range(0, len(grey), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        values = grey[part].reshape(-1, grey[:1].size).astype(np.int64)
         count, total = values.shape[1], values.sum(axis=1)
-        mean[start : start + 1024] = total / count
-        spread[start : start + 1024] = np.sqrt(count * (values * values).sum(axis=1) - total * total) / count
+        mean[part] = total / count
+        spread[part] = np.sqrt(count * (values * values).sum(axis=1) - total * total) / count
     return mean, spread
 
 

@@ -108,18 +108,25 @@ class Index:
         random = np.random.RandomState(0)
         low = np.flatnonzero((np.indices((KEPT, KEPT)) < hashes.KEPT).all(axis=0))[1:]  # the least changed by cropping
         self.lists = []
-        middle = np.array([_median(descriptions[:, k]) for k in range(NUMBERS)], dtype=np.int16)
+        middle = _medians(descriptions)
+        # The last bits of a key give way to the position of its image, so that a list is sorted in its own place.
+        self.position = np.uint64((1 << self.count.bit_length()) - 1)
+        plain = files.on_disk((self.count,), np.uint64, folder)
         for _ in range(LISTS):
             numbers = random.permutation(low)
-            keys = np.empty(self.count, np.uint64)
+            order, keys = (files.on_disk((self.count,), np.uint64, folder) for _ in range(2))
             for start in range(0, self.count, AT_ONCE):
-                part = descriptions[start : start + AT_ONCE]
-                keys[start : start + AT_ONCE] = _packed(part[:, numbers] - middle[numbers])
-            order = files.on_disk((self.count,), np.int32, folder)
-            order[:] = np.argsort(keys, kind="stable")
-            ordered = files.on_disk((self.count,), np.uint64, folder)
-            np.take(keys, order, out=ordered)
-            self.lists.append((numbers, middle[numbers], ordered, order))
+                part = slice(start, min(start + AT_ONCE, self.count))
+                plain[part] = _packed(descriptions[part][:, numbers] - middle[numbers])
+                order[part] = plain[part] & ~self.position | np.arange(part.start, part.stop, dtype=np.uint64)
+            order.sort()
+            for start in range(0, self.count, AT_ONCE):
+                part = slice(start, start + AT_ONCE)
+                keys[part] = plain[self._places(order[part])]
+            self.lists.append((numbers, middle[numbers], keys, order))
+
+    def _places(self, order: np.ndarray) -> np.ndarray:
+        return (order & self.position).astype(np.intp)
 
     def of(self, places: np.ndarray) -> np.ndarray:
         """The descriptions of images of the index, as they were before turning."""
@@ -138,10 +145,10 @@ class Index:
             tried = own[:, None]
             for k in range(UNSURE):
                 tried = np.concatenate([tried, tried ^ flips[:, k, None]], axis=1)
-            begin = np.searchsorted(keys, tried) - WINDOW // 2
+            begin = np.searchsorted(order, tried & ~self.position) - WINDOW // 2
             at = np.clip(begin, 0, self.count - len(self.window))[:, :, None] + self.window
             near = np.flatnonzero(np.bitwise_count(keys[at] ^ own[:, None, None]) <= DIFFER)
-            pairs.append(near // max(at[:1].size, 1) * self.count + order[at.ravel()[near]])
+            pairs.append(near // max(at[:1].size, 1) * self.count + self._places(order[at.ravel()[near]]))
         pair = np.sort(np.concatenate(pairs))
         pair = pair[np.append(True, pair[1:] != pair[:-1])[: len(pair)]]  # one can be found in several lists
         line, place = pair // max(self.count, 1), pair % max(self.count, 1)
@@ -155,10 +162,15 @@ class Index:
         return Found(line[kept], place[kept], turn[kept], likeness[kept])
 
 
-def _median(values: np.ndarray) -> int:
-    """The lower median of int8 values (N,)."""
-    below = np.bincount(values.astype(np.int16) + 128, minlength=256).cumsum()
-    return int(np.searchsorted(below, (len(values) + 1) // 2)) - 128
+def _medians(values: np.ndarray) -> np.ndarray:
+    """The lower median of each column of int8 (N, M): int16 (M,)."""
+    columns = values.shape[1]
+    number = np.zeros(columns * 256, np.int64)
+    for start in range(0, len(values), AT_ONCE):
+        place = values[start : start + AT_ONCE] + np.arange(128, columns * 256, 256)
+        number += np.bincount(place.ravel(), minlength=columns * 256)
+    below = number.reshape(columns, 256).cumsum(axis=1)
+    return (np.argmax(below >= (len(values) + 1) // 2, axis=1) - 128).astype(np.int16)
 
 
 def _packed(margins: np.ndarray) -> np.ndarray:

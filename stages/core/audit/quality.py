@@ -5,7 +5,7 @@ from typing import Any
 from core.audit import copies, hashes
 from core.images import dicom, sheets
 from core.images.decoder import Grey
-from core.pipeline import tables
+from core.pipeline import files, tables
 from core.pipeline.errors import many, some
 from core.split import groups, queries
 from core.split.queries import Tables
@@ -39,10 +39,11 @@ def find_copies(
     equal = known.frame(f"{wanted} where coalesce(hash(pixels_sha256) in ({several}), false) order by row")
     compared = spread >= copies.FLAT
     compared[equal.loc[equal["pixels_sha256"].duplicated(), "row"]] = False
-    phash = np.empty((len(grey), 8), np.uint8)
+    phash = files.on_disk((len(grey), 8), np.uint8, folder)
     for some_rows in known.chunks("select row, phash from images"):
         phash[some_rows["row"]] = hashes.read(list(some_rows["phash"]))
-    found = copies.near_pairs(grey, phash, np.flatnonzero(compared), folder=folder)
+    members = files.compressed(range(len(grey)), compared, folder)
+    found = copies.near_pairs(grey, phash, members, folder=folder)
 
     rows = pd.concat([equal["row"], *(pairs[end] for pairs in found for end in ("one", "other"))])
     known.add("wanted", rows.drop_duplicates().to_frame("row"))
@@ -93,7 +94,7 @@ def conflicts(images: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[li
     """
     labelled = clusters.merge(images[["file", "label"]], on="file")
     exact = _mixed(labelled[labelled["kind"] == "exact"], "label")
-    known = {file for files in exact for file in files}
+    known = {file for members in exact for file in members}
     near = labelled[(labelled["kind"] == "near") & ~labelled["file"].isin(known)]
     return {"exact": exact, "near": _mixed(near, "label")}
 
@@ -106,7 +107,7 @@ def _across_patients(images: pd.DataFrame, clusters: pd.DataFrame) -> list[list[
 def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
     """The files of each cluster that has more than one value in a column."""
     mixed = rows[rows.groupby("cluster")[column].transform("nunique") > 1]
-    return [list(files) for _, files in mixed.groupby("cluster")["file"]]
+    return [list(members) for _, members in mixed.groupby("cluster")["file"]]
 
 
 def find(
@@ -115,6 +116,7 @@ def find(
     clusters: pd.DataFrame,
     contradicting: dict[str, list[list[str]]],
     levels: tuple[np.ndarray, np.ndarray],
+    folder: str | None = None,
 ) -> pd.DataFrame:
     """Images that need a look, one row per image and finding: the columns of tables.FINDINGS, sorted.
 
@@ -141,10 +143,12 @@ def find(
     faint = (spread > 0) & (spread < copies.FLAT)
     note("near-blank", faint, [f"standard deviation {level:.1f} grey levels" for level in spread[faint]])
 
-    middle = np.median(mean)
-    deviation = np.median(np.abs(mean - middle))
-    score = 0.6745 * (mean - middle) / deviation if deviation else np.zeros(len(mean))
-    far = np.abs(score) > FAR
+    middle = _middle(mean, folder)
+    score = files.on_disk(mean.shape, np.float64, folder)
+    np.abs(np.subtract(mean, middle, out=score), out=score)
+    deviation = _middle(score, folder)
+    score *= 0.6745 / deviation if deviation else 0.0
+    far = score > FAR
     note("brightness", far, [f"mean {level:.0f}, median {middle:.0f}" for level in mean[far]])
 
     sizes = known.frame("select width, height, count(*) as images from images group by width, height")
@@ -170,20 +174,27 @@ def find(
 
     of = images.set_index("file")
     for kind, found in contradicting.items():
-        for files in found:
-            labels = of.loc[files, "label"]
+        for members in found:
+            labels = of.loc[members, "label"]
             for label in (0, 1):
                 against = some(list(labels.index[labels != label]), 1)
                 detail = f"label {label}, not so its {kind} copies {against}"
                 rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
-    for files in _across_patients(images, clusters):
-        owners = of.loc[files, "patient"].dropna()
+    for members in _across_patients(images, clusters):
+        owners = of.loc[members, "patient"].dropna()
         names = sorted(owners.unique())
         words = {name: some([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
         rest = some(names, 3)
         for file, owner in owners.items():
             rows.append((file, "two-patients", f"patient {owner}, its copies are of {words.get(owner, rest)}"))
     return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
+
+
+def _middle(values: np.ndarray, folder: str | None) -> float:
+    """The median of values that may be larger than memory."""
+    ordered = files.on_disk(values.shape, values.dtype, folder)
+    ordered[:] = values
+    return float(np.median(ordered, overwrite_input=True))
 
 
 def _median(values: np.ndarray, times: np.ndarray) -> float:
@@ -314,9 +325,9 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
         "brightness": "with an unusually low or high mean brightness",
     }
     for finding, words in meaning.items():
-        files = sorted(set(findings.loc[findings["finding"] == finding, "file"]))
-        if files:
-            lines.append(f"{many(len(files), 'image')} {words}: {some(files, 3)}")
+        found = sorted(set(findings.loc[findings["finding"] == finding, "file"]))
+        if found:
+            lines.append(f"{many(len(found), 'image')} {words}: {some(found, 3)}")
     lines.append("All findings: data/audit/findings.csv. All copies: data/audit/clusters.csv. Sheets: plots/audit/")
     return "\n".join(lines)
 
@@ -337,8 +348,8 @@ def draw(
     """
     of = images.set_index("file")
 
-    def row(heading: str, files: list[str]) -> sheets.Row:
-        members = of.loc[files]
+    def row(heading: str, named: list[str]) -> sheets.Row:
+        members = of.loc[named]
         patients = some(sorted(set(members["patient"].dropna())), 4) or "unknown"
         # Images with equal pixels and label look the same, so repeated ones come last.
         repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
@@ -357,9 +368,9 @@ def draw(
     save("copies", "The largest clusters of copies", "No image has a copy", largest)
 
     mixed = [
-        row(f"{len(files):,} {kind} copies with different labels", files)
+        row(f"{len(members):,} {kind} copies with different labels", members)
         for kind, found in contradicting.items()
-        for files in found
+        for members in found
     ]
     save("conflicts", "Copies that carry different labels", "No copies carry different labels", mixed)
 

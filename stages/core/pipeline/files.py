@@ -19,6 +19,7 @@ from core.pipeline.errors import Mistake
 import numpy as np
 
 CHUNK = 1 << 20
+ROWS = 1 << 14  # of an array that are copied at once
 LOCK = "lock"
 FORCE = re.compile(r"-[ikmpqsvPR]*f[ikmpqsvPR]*")  # -f, alone or with other short options of dvc repro and exp run
 
@@ -102,6 +103,17 @@ def on_disk(shape: tuple[int, ...], kind: Any, folder: str | Path | None) -> np.
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, size)
         return np.memmap(file, kind, "r+", shape=shape)
+
+
+def compressed(values: np.ndarray | range, kept: np.ndarray, folder: str | Path | None) -> np.ndarray:
+    """The rows of ``values`` for which ``kept`` (N,) is true, as an array ``on_disk``."""
+    first = np.asarray(values[:1])
+    found, end = on_disk((int(np.count_nonzero(kept)), *first.shape[1:]), first.dtype, folder), 0
+    for start in range(0, len(kept), ROWS):
+        some = np.asarray(values[start : start + ROWS])[kept[start : start + ROWS]]
+        found[end : end + len(some)] = some
+        end += len(some)
+    return found
 
 
 def claim(path: str | Path, wait: bool) -> IO[bytes] | None:

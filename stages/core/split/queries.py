@@ -96,7 +96,14 @@ def opened(folder: str | Path | None, name: str = "queries", memory: str = MEMOR
     open at a time, each needs another ``name``."""
     with files.scratch(folder or tempfile.gettempdir(), name) as spilled:
         engine = duckdb.connect(
-            config={"memory_limit": memory, "threads": THREADS, "temp_directory": str(spilled / "duckdb")}
+            config={
+                "memory_limit": memory,
+                "threads": THREADS,
+                "temp_directory": str(spilled / "duckdb"),
+                # more free memory than this is given back to the system
+                "allocator_flush_threshold": "1MB",
+                "allocator_bulk_deallocation_flush_threshold": "1MB",
+            }
         )
         try:
             yield Tables(engine, spilled.parent)
