@@ -25,8 +25,8 @@ def main() -> None:
     thumbnails = files.read_array(THUMBNAILS)
     grey = decoder.Grey(thumbnails)
     folder = str(Path(CLUSTERS).parent)
-    levels = copies.levels(grey, folder)
     with queries.opened(folder) as known:
+        levels = copies.levels(grey, folder)
         known.add_file("images", INDEX, tables.INDEX)
         known.add_file("labelled", LABELS, ["file"])
         images, near, rejected = quality.find_copies(known, grey, levels[1], folder)

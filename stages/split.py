@@ -21,15 +21,14 @@ METRICS = "metrics/split.json"
 def main() -> None:
     chosen = params.load("split", "seed")
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
-    listed = tables.read(LISTS, tables.LISTED)
-    gathered = assignment.gathers(chosen.split)
     with queries.opened(Path(SPLIT).parent) as known:
         known.add_file("images", INDEX, tables.INDEX[:4])
+        known.add_file("listed", LISTS, tables.LISTED)
         known.add("clusters", clusters)
-        images = queries.condensed(known, singly=not gathered)
+        images = queries.condensed(known) if assignment.gathers(chosen.split) else queries.singly(known)
         synthetic = queries.are_synthetic(known)
 
-    split = assignment.assign(images, clusters, listed, chosen.split, params.either(chosen.split.seed, chosen.seed))
+    split = assignment.assign(images, clusters, chosen.split, params.either(chosen.split.seed, chosen.seed))
     leak = leakage.explain(split, clusters)
     if leak and chosen.split.on_leak == "fail":
         raise Mistake(
@@ -39,9 +38,8 @@ def main() -> None:
         )
     figures = assignment.summarise(split, chosen.split)
     with files.whole(SPLIT) as unfinished:
-        given = ["cluster", "group", "part"]
-        every = (queries.spread(some, split, given) for some in tables.chunks(INDEX, tables.INDEX[:4]))
-        for rows in every if gathered else [split]:
+        for some in tables.chunks(INDEX, tables.INDEX[:4]):
+            rows = queries.spread(some, split, ["cluster", "group", "part"])
             tables.append(rows, unfinished, tables.SPLIT)
     files.write_json(METRICS, {"synthetic": synthetic} | figures | {"leak": leakage.measure(split, clusters)})
 

@@ -37,7 +37,8 @@ def clusters(images, near=()):
 
 
 def assign(images, seed=1, listed=NONE, near=(), **changes):
-    return assignment.assign(images, clusters(images, near), listed, rules(**changes), seed)
+    given = images.assign(listed=images["file"].map(listed.set_index("file")["part"]).astype("string"))
+    return assignment.assign(given, clusters(images, near), rules(**changes), seed)
 
 
 def lists(parts):

@@ -99,10 +99,10 @@ def test_images_gathered_by_patient_are_split_as_each_image_alone(rows, seed, st
     with queries.opened(None) as known:
         known.add("images", every)
         known.add("clusters", copied)
-        for singly in (False, True):
-            given_rows = queries.condensed(known, singly)
+        known.add("listed", NO_LISTS)
+        for singly, given_rows in enumerate([queries.condensed(known), queries.singly(known)]):
             try:
-                split = assignment.assign(given_rows, copied, NO_LISTS, chosen, seed)
+                split = assignment.assign(given_rows, copied, chosen, seed)
             except Mistake as mistake:
                 told.append(str(mistake))
                 continue

@@ -217,7 +217,7 @@ def summarise(
 
     ``known`` is that of find_copies, with the view ``clusters``; ``images``, ``clusters`` and ``near`` have all copies.
     """
-    gathered = queries.condensed(known, singly=False)
+    gathered = queries.condensed(known)
     counted = tables.counts(gathered)
     exact = clusters[clusters["kind"] == "exact"]
     equal = images[images["file"].isin(exact["file"])]

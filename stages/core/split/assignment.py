@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 
-def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, chosen: Split, seed: int) -> pd.DataFrame:
+def assign(index: pd.DataFrame, clusters: pd.DataFrame, chosen: Split, seed: int) -> pd.DataFrame:
     """Give every image of ``index`` a part: train, val, test or dropped.
 
-    ``clusters`` and ``listed`` have the columns of tables.CLUSTERS and tables.LISTED. For the strategies that
+    ``clusters`` has the columns of tables.CLUSTERS, and ``index`` those of queries.singly. For the strategies that
     ``gathers`` names, a row can be several images of one patient and label without copies: their number is in the
-    column images (queries.condensed). Returns ``index`` with the columns of tables.SPLIT, in its order. Equal arguments
-    give an equal split. Raises Mistake if the strategy needs patients or lists that are missing, or if a part would be
-    empty.
+    column images (queries.condensed). Returns ``index`` with the columns cluster, group and part of tables.SPLIT, in
+    its order. Equal arguments give an equal split. Raises Mistake if the strategy needs patients or lists that are
+    missing, or if a part would be empty.
     """
     split = index.reset_index(drop=True)
     copied = groups.copied(split, clusters)
@@ -32,12 +32,12 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
             f"split.strategy is {chosen.strategy}, but the patients are not known: set data.patient, or "
             "split.strategy: image if each image is of a different patient"
         )
-    if chosen.strategy == "predefined" and listed.empty:
+    if chosen.strategy == "predefined" and split["listed"].isna().all():
         raise Mistake("split.strategy predefined needs the lists data.lists.train, .val and .test")
 
     dropped = np.zeros(len(split), dtype=bool)
     if chosen.strategy == "predefined":
-        dropped |= ~split["file"].isin(listed["file"]).to_numpy(dtype=bool)
+        dropped |= split["listed"].isna().to_numpy(dtype=bool)
     hashed = _by_hash(split["patient"], chosen, seed) if chosen.strategy == "stable" else None
     if hashed is not None:
         dropped |= _torn(split, hashed, chosen)
@@ -53,7 +53,7 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, listed: pd.DataFrame, ch
 
     split["part"] = pd.array(["dropped"] * len(split), dtype="string")
     if chosen.strategy == "predefined":
-        split.loc[~dropped, "part"] = split["file"].map(listed.set_index("file")["part"])[~dropped]
+        split.loc[~dropped, "part"] = split.loc[~dropped, "listed"]
         if chosen.duplicates == "together":
             _refuse_torn_groups(split)
     elif hashed is not None:

@@ -35,10 +35,11 @@ def joined(table: pd.DataFrame, ties: list["pd.Series[Any]"]) -> "pd.Series[int]
 def copied(images: pd.DataFrame, clusters: pd.DataFrame, kind: str | None = None) -> "pd.Series[Any]":
     """The clusters of ``kind`` (None: both kinds) of the images that are copies, on the index of ``images``.
 
-    An image in an exact and a near cluster occurs twice; an image without copies does not occur.
+    An image in an exact and a near cluster occurs twice; an image without copies does not occur, and may have no file.
     """
     wanted = clusters if kind is None else clusters[clusters["kind"] == kind]
-    row = pd.Series(images.index, index=images["file"])
+    names = images["file"].dropna()
+    row = pd.Series(names.index, index=names)
     wanted = wanted[wanted["file"].isin(row.index)]
     return pd.Series(wanted["cluster"].to_numpy(), index=row[wanted["file"]].to_numpy())
 

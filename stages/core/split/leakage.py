@@ -85,9 +85,10 @@ def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
         )
     if len(known := known_to_val(split)):
         count = tables.number(known)
+        either = known["file"].fillna(known["patient"]).drop_duplicates()  # images without copies may have no file
         lines.append(
             f"{count:,} {of_all} have a copy or their patient in validation, which can choose the epoch and the "
-            f"threshold: {some(list(known['file']), total=count)}"
+            f"threshold: {some(list(either), total=count)}"
         )
     return "\n".join(lines) or None
 

@@ -117,22 +117,41 @@ def are_synthetic(known: Tables) -> bool:
     return not found["images"][0]
 
 
-def condensed(known: Tables, singly: bool) -> pd.DataFrame:
+def condensed(known: Tables) -> pd.DataFrame:
     """The images in the view ``images``, in few rows: the images of one patient and label are one row, except those in
-    the view ``clusters``, which have copies. With ``singly``, each image has its own row.
+    the view ``clusters``, which have copies.
 
     Columns row and file (of the first image), label, patient, single (the file, if the row is of one image only) and
     images (their number), in the order of row.
     """
-    single = "file" if singly else "case when file in (select file from clusters) then file end"
+    single = "case when file in (select file from clusters) then file end"
     return known.frame(
         f"""select min(row) as row, arg_min(file, row) as file, label, patient, single, count(*) as images
         from (select *, {single} as single from images) group by label, patient, single order by min(row)"""
     )
 
 
-def spread(images: pd.DataFrame, condensed: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """``images`` with more ``columns``: those of the row of ``condensed`` that each image is in."""
+def singly(known: Tables) -> pd.DataFrame:
+    """The images in the view ``images``, one row each: row, file, label, patient and listed (their part in the view
+    ``listed``, missing if they are on no list). File is missing for images that are not in the view ``clusters``: names
+    would take most of the memory."""
+    patients: dict[str, str] = {}  # one string for all images of a patient, for the same reason
+    parts = []
+    for some in known.chunks(
+        """select row, case when file in (select file from clusters) then file end as file, label, patient,
+        listed.part as listed from images left join listed using (file) order by row"""
+    ):
+        for column in ("patient", "listed"):
+            some[column] = pd.array([patients.setdefault(name, name) for name in some[column]], dtype="string")
+        parts.append(some)
+    return pd.concat(parts, ignore_index=True)
+
+
+def spread(images: pd.DataFrame, split: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """``images`` with more ``columns``: those of the row of ``split`` that each image is in. ``split`` has the rows of
+    condensed or of singly."""
+    if "single" not in split:
+        return images.join(split[columns], on="row")
     keys = ["label", "patient", "single"]
-    single = images["file"].where(images["file"].isin(condensed["single"]))
-    return images.assign(single=single).merge(condensed[[*keys, *columns]], on=keys, how="left", validate="many_to_one")
+    single = images["file"].where(images["file"].isin(split["single"]))
+    return images.assign(single=single).merge(split[[*keys, *columns]], on=keys, how="left", validate="many_to_one")
