@@ -82,6 +82,12 @@ def test_one_image_or_none_has_no_copies():
         assert search(np.zeros((count, 64, 64), np.uint8))[0] == set()
 
 
+def test_two_images_that_are_copies_are_found(synthetic):
+    for name in ("cropped by 4 % per side", "recompressed, JPEG 75"):
+        for image in synthetic[0][:20]:
+            assert search(thumbnails([image, CHANGES[name](image)]))[0] == {(0, 1)}
+
+
 def test_the_order_of_the_images_does_not_matter(synthetic):
     images = synthetic[0]
     grey = thumbnails([*images[:60], *(CHANGES["mirrored"](image) for image in images[:20])])

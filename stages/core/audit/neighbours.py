@@ -103,6 +103,8 @@ class Index:
     def __init__(self, descriptions: np.ndarray, turns: np.ndarray, folder: str | None = None) -> None:
         self.descriptions, self.turns, self.count = descriptions, turns, len(turns)
         self.window = np.arange(min(WINDOW, self.count))
+        # Of few images, the medians say little.
+        self.differ = DIFFER if self.count > WINDOW else BITS
         # So many bits tell the images of a window from the others.
         self.depth = min(max(int(self.count // WINDOW).bit_length() + 1, UNSURE), BITS)
         random = np.random.RandomState(0)
@@ -147,7 +149,7 @@ class Index:
                 tried = np.concatenate([tried, tried ^ flips[:, k, None]], axis=1)
             begin = np.searchsorted(order, tried & ~self.position) - WINDOW // 2
             at = np.clip(begin, 0, self.count - len(self.window))[:, :, None] + self.window
-            near = np.flatnonzero(np.bitwise_count(keys[at] ^ own[:, None, None]) <= DIFFER)
+            near = np.flatnonzero(np.bitwise_count(keys[at] ^ own[:, None, None]) <= self.differ)
             pairs.append(near // max(at[:1].size, 1) * self.count + self._places(order[at.ravel()[near]]))
         pair = np.sort(np.concatenate(pairs))
         pair = pair[np.append(True, pair[1:] != pair[:-1])[: len(pair)]]  # one can be found in several lists
