@@ -211,4 +211,4 @@ def test_every_conflict_is_on_its_sheet_and_a_set_without_any_says_so(tmp_path):
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=9))
 def test_the_median_of_repeated_numbers_is_numpys(numbers):
     values, times = np.array(numbers).T
-    assert quality._median(values, times) == np.median(np.repeat(values, times))
+    assert quality._weighted_median(values, times) == np.median(np.repeat(values, times))

@@ -143,16 +143,16 @@ def find(
     faint = (spread > 0) & (spread < copies.FLAT)
     note("near-blank", faint, [f"standard deviation {level:.1f} grey levels" for level in spread[faint]])
 
-    middle = _middle(mean, folder)
+    middle = _median(mean, folder)
     score = files.on_disk(mean.shape, np.float64, folder)
     np.abs(np.subtract(mean, middle, out=score), out=score)
-    deviation = _middle(score, folder)
+    deviation = _median(score, folder)
     score *= 0.6745 / deviation if deviation else 0.0
     far = score > FAR
     note("brightness", far, [f"mean {level:.0f}, median {middle:.0f}" for level in mean[far]])
 
     sizes = known.frame("select width, height, count(*) as images from images group by width, height")
-    usual = [_median(sizes[side].to_numpy(), sizes["images"].to_numpy()) for side in ("width", "height")]
+    usual = [_weighted_median(sizes[side].to_numpy(), sizes["images"].to_numpy()) for side in ("width", "height")]
     odd = known.frame(
         """select file, width, height from images where greatest(width / $1, height / $2) > $3
         or least(width / $1, height / $2) < 1 / $3""", *usual, MUCH_LARGER
@@ -190,14 +190,14 @@ def find(
     return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
 
 
-def _middle(values: np.ndarray, folder: str | None) -> float:
+def _median(values: np.ndarray, folder: str | None) -> float:
     """The median of values that may be larger than memory."""
     ordered = files.on_disk(values.shape, values.dtype, folder)
     ordered[:] = values
     return float(np.median(ordered, overwrite_input=True))
 
 
-def _median(values: np.ndarray, times: np.ndarray) -> float:
+def _weighted_median(values: np.ndarray, times: np.ndarray) -> float:
     """The median of ``values``, each of which occurs so many ``times``."""
     order = np.argsort(values)
     up_to = np.cumsum(times[order])
