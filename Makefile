@@ -56,7 +56,7 @@ export: .venv/ready  ## write the model to export/: ONNX, safetensors, preproces
 bench: .venv/ready  ## measure the speed of what needs no GPU; benchmarks/README.md explains the figures
 	@[ -f models/model.json ] || dvc repro
 	@[ -d .venv/peers ] || $(MAKE) peers || echo "Lightning and fastai are not measured."
-	python benchmarks/training.py --rounds 3
+	python benchmarks/training.py --rounds 2
 	python benchmarks/predicting.py --images 2000
 	python benchmarks/reading.py --rounds 1
 	python benchmarks/checkpoints.py --rounds 2
