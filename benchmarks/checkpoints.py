@@ -22,7 +22,8 @@ from ratios import spread
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.network import checkpoints, devices, networks, training
-from core.pipeline import files, params, tables
+from core.pipeline import files, tables
+from core.pipeline.schemas import file
 
 VARIANTS = ("without checkpoints", "a checkpoint per epoch", "a checkpoint every 10 s")
 
@@ -32,23 +33,24 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    chosen = params.load("model", "train", "seed")
+    chosen = file.load()
     images = files.read_array("data/prepared/images.npy")
     split = tables.read("data/split.csv", tables.SPLIT)
-    rows = {part: split.loc[split["part"] == part, "row"].to_numpy() for part in ("train", "val")}
+    rows = {part: split.loc[split["split"] == part, "row"].to_numpy() for part in ("train", "val")}
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
 
     def seconds(variant: str) -> float:
         minutes = 1 / 6 if variant.endswith("10 s") else 1e9
-        rules = chosen.train.model_copy(update={"epochs": asked.epochs, "checkpoint_minutes": minutes})
+        rules = chosen.train.model_copy(update={"epochs": asked.epochs})
+        watch = training.Watch(checkpoint_minutes=minutes)
         devices.repeatable(chosen.seed, threads=chosen.train.threads)
         classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, images.shape[1])
         with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
             opened = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()
             with opened as store:
                 began = time.perf_counter()
-                training.fit(classifier, training.Data(images, labels, rows), rules, chosen.seed, store=store)
+                training.fit(classifier, training.Data(images, labels, rows), rules, chosen.seed, watch, store)
                 return (time.perf_counter() - began) / asked.epochs
 
     seconds(VARIANTS[0])  # warm-up: torch loads some of its parts in the first run

@@ -41,7 +41,7 @@ def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparison.Ru
                 "label": label,
                 "patient": pd.array([f"p{one}" for one in patient], dtype="string"),
                 "cluster": pd.array([None] * len(patient), dtype="Int64"),
-                "part": "test",
+                "split": "test",
                 "probability": expit(score + np.sqrt(0.4) * noise),
                 "pixels_sha256": "",
                 "copy_in_train": pd.array([False] * len(patient), dtype="boolean"),

@@ -60,10 +60,10 @@ def covered(design: str, patients: int, shift: float, runs: int, by_image: bool)
     widths = []
     for found in _runs(design, patients, shift, threshold, runs, by_image):
         for name, entry in found.items():
-            if entry["low"] is not None:
-                holds[name].append(entry["low"] <= known[name] <= entry["high"])
-        if found["roc_auc"]["low"] is not None:
-            widths.append(found["roc_auc"]["high"] - found["roc_auc"]["low"])
+            if entry["ci_low"] is not None:
+                holds[name].append(entry["ci_low"] <= known[name] <= entry["ci_high"])
+        if found["roc_auc"]["ci_low"] is not None:
+            widths.append(found["roc_auc"]["ci_high"] - found["roc_auc"]["ci_low"])
     return {name: float(np.mean(held)) for name, held in holds.items()}, float(np.mean(widths))
 
 

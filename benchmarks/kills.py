@@ -21,21 +21,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import yaml
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
 
 from core.pipeline import files  # noqa: E402
 
+import parameters  # noqa: E402
+
 VICTIMS = ("all", "all", "all", "stage", "stage", "dvc")
 
 
 def clone(source: Path, folder: Path, changes: dict[str, float]) -> Path:
     subprocess.run(["git", "clone", "--quiet", source, folder], check=True)
-    given = yaml.safe_load((folder / "params.yaml").read_text())
-    given["train"] |= changes
-    (folder / "params.yaml").write_text(yaml.safe_dump(given))
+    parameters.change(folder / "params.yaml", changes)
     return folder
 
 
@@ -133,8 +132,8 @@ def main() -> None:
     draw = random.Random(asked.seed)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         place = Path(folder).resolve()
-        phase("stages", place, {"epochs": 1}, asked.stages, 9, draw)
-        phase("training", place, {"epochs": 10, "checkpoint_minutes": 0.02}, asked.training, 12, draw)
+        phase("stages", place, {"train.epochs": 1}, asked.stages, 9, draw)
+        phase("training", place, {"train.epochs": 10, "runtime.checkpoint_minutes": 0.02}, asked.training, 12, draw)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
     random = np.random.default_rng(1)
     shape = (200, model.side, model.side, model.channels)
     drawn = np.stack([patch.pixels for patch in phantom.draw(240, 12, model.side, seed=12345)])
-    known = {f"own, {part}": images[split.loc[split["part"] == part, "row"]] for part in ("val", "test")}
+    known = {f"own, {part}": images[split.loc[split["split"] == part, "row"]] for part in ("val", "test")}
     others = {
         "phantoms": drawn if model.channels == 3 else decoder.grey_levels(drawn)[..., None],
         "noise": random.integers(0, 256, shape, dtype=np.uint8),

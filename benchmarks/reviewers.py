@@ -92,17 +92,17 @@ def first_set(folder: Path, side: int, seed: int) -> list[np.ndarray]:
     random = np.random.RandomState([seed, 1])
     table, pixels = patches(sum(PARTS.values()), side, seed)
     patient = pd.DataFrame({"positive": table.groupby("patient")["label"].max()})
-    patient["part"] = random.permutation(np.repeat(list(PARTS), list(PARTS.values())))
+    patient["split"] = random.permutation(np.repeat(list(PARTS), list(PARTS.values())))
     patient["site"] = np.where((random.random_sample(len(patient)) < SHARE) == (patient["positive"] == 1), "A", "B")
     patient["scanner"] = np.where(
-        (patient["part"] == "test") & (random.random_sample(len(patient)) < 0.5), "new", "old"
+        (patient["split"] == "test") & (random.random_sample(len(patient)) < 0.5), "new", "old"
     )
     patient["age"] = random.randint(30, 80, len(patient))
     table = table.join(patient[["site", "scanner", "age"]], on="patient")
     shown = [stained(one, NEW) if new else one for one, new in zip(pixels, table["scanner"] == "new", strict=True)]
     save(folder, table, shown)
     for part in PARTS:
-        Path(folder, f"{part}.txt").write_text("\n".join(patient.index[patient["part"] == part]))
+        Path(folder, f"{part}.txt").write_text("\n".join(patient.index[patient["split"] == part]))
     return shown
 
 
@@ -164,19 +164,19 @@ def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
 def of_groups(figures: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for group, content in figures["groups"].items():
-        ps = [entry["p"] for part in content["parts"].values() for entry in part["difference"].values()]
+        ps = [entry["p"] for part in content["levels"].values() for entry in part["difference"].values()]
         known = [p for p in ps if p is not None]
         found.append({"what": "group differs", "where": group, "p": min(known) if known else None})
         found.append({"what": "group predicts", "where": group, "p": content["shortcut"]["p"]}
-                     | content["shortcut"]["alone"])  # fmt: skip
-        found.append({"what": "within group", "where": group} | content["shortcut"]["within"])
+                     | content["shortcut"]["group_only_auc"])  # fmt: skip
+        found.append({"what": "within group", "where": group} | content["shortcut"]["within_group_auc"])
     return found
 
 
 def of_ages(clone: Path, seed: int) -> list[dict[str, Any]]:
     """In how many of AGES further draws of the age it is called different, as if three groups were looked at."""
     split = tables.read(clone / "data/split.csv", tables.SPLIT)
-    test = split[split["part"] == "test"].assign(unit=groups.units(split))
+    test = split[split["split"] == "test"].assign(unit=groups.units(split))
     predictions = tables.read(clone / "data/predictions.csv", tables.PREDICTIONS)
     test = test.merge(predictions[["file", "probability"]], on="file")
     patient, names = pd.factorize(test["patient"])

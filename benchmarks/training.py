@@ -52,7 +52,8 @@ sys.path.append(str(TOP / ".venv" / "peers"))  # last, so that the project's loc
 from core.images import decoder  # noqa: E402
 from core.images.preparation import Preparation  # noqa: E402
 from core.network import batches, devices, inference, networks, training  # noqa: E402
-from core.pipeline import files, params, provenance, tables  # noqa: E402
+from core.pipeline import files, provenance, tables  # noqa: E402
+from core.pipeline.schemas import file  # noqa: E402
 
 PREPARED = Path("data/prepared/images.npy")
 WARM = 3  # untimed first steps
@@ -64,7 +65,7 @@ class Job:
     """What all contestants share: images, labels, initial weights, loss, training parameters and clock."""
 
     def __init__(
-        self, asked: argparse.Namespace, chosen: params.Params, contents: list[bytes], labels: np.ndarray, folder: Path
+        self, asked: argparse.Namespace, chosen: file.Params, contents: list[bytes], labels: np.ndarray, folder: Path
     ) -> None:
         self.device = devices.choose(asked.device)
         self.precision = devices.precision(asked.precision, self.device)
@@ -83,7 +84,7 @@ class Job:
             (folder / f"{number}.png").write_bytes(content)
         self.paths = [folder / f"{number}.png" for number in turn]
         self.cast = devices.autocast(self.precision, self.device)
-        self.weight = torch.tensor(self.rules.positive_weight, device=self.device)
+        self.weight = torch.tensor(self.rules.pos_weight, device=self.device)
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -108,8 +109,8 @@ class Job:
         loss = self.loss(logit, target)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        if self.rules.clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.rules.clip_norm)
+        if self.rules.grad_clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.rules.grad_clip_norm)
         optimiser.step()
         return loss
 
@@ -218,7 +219,7 @@ def lightning(job: Job, workers: int) -> float:
     module = Module()
     Trainer(
         accelerator="gpu" if cuda else "cpu", devices=[job.device.index or 0] if cuda else 1, max_epochs=2,
-        precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.rules.clip_norm,
+        precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.rules.grad_clip_norm,
         deterministic="warn",  # as devices.repeatable sets it for all contestants
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, job.loader(workers))  # fmt: skip
@@ -250,8 +251,8 @@ def fastai(job: Job, workers: int) -> float:
 
     classifier, loader, epoch = job.classifier(), job.loader(workers), Epoch()
     callbacks = [epoch]
-    if job.rules.clip_norm is not None:
-        callbacks.append(GradientClip(job.rules.clip_norm))
+    if job.rules.grad_clip_norm is not None:
+        callbacks.append(GradientClip(job.rules.grad_clip_norm))
     if job.precision == "bf16":
         callbacks.append(MixedPrecision(AMPMode.BF16))
     optimiser = OptimWrapper(opt=job.optimiser(classifier))
@@ -328,7 +329,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=989, help="dense bf16 peak of the GPU (989: H100, H200)")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning suggests more workers; torch warns of nondeterminism
-    chosen = params.load("model", "train", "seed")
+    chosen = file.load()
     devices.repeatable(chosen.seed, chosen.train.reproducible, chosen.train.threads)
     contents, labels = given(asked)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:

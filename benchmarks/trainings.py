@@ -25,7 +25,8 @@ from core.evidence import luck, metrics
 from core.evidence.bootstrap import Scores
 from core.images import phantom
 from core.network import devices, ensemble, inference
-from core.pipeline import files, params, tables
+from core.pipeline import files, tables
+from core.pipeline.schemas import file
 from core.split import groups, leakage
 
 import numpy as np
@@ -118,7 +119,7 @@ def recorded(
 
 def trained(seed: int, members: int, changes: dict[str, Any]) -> Trained:
     """The trainings of the default recipe with ``changes``, on the data set of ``seed``; computed if not kept."""
-    changes = {"seed": seed, "train.members": members, "split.on_leak": "fail"} | changes
+    changes = {"seed": seed, "train.ensemble_size": members, "split.on_leak": "fail"} | changes
     recipe = [parameters.read(TOP / "params.yaml"), changes]
     path = KEPT / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}-{seed}.npz"
     if not path.exists():
@@ -140,7 +141,7 @@ def trained(seed: int, members: int, changes: dict[str, Any]) -> Trained:
 def table_of(columns: dict[str, np.ndarray], each: np.ndarray) -> pd.DataFrame:
     """The columns file, label, patient and unit as a table of test images, with the probability by each training."""
     table = pd.DataFrame(columns).astype({"file": "string", "patient": "string"})
-    table = table.assign(cluster=pd.array([None] * len(table), dtype="Int64"), part="test")
+    table = table.assign(cluster=pd.array([None] * len(table), dtype="Int64"), split="test")
     table["copy_in_train"] = table["patient_in_train"] = pd.array([False] * len(table), dtype="boolean")
     return table.join(tables.of_members(each.astype(float)))
 
@@ -149,7 +150,7 @@ def judged(clone: Path) -> dict[str, np.ndarray]:
     """What each member in a clone says of its test images and of the FRESH images."""
     split = tables.read(clone / "data/split.csv", tables.SPLIT)
     rows = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
-    test = rows[rows["part"] == "test"]
+    test = rows[rows["split"] == "test"]
     devices.repeatable(0, threads=len(os.sched_getaffinity(0)))
     found = ensemble.restore(clone / "models/model.safetensors", files.read_json(clone / "models/model.json"))
     device = torch.device("cpu")
@@ -176,4 +177,4 @@ def drawn(side: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def members() -> int:
     """The number of members of the default recipe."""
-    return params.load("train", path=TOP / "params.yaml").train.members
+    return file.load(TOP / "params.yaml").train.ensemble_size

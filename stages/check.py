@@ -15,7 +15,7 @@ from typing import Any
 
 from core.commands import comparison, gates, revisions
 from core.pipeline import entrypoint, files, yaml12
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 from compare import load
 
@@ -33,7 +33,7 @@ def main() -> None:
     asked = parser.parse_args()
     unknown = set(asked.gates) - set(known)
     if unknown:
-        raise Mistake(f"unknown gate {', '.join(sorted(unknown))}: the gates are {', '.join(known)}")
+        raise PipelineError(f"unknown gate {', '.join(sorted(unknown))}: the gates are {', '.join(known)}")
 
     failed = 0
     for name in asked.gates or known:
@@ -42,7 +42,7 @@ def main() -> None:
         print(*said, sep="\n", flush=True)
         failed += bool(faults)
     if failed:
-        raise Mistake(f"{failed} of {len(asked.gates or known)} gates failed")
+        raise PipelineError(f"{failed} of {len(asked.gates or known)} gates failed")
 
 
 def fresh(target: str) -> tuple[list[str], str]:

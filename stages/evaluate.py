@@ -2,13 +2,16 @@
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
         (evaluate, seed; device, reproducible, threads of train)
-Writes  data/predictions.csv, metrics/evaluate.json, plots/regions.png
+Writes  data/predictions.csv, metrics/evaluate.json, plots/gradcam.png
 Alone   python stages/evaluate.py
 """
 
 from core.evidence import calibration, luck, metrics, planning, subgroups
 from core.network import devices, ensemble, inference, regions
 from core.pipeline import entrypoint, files, params, tables
+from core.pipeline.schemas.base import Section, Seed
+from core.pipeline.schemas.device import Device
+from core.pipeline.schemas.evaluate import Evaluate
 from core.split import groups, leakage
 
 LABELS = "data/raw/labels.csv"
@@ -19,15 +22,21 @@ WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
-REGIONS = "plots/regions.png"
+REGIONS = "plots/gradcam.png"
+
+
+class Params(Section):
+    seed: Seed
+    train: Device
+    evaluate: Evaluate
 
 
 def main() -> None:
-    chosen = params.load("evaluate", "train.device", "train.reproducible", "train.threads", "seed")
+    chosen = params.load(Params)
     split = tables.read(SPLIT, tables.SPLIT)
     every = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
     every = every.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
-    predictions = every[every["part"].isin(["val", "test"])].reset_index(drop=True)
+    predictions = every[every["split"].isin(["val", "test"])].reset_index(drop=True)
 
     devices.repeatable(0, chosen.train.reproducible, chosen.train.threads)
     classifiers = ensemble.restore(WEIGHTS, files.read_json(MODEL))
@@ -39,7 +48,7 @@ def main() -> None:
     predictions = predictions.join(tables.of_members(each))
 
     judged = luck.leave_out(predictions, calibration.used(quality))
-    part = {name: judged[judged["part"] == name] for name in ("val", "test")}
+    part = {name: judged[judged["split"] == name] for name in ("val", "test")}
     threshold = metrics.choose_threshold(chosen.evaluate.threshold, part["val"])
     figures = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
     figures |= metrics.summarise(part["test"], part["val"], threshold, chosen.evaluate.threshold, chosen.seed)
@@ -47,9 +56,9 @@ def main() -> None:
     if classes.nunique() > 2:
         figures["test_classes"] = metrics.by_class(part["test"], classes, threshold, chosen.seed)
     fresh = metrics.unseen(part["test"])
-    figures |= subgroups.summarise(fresh, every[every["part"].isin(["train", "val"])], threshold, chosen.seed)
+    figures |= subgroups.summarise(fresh, every[every["split"].isin(["train", "val"])], threshold, chosen.seed)
     figures["planning"] = planning.plan(metrics.scores(fresh, threshold), chosen.seed)
-    figures |= {"test_known_to_val": len(leakage.known_to_val(split)), "calibration": quality}
+    figures |= {"test_in_val": len(leakage.in_val(split)), "calibration": quality}
     regions.gallery(classifiers, images, part["test"], threshold, REGIONS, figures["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, figures)

@@ -13,7 +13,7 @@ from pathlib import Path
 from core.commands import export
 from core.network import ensemble
 from core.pipeline import entrypoint, files, params
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 from core.report import html
 
 IMAGES = "data/prepared/images.npy"
@@ -28,21 +28,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("export"))
     asked = parser.parse_args()
     if asked.folder.exists() and not (asked.folder / export.CONFIG).is_file() and any(asked.folder.iterdir()):
-        raise Mistake(f"{asked.folder} contains other files: use --folder to name a new or empty folder")
-    chosen = params.load("model", "split")
+        raise PipelineError(f"{asked.folder} contains other files: use --folder to name a new or empty folder")
     description = files.read_json(MODELS / "model.json")
     figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
     networks = ensemble.restore(MODELS / "model.safetensors", description)
     images = files.read_array(IMAGES)
 
     with files.scratch(asked.folder.parent, asked.folder.name) as folder:
-        for name in ("model.safetensors", "model.json", "novelty.safetensors"):
+        for name in ("model.safetensors", "model.json", "ood.safetensors"):
             shutil.copyfile(files.there(MODELS / name), folder / name)
         worst = export.onnx(networks, images, folder / "model.onnx")
         files.write_json(folder / export.CONFIG, export.config(description, figures["evaluate"]))
         files.write_json(folder / "preprocessor_config.json", export.preprocessing(description))
         card = html.filled(
-            export.CARD, **figures, description=description, parameters=chosen.model_dump(mode="json", warnings=False),
+            export.CARD, **figures, description=description, parameters=params.read(),
             source=files.read_json(SOURCE), opset=export.OPSET, worst=worst, measures=html.MEASURES,
             library=export.library(description),
             verdict=files.there(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],

@@ -3,7 +3,7 @@
 Reads   data/raw/groups.csv, data/prepared/ (images.npy, thumbnails.npy, index.csv), params.yaml (external, seed); of
         the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv, ../metrics/evaluate.json,
         ../models/, ../params.yaml (evaluate.threshold; device, reproducible, threads of train)
-Writes  data/predictions.csv, metrics/evaluate.json, plots/regions.png
+Writes  data/predictions.csv, metrics/evaluate.json, plots/gradcam.png
 Alone   cd FOLDER; python ../stages/external.py
 """
 
@@ -14,7 +14,10 @@ from core.evidence import calibration, external, luck, metrics
 from core.images import decoder
 from core.network import devices, ensemble, inference, novelty, pretrained, regions
 from core.pipeline import entrypoint, files, params, tables
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.base import Section, Seed
+from core.pipeline.schemas.device import Device
+from core.pipeline.schemas.external import External, Threshold
 
 import numpy as np
 
@@ -28,20 +31,30 @@ FIRST_PREDICTIONS = "../data/predictions.csv"
 FIRST_METRICS = "../metrics/evaluate.json"
 WEIGHTS = "../models/model.safetensors"
 MODEL = "../models/model.json"
-NOVELTY = "../models/novelty.safetensors"
+NOVELTY = "../models/ood.safetensors"
 FIRST_PARAMS = "../params.yaml"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
-REGIONS = "plots/regions.png"
+REGIONS = "plots/gradcam.png"
+
+
+class Params(Section):
+    seed: Seed
+    external: External
+
+
+class FirstParams(Section):
+    train: Device
+    evaluate: Threshold
 
 
 def main() -> None:
-    chosen = params.load("external", "seed")
-    first = params.load("evaluate.threshold", "train.device", "train.reproducible", "train.threads", path=FIRST_PARAMS)
+    chosen = params.load(Params)
+    first = params.load(FirstParams, path=FIRST_PARAMS)
     index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
     description, judged = files.read_json(MODEL), files.read_json(FIRST_METRICS)
     if images.shape[-1] > description["channels"]:
-        raise Mistake(
+        raise PipelineError(
             "The images of this set are in colour, but the model was trained on grey images: save them as grey images, "
             "or train on colour images"
         )
@@ -53,7 +66,7 @@ def main() -> None:
     found = between.compare(theirs, index, grey, same)
     common = between.summarise(found, theirs, same)
     if metrics.unseen(found).empty:
-        raise Mistake(
+        raise PipelineError(
             f"Each of the {common['images']:,} images is a copy of one in the first set ({common['exact_copies']:,} "
             f"exact, {common['near_copies']:,} near), or of one of its patients: this is no other set. See "
             "data.location; if the two hospitals name patients independently, set external.patients: other"
@@ -66,13 +79,13 @@ def main() -> None:
     temperature = calibration.used(judged["calibration"])
     found["raw"] = each.mean(axis=1)
     found["probability"] = calibration.tempered(each.mean(axis=1), temperature)
-    found["unlike"] = novelty.Novelty(**pretrained.read(Path(NOVELTY))).ratio(features) > 1
+    found["ood"] = novelty.Novelty(**pretrained.read(Path(NOVELTY))).ratio(features) > 1
     found = found.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
     found = found.join(tables.of_members(each))
 
     test = luck.leave_out(found, temperature)
     val = tables.read(FIRST_PREDICTIONS, tables.PREDICTIONS)
-    val = luck.leave_out(val[val["part"] == "val"].assign(unit=0), temperature)
+    val = luck.leave_out(val[val["split"] == "val"].assign(unit=0), temperature)
     figures = {"synthetic": tables.is_synthetic(index), "common": common}
     figures |= external.judge(test, val, judged, first.evaluate.threshold, chosen.seed)
     fresh = metrics.unseen(test)

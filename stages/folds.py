@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.commands import folds, revisions
 from core.evidence import luck, verdict
-from core.pipeline import entrypoint, files, params, tables
-from core.pipeline.errors import Mistake
+from core.pipeline import entrypoint, files, tables
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas import file
 from core.split import groups
 
 PREDICTIONS = "data/predictions.csv"
@@ -29,11 +30,11 @@ def main() -> None:
     )
     asked = parser.parse_args()
     if asked.folds < 2:
-        raise Mistake(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
-    chosen = params.load("train", "seed")
+        raise PipelineError(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
+    chosen = file.load()
     known = dict(change.partition("=")[::2] for change in asked.set_param)
-    given = known.get("train.members", "")
-    networks = int(given) if given.isdecimal() else chosen.train.members  # DVC refuses what is no number
+    given = known.get("train.ensemble_size", "")
+    networks = int(given) if given.isdecimal() else chosen.train.ensemble_size  # DVC refuses what is no number
     names = [f"folds-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
     for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def run(asked: argparse.Namespace, fold: int, name: str, named: bool) -> None:
-    """Run the experiment of one fold; with ``named``, each line that it prints names the fold. Raises Mistake if it
+    """Run the experiment of one fold; with ``named``, each line that it prints names the fold. Raises PipelineError if it
     fails."""
     changes = [*asked.set_param, f"split.folds={asked.folds}", f"split.fold={fold}"]
     print(f"fold {fold} of {asked.folds}: dvc exp run --temp --name {name}", flush=True)
@@ -79,7 +80,7 @@ def run(asked: argparse.Namespace, fold: int, name: str, named: bool) -> None:
     for line in running.stdout or ():
         print(f"fold {fold}: {line}", end="", flush=True)
     if running.wait():
-        raise Mistake(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
+        raise PipelineError(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
 
 
 if __name__ == "__main__":

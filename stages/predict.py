@@ -15,14 +15,14 @@ from core.commands import prediction
 from core.images import decoder, folders
 from core.network import novelty
 from core.pipeline import entrypoint, files
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 AT_ONCE = 2**28  # bytes of decoded images in memory
-COLUMNS = ["file", "probability", "unlike", "error"]
+COLUMNS = ["file", "probability", "ood_score", "error"]
 
 
 def main() -> None:
@@ -44,9 +44,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
     if not asked.temperature > 0:
-        raise Mistake(f"--temperature {asked.temperature:g}: it must be above 0; 1 does not change the probabilities")
+        raise PipelineError(
+            f"--temperature {asked.temperature:g}: it must be above 0; 1 does not change the probabilities"
+        )
     if asked.out and asked.out.suffix not in (".csv", ".json"):
-        raise Mistake(f"--out {asked.out}: the name must end in .csv or .json")
+        raise PipelineError(f"--out {asked.out}: the name must end in .csv or .json")
 
     paths = folders.expand(asked.paths)
     model = prediction.Model(asked.models, asked.device, asked.temperature)
@@ -78,10 +80,10 @@ def main() -> None:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
     if model.synthetic:
         print("This model was trained on SYNTHETIC images: it says nothing about patients.", file=sys.stderr)
-    strange = int((table["unlike"] > 1).sum())
+    strange = int((table["ood_score"] > 1).sum())
     if strange:
         print(
-            f"{strange:,} of {len(rows):,} images are out of distribution (unlike above 1): {novelty.MEANING}",
+            f"{strange:,} of {len(rows):,} images are out of distribution (ood_score above 1): {novelty.MEANING}",
             file=sys.stderr,
         )
     for written in (asked.out, asked.heatmap):
@@ -89,7 +91,7 @@ def main() -> None:
             print(f"{written} names or shows patients, and git does not ignore it: do not commit it", file=sys.stderr)
     failed = sum(1 for row in rows if row[-1])
     if failed:
-        raise Mistake(f"{failed:,} of {len(rows):,} images have no probability: see the column error")
+        raise PipelineError(f"{failed:,} of {len(rows):,} images have no probability: see the column error")
 
 
 if __name__ == "__main__":

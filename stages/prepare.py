@@ -1,6 +1,6 @@
 """Decode every image once: an array for training, thumbnails and hashes for finding copies.
 
-Reads   data/raw/images.zip, data/raw/labels.csv, params.yaml (prepare, data.unusable)
+Reads   data/raw/images.zip, data/raw/labels.csv, params.yaml (prepare, data.on_bad_image)
 Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/index.csv,
         data/prepared/preparation.json
 Alone   python stages/prepare.py
@@ -10,7 +10,10 @@ from core.audit import hashes
 from core.images import decoder, preparation
 from core.images.preparation import Preparation, Unreadable
 from core.pipeline import entrypoint, files, params, tables
-from core.pipeline.errors import Mistake, some
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.base import Section
+from core.pipeline.schemas.prepare import BadImages, Prepare
+from core.pipeline.text import shorten
 
 import numpy as np
 from tqdm import tqdm
@@ -23,14 +26,23 @@ INDEX = "data/prepared/index.csv"
 PREPARATION = "data/prepared/preparation.json"
 
 
+class LikeParams(Section):
+    data: BadImages
+
+
+class Params(LikeParams):
+    prepare: Prepare
+
+
 def main(like: str | None = None) -> None:
-    chosen = params.load("data.unusable") if like else params.load("prepare", "data.unusable")
     count = sum(len(some) for some in tables.chunks(LABELS, ["file"]))
     if like:
         to = Preparation.of(files.read_json(like))
     else:
-        to = Preparation(chosen.prepare.image_size, chosen.prepare.fit)
-        to = to._replace(levels=levels(count, to, chosen.prepare.levels))
+        prepare = params.load(Params).prepare
+        to = Preparation(prepare.image_size, prepare.fit)
+        to = to._replace(levels=levels(count, to, prepare.levels))
+    on_bad_image = params.load(LikeParams).data.on_bad_image
 
     kept, unreadable = 0, []
     with files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails, files.whole(INDEX) as index:
@@ -40,7 +52,9 @@ def main(like: str | None = None) -> None:
             rows = []
             for entry, (name, picture) in zip(labels.itertuples(), pictures, strict=False):
                 if name != entry.file:
-                    raise Mistake(f"{LABELS} does not list {name}, which {ARCHIVE} has: dvc repro --force download")
+                    raise PipelineError(
+                        f"{LABELS} does not list {name}, which {ARCHIVE} has: dvc repro --force download"
+                    )
                 if isinstance(picture, Unreadable):
                     unreadable.append(f"{entry.file} ({picture})")
                     continue
@@ -52,11 +66,11 @@ def main(like: str | None = None) -> None:
             tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
             kept += len(rows)
         if kept + len(unreadable) < count or next(pictures, None):
-            raise Mistake(f"{ARCHIVE} and {LABELS} do not have the same images: dvc repro --force download")
-        if unreadable and (chosen.data.unusable == "fail" or not kept):
-            raise Mistake(
-                f"{len(unreadable):,} of {count:,} images can't be decoded: {some(unreadable)}\n"
-                "Fix them in the source, or leave them out: data.unusable: drop"
+            raise PipelineError(f"{ARCHIVE} and {LABELS} do not have the same images: dvc repro --force download")
+        if unreadable and (on_bad_image == "fail" or not kept):
+            raise PipelineError(
+                f"{len(unreadable):,} of {count:,} images can't be decoded: {shorten(unreadable)}\n"
+                "Fix them in the source, or leave them out: data.on_bad_image: drop"
             )
         large.finish()
         small.finish()

@@ -2,7 +2,7 @@
 
 Reads   metrics/, data/raw/labels.csv, data/raw/provenance.json, data/prepared/index.csv,
         data/prepared/preparation.json, models/model.safetensors, data/curves/, data/predictions.csv,
-        data/audit/findings.csv, plots/audit/, plots/regions.png, params.yaml
+        data/audit/findings.csv, plots/audit/, plots/gradcam.png, params.yaml
 Writes  metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
 Alone   python stages/report.py
 """
@@ -15,6 +15,14 @@ from typing import Any
 from core.evidence import calibration, metrics
 from core.evidence import verdict as verdicts
 from core.pipeline import entrypoint, files, params, provenance, tables
+from core.pipeline.schemas.base import Section, Seed
+from core.pipeline.schemas.data import Data
+from core.pipeline.schemas.evaluate import Evaluate
+from core.pipeline.schemas.model import Model
+from core.pipeline.schemas.prepare import Prepare
+from core.pipeline.schemas.report import Report
+from core.pipeline.schemas.split import Split
+from core.pipeline.schemas.train import Train
 from core.report import html, plots
 from core.report.plots import Judged
 
@@ -35,16 +43,25 @@ FINDINGS = "data/audit/findings.csv"
 CURVES = "data/curves"
 TRAINED = "plots/train"
 EVALUATED = "plots/evaluate"
-REGIONS = "plots/regions.png"
+REGIONS = "plots/gradcam.png"
 COPIES = "plots/audit"
 REPORT = "reports/report.html"
 
 
+class Params(Section):
+    seed: Seed
+    data: Data
+    prepare: Prepare
+    split: Split
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    report: Report
+
+
 def main(first: str | None = None) -> None:
     base = Path(first or "")
-    chosen = params.load(
-        "data", "evaluate", "model", "prepare", "report", "seed", "split", "train", path=base / params.PATH
-    )
+    chosen = params.load(Params, path=base / params.PATH)
     paths = {"audit": AUDIT, "split": SPLIT, "train": TRAIN, "evaluate": EVALUATE}
     figures = {stage: files.read_json(base / path) for stage, path in paths.items()}
     evaluated = figures["evaluate"]
@@ -89,7 +106,7 @@ def main(first: str | None = None) -> None:
 def judge(folder: Path, evaluated: dict[str, Any]) -> Judged:
     """What the plots of the test images in a folder show; of another set, only of those that the first lacks."""
     predictions = tables.read(folder / PREDICTIONS, tables.PREDICTIONS)
-    part = {name: predictions[predictions["part"] == name].copy() for name in ("val", "test")}
+    part = {name: predictions[predictions["split"] == name].copy() for name in ("val", "test")}
     if "common" in evaluated:
         part["test"] = metrics.unseen(part["test"])
     test = part["test"] = part["test"].assign(**{"class": tables.classes(folder / LABELS, part["test"])})

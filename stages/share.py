@@ -11,7 +11,7 @@ a colleague's DVC finds the run incomplete and runs the stage again.
 import argparse
 
 from core.pipeline import entrypoint
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -28,7 +28,7 @@ def main() -> None:
             objects = set().union(*used)
             pushed = len(repo.cloud.push(objects, remote=remote).transferred)
     except DvcException as error:
-        raise Mistake(f"DVC can't push: {error}") from None
+        raise PipelineError(f"DVC can't push: {error}") from None
     print(f"Shared {len(runs)} runs of stages: {pushed} files pushed, {len(objects) - pushed} were there")
 
 

@@ -8,7 +8,9 @@ Alone   python stages/split.py
 from pathlib import Path
 
 from core.pipeline import entrypoint, files, params, tables
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.base import Section, Seed
+from core.pipeline.schemas.split import Split
 from core.split import assignment, leakage, queries
 
 LISTS = "data/raw/lists.csv"
@@ -18,8 +20,13 @@ SPLIT = "data/split.csv"
 METRICS = "metrics/split.json"
 
 
+class Params(Section):
+    seed: Seed
+    split: Split
+
+
 def main() -> None:
-    chosen = params.load("split", "seed")
+    chosen = params.load(Params)
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
     with queries.opened(Path(SPLIT).parent) as known:
         known.add_file("images", INDEX, tables.INDEX[:4])
@@ -31,7 +38,7 @@ def main() -> None:
     split = assignment.assign(images, clusters, chosen.split, params.either(chosen.split.seed, chosen.seed))
     leak = leakage.explain(split, clusters)
     if leak and chosen.split.on_leak == "fail":
-        raise Mistake(
+        raise PipelineError(
             f"The split is refused, because the test result would be too good.\n{leak}\n"
             "To separate them: split.strategy: patient and split.duplicates: together. "
             "To measure the effect of the leak: split.on_leak: report"
@@ -39,7 +46,7 @@ def main() -> None:
     figures = assignment.summarise(split, chosen.split)
     with files.whole(SPLIT) as unfinished:
         for some in tables.chunks(INDEX, tables.INDEX[:4]):
-            rows = queries.spread(some, split, ["cluster", "group", "part"])
+            rows = queries.spread(some, split, ["cluster", "component", "split"])
             tables.append(rows, unfinished, tables.SPLIT)
     files.write_json(METRICS, {"synthetic": synthetic} | figures | {"leak": leakage.measure(split, clusters)})
 

@@ -1,7 +1,7 @@
 """Train the networks of the ensemble. A killed training resumes from its last checkpoints.
 
 Reads   data/prepared/images.npy, data/prepared/preparation.json, data/split.csv, params.yaml (model, train, seed)
-Writes  models/ (model.safetensors, model.json, novelty.safetensors), metrics/train.json, data/curves/;
+Writes  models/ (model.safetensors, model.json, ood.safetensors), metrics/train.json, data/curves/;
         .checkpoints/ while it runs
 Alone   python stages/train.py
 """
@@ -13,6 +13,10 @@ from core.network.ensemble import Ensemble
 from core.network.members import Listener, Plan
 from core.network.state import Epoch, Fitted
 from core.pipeline import entrypoint, files, params, provenance, tables
+from core.pipeline.schemas.base import Section, Seed
+from core.pipeline.schemas.model import Model
+from core.pipeline.schemas.runtime import Runtime
+from core.pipeline.schemas.train import Train
 
 import numpy as np
 from dvclive import Live
@@ -23,39 +27,46 @@ PREPARATION = "data/prepared/preparation.json"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
-NOVELTY = "models/novelty.safetensors"
+NOVELTY = "models/ood.safetensors"
 METRICS = "metrics/train.json"
 CURVES = "data/curves"
 
 
+class Params(Section):
+    seed: Seed
+    model: Model
+    train: Train
+    runtime: Runtime  # changes no byte, so dvc.yaml does not name it
+
+
 def main() -> None:
-    chosen = params.load("model", "train", "seed")
-    rules = chosen.train
+    chosen = params.load(Params)
+    rules, minutes = chosen.train, chosen.runtime.checkpoint_minutes
     images = files.read_array(IMAGES)
     split = tables.read(SPLIT, tables.SPLIT)
-    rows = {part: split.loc[split["part"] == part, "row"].to_numpy() for part in ("train", "val")}
+    rows = {part: split.loc[split["split"] == part, "row"].to_numpy() for part in ("train", "val")}
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
 
-    processes = ranks.wanted(rules.processes, rules.device, rules.members)
+    processes = ranks.wanted(rules.nproc_per_node, rules.device, rules.ensemble_size)
     if ranks.number() is None and (processes > 1 or ranks.machines()):
         ranks.launch(processes)
         sys.exit()  # the first process has written the outputs
 
     device = devices.choose(rules.device)
     devices.check(rules, device)
-    seeds = members.seeds(params.either(rules.seed, chosen.seed), rules.members)
-    begun = provenance.result("train", but="train.checkpoint_minutes")
-    plan = Plan(chosen.model, rules, seeds, IMAGES, labels, rows, files.root())
-    with ranks.joined(device, rules.checkpoint_minutes) as together:
+    seeds = members.seeds(params.either(rules.seed, chosen.seed), rules.ensemble_size)
+    begun = provenance.fingerprint(provenance.inputs("train"))
+    plan = Plan(chosen.model, rules, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
+    with ranks.joined(device, minutes) as together:
         together.agree(begun, "Parameters, data or code")
         if together.rank > 0:
             with entrypoint.postponed() as stop:
                 members.train(plan, Listener(stop=stop), together)
             return
-        ensemble = Ensemble([members.built(plan, number) for number in range(rules.members)])
+        ensemble = Ensemble([members.built(plan, number) for number in range(rules.ensemble_size)])
         parameters = sum(parameter.numel() for parameter in ensemble.members[0].parameters())
-        count = f"{rules.members} networks of " if rules.members > 1 else ""
+        count = f"{rules.ensemble_size} networks of " if rules.ensemble_size > 1 else ""
         print(f"{chosen.model.backbone}: {count}{parameters:,} parameters, {len(rows['train']):,} images to train on")
         print(devices.promise(rules, device))
         made = provenance.fingerprint(provenance.machine())

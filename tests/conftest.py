@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.pipeline import params
+from core.pipeline.schemas import file
 
 import numpy as np
 import pytest
@@ -22,11 +22,10 @@ import parameters
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
 STAGES = ["download", "prepare", "audit", "split", "train", "evaluate", "report"]
-SECTIONS = [name for name in params.Params.model_fields if name != "external"]  # of the top params.yaml
 FOREIGN = ("DVC_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # environment variables that a user does not have: removed
 SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
-    "train.epochs": 1, "train.members": 2, "train.batch_size": 16, "model.backbone": "shufflenet_v2_x0_5",
+    "train.epochs": 1, "train.ensemble_size": 2, "train.batch_size": 16, "model.backbone": "shufflenet_v2_x0_5",
 }  # fmt: skip
 
 
@@ -56,13 +55,13 @@ def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], params.Params]:
+def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], file.Params]:
     """A function that returns the project's parameters with changes, checked by the schema."""
 
-    def change(changes: dict[str, Any]) -> params.Params:
+    def change(changes: dict[str, Any]) -> file.Params:
         path = change_parameters(tmp_path / "changed.yaml", changes)
         try:
-            return params.load(*SECTIONS, path=path)
+            return file.load(path)
         finally:
             path.unlink()
 

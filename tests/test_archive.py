@@ -3,7 +3,8 @@
 from core.audit import copies, hashes, quality
 from core.images import decoder, sources
 from core.images.preparation import Preparation
-from core.pipeline import params, tables
+from core.pipeline import tables
+from core.pipeline.schemas import file
 from core.split import assignment, leakage, queries
 
 import numpy as np
@@ -24,7 +25,7 @@ def index(shared, tmp_path_factory):
     """The index, lists and grey thumbnails of the real archive, as download and prepare make them."""
     folder = tmp_path_factory.mktemp("archive")
     location = {"data.location": str(shared / "breast-histopathology-images-modified.tar")}
-    chosen = params.load("data", path=change_parameters(folder / "params.yaml", RECIPE | location))
+    chosen = file.load(change_parameters(folder / "params.yaml", RECIPE | location))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with sources.gather(chosen.data, 1, folder) as raw:
@@ -80,7 +81,7 @@ def test_the_authors_split_is_read_and_its_leak_counted(index, chosen):
     images, listed, _ = index
     clusters = quality.cluster(images, pd.DataFrame(columns=["one", "other", *copies.PAIRS[2:]]))
     rules = chosen({"split.strategy": "predefined", "split.duplicates": "keep", "split.on_leak": "report"}).split
-    given = images.assign(listed=images["file"].map(listed.set_index("file")["part"]))
+    given = images.assign(listed=images["file"].map(listed.set_index("file")["split"]))
     split = assignment.assign(given, clusters, rules, seed=1)
     figures, leak = assignment.summarise(split, rules), leakage.measure(split, clusters)
     counts = {part: (figures[part]["images"], figures[part]["positives"]) for part in ("train", "val", "test")}

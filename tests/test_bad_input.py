@@ -269,7 +269,7 @@ def test_the_user_sees_what_is_wrong_and_nothing_half_written_is_left(case, tmp_
 
 @pytest.mark.parametrize("case", [case for case in CASES if "of 9 images" in case.says], ids=lambda case: case.what)
 def test_what_cannot_be_decoded_is_left_out_where_that_is_asked_for(case, tmp_path):
-    dropped = case._replace(params=case.params | {"data.unusable": "drop"})
+    dropped = case._replace(params=case.params | {"data.on_bad_image": "drop"})
     said, _ = run(dropped, tmp_path, download.main, prepare.main)
     assert said == "" and len(tables.read(tmp_path / "data/prepared/index.csv", tables.INDEX)) == 8
 

@@ -7,14 +7,14 @@ import subprocess
 import sys
 
 from core.commands import comparison, gates
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import pytest
 
 import comparison as simulation
 from conftest import TOP, Clone, change_parameters
 
-METRICS = {"evaluate": {"threshold": 0.5, "test": {"roc_auc": {"value": 0.8, "low": 0.7}, "f1": {"value": None}}}}
+METRICS = {"evaluate": {"threshold": 0.5, "test": {"roc_auc": {"value": 0.8, "ci_low": 0.7}, "f1": {"value": None}}}}
 
 
 def test_a_figure_under_its_floor_or_not_defined_is_named():
@@ -23,7 +23,7 @@ def test_a_figure_under_its_floor_or_not_defined_is_named():
         "evaluate.test.roc_auc is 0.800, but its floor in gates.yaml is 0.81",
         "evaluate.test.f1 is not defined, but its floor in gates.yaml is 0.1",
     ]
-    with pytest.raises(Mistake, match="metrics/ has no figure evaluate.test.auc"):
+    with pytest.raises(PipelineError, match="metrics/ has no figure evaluate.test.auc"):
         gates.below(METRICS, {"evaluate.test.auc": 0.5})
 
 
@@ -71,7 +71,7 @@ def test_the_first_output_and_the_first_figure_with_other_bytes_are_named():
 )  # fmt: skip
 def test_a_mistake_in_gates_yaml_is_one_line(tmp_path, text, says):
     (tmp_path / "gates.yaml").write_text(text)
-    with pytest.raises(Mistake, match=says) as caught:
+    with pytest.raises(PipelineError, match=says) as caught:
         gates.limits(str(tmp_path / "gates.yaml"))
     assert "\n" not in str(caught.value)
 
@@ -94,7 +94,7 @@ def test_fresh_passes_without_a_cache_and_fails_for_code_parameters_data_and_met
         ("params.yaml", "threshold: 0.5", "threshold: 0.4", "evaluate would run"),
         ("stages/core/split/assignment.py", '"""', '"""Changed. ', "split"),
         ("metrics/evaluate.json", '"threshold": 0.5', '"threshold": 0.6', "evaluate would run"),
-        ("dvc.lock", "data.unusable: fail", "data.unusable: drop", "prepare"),
+        ("dvc.lock", "data.on_bad_image: fail", "data.on_bad_image: drop", "prepare"),
         ("dvc.lock", "  split:", "  spilt:", "split"),
     ):
         file = bare.folder / path

@@ -121,7 +121,7 @@ def test_the_commands_of_the_page_on_ci_run(clone):
 
 
 def test_heatmaps_and_exports_stay_out_of_git(clone):
-    paths = ("export/model.onnx", "reports/report.html", "models/novelty.safetensors", "weights/model.safetensors",
+    paths = ("export/model.onnx", "reports/report.html", "models/ood.safetensors", "weights/model.safetensors",
              "predictions.csv", "heatmaps/1.png")  # fmt: skip
     assert clone.run("git", "check-ignore", *paths).split() == [*paths]
     put(clone.folder, {"own.png": image(9, mode="RGB")})

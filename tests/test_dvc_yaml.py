@@ -7,7 +7,7 @@ from core.pipeline import params, sections, yaml12
 
 import pytest
 
-import house
+import layers
 from conftest import TOP
 
 DVC = yaml12.load((TOP / "dvc.yaml").read_text())
@@ -36,7 +36,7 @@ def written(stage: str) -> set[str]:
 def test_every_module_that_a_stage_imports_is_its_dependency_and_no_other(stage):
     """A package by its folder where the stage imports all of it, else file by file."""
     declared = [dep for dep in STAGES[stage]["deps"] if dep.startswith("stages/")]
-    assert sorted(declared) == sorted(house.dependencies(TOP / "stages" / f"{stage}.py"))
+    assert sorted(declared) == sorted(layers.dependencies(TOP / "stages" / f"{stage}.py"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -125,7 +125,7 @@ def test_the_original_recipe_is_the_published_one(chosen):
     assert (made.split.strategy, made.split.train, made.split.val, made.split.test) == ("image", 0.7, 0.1, 0.2)
     assert made.prepare.image_size == 384
     off = made.train
-    assert (off.weight_decay, off.positive_weight, off.clip_norm, off.freeze_backbone) == (0, 1, None, False)
+    assert (off.weight_decay, off.pos_weight, off.grad_clip_norm, off.freeze_backbone) == (0, 1, None, False)
     assert off.augment.model_dump() == {"geometry": "none", "brightness": 0, "contrast": 0, "stain": 0}
 
 
@@ -148,7 +148,7 @@ def of_first(path: str) -> bool:
 @pytest.mark.parametrize("stage", OTHER)
 def test_a_stage_for_another_set_depends_on_the_same_code(stage):
     declared = [dep.removeprefix("../") for dep in OTHER[stage]["deps"] if dep.startswith("../stages")]
-    assert sorted(declared) == sorted(house.dependencies(TOP / "stages" / f"{stage}.py"))
+    assert sorted(declared) == sorted(layers.dependencies(TOP / "stages" / f"{stage}.py"))
 
 
 @pytest.mark.parametrize("stage", ["download", "prepare", "audit"])

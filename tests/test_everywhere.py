@@ -43,7 +43,7 @@ def workspace(clone, tmp_path):
 
     def make(name):
         folder = shutil.copytree(clone.folder, tmp_path / name, symlinks=True)
-        change_parameters(folder / "params.yaml", {"train.members": 1, "train.epochs": 3, "train.threads": 2})
+        change_parameters(folder / "params.yaml", {"train.ensemble_size": 1, "train.epochs": 3, "train.threads": 2})
         return folder
 
     return make

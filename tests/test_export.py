@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 
 from core.commands import export, prediction
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
@@ -88,7 +88,7 @@ def test_onnx_that_differs_from_torch_is_refused(clone, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "MOST_APART", 0)
     monkeypatch.setattr(sys, "argv", ["export.py", "--folder", str(tmp_path / "none")])
     monkeypatch.chdir(clone.folder)
-    with pytest.raises(Mistake, match=r"Not exported: the logits of ONNX and PyTorch differ by \S+, more than 0"):
+    with pytest.raises(PipelineError, match=r"Not exported: the logits of ONNX and PyTorch differ by \S+, more than 0"):
         export_script.main()
     assert [*tmp_path.iterdir()] == []
 

@@ -13,7 +13,7 @@ from test_survival import LONGER, kept, lock, start, stop, until_training
 
 pytestmark = pytest.mark.slow
 
-TWO = LONGER | {"train.processes": 2}
+TWO = LONGER | {"train.nproc_per_node": 2}
 
 
 def ranks(clone):
@@ -95,7 +95,7 @@ def test_ctrl_c_stops_all_of_them_and_the_same_command_goes_on(two, calm):
 
 def test_a_mistake_is_said_once_and_nothing_is_started_again(two):
     two.change("train.lr", 1e30)
-    two.change("train.clip_norm", None)
+    two.change("train.grad_clip_norm", None)
     said = two.run("dvc", "repro", "train", good=False)
     assert said.count("became NaN or infinite: lower train.lr (1e+30)") == 1 and "Traceback" not in said
     assert not (two.folder / "models/model.safetensors").exists()
@@ -104,7 +104,7 @@ def test_a_mistake_is_said_once_and_nothing_is_started_again(two):
 @pytest.mark.long
 def test_one_process_of_torchrun_gives_the_bytes_of_none(two):
     """torchrun by hand, as on a cluster that starts it itself."""
-    two.change("train.processes", 1)
+    two.change("train.nproc_per_node", 1)
     two.change("train.epochs", 2)
     two.run("python", "stages/train.py")
     first = (two.folder / "models/model.safetensors").read_bytes()
@@ -139,7 +139,7 @@ def hosts():
 
 @pytest.mark.long
 def test_two_machines_train_as_two_processes_and_go_on_after_one_was_cut_off(two, calm, hosts, tmp_path):
-    two.change("train.processes", "auto")  # one on each, since they have no GPU
+    two.change("train.nproc_per_node", "auto")  # one on each, since they have no GPU
     other = tmp_path / "other"
     shutil.copytree(two.folder, other, symlinks=True)
     shutil.rmtree(other / "models")
@@ -166,7 +166,7 @@ def test_two_machines_train_as_two_processes_and_go_on_after_one_was_cut_off(two
     assert first.returncode == second.returncode == 0, said + others
     assert "Resuming after epoch" in said and "Resuming after" not in others
     assert not (other / "models/model.safetensors").exists()  # the machine that runs DVC has written it
-    two.change("train.processes", 2)
+    two.change("train.nproc_per_node", 2)
     written = [two.folder / name for name in ("models/model.safetensors", "metrics/train.json")]
     found = [path.read_bytes() for path in written]
     two.run("dvc", "repro", "--force", "--single-item", "train")

@@ -22,7 +22,7 @@ def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
     assert clone.ran("dvc", "repro") == []
     assert "Data and pipelines are up to date" in clone.run("dvc", "status")
     predictions = pd.read_csv(clone.folder / "data/predictions.csv")
-    assert set(predictions["part"]) == {"val", "test"} and predictions["probability"].between(0, 1).all()
+    assert set(predictions["split"]) == {"val", "test"} and predictions["probability"].between(0, 1).all()
     assert len(predictions) == sum(clone.metrics("split")[part]["images"] for part in ("val", "test"))
     assert predictions["file"].str.startswith("synthetic-phantom/").all()
     assert np.load(clone.folder / "data/prepared/images.npy").shape == (160, 32, 32, 3)
@@ -33,7 +33,7 @@ def test_the_probabilities_belong_to_the_labels_that_validation_was_measured_wit
     """What train measured of each member on validation must follow from predictions.csv and the raw labels alone."""
     rows = pd.read_csv(clone.folder / "data/predictions.csv").query("part == 'val'")
     labels = pd.read_csv(clone.folder / "data/raw/labels.csv", index_col="file").loc[rows["file"], "label"].to_numpy()
-    trained = clone.metrics("train")["each"]
+    trained = clone.metrics("train")["per_member"]
     assert list(trained) == ["member_1", "member_2"]
     for member, figures in trained.items():
         chances = rows[member].to_numpy()
@@ -144,16 +144,18 @@ def test_every_figure_has_its_interval_and_the_verdict_says_what_stands_behind_i
     figures = clone.metrics("evaluate")
     for name, entry in figures["test"].items():
         if isinstance(entry, dict) and entry["value"] is not None:
-            assert (entry["low"] is None and entry["reason"]) or entry["low"] <= entry["value"] <= entry["high"], name
+            assert (entry["ci_low"] is None and entry["reason"]) or entry["ci_low"] <= entry["value"] <= entry[
+                "ci_high"
+            ], name
     assert set(figures["operating_points"]) == {
         "specificity_90", "specificity_95", "sensitivity_90", "sensitivity_95"
     }  # fmt: skip
-    assert {"brier", "expected_error", "temperature", "applied"} <= set(figures["calibration"])
+    assert {"brier", "ece", "temperature", "applied"} <= set(figures["calibration"])
     said = (clone.folder / "metrics/verdict.md").read_text()
     assert "SYNTHETIC" in said and f"{figures['test']['patients']} patients" in said and "no medical device" in said
     for sheet in ("regions", "audit/copies", "audit/conflicts", "audit/rejected"):
         assert Image.open(clone.folder / f"plots/{sheet}.png").width > 100
-    assert not clone.run("git", "ls-files", "plots/audit", "plots/regions.png")
+    assert not clone.run("git", "ls-files", "plots/audit", "plots/gradcam.png")
 
 
 def test_the_planted_near_copies_are_found_by_the_audit(clone):
@@ -291,8 +293,8 @@ def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
     assert "set data.watch to the same path" in clone.run("dvc", "repro", "audit")
     put(clone.folder, {"mine/1/bad.png": b"no image"})
     said = clone.run("dvc", "repro", "--force", "download") + clone.run("dvc", "repro", good=False)
-    assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in said and "data.unusable: drop" in said
-    clone.change("data.unusable", "drop")
+    assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in said and "data.on_bad_image: drop" in said
+    clone.change("data.on_bad_image", "drop")
     clone.run("dvc", "repro", "audit")
     assert clone.metrics("audit")["unreadable"] == 1 and clone.metrics("audit")["images"] == 40
     assert np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r").shape == (40, 32, 32, 1)

@@ -5,7 +5,7 @@ import io
 from core.images import decoder
 from core.images.preparation import Preparation
 from core.pipeline import files, tables
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pytest
@@ -66,6 +66,6 @@ def test_an_archive_that_the_table_does_not_list_is_refused_and_nothing_is_writt
     table = (tmp_path / "data/raw/labels.csv").read_text().splitlines(keepends=True)
     for changed in (table[:-1], [*table, "1/9.png,1,,1\n"], [*table[:2], *table[3:]]):
         (tmp_path / "data/raw/labels.csv").write_text("".join(changed))
-        with pytest.raises(Mistake, match="dvc repro --force download"):
+        with pytest.raises(PipelineError, match="dvc repro --force download"):
             prepare.main()
         assert {path.name: path.read_bytes() for path in (tmp_path / "data/prepared").iterdir()} == before

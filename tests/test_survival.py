@@ -21,7 +21,7 @@ from conftest import STAGES
 pytestmark = pytest.mark.slow
 
 # Longer than the other tests train, so that there is something to interrupt.
-LONGER = {"train.epochs": 12, "train.checkpoint_minutes": 0.002}
+LONGER = {"train.epochs": 12, "runtime.checkpoint_minutes": 0.002}
 
 
 def start(clone, *command):
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_other_parameters_data_or_code_is_not_used(longer, calm)
     path.write_text(path.read_text() + "\n# another\n")
     trains_anew()
     longer.run("git", "checkout", "-q", "stages")
-    longer.change("train.checkpoint_minutes", 7)  # of which nothing follows
+    longer.change("runtime.checkpoint_minutes", 7)  # of which nothing follows
     assert "Resuming after" in longer.run("python", "stages/train.py")
 
 

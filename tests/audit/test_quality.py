@@ -85,7 +85,7 @@ def test_the_figures_equal_a_count_by_hand():
         "synthetic": False, "images": 6, "distinct_images": 3, "redundant_copies": 3, "exact_clusters": 2,
         "copied_images": 5, "near_pairs": 1, "near_clusters": 1, "positives": 3, "distinct_positives": 2,
         "patients": 4, "positive_patients": 3,
-        "positive_groups": 2,  # p and q share a, r and s share d
+        "positive_components": 2,  # p and q share a, r and s share d
         "images_per_patient": {"min": 1.0, "median": 1.5, "max": 2.0}, "patients_sharing_images": 4,
         "label_conflicts": 1, "near_label_conflicts": 1, "unreadable": 2, "blank": 0, "near_blank": 0,
         "outliers": {"size": 0, "mode": 0, "brightness": 0},
@@ -144,7 +144,7 @@ def test_blank_faint_dark_and_odd_images_are_named_and_ordinary_ones_are_not():
 def test_unreadable_images_are_named():
     _, findings, figures = audited(SET, unreadable=["gone"])
     assert figures["unreadable"] == 1 and "gone" in set(findings["file"])
-    assert "data.unusable: drop" in quality.explain(figures, findings)
+    assert "data.on_bad_image: drop" in quality.explain(figures, findings)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_unknown_patients_are_null_and_not_none_at_all():
     for name in ("patients", "positive_patients", "patients_sharing_images"):
         assert figures[name] is None
     assert figures["images_per_patient"] == {"min": None, "median": None, "max": None}
-    assert figures["positive_groups"] == 2
+    assert figures["positive_components"] == 2
     assert "data.patient" in quality.explain(figures, findings)
 
 

@@ -1,5 +1,5 @@
 from core.commands import comparison
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,12 @@ from comparison import better, simulated
 
 def run(rows, name="one", threshold=0.5, params=None):
     """A run of (file, label, patient, cluster, part, probability)."""
-    table = pd.DataFrame(rows, columns=["file", "label", "patient", "cluster", "part", "probability"])
+    table = pd.DataFrame(rows, columns=["file", "label", "patient", "cluster", "split", "probability"])
     table = table.astype({"file": "string", "patient": "string", "cluster": "Int64"})
     table["copy_in_train"] = pd.array([False] * len(table), dtype="boolean")
     table["patient_in_train"] = pd.array([False] * len(table), dtype="boolean")
     table["pixels_sha256"] = "pixels of " + table["file"]
-    return comparison.Run(name, table, table[table["part"].isin(["val", "test"])], threshold, params or {})
+    return comparison.Run(name, table, table[table["split"].isin(["val", "test"])], threshold, params or {})
 
 
 ROWS = [(f"f{n}", n % 2, f"p{n // 4}", None, "test", 0.2 + 0.5 * (n % 2) + 0.01 * n) for n in range(24)]
@@ -24,7 +24,7 @@ ROWS += [(f"t{n}", n % 2, f"q{n}", None, "train", 0.5) for n in range(8)]
 
 def changed(**changes):
     """ROWS with some columns of one file replaced: changed(f3={"label": 0})."""
-    names = ["file", "label", "patient", "cluster", "part", "probability"]
+    names = ["file", "label", "patient", "cluster", "split", "probability"]
     return [tuple((dict(zip(names, row, strict=True)) | changes.get(row[0], {})).values()) for row in ROWS]
 
 
@@ -45,11 +45,11 @@ def test_equal_runs_give_equal_figures():
         [row for row in ROWS if row[0] != "f3"],
         [*ROWS, ("new", 1, "z", None, "test", 0.5)],
         changed(f3={"label": 0}),
-        changed(f3={"part": "train"}),
+        changed(f3={"split": "train"}),
     ],
 )
 def test_different_test_sets_are_refused_and_compared_where_they_are_shared(second):
-    with pytest.raises(Mistake, match="the test sets differ: .* --shared"):
+    with pytest.raises(PipelineError, match="the test sets differ: .* --shared"):
         said(run(ROWS), run(second, "two"))
     count = 24 if len(second) > len(ROWS) else 23
     assert f"Test images in both: {count} (" in said(run(ROWS), run(second, "two"), shared=True)
@@ -62,7 +62,7 @@ def test_of_runs_without_a_test_image_in_common_only_the_changes_are_told():
 
 
 def test_what_changed_in_the_data_is_counted_and_named():
-    second = changed(f1={"label": 0}, f2={"patient": "zz"}, f4={"part": "train"}, t1={"part": "dropped"})[1:]
+    second = changed(f1={"label": 0}, f2={"patient": "zz"}, f4={"split": "train"}, t1={"split": "dropped"})[1:]
     second.append(("new", 1, "z", None, "train", 0.5))
     assert comparison.changed_images((run(ROWS), run(second, "two"))) == {
         "added": ["new"],
@@ -78,7 +78,7 @@ def test_what_changed_in_the_data_is_counted_and_named():
 def test_other_images_under_the_same_names_are_no_common_test_set():
     second = run(ROWS, "two")
     second.split.loc[:2, "pixels_sha256"] = "others"
-    with pytest.raises(Mistake, match="3 with other pixels, 21 the same"):
+    with pytest.raises(PipelineError, match="3 with other pixels, 21 the same"):
         said(run(ROWS), second)
     text = said(run(ROWS), second, shared=True)
     assert "Test images in both: 21 (" in text and "3 with other pixels: f0, f1, f2" in text

@@ -1,5 +1,5 @@
 from core.commands import folds
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ def fold(start, count, probabilities=None, shift=0.0):
             "label": number % 2,
             "patient": pd.array([f"p{n // 2}" for n in number], dtype="string"),
             "unit": number // 2,
-            "part": "test",
+            "split": "test",
             "probability": (0.3 + 0.4 * (number % 2) + shift) if probabilities is None else probabilities,
             "copy_in_train": pd.array([False] * count, dtype="boolean"),
             "patient_in_train": pd.array([False] * count, dtype="boolean"),
@@ -41,7 +41,7 @@ def test_mean_spread_and_pooled_figure_equal_a_count_by_hand():
         "mean": 0.75, "standard_deviation": pytest.approx(np.sqrt(0.125)), "folds": 2
     }  # fmt: skip
     found = figures["pooled"]["test"]
-    assert found["accuracy"]["value"] == 0.75 and found["accuracy"]["low"] < 0.75 < found["accuracy"]["high"]
+    assert found["accuracy"]["value"] == 0.75 and found["accuracy"]["ci_low"] < 0.75 < found["accuracy"]["ci_high"]
     assert found["patients"] == 20 and found["images"] == 40
     assert "accuracy            0.750  0.354      2   0.750 (" in folds.explain(figures)
 
@@ -53,5 +53,5 @@ def test_a_fold_without_positives_is_left_out_of_the_mean_and_counted():
 
 
 def test_an_image_tested_twice_is_refused():
-    with pytest.raises(Mistake, match="5 images were tested in two folds"):
+    with pytest.raises(PipelineError, match="5 images were tested in two folds"):
         folds.pool([fold(0, 20), fold(15, 20)], [0.5, 0.5])

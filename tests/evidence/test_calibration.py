@@ -1,5 +1,5 @@
 from core.evidence import calibration
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
@@ -22,16 +22,16 @@ def test_the_temperature_that_was_put_in_is_found():
 def test_with_the_temperature_the_error_and_the_brier_score_fall():
     labels, probabilities = overconfident()
     block = calibration.summarise(labels, probabilities, 2.5, applied=True)
-    assert block["expected_error"]["after"] < 0.02 < 0.1 < block["expected_error"]["before"]
+    assert block["ece"]["after"] < 0.02 < 0.1 < block["ece"]["before"]
     assert block["brier"]["after"] < block["brier"]["before"]
 
 
 def test_the_expected_error_equals_a_count_by_hand():
     labels, probabilities = np.array([0, 1, 1, 1]), np.array([0.12, 0.18, 0.75, 1.0])
     # bins: 0.15 on average with half positive; 0.75 with all positive; 1.0 with all positive
-    assert calibration.expected_error(labels, probabilities) == pytest.approx((2 * 0.35 + 0.25 + 0) / 4)
+    assert calibration.ece(labels, probabilities) == pytest.approx((2 * 0.35 + 0.25 + 0) / 4)
     assert calibration.reliability(labels, probabilities)["images"].tolist() == [2, 1, 1]
-    assert calibration.expected_error(labels[:0], probabilities[:0]) is None
+    assert calibration.ece(labels[:0], probabilities[:0]) is None
 
 
 def test_a_temperature_never_changes_the_order():
@@ -41,7 +41,7 @@ def test_a_temperature_never_changes_the_order():
 
 
 def rows(labels, parts):
-    return pd.DataFrame({"label": labels, "part": pd.array(parts, dtype="string")})
+    return pd.DataFrame({"label": labels, "split": pd.array(parts, dtype="string")})
 
 
 def test_it_is_fitted_on_validation_alone_and_applied_only_when_asked():
@@ -59,5 +59,5 @@ def test_validation_of_one_class_gives_a_reason_or_an_error():
     _, block = calibration.apply(table, np.full(4, 0.6), asked=False)
     assert block["temperature"] is None and "one class" in block["reason"]
     assert block["brier"] == {"before": pytest.approx(0.26), "after": None}
-    with pytest.raises(Mistake, match=r"evaluate\.calibration"):
+    with pytest.raises(PipelineError, match=r"evaluate\.calibration"):
         calibration.apply(table, np.full(4, 0.6), asked=True)

@@ -66,9 +66,9 @@ def test_the_interval_of_the_recipe_covers_its_mean_over_many_trainings_and_that
     shares = []
     for seed in range(100):
         entry = metrics.figures(table(*drawn(random, 3, spread)), seed, ("roc_auc",))["roc_auc"]
-        covered["model"] += entry["low"] <= truth <= entry["high"]
-        covered["recipe"] += entry["recipe"]["low"] <= truth <= entry["recipe"]["high"]
-        shares.append(entry["recipe"]["luck"])
+        covered["model"] += entry["ci_low"] <= truth <= entry["ci_high"]
+        covered["recipe"] += entry["recipe"]["ci_low"] <= truth <= entry["recipe"]["ci_high"]
+        shares.append(entry["recipe"]["seed_variance_share"])
     assert covered["recipe"] >= 90
     assert (covered["model"] < 90) == (np.mean(shares) > 0.3) == (spread > 0)
 
@@ -82,26 +82,37 @@ def test_the_interval_of_the_recipe_is_the_models_where_members_agree_and_wider_
     agree = np.repeat(each.mean(axis=1, keepdims=True), 3, axis=1)
     same = metrics.figures(table(label, patient, agree), 1, ("roc_auc", "accuracy"))
     for entry in same.values():
-        assert entry["recipe"] == pytest.approx({"low": entry["low"], "high": entry["high"], "luck": 0.0})
+        assert entry["recipe"] == pytest.approx(
+            {"ci_low": entry["ci_low"], "ci_high": entry["ci_high"], "seed_variance_share": 0.0}
+        )
     apart = metrics.figures(table(label, patient, each), 1, ("roc_auc", "accuracy"))
     for entry in apart.values():
-        assert entry["recipe"]["low"] < entry["low"] and entry["high"] < entry["recipe"]["high"]
+        assert entry["recipe"]["ci_low"] < entry["ci_low"] and entry["ci_high"] < entry["recipe"]["ci_high"]
 
 
 def test_one_network_has_no_interval_of_the_recipe_and_says_why():
     label, patient, each = drawn(np.random.RandomState(2), 1, 0.5)
     entry = metrics.figures(table(label, patient, each), 1, ("roc_auc",))["roc_auc"]
-    assert entry["low"] is not None and entry["recipe"] == {
-        "low": None, "high": None, "luck": None,
-        "reason": "one network shows nothing of the luck of its training: set train.members to 3 or more",
+    assert entry["ci_low"] is not None and entry["recipe"] == {
+        "ci_low": None, "ci_high": None, "seed_variance_share": None,
+        "reason": "one network shows nothing of the luck of its training: set train.ensemble_size to 3 or more",
     }  # fmt: skip
     block = {"roc_auc": entry}
     assert "how far off is not known: one network shows nothing" in verdict._luck(block)[0]
 
 
-@pytest.mark.parametrize(("share", "remedy"), [(0.1, "more test patients"), (0.7, "more members (train.members)")])
+@pytest.mark.parametrize(
+    ("share", "remedy"), [(0.1, "more test patients"), (0.7, "more members (train.ensemble_size)")]
+)
 def test_the_verdict_says_how_much_of_the_doubt_is_luck_and_what_would_lower_it(share, remedy):
-    block = {"roc_auc": {"value": 0.8, "low": 0.7, "high": 0.9, "recipe": {"low": 0.6, "high": 0.95, "luck": share}}}
+    block = {
+        "roc_auc": {
+            "value": 0.8,
+            "ci_low": 0.7,
+            "ci_high": 0.9,
+            "recipe": {"ci_low": 0.6, "ci_high": 0.95, "seed_variance_share": share},
+        }
+    }
     (said,) = verdict._luck(block)
     assert "ROC AUC 0.600 to 0.950" in said and f"{100 * share:.0f} % of this doubt is the luck" in said
     assert f"tested: {remedy} would lower it most" in said

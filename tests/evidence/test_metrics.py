@@ -1,5 +1,5 @@
 from core.evidence import luck, metrics
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
@@ -90,11 +90,11 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     test = predictions([0, 1], [0.2, 0.6], ["a", "b"], known=[True, True])
     blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
     # two patients who both agree: 0.025 ** (1 / 2)
-    unknown = {"low": None, "high": None, "luck": None}
+    unknown = {"ci_low": None, "ci_high": None, "seed_variance_share": None}
     accuracy = blocks["test"]["accuracy"]
     assert accuracy.pop("recipe") == unknown | {"reason": luck.ALONE}
-    assert accuracy == {"value": 1.0, "low": pytest.approx(0.158114, abs=1e-6), "high": 1.0}
-    alone = {"value": 1.0, "low": None, "high": None, "recipe": unknown}
+    assert accuracy == {"value": 1.0, "ci_low": pytest.approx(0.158114, abs=1e-6), "ci_high": 1.0}
+    alone = {"value": 1.0, "ci_low": None, "ci_high": None, "recipe": unknown}
     reason = "no interval: it rests on one patient, or on one group of copies"
     assert blocks["test"]["sensitivity"] == alone | {"reason": reason}
     assert blocks["test_unseen"]["images"] == 0
@@ -128,7 +128,7 @@ def test_operating_points_are_chosen_on_validation_and_measured_on_test():
     called = test["probability"] >= 18 / 40
     assert points["specificity_90"]["specificity"]["value"] == (~called[:20]).mean()
     assert points["specificity_90"]["sensitivity"]["value"] == called[20:].mean()
-    assert points["specificity_90"]["sensitivity"]["low"] is not None
+    assert points["specificity_90"]["sensitivity"]["ci_low"] is not None
     one_class = metrics.operating_points(test, validation[:20], seed=1)
     assert one_class["sensitivity_90"] == {"threshold": None, "reason": "validation has one class only"}
 
@@ -146,7 +146,7 @@ def test_a_threshold_is_chosen_for_the_best_balanced_accuracy_on_validation():
 
 
 def test_a_threshold_from_one_class_is_refused():
-    with pytest.raises(Mistake, match="validation, which has one class only: 0 of 2 images are positive"):
+    with pytest.raises(PipelineError, match="validation, which has one class only: 0 of 2 images are positive"):
         metrics.choose_threshold("validation", predictions([0, 0], [0.1, 0.2]))
 
 
@@ -195,5 +195,5 @@ def test_each_original_class_has_its_errors_counted_by_hand():
         "cancer": ("positive", 2, 2, 1), "cyst": ("negative", 2, 1, 1), "normal": ("negative", 2, 2, 1),
     }  # fmt: skip
     assert found["normal"]["quartiles"] == pytest.approx([0.475, 0.55, 0.625])
-    assert found["cancer"]["accuracy"]["value"] == 0.5 and found["cancer"]["accuracy"]["low"] is not None
+    assert found["cancer"]["accuracy"]["value"] == 0.5 and found["cancer"]["accuracy"]["ci_low"] is not None
     assert found["cyst"]["accuracy"]["reason"] == "no interval: it rests on one patient, or on one group of copies"

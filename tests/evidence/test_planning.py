@@ -20,16 +20,16 @@ def test_test_sets_of_the_size_that_is_named_have_intervals_of_the_width_that_is
     for seed in range(8):
         plan = planning.plan(patients(120, seed), seed)
         needed = plan[measure]["needed"]["0.1"]
-        assert needed["low"] <= needed["patients"] <= needed["high"]
+        assert needed["ci_low"] <= needed["patients"] <= needed["ci_high"]
         entry = metrics.figures(patients(needed["patients"], 100 + seed), seed, (measure,))[measure]
-        ratios.append((entry["high"] - entry["low"]) / 0.1)
+        ratios.append((entry["ci_high"] - entry["ci_low"]) / 0.1)
     assert 0.9 < np.median(ratios) < 1.1 and np.mean(np.abs(np.array(ratios) - 1) < 0.2) >= 0.75
 
 
 def test_the_width_now_is_that_of_the_interval_and_twice_as_many_patients_narrow_it():
     scores = patients(40, 1)
     plan, entry = planning.plan(scores, 1), metrics.figures(scores, 1)["roc_auc"]
-    assert plan["patients"] == 40 and plan["roc_auc"]["width"] == pytest.approx(entry["high"] - entry["low"])
+    assert plan["patients"] == 40 and plan["roc_auc"]["width"] == pytest.approx(entry["ci_high"] - entry["ci_low"])
     assert 0.6 < plan["roc_auc"]["doubled"] / plan["roc_auc"]["width"] < 0.75  # 1 / sqrt(2), and fewer quantiles
     sizes = [needed["patients"] for needed in plan["roc_auc"]["needed"].values()]
     assert sizes == sorted(sizes)
@@ -49,8 +49,8 @@ def test_few_patients_and_many_have_a_plan_whose_range_may_have_no_end(count):
         plan = planning.plan(patients(count, seed), seed)
         for measure in planning.PLANNED:
             for needed in plan[measure].get("needed", {}).values():
-                assert needed["patients"] is None or needed["low"] <= needed["patients"]
-                assert needed["high"] is None or needed["patients"] <= needed["high"]
+                assert needed["patients"] is None or needed["ci_low"] <= needed["patients"]
+                assert needed["ci_high"] is None or needed["patients"] <= needed["ci_high"]
 
 
 def test_a_patient_with_nearly_all_images_leaves_the_range_without_an_end():
@@ -59,4 +59,4 @@ def test_a_patient_with_nearly_all_images_leaves_the_range_without_an_end():
     uneven = scores._replace(
         **{name: getattr(scores, name)[more] for name in ("labels", "probabilities", "called", "units")}
     )
-    assert planning.plan(uneven, 1)["sensitivity"]["needed"]["0.1"]["high"] is None
+    assert planning.plan(uneven, 1)["sensitivity"]["needed"]["0.1"]["ci_high"] is None

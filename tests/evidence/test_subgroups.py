@@ -65,7 +65,11 @@ def test_a_group_that_goes_with_the_label_predicts_it_and_another_does_not():
     found = subgroups.shortcut(table, rest, "group_site", 1, 0.5, 1)
     share = rest.groupby("group_site")["label"].mean()
     alone = sklearn.metrics.roc_auc_score(table["label"], table["group_site"].map(share))
-    assert found["p"] < 0.001 and found["alone"]["value"] == pytest.approx(alone) and found["alone"]["low"] > 0.5
+    assert (
+        found["p"] < 0.001
+        and found["group_only_auc"]["value"] == pytest.approx(alone)
+        and found["group_only_auc"]["ci_low"] > 0.5
+    )
     for seed in range(7, 12):
         other = world(seed + 10).assign(unit=lambda rows: rows["unit"] + 100)
         assert subgroups.shortcut(world(seed), other, "group_site", 1, 0.5, 1)["p"] > 0.01
@@ -80,7 +84,7 @@ def test_within_counts_pairs_of_the_same_part_alone():
         right += (sick[:, None] > well).sum()
     found = subgroups.within(table, "group_site", 0.5, 1)
     assert found["value"] == pytest.approx(right / pairs)
-    assert found["low"] < found["value"] < found["high"]
+    assert found["ci_low"] < found["value"] < found["ci_high"]
     assert found["value"] < metrics.measures(metrics.scores(table, 0.5))["roc_auc"]
 
 
@@ -88,10 +92,10 @@ def test_the_block_has_every_measure_of_every_part_names_the_worst_and_counts_wh
     table = world(9, shift=-2)
     table.loc[:4, "group_site"] = pd.NA
     found = subgroups.summarise(table, table[:0], 0.5, 1)
-    parts = found["groups"]["site"]["parts"]
+    parts = found["groups"]["site"]["levels"]
     assert list(parts) == ["A", "B"] and set(metrics.MEASURES) <= set(parts["A"]) and "shortcut" not in found
     assert found["groups"]["site"]["unknown"] == 5
-    assert found["worst"]["part"] == "A" and found["worst"]["measure"] == "sensitivity" and found["worst"]["p"] < 0.05
+    assert found["worst"]["level"] == "A" and found["worst"]["measure"] == "sensitivity" and found["worst"]["p"] < 0.05
     assert subgroups.summarise(table.drop(columns="group_site"), table[:0], 0.5, 1) == {}
 
 
@@ -141,7 +145,7 @@ def test_within_has_no_interval_where_one_patient_has_all_positives_of_the_parts
     table.loc[one, "group_site"] = "well"
     table["group_site"] = table["group_site"].astype("string")
     found = subgroups.within(table, "group_site", 0.5, 1)
-    assert found["low"] is None and "one patient" in found["reason"]
+    assert found["ci_low"] is None and "one patient" in found["reason"]
 
 
 def test_what_does_not_vary_has_a_reason_and_no_p():

@@ -141,13 +141,13 @@ def test_equal_parts_are_not_called_equal():
 def other_set(figures, fall):
     fresh = figures["test_unseen"]
     drop = {
-        name: {"value": fall, "low": fall - 0.05, "high": fall + 0.05, "worse": name == "roc_auc" and fall > 0.06}
+        name: {"value": fall, "ci_low": fall - 0.05, "ci_high": fall + 0.05, "worse": name == "roc_auc" and fall > 0.06}
         for name in metrics.MEASURES
     }
     common = {"images": 300, "exact_copies": 40, "near_copies": 60, "of_known_patients": 20, "patients": "not known"}
     return figures | {
         "test_unseen": fresh | {"images": 180}, "drop": drop, "common": common, "mean_probability": 0.61,
-        "unlike": {"value": 0.3, "low": 0.2, "high": 0.4},
+        "ood_share": {"value": 0.3, "ci_low": 0.2, "ci_high": 0.4},
     }  # fmt: skip
 
 
@@ -167,6 +167,6 @@ def test_the_verdict_speaks_of_both_sets():
 
 def test_a_name_from_the_data_has_no_meaning_in_the_verdict():
     figures = grouped(0.5, -0.3)
-    figures["worst"]["part"] = "*<b>A"
-    figures["groups"]["site"]["parts"]["*<b>A"] = figures["groups"]["site"]["parts"]["A"]
+    figures["worst"]["split"] = "*<b>A"
+    figures["groups"]["site"]["levels"]["*<b>A"] = figures["groups"]["site"]["levels"]["A"]
     assert r"site \*\<b>A: sensitivity" in verdict.word(figures)

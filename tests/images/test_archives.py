@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 
 from core.images import archives
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import pytest
 
@@ -80,14 +80,14 @@ def test_a_hard_link_between_members_is_the_file_it_links_to(tmp_path, target):
     ],
 )
 def test_a_tar_that_reaches_out_is_refused_and_leaves_nothing_outside(tmp_path, target, members, message):
-    with pytest.raises(Mistake, match=message):
+    with pytest.raises(PipelineError, match=message):
         archives.unpack(tar(tmp_path / "a.tar", members), target)
     assert set(files(tmp_path)) <= {"a.tar", "inner/target/a.png"}
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "..\\out.png"])
 def test_a_zip_that_reaches_out_is_refused(tmp_path, target, name):
-    with pytest.raises(Mistake, match="leaves the archive"):
+    with pytest.raises(PipelineError, match="leaves the archive"):
         archives.unpack(zipped(tmp_path / "a.zip", [(name, b"1")]), target)
     assert files(target) == {}
 
@@ -95,7 +95,7 @@ def test_a_zip_that_reaches_out_is_refused(tmp_path, target, name):
 def test_a_link_in_a_zip_is_refused(tmp_path, target):
     info = zipfile.ZipInfo("a.png")
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with pytest.raises(Mistake, match=r"a\.png is a symbolic link"):
+    with pytest.raises(PipelineError, match=r"a\.png is a symbolic link"):
         archives.unpack(zipped(tmp_path / "a.zip", [(info, "/etc/passwd")]), target)
 
 
@@ -104,17 +104,17 @@ def test_an_encrypted_zip_is_refused(tmp_path, target):
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
     path.write_bytes(content)
-    with pytest.raises(Mistake, match="encrypted"):
+    with pytest.raises(PipelineError, match="encrypted"):
         archives.unpack(path, target)
 
 
 def test_more_files_or_bytes_than_allowed_are_refused(tmp_path, target, monkeypatch):
     path = zipped(tmp_path / "a.zip", [("a.png", b"1" * 100), ("b.png", b"1" * 100)])
     monkeypatch.setattr(archives, "MOST_BYTES", 150)
-    with pytest.raises(Mistake, match="unpacks to more than"):
+    with pytest.raises(PipelineError, match="unpacks to more than"):
         archives.unpack(path, target)
     monkeypatch.setattr(archives, "MOST_FILES", 1)
-    with pytest.raises(Mistake, match="more than 1 files"):
+    with pytest.raises(PipelineError, match="more than 1 files"):
         archives.unpack(path, target / "..")
 
 
@@ -123,13 +123,13 @@ def test_a_damaged_archive_is_named(tmp_path, target, mode):
     path = tmp_path / "a"
     zipped(path, [("a.png", b"1" * 9999)]) if mode == "zip" else tar(path, [("a.png", b"1" * 9999)], mode)
     path.write_bytes(path.read_bytes()[:-50] if mode == "zip" else path.read_bytes()[: len(path.read_bytes()) // 2])
-    with pytest.raises(Mistake, match=rf"{path} is (damaged|neither a zip nor a tar)"):
+    with pytest.raises(PipelineError, match=rf"{path} is (damaged|neither a zip nor a tar)"):
         archives.unpack(path, target)
 
 
 def test_what_is_no_archive_is_named(tmp_path, target):
     (tmp_path / "a").write_text("hello")
-    with pytest.raises(Mistake, match="neither a zip nor a tar"):
+    with pytest.raises(PipelineError, match="neither a zip nor a tar"):
         archives.unpack(tmp_path / "a", target)
 
 
@@ -147,13 +147,13 @@ def test_a_tar_that_is_cut_or_damaged_behind_its_first_member_is_never_taken_for
     if harm == "middle":
         packed = packed[: len(packed) // 2] if mode == "w" else packed[:-6] + b"xxxxxx"
     path.write_bytes(packed)
-    with pytest.raises(Mistake, match="is damaged|neither a zip nor a tar"):
+    with pytest.raises(PipelineError, match="is damaged|neither a zip nor a tar"):
         archives.unpack(path, target)
 
 
 @pytest.mark.parametrize("members", [[("0", b"1"), ("0/a.png", b"2")], [("a" * 300 + ".png", b"1")]])
 def test_names_that_no_disk_can_hold_are_the_archives_fault(tmp_path, target, members):
-    with pytest.raises(Mistake, match="is damaged|contains .* twice"):
+    with pytest.raises(PipelineError, match="is damaged|contains .* twice"):
         archives.unpack(zipped(tmp_path / "a.zip", members), target)
 
 
@@ -164,5 +164,5 @@ def test_a_zip_with_a_damaged_member_is_named(tmp_path, target):
     content = bytearray(path.read_bytes())
     content[45:60] = b"x" * 15
     path.write_bytes(content)
-    with pytest.raises(Mistake, match="is damaged"):
+    with pytest.raises(PipelineError, match="is damaged"):
         archives.unpack(path, target)

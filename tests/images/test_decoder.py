@@ -177,7 +177,7 @@ WIDE[:, :10], WIDE[:, 10:20], WIDE[:, 20:] = 50, 100, 150
 @pytest.mark.parametrize(
     ("fit", "middle"),
     [
-        ("squeeze", [50, 50, 100, 100, 150, 150]),
+        ("stretch", [50, 50, 100, 100, 150, 150]),
         ("pad", [50, 50, 100, 100, 150, 150]),
         ("crop", [100] * 6),
     ],
@@ -192,7 +192,7 @@ def test_an_image_that_is_not_square_is_squeezed_padded_or_cropped(fit, middle, 
 
 
 def test_the_audit_compares_the_same_thumbnails_whatever_fit_is():
-    found = [decoder.picture(image(WIDE), Preparation(8, fit)) for fit in ("squeeze", "pad", "crop")]
+    found = [decoder.picture(image(WIDE), Preparation(8, fit)) for fit in ("stretch", "pad", "crop")]
     assert np.array_equal(found[0].thumbnail, found[1].thumbnail) and np.array_equal(*[f.thumbnail for f in found[1:]])
     assert len({one.pixels_sha256 for one in found}) == 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.images import decoder, dicom, sources
 from core.images.preparation import Preparation, Unreadable
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pydicom
@@ -180,7 +180,7 @@ def test_a_patient_is_a_keyed_hash_and_another_key_is_noticed(tmp_path):
         ("gone", check, "gone is missing or empty"),
         (None, None, "openssl rand .*data.dicom.patient: plain"),
     ):
-        with pytest.raises(Mistake, match=says):
+        with pytest.raises(PipelineError, match=says):
             dicom.pseudonyms(key, known, {"a": "Ann"}, tmp_path)
 
 
@@ -231,12 +231,14 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
     packed = gathered(**{"data.source": "archive", "data.location": str(tmp_path / "given.zip")})
     assert packed[0].equals(table) and packed[2] == content
     assert set(gathered(**{"data.dicom.patient": "plain"})[0]["patient"]) == {"Ann", "Ben", "Cleo", "Dan"}
-    with pytest.raises(Mistake, match=r"1 DICOM files of several frames \(data.dicom.frames: split.*: study/5.dcm"):
+    with pytest.raises(
+        PipelineError, match=r"1 DICOM files of several frames \(data.dicom.frames: split.*: study/5.dcm"
+    ):
         gathered(**{"data.dicom.frames": "fail"})
-    with pytest.raises(Mistake, match="no tag with the keyword 'PatientNumber'"):
+    with pytest.raises(PipelineError, match="no tag with the keyword 'PatientNumber'"):
         gathered(**{"data.patient": "dicom:PatientNumber"})
     put(folder, {"study/report": read("test-SR.dcm"), "study/bad": read("MR_small.dcm")[:150]})
-    with pytest.raises(Mistake, match="1 DICOM files without an image: study/report") as caught:
+    with pytest.raises(PipelineError, match="1 DICOM files without an image: study/report") as caught:
         gathered()
     assert "1 files that can't be read (DICOM without a transfer syntax): study/bad" in str(caught.value)
-    assert len(gathered(**{"data.unusable": "drop"})[0]) == 34
+    assert len(gathered(**{"data.on_bad_image": "drop"})[0]) == 34

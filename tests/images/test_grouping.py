@@ -1,7 +1,7 @@
 from core.images import grouping, sources
 from core.pipeline import tables
-from core.pipeline.errors import Mistake
-from core.pipeline.sections import Group
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.data import Group
 
 import pandas as pd
 import pytest
@@ -77,7 +77,7 @@ def test_one_frequent_number_does_not_hide_the_others():
     ],
 )
 def test_a_column_that_makes_no_groups_is_said_in_one_line(values, edges, says):
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(PipelineError) as caught:
         divided(values, edges)
     assert says in str(caught.value) and "\n" not in str(caught.value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.images import sources
 from core.pipeline import files, yaml12
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import pytest
 import trustme
@@ -76,7 +76,7 @@ def test_the_idc_set_as_kaggle_unpacks_it_is_read_once(gather, tmp_path):
              "8863/0/8863_idx5_x1_y51_class0.png"]  # fmt: skip
     twice = {f"{top}{name}": image(7) for name in names for top in ("", "IDC_regular_ps50_idx5/")}
     folder = put(tmp_path / "idc", twice)
-    raw, labels = gather(folder, {"data.within": "IDC_regular_ps50_idx5", "data.patient": "^(?P<patient>[0-9]+)_"})
+    raw, labels = gather(folder, {"data.subdir": "IDC_regular_ps50_idx5", "data.patient": "^(?P<patient>[0-9]+)_"})
     assert labels == dict(zip(names, [0, 1, 0], strict=True))
     assert list(raw.labels["patient"]) == ["10253", "10253", "8863"]
 
@@ -85,7 +85,7 @@ def test_patient_lists_give_a_part_to_all_images_of_a_patient(gather, two, tmp_p
     put(tmp_path, {"train.txt": "x\n", "val.txt": " y \n", "test.txt": "z\n"})
     lists = {f"data.lists.{part}": f"{part}.txt" for part in ("train", "val", "test")}
     raw, _ = gather(two, LABELS | {"data.patient": "who"} | lists)
-    assert dict(zip(raw.listed["file"], raw.listed["part"], strict=True)) == {
+    assert dict(zip(raw.listed["file"], raw.listed["split"], strict=True)) == {
         "0/a.png": "train", "0/b.png": "train", "1/c.png": "val", "1/d.png": "test"}  # fmt: skip
 
 
@@ -102,10 +102,10 @@ def test_images_and_labels_that_do_not_fit_are_named_and_dropped_only_when_asked
     put(two, change | {"0/q.png": image(1), "1/r.png": image(1)})
     table = (two / "labels.csv").read_text() + "q.png,0\nr.png,1\n"
     (two / "labels.csv").write_text(table)
-    with pytest.raises(Mistake, match=message) as caught:
+    with pytest.raises(PipelineError, match=message) as caught:
         gather(two, LABELS)
-    assert "data.unusable: drop" in str(caught.value)
-    raw, labels = gather(two, LABELS | {"data.unusable": "drop"})
+    assert "data.on_bad_image: drop" in str(caught.value)
+    raw, labels = gather(two, LABELS | {"data.on_bad_image": "drop"})
     assert len(labels) in (5, 6) and sum(raw.provenance["dropped"].values()) == 1
 
 
@@ -123,19 +123,19 @@ def test_images_and_labels_that_do_not_fit_are_named_and_dropped_only_when_asked
 )
 def test_a_wrong_table_is_explained(gather, two, table, changes, message):
     put(two, {"labels.csv": table})
-    with pytest.raises(Mistake, match=message):
+    with pytest.raises(PipelineError, match=message):
         gather(two, LABELS | changes)
 
 
 def test_three_class_folders_are_named(gather, two):
     put(two, {"2/e.png": image(9)})
-    with pytest.raises(Mistake, match=r"two classes, one of them data.positive = '1'; found .*'2' \(1 image\)"):
+    with pytest.raises(PipelineError, match=r"two classes, one of them data.positive = '1'; found .*'2' \(1 image\)"):
         gather(two)
 
 
 def test_a_folder_of_several_classes_says_how_to_name_the_negative_ones(gather, two):
     put(two, {"2/e.png": image(9)})
-    with pytest.raises(Mistake, match=r"name those that are negative in data.negative: one, a list, or rest"):
+    with pytest.raises(PipelineError, match=r"name those that are negative in data.negative: one, a list, or rest"):
         gather(two)
 
 
@@ -174,7 +174,7 @@ def test_a_class_left_out_needs_no_patient(gather, two):
     ],
 )
 def test_a_class_without_an_image_is_named(gather, two, positive, negative, says):
-    with pytest.raises(Mistake, match=says):
+    with pytest.raises(PipelineError, match=says):
         gather(two, {"data.positive": positive, "data.negative": negative})
 
 
@@ -215,7 +215,7 @@ def test_breakhis_as_kaggle_unpacks_it_is_read_by_its_recipe(gather, tmp_path):
     found = {file.rpartition("/")[2]: patient for file, patient in of.items()}
     assert found["SOB_M_DC-14-17614-400-001.png"] == "14-17614"
     assert found["SOB_B_A-14-22549CD-400-001.png"] == "14-22549CD"
-    one = {"data.labels": r"/400X/SOB_[BM]_(?P<label>[A-Z]+)-", "data.unusable": "drop"}
+    one = {"data.labels": r"/400X/SOB_[BM]_(?P<label>[A-Z]+)-", "data.on_bad_image": "drop"}
     assert len(gather(folder, recipe | one)[1]) == 82
     joined = {"data.patient": "-(?P<patient>[0-9]+-[0-9]+)[A-Z]*-"}
     assert gather(folder, recipe | joined)[0].provenance["patients"] == 70
@@ -223,44 +223,46 @@ def test_breakhis_as_kaggle_unpacks_it_is_read_by_its_recipe(gather, tmp_path):
 
 def test_a_name_that_fits_two_images_is_refused(gather, tmp_path):
     folder = put(tmp_path / "s", {"x/a.png": image(1), "y/a.png": image(2), "labels.csv": "file,label\na.png,0\n"})
-    with pytest.raises(Mistake, match=r"a\.png matches 2 images: x/a\.png, y/a\.png"):
+    with pytest.raises(PipelineError, match=r"a\.png matches 2 images: x/a\.png, y/a\.png"):
         gather(folder, LABELS)
 
 
 def test_a_file_without_a_patient_is_named(gather, two):
-    with pytest.raises(Mistake, match="2 images without a patient .*: 1/c.png, 1/d.png"):
+    with pytest.raises(PipelineError, match="2 images without a patient .*: 1/c.png, 1/d.png"):
         gather(two, {"data.patient": "^(?P<patient>[ab])"})
 
 
 def test_an_image_in_two_lists_is_refused(gather, two, tmp_path):
     put(tmp_path, {"1.txt": "a.png\nc.png", "2.txt": "b.png", "3.txt": "c.png"})
-    with pytest.raises(Mistake, match=r"1 images are in two lists: 1/c\.png"):
+    with pytest.raises(PipelineError, match=r"1 images are in two lists: 1/c\.png"):
         gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
 
 
 def test_a_list_that_names_strangers_is_refused(gather, two, tmp_path):
     put(tmp_path, {"1.txt": "a.png\nnobody", "2.txt": "b.png", "3.txt": "c.png"})
-    with pytest.raises(Mistake, match=r"data.lists.train: 1 of 2 entries of 1.txt are neither an image nor a patient"):
+    with pytest.raises(
+        PipelineError, match=r"data.lists.train: 1 of 2 entries of 1.txt are neither an image nor a patient"
+    ):
         gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
 
 
 def test_a_link_that_leads_out_of_the_folder_is_not_followed(gather, two, tmp_path):
     put(tmp_path, {"secret.png": image(3)})
     (two / "0" / "e.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(Mistake, match="e.png is a link to a file outside of"):
+    with pytest.raises(PipelineError, match="e.png is a link to a file outside of"):
         gather(two)
 
 
 def test_a_missing_folder_archive_or_part_of_it_is_named(gather, two, tmp_path):
-    with pytest.raises(Mistake, match="there is no folder .*nowhere"):
+    with pytest.raises(PipelineError, match="there is no folder .*nowhere"):
         gather("nowhere")
-    with pytest.raises(Mistake, match="there is no archive .*nowhere.zip"):
+    with pytest.raises(PipelineError, match="there is no archive .*nowhere.zip"):
         gather("nowhere.zip", kind="archive")
-    with pytest.raises(Mistake, match="there is no folder 'deeper'"):
-        gather(two, {"data.within": "deeper"})
-    with pytest.raises(Mistake, match=r"data.labels: other\.csv is neither in the source nor at"):
+    with pytest.raises(PipelineError, match="there is no folder 'deeper'"):
+        gather(two, {"data.subdir": "deeper"})
+    with pytest.raises(PipelineError, match=r"data.labels: other\.csv is neither in the source nor at"):
         gather(two, {"data.labels": "other.csv"})
-    with pytest.raises(Mistake, match="contains no image"):
+    with pytest.raises(PipelineError, match="contains no image"):
         gather(put(tmp_path / "none", {"a.txt": "x"}))
 
 
@@ -269,7 +271,7 @@ def test_an_archive_with_another_hash_is_refused(gather, two, tmp_path):
 
     archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", two))
     assert gather(archive, {"data.sha256": files.sha256(archive)}, "archive")[0].provenance["images"] == 4
-    with pytest.raises(Mistake, match="but data.sha256 is 0000"):
+    with pytest.raises(PipelineError, match="but data.sha256 is 0000"):
         gather(archive, {"data.sha256": "0" * 64}, "archive")
     assert not list(tmp_path.glob("data/.download*"))
 
@@ -316,19 +318,19 @@ def test_an_archive_comes_over_https_and_its_address_is_kept_without_the_query(g
 
 
 def test_a_redirection_to_http_is_refused(gather, server):
-    with pytest.raises(Mistake, match="redirects to http://127.0.0.1/a.zip, which is not https"):
+    with pytest.raises(PipelineError, match="redirects to http://127.0.0.1/a.zip, which is not https"):
         gather(f"{server}/moved", {"data.sha256": "0" * 64}, "archive")
 
 
 def test_more_than_was_to_be_expected_is_not_fetched(gather, server, monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "MOST_DOWNLOADED", 100)
-    with pytest.raises(Mistake, match="a.zip is larger than the free disk space, or than"):
+    with pytest.raises(PipelineError, match="a.zip is larger than the free disk space, or than"):
         gather(f"{server}/a.zip", {"data.sha256": "0" * 64}, "archive")
     assert not list(tmp_path.glob("data/.download*"))
 
 
 def test_a_server_that_says_no_is_one_line(gather, server):
-    with pytest.raises(Mistake, match="can't be downloaded: HTTP Error 404") as caught:
+    with pytest.raises(PipelineError, match="can't be downloaded: HTTP Error 404") as caught:
         gather(f"{server}/none.zip", {"data.sha256": "0" * 64}, "archive")
     assert "\n" not in str(caught.value)
 
@@ -341,7 +343,7 @@ def test_kaggle_without_network_is_one_line_that_names_the_way_out(gather, monke
         raise requests.exceptions.ConnectionError("Failed to resolve\n'www.kaggle.com'")
 
     monkeypatch.setattr(kagglehub, "dataset_download", unreachable)
-    with pytest.raises(Mistake, match=r"owner/name can't be downloaded .*data\.source: archive") as caught:
+    with pytest.raises(PipelineError, match=r"owner/name can't be downloaded .*data\.source: archive") as caught:
         gather("owner/name", kind="kaggle")
     assert "\n" not in str(caught.value)
 
@@ -364,27 +366,27 @@ def test_the_topmost_table_of_that_name_is_the_one_meant(gather, two):
 
 def test_a_comma_at_the_end_of_each_row_is_said_and_shifts_no_column(gather, two):
     put(two, {"labels.csv": "file,label\na.png,0,\nb.png,0,\nc.png,1,\nd.png,1,\n"})
-    with pytest.raises(Mistake, match="more cells than the header"):
+    with pytest.raises(PipelineError, match="more cells than the header"):
         gather(two, LABELS)
 
 
 def test_a_link_to_nothing_and_a_name_that_is_not_utf_8_are_named(gather, two):
     (two / "0" / "x.png").symlink_to("gone.png")
-    with pytest.raises(Mistake, match="x.png is not a regular file"):
+    with pytest.raises(PipelineError, match="x.png is not a regular file"):
         gather(two)
     (two / "0" / "x.png").unlink()
     Path(os.fsdecode(os.fsencode(two / "0") + b"/\xff.png")).write_bytes(image(1))
-    with pytest.raises(Mistake, match="whose name is not printable"):
+    with pytest.raises(PipelineError, match="whose name is not printable"):
         gather(two)
 
 
 def test_a_list_that_is_not_utf_8_is_named(gather, two, tmp_path):
     put(tmp_path, {"1.txt": b"caf\xe9", "2.txt": "b.png", "3.txt": "c.png"})
-    with pytest.raises(Mistake, match="1.txt is not UTF-8"):
+    with pytest.raises(PipelineError, match="1.txt is not UTF-8"):
         gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
 
 
 @pytest.mark.parametrize("address", ["https://host:abc/x.zip", "https://exa mple.org/x", "https://[bad/x"])
 def test_an_address_that_is_none_is_one_line(gather, address):
-    with pytest.raises(Mistake):
+    with pytest.raises(PipelineError):
         gather(address, {"data.sha256": "0" * 64}, "archive")

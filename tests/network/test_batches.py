@@ -1,6 +1,6 @@
 from core.network import batches
-from core.pipeline.errors import Mistake
-from core.pipeline.sections import Augment
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.train import Augment
 
 import numpy as np
 import pytest
@@ -67,13 +67,11 @@ def test_no_augmentation_changes_nothing_but_the_scale():
     assert torch.equal(batches.augment(images, rules(), random()), images.float() / 255)
 
 
-def test_flips_are_four_orientations_and_symmetries_the_eight_of_a_square():
+def test_flips_are_four_orientations_and_d4_the_eight_of_a_square():
     many = MARKED.expand(400, -1, -1, -1)
     square = [torch.rot90(image, turns, (2, 3)) for image in (MARKED, MARKED.flip(3)) for turns in range(4)]
     assert len(orientations(torch.cat(square))) == 8
-    assert orientations(batches.augment(many, rules(geometry="symmetries"), random())) == orientations(
-        torch.cat(square)
-    )
+    assert orientations(batches.augment(many, rules(geometry="d4"), random())) == orientations(torch.cat(square))
     flips = torch.cat([MARKED, MARKED.flip(2), MARKED.flip(3), MARKED.flip(2, 3)])
     assert orientations(batches.augment(many, rules(geometry="flips"), random())) == orientations(flips)
 
@@ -100,12 +98,12 @@ def test_stain_jitter_scales_the_amount_of_each_stain():
 
 
 def test_stain_jitter_of_grey_images_is_refused():
-    with pytest.raises(Mistake, match=r"train\.augment\.stain is for colour images"):
+    with pytest.raises(PipelineError, match=r"train\.augment\.stain is for colour images"):
         batches.augment(torch.zeros(1, 1, 4, 4), rules(stain=0.1), random())
 
 
 def test_the_same_generator_gives_the_same_images():
     images = torch.rand(8, 3, 4, 4)
-    every = rules(geometry="symmetries", brightness=0.1, contrast=0.1, stain=0.1)
+    every = rules(geometry="d4", brightness=0.1, contrast=0.1, stain=0.1)
     assert torch.equal(batches.augment(images, every, random(1)), batches.augment(images, every, random(1)))
     assert not torch.equal(batches.augment(images, every, random(1)), batches.augment(images, every, random(2)))

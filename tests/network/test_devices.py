@@ -4,7 +4,7 @@ import sys
 
 from core.network import devices, networks
 from core.pipeline import pins, provenance
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(chose
 
     monkeypatch.setattr(torch, "compile", broken)
     assert not devices.compiles(rules["auto"], 20_000, cpu)
-    with pytest.raises(Mistake, match=r"train.compile is true.*apt install g\+\+\): InvalidCxx.* found$"):
+    with pytest.raises(PipelineError, match=r"train.compile is true.*apt install g\+\+\): InvalidCxx.* found$"):
         devices.compiles(rules[True], 1, cpu)
 
 
@@ -100,7 +100,7 @@ def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles()
 @pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16")])
 def test_what_rounds_differently_on_each_processor_is_refused_only_with_equal_bytes_everywhere(chosen, key, value):
     rules = {name: chosen({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}
-    with pytest.raises(Mistake, match=rf"train.{key} = {value} on a CPU gives other bytes.* to machine"):
+    with pytest.raises(PipelineError, match=rf"train.{key} = {value} on a CPU gives other bytes.* to machine"):
         devices.check(rules["everywhere"], torch.device("cpu"))
     devices.check(rules["everywhere"], torch.device("cuda"))
     devices.check(rules["machine"], torch.device("cpu"))

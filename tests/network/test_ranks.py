@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from core.network import batches, ranks
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pytest
@@ -91,10 +91,10 @@ def test_as_many_processes_start_as_there_are_gpus_unless_another_number_is_aske
     assert ranks.wanted("auto", "auto", 4) == 1  # a GPU for each member
     assert ranks.wanted(2, "auto", 1) == 2 and ranks.wanted(3, "cpu", 1) == 3
     with pytest.raises(
-        Mistake, match="train.processes is 5, and each process needs its own GPU.*4 GPUs: set both to auto"
+        PipelineError, match="train.nproc_per_node is 5, and each process needs its own GPU.*4 GPUs: set both to auto"
     ):
         ranks.wanted(5, "auto", 1)
-    with pytest.raises(Mistake, match="train.device is cuda:1"):
+    with pytest.raises(PipelineError, match="train.device is cuda:1"):
         ranks.wanted(2, "cuda:1", 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert ranks.wanted("auto", "auto", 1) == 1 and ranks.wanted(2, "auto", 1) == 2

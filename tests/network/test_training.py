@@ -6,7 +6,7 @@ import re
 from core.network import batches, checkpoints, devices, inference, members, networks, training
 from core.network.ensemble import Ensemble
 from core.network.optimiser import NAdam
-from core.pipeline.errors import Interrupted, Mistake
+from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def data():
 
 def fit(
     chosen, data, seed=1, report=lambda epoch: None, head="linear", store=None, stop=lambda: False,
-    seen=lambda images, text: None, **changes,
+    seen=lambda images, text: None, minutes=5.0, **changes,
 ):  # fmt: skip
     images, labels, rows = data
     known = {"epochs": 3, "batch_size": 8, "lr": 0.001, "device": "cpu", "precision": "fp32"} | changes
     rules = chosen({f"train.{name.replace('__', '.')}": value for name, value in known.items()})
     devices.repeatable(seed)
     classifier = networks.Classifier("shufflenet_v2_x0_5", head, 32)
-    watch = training.Watch(report, seen, stop)
+    watch = training.Watch(report, seen, stop, checkpoint_minutes=minutes)
     return classifier, training.fit(classifier, training.Data(images, labels, rows), rules.train, seed, watch, store)
 
 
@@ -93,7 +93,7 @@ def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypa
         report=epochs.append,
         epochs=1,
         weight_decay=0.5,
-        clip_norm=None,
+        grad_clip_norm=None,
         augment__geometry="none",
         schedule="plateau",
     )
@@ -136,7 +136,7 @@ def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
     images, _, rows = data
     means = []
     for weight in (1.0, 20.0):
-        classifier, _ = fit(chosen, data, epochs=1, positive_weight=weight)
+        classifier, _ = fit(chosen, data, epochs=1, pos_weight=weight)
         means.append(inference.probabilities(Ensemble([classifier]), images, rows["train"], torch.device("cpu")).mean())
     assert means[1] > means[0]
 
@@ -146,7 +146,7 @@ def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch
     clip = lambda parameters, norm: seen.append((sum(each.grad.numel() for each in parameters), norm))  # noqa: E731
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip)
     (network, plain), (_, decayed) = (
-        fit(chosen, data, epochs=2, clip_norm=0.5, weight_decay=decay) for decay in (0.0, 0.5)
+        fit(chosen, data, epochs=2, grad_clip_norm=0.5, weight_decay=decay) for decay in (0.0, 0.5)
     )
     assert set(seen) == {(sum(each.numel() for each in network.parameters()), 0.5)}
     name = "network.fc.weight"
@@ -157,12 +157,14 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, 
     monkeypatch.setattr(
         training, "binary_cross_entropy_with_logits", lambda logit, target, pos_weight: logit.sum() * math.nan
     )
-    with pytest.raises(Mistake, match=r"At epoch 1, step 1 of 4 the loss .* became NaN or infinite: lower train\.lr"):
+    with pytest.raises(
+        PipelineError, match=r"At epoch 1, step 1 of 4 the loss .* became NaN or infinite: lower train\.lr"
+    ):
         fit(chosen, data)
 
 
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(Mistake, match=r"train\.device is cuda:99"):
+    with pytest.raises(PipelineError, match=r"train\.device is cuda:99"):
         devices.choose("cuda:99")
 
 
@@ -237,7 +239,7 @@ def test_the_rate_rises_for_an_epoch_and_falls_along_a_cosine_to_0(chosen, data,
 
 def test_one_image_or_none_to_train_on_is_said(chosen, data):
     images, labels, rows = data
-    with pytest.raises(Mistake, match="1 image to train on"):
+    with pytest.raises(PipelineError, match="1 image to train on"):
         fit(chosen, (images, labels, rows | {"train": rows["train"][:1]}))
 
 
@@ -322,7 +324,7 @@ def test_a_checkpoint_is_written_after_each_epoch_and_so_many_minutes(chosen, da
         kept.clear()
         clock = iter(range(0, 100_000, 70))  # seconds: each look at the clock is 70 s after the one before
         monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
-        fit(chosen, data, store=store, epochs=1, checkpoint_minutes=2)
+        fit(chosen, data, store=store, epochs=1, minutes=2)
     assert kept == [(0, 2), (0, 4), (1, 0)]  # a step takes 70 s, and 140 are more than 120
 
 
@@ -342,7 +344,7 @@ def test_a_loss_that_becomes_no_number_leaves_the_last_good_checkpoint(chosen, d
     # Validation asks for the loss once an epoch, so the eighth call is step 3 of epoch 2.
     monkeypatch.setattr(training, "binary_cross_entropy_with_logits", spoilt)
     with checkpoints.opened(tmp_path, "a", "m") as store:
-        with pytest.raises(Mistake, match="At epoch 2, step 3 of 4 .* The last good checkpoint is kept"):
+        with pytest.raises(PipelineError, match="At epoch 2, step 3 of 4 .* The last good checkpoint is kept"):
             fit(chosen, data, store=store)
         kept = store.load()
     assert len(kept.facts["epochs"]) == 1
@@ -357,7 +359,7 @@ def test_weights_that_are_no_numbers_are_never_kept(chosen, data, tmp_path, monk
 
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", spoil)
     with checkpoints.opened(tmp_path, "a", "m") as store:
-        with pytest.raises(Mistake, match="At epoch 1, step 1 of 4"):
+        with pytest.raises(PipelineError, match="At epoch 1, step 1 of 4"):
             fit(chosen, data, store=store, stop=after(1))
         assert store.load() is None
 
@@ -376,8 +378,8 @@ def test_too_little_memory_names_the_parameter_to_lower(chosen, data, monkeypatc
     classifier.mean = torch.zeros(3)
     images, labels, rows = data
     rules = chosen({"train.batch_size": 8, "train.device": "cpu"}).train
-    with pytest.raises(Mistake, match=r"lower train\.batch_size \(8\) .* allocate"):
+    with pytest.raises(PipelineError, match=r"lower train\.batch_size \(8\) .* allocate"):
         training.fit(classifier, training.Data(images, labels, rows), rules, 1)
     classifier.description = {}
-    with pytest.raises(Mistake, match=r"train\.device to cpu"):
+    with pytest.raises(PipelineError, match=r"train\.device to cpu"):
         inference.probabilities(Ensemble([classifier]), images, rows["val"], torch.device("cpu"))

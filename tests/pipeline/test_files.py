@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from core.pipeline import files, tables
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_json_reads_back_exactly_and_takes_no_nan(tmp_path):
 
 def test_what_another_stage_should_have_written_is_named_where_it_is_missing(tmp_path):
     for read in (files.read_json, files.read_array, lambda path: tables.read(path, tables.SPLIT)):
-        with pytest.raises(Mistake, match="gone is missing: create it with dvc repro"):
+        with pytest.raises(PipelineError, match="gone is missing: create it with dvc repro"):
             read(tmp_path / "gone")
 
 

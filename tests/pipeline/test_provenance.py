@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 
 from core.pipeline import provenance
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import pytest
 
@@ -72,17 +72,17 @@ def test_code_and_parameters_that_change_during_a_run_are_an_error(place):
     """DVC hashes them after the run, so the lock would vouch for code that the result is not of."""
     provenance.inputs("split")
     (place / "stages/core/split/groups.py").write_text("# changed\n")
-    with pytest.raises(Mistake, match="stages/core/split/groups.py changed while split ran"):
+    with pytest.raises(PipelineError, match="stages/core/split/groups.py changed while split ran"):
         provenance.record("split")
     provenance.inputs.cache_clear()
     provenance.inputs("split")
     change_parameters(place / "params.yaml", {"split.train": 0.6, "split.val": 0.2})
-    with pytest.raises(Mistake, match="split changed while split ran"):
+    with pytest.raises(PipelineError, match="split changed while split ran"):
         provenance.record("split")
     assert not (place / "metrics").exists()
 
 
 def test_a_missing_input_is_named_before_anything_runs(place):
     (place / "data/audit/clusters.csv").unlink()
-    with pytest.raises(Mistake, match="data/audit/clusters.csv is missing: create it with dvc repro"):
+    with pytest.raises(PipelineError, match="data/audit/clusters.csv is missing: create it with dvc repro"):
         provenance.inputs("split")

@@ -70,14 +70,14 @@ def test_a_part_of_the_test_set_that_leaks_is_shown_with_both_figures(figures):
     assert "Claimed against believed" not in report(figures)
     leaky = copy.deepcopy(figures)
     fresh = leaky["evaluate"]["test_unseen"]
-    recipe = {"low": 0.3, "high": 0.9, "luck": 0.2}
-    fresh |= {"images": 200, "roc_auc": {"value": 0.6, "low": 0.4, "high": 0.8, "recipe": recipe},
-              "f1": {"value": None, "low": None, "high": None, "recipe": recipe,
+    recipe = {"ci_low": 0.3, "ci_high": 0.9, "seed_variance_share": 0.2}
+    fresh |= {"images": 200, "roc_auc": {"value": 0.6, "ci_low": 0.4, "ci_high": 0.8, "recipe": recipe},
+              "f1": {"value": None, "ci_low": None, "ci_high": None, "recipe": recipe,
                      "reason": "there is no positive"}}  # fmt: skip
     page, auc = report(leaky), figures["evaluate"]["test"]["roc_auc"]
     assert (
         "Claimed against believed" in page
-        and f"{auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})</td><td>0.600 (0.400 to 0.800)" in page
+        and f"{auc['value']:.3f} ({auc['ci_low']:.3f} to {auc['ci_high']:.3f})</td><td>0.600 (0.400 to 0.800)" in page
     )
     assert "not defined: there is no positive" in page and "The test set leaks." in page
 
@@ -109,7 +109,7 @@ def test_what_is_off_is_not_on_the_page(figures):
 
 
 def test_planning_says_how_many_patients_each_width_needs(figures):
-    needed = {goal: {"patients": 1200, "low": 800, "high": 3000} for goal in ("0.2", "0.1", "0.05")}
+    needed = {goal: {"patients": 1200, "ci_low": 800, "ci_high": 3000} for goal in ("0.2", "0.1", "0.05")}
     plan = {"width": 0.271, "doubled": 0.166, "needed": needed}
     figures["evaluate"]["planning"] = {"patients": 12, "roc_auc": plan, "sensitivity": plan,
                                        "specificity": {"reason": "all resamples agree"}}  # fmt: skip
@@ -126,9 +126,9 @@ def test_groups_show_every_measure_of_every_part_and_what_is_too_few(figures):
         "roc_auc": {"value": 0.1, "p": None, "reason": "too few"}
     }
     part = block | {"difference": few}
-    entry = {"value": 0.81, "low": 0.7, "high": 0.9}
-    shortcut = {"p": 0.2, "alone": entry, "within": entry}
-    content = {"unknown": 3, "parts": {"A": part, "<i>B</i>": part}, "shortcut": shortcut}
+    entry = {"value": 0.81, "ci_low": 0.7, "ci_high": 0.9}
+    shortcut = {"p": 0.2, "group_only_auc": entry, "within_group_auc": entry}
+    content = {"unknown": 3, "levels": {"A": part, "<i>B</i>": part}, "shortcut": shortcut}
     figures["evaluate"]["groups"] = {"<b>site</b>": content}
     figures["evaluate"]["worst"] = None
     page = report(figures)
@@ -146,18 +146,18 @@ def test_a_dollar_in_a_name_is_no_formula(figures):
     reliability = pd.DataFrame({"probability": [0.5], "positive_share": [0.5], "images": [2]})
     judged = plots.Judged(test, curves, test, np.eye(2), bins, reliability)
     parts = {"$y^$": figures["evaluate"]["test"]}
-    drawn = plots.vectors(judged, figures["evaluate"] | {"groups": {"site": {"parts": parts}}})
+    drawn = plots.vectors(judged, figures["evaluate"] | {"groups": {"site": {"levels": parts}}})
     assert "$x^$" in drawn["patients"] and "site: $y^$" in drawn["groups"]
 
 
 def test_another_set_stands_beside_the_first_with_its_drop(figures):
     whole = figures["evaluate"]
-    drop = {name: {"value": 0.12, "low": 0.02, "high": 0.2} for name in metrics.MEASURES}
+    drop = {name: {"value": 0.12, "ci_low": 0.02, "ci_high": 0.2} for name in metrics.MEASURES}
     common = {"images": 300, "exact_copies": 40, "near_copies": 20, "of_known_patients": 7, "patients": "not known"}
     other = whole | {"common": common, "drop": drop, "mean_probability": 0.4, "unlike": drop["f1"]}
     said = section(report(figures, external=other), "external")
     area = whole["test_unseen"]["roc_auc"]
-    text = f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
+    text = f"{area['value']:.3f} ({area['ci_low']:.3f} to {area['ci_high']:.3f})"
     assert f"ROC AUC {text} {text} 0.120 (0.020 to 0.200)" in said
     assert (
         "Of 300 images, 60 are left out" in said

@@ -1,7 +1,8 @@
 from core.audit import quality
 from core.pipeline import tables
-from core.pipeline.errors import Mistake
-from core.pipeline.sections import PARTS, Split
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.base import SPLITS
+from core.pipeline.schemas.split import Split
 from core.split import assignment, leakage
 
 import numpy as np
@@ -37,12 +38,12 @@ def clusters(images, near=()):
 
 
 def assign(images, seed=1, listed=NONE, near=(), **changes):
-    given = images.assign(listed=images["file"].map(listed.set_index("file")["part"]).astype("string"))
+    given = images.assign(listed=images["file"].map(listed.set_index("file")["split"]).astype("string"))
     return assignment.assign(given, clusters(images, near), rules(**changes), seed)
 
 
 def lists(parts):
-    return pd.DataFrame({"file": [f"f{n:03d}" for n in range(len(parts))], "part": parts}).astype("string")
+    return pd.DataFrame({"file": [f"f{n:03d}" for n in range(len(parts))], "split": parts}).astype("string")
 
 
 IMAGES = st.lists(
@@ -58,12 +59,12 @@ def test_copies_and_patients_never_land_on_both_sides_of_the_split(rows, seed):
     images = index(rows)
     try:
         split = assign(images, seed)
-    except Mistake as mistake:
+    except PipelineError as mistake:
         assert "would get no image" in str(mistake)  # copies tied all patients together
         return
-    placed = images.assign(part=split["part"])
-    assert (placed.groupby("patient")["part"].nunique() == 1).all()
-    assert (placed.groupby("pixels_sha256")["part"].nunique() == 1).all()
+    placed = images.assign(split=split["split"])
+    assert (placed.groupby("patient")["split"].nunique() == 1).all()
+    assert (placed.groupby("pixels_sha256")["split"].nunique() == 1).all()
     assert leakage.explain(split, clusters(images)) is None
     assert not any(leakage.measure(split, clusters(images)).values())
 
@@ -74,9 +75,9 @@ def test_drop_keeps_one_of_each_image_and_none_whose_labels_contradict(rows, see
     images = index(rows)
     try:
         split = assign(images, seed, duplicates="drop", strategy="image")
-    except Mistake:
+    except PipelineError:
         return
-    kept = images[split["part"] != "dropped"]
+    kept = images[split["split"] != "dropped"]
     labels = images.groupby("pixels_sha256")["label"].nunique()
     assert set(kept["pixels_sha256"]) == set(labels.index[labels == 1])
     assert not kept["pixels_sha256"].duplicated().any()
@@ -86,8 +87,8 @@ def test_images_alone_meet_the_fractions_of_each_label_to_one_image():
     images = index([(int(n < 300), f"p{n}", str(n)) for n in range(1000)])
     split = assign(images, strategy="image")
     for label, count in ((1, 300), (0, 700)):
-        found = split[split["label"] == label]["part"].value_counts()
-        assert [abs(found[part] - count * share) <= 1 for part, share in zip(PARTS, (0.7, 0.1, 0.2), strict=True)] == [
+        found = split[split["label"] == label]["split"].value_counts()
+        assert [abs(found[part] - count * share) <= 1 for part, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True)] == [
             True
         ] * 3
 
@@ -98,8 +99,8 @@ def test_whole_patients_meet_the_fractions_nearly():
         (int(random.random() < 0.4), f"p{p}", f"{p}-{n}") for p in range(100) for n in range(random.integers(5, 40))
     ]
     split = assign(index(rows))
-    for part, share in zip(PARTS, (0.7, 0.1, 0.2), strict=True):
-        found = split[split["part"] == part]
+    for part, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
+        found = split[split["split"] == part]
         assert len(found) / len(split) == pytest.approx(share, abs=0.01)
         assert found["label"].mean() == pytest.approx(split["label"].mean(), abs=0.02)
 
@@ -108,7 +109,7 @@ def test_each_part_gets_one_of_three_positive_patients_however_unequal():
     rows = [(1, p, f"{p}{n}") for p, count in (("a", 400), ("b", 300), ("c", 250)) for n in range(count)]
     rows += [(0, f"q{n % 150}", f"n{n}") for n in range(1200)]
     split = assign(index(rows))
-    assert {part: int(split[split["part"] == part]["label"].any()) for part in PARTS} == dict.fromkeys(PARTS, 1)
+    assert {part: int(split[split["split"] == part]["label"].any()) for part in SPLITS} == dict.fromkeys(SPLITS, 1)
 
 
 def test_the_same_seed_gives_the_same_split_and_another_a_different_one():
@@ -121,13 +122,13 @@ def test_lists_are_followed_and_images_on_none_are_dropped():
     images = index([(n % 2, f"p{n}", str(n)) for n in range(5)])
     listed = lists(["train", "val", "test", "train"])
     split = assign(images, listed=listed, strategy="predefined")
-    assert list(split["part"]) == ["train", "val", "test", "train", "dropped"]
+    assert list(split["split"]) == ["train", "val", "test", "train", "dropped"]
 
 
 def test_lists_that_tear_copies_apart_are_refused_unless_copies_are_kept():
     images = index([(1, "a", "x"), (1, "b", "y"), (0, "c", "x")])
     listed = lists(["train", "val", "test"])
-    with pytest.raises(Mistake, match="put copies of one image into different parts .*f000, f002"):
+    with pytest.raises(PipelineError, match="put copies of one image into different parts .*f000, f002"):
         assign(images, listed=listed, strategy="predefined")
     split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
     assert leakage.measure(split, clusters(images))["test_copies_in_train"] == 1
@@ -140,7 +141,7 @@ def test_the_leak_is_counted_as_by_hand_and_explained_by_name():
     split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
     assert leakage.measure(split, clusters(images)) == {
         "test_copies_in_train": 1, "test_positive_copies_in_train": 1, "test_near_copies_in_train": 0,
-        "test_patients_in_train": 2, "test_known_to_val": 1,
+        "test_patients_in_train": 2, "test_in_val": 1,
         "val_copies_in_train": 1, "val_positive_copies_in_train": 0, "val_near_copies_in_train": 0,
         "val_patients_in_train": 1,  # d shares y with b, who is in train: one person under two names
     }  # fmt: skip
@@ -170,8 +171,8 @@ def test_a_stable_split_never_moves_a_patient_while_images_arrive_ten_times(fold
     gone: set = set()
     for images in arriving(11):
         split = assign(images, strategy="stable", folds=folds, duplicates=duplicates)
-        kept = split[split["part"] != "dropped"]
-        parts = kept.groupby("patient")["part"].unique().map(list)
+        kept = split[split["split"] != "dropped"]
+        parts = kept.groupby("patient")["split"].unique().map(list)
         assert (parts.str.len() == 1).all()
         for patient, (part,) in parts.items():
             assert before.setdefault(patient, part) == part
@@ -185,17 +186,17 @@ def test_a_stable_split_never_moves_a_patient_while_images_arrive_ten_times(fold
 def test_a_stable_split_has_about_the_fractions_asked_for_and_its_seed_draws_another():
     images = index([(number % 2, f"p{number}", str(number)) for number in range(4000)])
     split = assign(images, strategy="stable")
-    share = split["part"].value_counts(normalize=True)
+    share = split["split"].value_counts(normalize=True)
     assert abs(share["train"] - 0.7) < 0.025 and abs(share["val"] - 0.1) < 0.02 and abs(share["test"] - 0.2) < 0.025
     other = assign(images, seed=2, strategy="stable")
-    assert 0.3 < (split["part"] != other["part"]).mean() < 0.6
-    folds = [assign(images, strategy="stable", folds=5, fold=fold)["part"] == "test" for fold in (1, 2, 3, 4, 5)]
+    assert 0.3 < (split["split"] != other["split"]).mean() < 0.6
+    folds = [assign(images, strategy="stable", folds=5, fold=fold)["split"] == "test" for fold in (1, 2, 3, 4, 5)]
     assert (sum(folds) == 1).all()  # every image is tested in one fold
 
 
 def test_unknown_patients_are_null_in_the_leak_and_refused_by_strategy_patient():
     images = index([(n % 2, None, str(n)) for n in range(20)])
-    with pytest.raises(Mistake, match=r"data\.patient"):
+    with pytest.raises(PipelineError, match=r"data\.patient"):
         assign(images)
     split = assign(images, strategy="image")
     assert leakage.measure(split, clusters(images))["test_patients_in_train"] is None
@@ -204,12 +205,12 @@ def test_unknown_patients_are_null_in_the_leak_and_refused_by_strategy_patient()
 
 
 def test_too_few_groups_for_the_parts_are_an_error_that_says_so():
-    with pytest.raises(Mistake, match="the part .* would get no image: 2 groups"):
+    with pytest.raises(PipelineError, match="the part .* would get no image: 2 groups"):
         assign(index([(0, "a", "x"), (1, "b", "y")]))
 
 
 def test_predefined_without_lists_names_the_parameters():
-    with pytest.raises(Mistake, match=r"data\.lists\.train"):
+    with pytest.raises(PipelineError, match=r"data\.lists\.train"):
         assign(index([(0, "a", "x")]), strategy="predefined")
 
 
@@ -221,9 +222,9 @@ def test_a_part_of_one_class_is_said():
 
 def test_a_copy_on_no_list_does_not_push_out_the_one_that_is_listed():
     images = index([(0, "a", "x"), (0, "b", "x"), (1, "c", "y"), (0, "d", "z")])
-    listed = pd.DataFrame({"file": ["f001", "f002", "f003"], "part": ["train", "val", "test"]}).astype("string")
+    listed = pd.DataFrame({"file": ["f001", "f002", "f003"], "split": ["train", "val", "test"]}).astype("string")
     split = assign(images, listed=listed, strategy="predefined", duplicates="drop")
-    assert list(split["part"]) == ["dropped", "train", "val", "test"]
+    assert list(split["split"]) == ["dropped", "train", "val", "test"]
 
 
 def test_three_patients_are_enough_for_three_parts():
@@ -231,7 +232,7 @@ def test_three_patients_are_enough_for_three_parts():
             {"a": (0, 6), "b": (0, 9), "c": (5, 2), "d": (4, 7)}.items()
             for label, count in enumerate(counts) for n in range(count)]  # fmt: skip
     for seed in range(5):
-        assert set(assign(index(rows), seed)["part"]) == set(PARTS)
+        assert set(assign(index(rows), seed)["split"]) == set(SPLITS)
 
 
 def test_the_parts_are_counted_as_by_hand_and_unknown_patients_are_not_vouched_for():
@@ -243,7 +244,7 @@ def test_the_parts_are_counted_as_by_hand_and_unknown_patients_are_not_vouched_f
         "val": {"images": 1, "positives": 1, "patients": 1, "positive_patients": 1, "deviation": unknown},
         "test": {"images": 1, "positives": 0, "patients": 1, "positive_patients": 0, "deviation": unknown},
         "dropped": 0,
-        "positive_groups": 2,
+        "positive_components": 2,
     }
     assert leakage.assure(split) == "No test image has an exact copy, a near copy or its patient in training."
     assert "the same patient can be in training and test" in leakage.assure(
@@ -255,7 +256,7 @@ def test_near_copies_of_different_patients_stay_together_and_are_counted_where_t
     images = index([(n % 3 == 0, f"p{n}", str(n)) for n in range(60)])
     near = [(f"f{n:03d}", f"f{n + 1:03d}") for n in range(0, 60, 2)]
     split = assign(images, near=near)
-    part = split.set_index("file")["part"]
+    part = split.set_index("file")["split"]
     assert all(part[one] == part[other] for one, other in near)
 
     apart = assign(images, near=near, strategy="predefined", duplicates="keep",
@@ -270,7 +271,7 @@ def test_drop_keeps_one_of_near_copies_too():
     images = index([(n % 2, f"p{n}", str(n)) for n in range(40)])
     split = assign(images, near=[("f000", "f002"), ("f004", "f005")], duplicates="drop")
     # f004 and f005 contradict each other in their labels, so that neither can be believed
-    assert list(split.loc[split["part"] == "dropped", "file"]) == ["f002", "f004", "f005"]
+    assert list(split.loc[split["split"] == "dropped", "file"]) == ["f002", "f004", "f005"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -282,17 +283,17 @@ def test_each_fold_tests_on_other_patients_and_all_of_them_on_every_image(rows, 
     tested = []
     for fold in (1, 2, 3, 4):
         split = assign(images, seed, folds=4, fold=fold)
-        assert (split.groupby("patient")["part"].nunique() == 1).all()
-        tested += list(split.loc[split["part"] == "test", "file"])
+        assert (split.groupby("patient")["split"].nunique() == 1).all()
+        tested += list(split.loc[split["split"] == "test", "file"])
     assert sorted(tested) == list(images["file"])
 
 
 def test_folds_share_the_rest_between_train_and_val_as_asked():
     images = index([(n % 2, f"p{n}", str(n)) for n in range(900)])
     split = assign(images, folds=3, fold=2, train=0.6, val=0.2)
-    assert split["part"].value_counts().to_dict() == {"train": 450, "test": 300, "val": 150}
+    assert split["split"].value_counts().to_dict() == {"train": 450, "test": 300, "val": 150}
     chosen = rules(folds=3, fold=2, train=0.6, val=0.2)
-    off = [assignment.summarise(split, chosen)[part]["deviation"] for part in PARTS]
+    off = [assignment.summarise(split, chosen)[part]["deviation"] for part in SPLITS]
     assert off == [{"images": 0, "positives": 0}] * 3
 
 
@@ -301,7 +302,7 @@ def test_the_deviation_from_the_fractions_is_the_one_counted_by_hand():
     images = index([(n % 2, "abc"[n // 4 if n < 8 else 2], str(n)) for n in range(10)])
     split = assign(images, train=0.7, val=0.2, test=0.1)
     figures = assignment.summarise(split, rules(train=0.7, val=0.2, test=0.1))
-    share = {part: (split["part"] == part).mean() for part in PARTS}
+    share = {part: (split["split"] == part).mean() for part in SPLITS}
     for part, asked in (("train", 0.7), ("val", 0.2), ("test", 0.1)):
         assert figures[part]["deviation"]["images"] == pytest.approx(share[part] - asked)
     assert "off by" in assignment.describe(figures)
@@ -321,15 +322,15 @@ def test_one_person_under_two_names_is_never_on_both_sides(duplicates):
                     for who in range(20) for side in "ab" for n in range(5)])  # fmt: skip
     for seed in range(5):
         split = assign(images, seed, duplicates=duplicates)
-        kept = split[split["part"] != "dropped"]
-        assert (kept["part"].groupby(kept["patient"].str[1:]).nunique() == 1).all()
+        kept = split[split["split"] != "dropped"]
+        assert (kept["split"].groupby(kept["patient"].str[1:]).nunique() == 1).all()
 
 
 def test_one_person_under_two_names_is_a_leak_even_where_the_shared_image_was_dropped():
     images = index([(0, "a", "x"), (1, "a", "y"), (0, "b", "x"), (1, "b", "z"), (0, "c", "w")])
     split = assign(images, listed=lists(["train", "train", "test", "test", "val"]), strategy="predefined",
                    duplicates="drop")  # fmt: skip
-    assert split.loc[2, "part"] == "dropped"
+    assert split.loc[2, "split"] == "dropped"
     assert leakage.measure(split, clusters(images))["test_patients_in_train"] == 1  # f003, by way of x
 
 
@@ -337,7 +338,7 @@ def test_a_test_set_that_validation_knows_is_refused_and_counted():
     images = index([(0, "a", "x"), (1, "b", "y"), (0, "c", "z"), (1, "c", "v"), (1, "d", "y")])
     split = assign(images, listed=lists(["train", "val", "val", "test", "test"]), strategy="predefined",
                    duplicates="keep")  # fmt: skip
-    assert leakage.measure(split, clusters(images))["test_known_to_val"] == 2
+    assert leakage.measure(split, clusters(images))["test_in_val"] == 2
     said = leakage.explain(split, clusters(images))
     assert "2 of 2 test images have a copy or their patient in validation" in said and "f003, f004" in said
 
@@ -346,6 +347,6 @@ def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
     rows = [(0 if n == 0 else n % 2, f"p{patient}", "blank" if n == 0 else f"{patient}-{n}")
             for patient in range(10) for n in range(3)]  # fmt: skip
     with pytest.raises(
-        Mistake, match="Copies join 10 patients into one group, for example f000, f003, f006 and 7 more"
+        PipelineError, match="Copies join 10 patients into one group, for example f000, f003, f006 and 7 more"
     ):
         assign(index(rows))

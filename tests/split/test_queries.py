@@ -1,7 +1,7 @@
 import signal
 
 from core.pipeline import tables
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 from core.split import assignment, leakage, queries
 
 import numpy as np
@@ -38,14 +38,14 @@ def test_a_file_reads_as_pandas_reads_it(tmp_path):
 @pytest.mark.parametrize("lines", ["0,a,1,p\nx,b,0,q\n", "0,a,1,p\n1,b\n", '0,"a,1,p\n'])
 def test_a_damaged_file_is_named(tmp_path, lines):
     (tmp_path / "index.csv").write_text("row,file,label,patient\n" + lines)
-    with queries.opened(tmp_path) as known, pytest.raises(Mistake, match=r"index\.csv is damaged .* dvc repro"):
+    with queries.opened(tmp_path) as known, pytest.raises(PipelineError, match=r"index\.csv is damaged .* dvc repro"):
         known.add_file("images", tmp_path / "index.csv", tables.INDEX[:4])
         known.frame("from images")
 
 
 def test_a_file_without_a_column_is_damaged(tmp_path):
     (tmp_path / "index.csv").write_text("row,file,label\n0,a,1\n")
-    with queries.opened(tmp_path) as known, pytest.raises(Mistake, match="it lacks the columns patient"):
+    with queries.opened(tmp_path) as known, pytest.raises(PipelineError, match="it lacks the columns patient"):
         known.add_file("images", tmp_path / "index.csv", tables.INDEX[:4])
 
 
@@ -103,11 +103,11 @@ def test_images_gathered_by_patient_are_split_as_each_image_alone(rows, seed, st
         for singly, given_rows in enumerate([queries.condensed(known), queries.singly(known)]):
             try:
                 split = assignment.assign(given_rows, copied, chosen, seed)
-            except Mistake as mistake:
+            except PipelineError as mistake:
                 told.append(str(mistake))
                 continue
             figures = assignment.summarise(split, chosen), leakage.measure(split, copied), leakage.left_out(split)
-            spread = queries.spread(every, split, ["cluster", "group", "part"])
+            spread = queries.spread(every, split, ["cluster", "component", "split"])
             told.append((figures, spread[tables.SPLIT].to_csv()))
             assert singly == (len(split) == len(every)) or len(every) == every["patient"].nunique()
     assert told[0] == told[1]

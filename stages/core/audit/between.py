@@ -17,17 +17,17 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients
     ``same_patients``, a patient of the same name in both sets is one person. Patients who share an image are one person
     in any case. An image without known patient has a missing value in patient_in_train.
     """
-    both = pd.concat([first.assign(part="train"), second.assign(part="test")], ignore_index=True)
+    both = pd.concat([first.assign(split="train"), second.assign(split="test")], ignore_index=True)
     if not same_patients:
-        both["patient"] = both["part"] + " " + both["patient"]
+        both["patient"] = both["split"] + " " + both["patient"]
     new = ~both["pixels_sha256"].duplicated().to_numpy() & (copies.levels(grey)[1] >= copies.FLAT)
-    asked = np.flatnonzero(new & (both["part"] == "test").to_numpy())
+    asked = np.flatnonzero(new & (both["split"] == "test").to_numpy())
     near, _ = copies.near_pairs(grey, hashes.read(list(both["phash"])), np.flatnonzero(new), asked)
     pair = pd.Series(range(len(near)))
     ends = [pair.set_axis(near["one"].to_numpy()), pair.set_axis(near["other"].to_numpy())]
     both["cluster"] = groups.joined(both, [both["pixels_sha256"], pd.concat(ends)])
     unit = groups.units(both)
-    trained = (both["part"] == "train").to_numpy()
+    trained = (both["split"] == "train").to_numpy()
     of_known = unit.isin(unit[trained]).astype("boolean").mask(both["patient"].isna())
     found = both.assign(
         unit=unit,

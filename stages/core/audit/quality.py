@@ -6,7 +6,7 @@ from core.audit import copies, hashes
 from core.images import dicom, sheets
 from core.images.decoder import Grey
 from core.pipeline import files, tables
-from core.pipeline.errors import many, some
+from core.pipeline.text import pluralise, shorten
 from core.split import groups, queries
 from core.split.queries import Tables
 
@@ -177,14 +177,14 @@ def find(
         for members in found:
             labels = of.loc[members, "label"]
             for label in (0, 1):
-                against = some(list(labels.index[labels != label]), 1)
+                against = shorten(list(labels.index[labels != label]), 1)
                 detail = f"label {label}, not so its {kind} copies {against}"
                 rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
     for members in _across_patients(images, clusters):
         owners = of.loc[members, "patient"].dropna()
         names = sorted(owners.unique())
-        words = {name: some([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
-        rest = some(names, 3)
+        words = {name: shorten([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
+        rest = shorten(names, 3)
         for file, owner in owners.items():
             rows.append((file, "two-patients", f"patient {owner}, its copies are of {words.get(owner, rest)}"))
     return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
@@ -241,7 +241,7 @@ def summarise(
         "patients": counted["patients"],
         "positive_patients": counted["positive_patients"],
         # Positives that a split can keep apart: patients who share copies count as one group.
-        "positive_groups": _positive_groups(gathered, clusters),
+        "positive_components": _positive_groups(gathered, clusters),
         "images_per_patient": {
             name: None if of_patient.empty else float(getattr(of_patient, name)()) for name in ("min", "median", "max")
         },
@@ -282,8 +282,8 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
         )
         if each["max"] == 1:
             lines.append("Every patient has exactly one image. Check data.patient.")
-    apart = figures["positive_groups"]
-    apart_ones = many(apart, f"independent positive {'image' if figures['patients'] is None else 'patient'}")
+    apart = figures["positive_components"]
+    apart_ones = pluralise(apart, f"independent positive {'image' if figures['patients'] is None else 'patient'}")
     if apart < 3:
         lines.append(
             f"{apart_ones}, but the split has three parts: at least one part will have no positive image. "
@@ -297,12 +297,12 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
 
     if figures["redundant_copies"]:
         lines.append(
-            f"Exact copies: {figures['copied_images']:,} images in {many(figures['exact_clusters'], 'cluster')} "
+            f"Exact copies: {figures['copied_images']:,} images in {pluralise(figures['exact_clusters'], 'cluster')} "
             f"({figures['redundant_copies']:,} redundant)."
         )
     if figures["near_pairs"]:
         lines.append(
-            f"Near copies: {many(figures['near_pairs'], 'pair')} of images (recompressed, resized, brightened, "
+            f"Near copies: {pluralise(figures['near_pairs'], 'pair')} of images (recompressed, resized, brightened, "
             "cropped, mirrored or turned)."
         )
     if figures["redundant_copies"] or figures["near_pairs"]:
@@ -316,7 +316,7 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
         "conflict": "whose copies have a different label (one label is wrong; split.duplicates: drop leaves them out)",
         "two-patients": "whose copies belong to another patient "
         "(one person twice, or a mix-up; the split treats both as one)",
-        "unreadable": "that can't be decoded (left out by data.unusable: drop)",
+        "unreadable": "that can't be decoded (left out by data.on_bad_image: drop)",
         "blank": "with only one grey level",
         "near-blank": f"too uniform for the near-copy search (standard deviation below {copies.FLAT:g} grey levels)",
         "size": "of unusual size (all images are resized to a square of prepare.image_size)",
@@ -327,7 +327,7 @@ def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
     for finding, words in meaning.items():
         found = sorted(set(findings.loc[findings["finding"] == finding, "file"]))
         if found:
-            lines.append(f"{many(len(found), 'image')} {words}: {some(found, 3)}")
+            lines.append(f"{pluralise(len(found), 'image')} {words}: {shorten(found, 3)}")
     lines.append("All findings: data/audit/findings.csv. All copies: data/audit/clusters.csv. Sheets: plots/audit/")
     return "\n".join(lines)
 
@@ -350,7 +350,7 @@ def draw(
 
     def row(heading: str, named: list[str]) -> sheets.Row:
         members = of.loc[named]
-        patients = some(sorted(set(members["patient"].dropna())), 4) or "unknown"
+        patients = shorten(sorted(set(members["patient"].dropna())), 4) or "unknown"
         # Images with equal pixels and label look the same, so repeated ones come last.
         repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
         shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 from core.evidence import bootstrap, luck, metrics
 from core.evidence.bootstrap import Scores
 from core.pipeline import tables
-from core.pipeline.errors import Mistake, some
+from core.pipeline.errors import PipelineError
+from core.pipeline.text import shorten
 from core.split import groups
 
 import numpy as np
@@ -34,9 +35,9 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
 
     A unit is a set of images that resampling keeps together: images linked by patient or by copies in either run.
     With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
-    Mistake if the test sets differ.
+    PipelineError if the test sets differ.
     """
-    tests = [luck.leave_out(run.predictions[run.predictions["part"] == "test"], run.temperature) for run in runs]
+    tests = [luck.leave_out(run.predictions[run.predictions["split"] == "test"], run.temperature) for run in runs]
     columns = ["label", "patient", "probability"]
     numbered = [
         test[["file", *columns, *luck.columns(test)]].set_index("file").add_suffix(f"_{number}")
@@ -49,7 +50,7 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     same = both[~relabelled & ~replaced].rename(columns={"label_0": "label", "patient_0": "patient"})
     alone = [len(test) - len(both) for test in tests]
     if (any(alone) or len(same) < len(both)) and not shared:
-        raise Mistake(
+        raise PipelineError(
             f"the test sets differ: {alone[0]:,} images only in {runs[0].name}, {alone[1]:,} only in {runs[1].name}, "
             f"{int(relabelled.sum()):,} with another label, {int(replaced.sum()):,} with other pixels, {len(same):,} "
             "the same. Add --shared to compare only the same images"
@@ -88,8 +89,8 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
     rows = []
     for name in metrics.MEASURES:
         first, second = values[0][name], values[1][name]
-        row: dict[str, Any] = {"measure": name, "first": first, "second": second, "difference": None, "low": None,
-                               "high": None, "p": None, "reason": ""}  # fmt: skip
+        row: dict[str, Any] = {"measure": name, "first": first, "second": second, "difference": None, "ci_low": None,
+                               "ci_high": None, "p": None, "reason": ""}  # fmt: skip
         if first is None or second is None:
             row["reason"] = "not defined"
         else:
@@ -102,9 +103,11 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
             elif len(drawn) < len(trainings):
                 row["reason"] = "not defined without one of the members"
             else:
-                row["low"], row["high"], row["p"] = found
+                row["ci_low"], row["ci_high"], row["p"] = found
         rows.append(row)
-    table = pd.DataFrame(rows).astype(dict.fromkeys(["first", "second", "difference", "low", "high", "p"], "Float64"))
+    table = pd.DataFrame(rows).astype(
+        dict.fromkeys(["first", "second", "difference", "ci_low", "ci_high", "p"], "Float64")
+    )
     table["p"] = pd.array(_holm(table["p"]), dtype="Float64")
     return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
 
@@ -128,7 +131,7 @@ def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
     both = runs[0].split.merge(runs[1].split, on="file", how="outer", suffixes=("_0", "_1"), indicator="where")
     kept = both[both["where"] == "both"]
     patients = [kept[f"patient_{number}"].fillna("") for number in (0, 1)]
-    moved = kept[kept["part_0"] != kept["part_1"]]
+    moved = kept[kept["split_0"] != kept["split_1"]]
     found = {
         "added": both[both["where"] == "right_only"],
         "removed": both[both["where"] == "left_only"],
@@ -136,7 +139,7 @@ def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
         "relabelled": kept[kept["label_0"] != kept["label_1"]],
         "given to another patient": kept[patients[0] != patients[1]],
     }
-    for (old, new), rows in moved.groupby(["part_0", "part_1"]):
+    for (old, new), rows in moved.groupby(["split_0", "split_1"]):
         found[f"moved from {old} to {new}"] = rows
     return {what: sorted(rows["file"]) for what, rows in found.items() if len(rows)}
 
@@ -177,7 +180,7 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
     bullet = "- " if markdown else "  "
     for title, entries in (
         ("Parameters", [f"{key}: {_yaml(old)} -> {_yaml(new)}" for key, (old, new) in changed_params(runs).items()]),
-        ("Images", [f"{len(files):,} {what}: {some(files, 3)}" for what, files in changed_images(runs).items()]),
+        ("Images", [f"{len(files):,} {what}: {shorten(files, 3)}" for what, files in changed_images(runs).items()]),
     ):
         lines += ["", f"**{title}**" if markdown else title, ""][: 3 if markdown else 2]
         lines += [bullet + (f"`{entry}`" if markdown else entry) for entry in entries] or [bullet + "no change"]
@@ -210,7 +213,7 @@ def _alone(runs: tuple[Run, Run]) -> str:
     alone = [run.name for run in runs if len(tables.members(run.predictions)) < 2]
     return (
         f"This compares two models, not their recipes: {' and '.join(alone)} trained one network only, so the "
-        "difference may be the luck of a seed (train.members)."
+        "difference may be the luck of a seed (train.ensemble_size)."
     )
 
 
@@ -223,7 +226,7 @@ def _yaml(value: Any) -> str:
 
 
 def _leak(run: Run) -> str:
-    test = run.predictions[run.predictions["part"] == "test"]
+    test = run.predictions[run.predictions["split"] == "test"]
     known = len(test) - len(metrics.unseen(test))
     if not known:
         return ""
@@ -237,7 +240,7 @@ def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> lis
         texts = [f"{known[name]:.3f}" if name in known else "-" for name in ("first", "second")]
         difference = _signed(known["difference"]) if "difference" in known else "-"
         if "p" in known:
-            difference += f" ({_signed(row['low'])} to {_signed(row['high'])})"
+            difference += f" ({_signed(row['ci_low'])} to {_signed(row['ci_high'])})"
         p_value = f"{known['p']:.3f}" if "p" in known else "-"
         cells.append([LABELS.get(row["measure"], row["measure"].replace("_", " ")), *texts, difference, p_value])
         if "p" not in known:

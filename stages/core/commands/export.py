@@ -6,7 +6,7 @@ from typing import Any
 from core.evidence import calibration
 from core.network.ensemble import Ensemble
 from core.network.pretrained import TIMM
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ def onnx(ensemble: Ensemble, images: np.ndarray, path: Path) -> float:
     any B.
 
     Returns the largest difference between its logits and PyTorch's on up to CHECKED of ``images``, uint8 (N, H, W, C).
-    Raises Mistake if the difference is above MOST_APART, or if the network can't be written as ONNX.
+    Raises PipelineError if the difference is above MOST_APART, or if the network can't be written as ONNX.
     """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  # what torch writes ONNX with
     except ImportError as error:
-        raise Mistake(
+        raise PipelineError(
             f"{error.name} is not installed. Run make export, or pip install -r requirements-dev.txt"
         ) from None
     ensemble = ensemble.eval().cpu()
@@ -43,12 +43,12 @@ def onnx(ensemble: Ensemble, images: np.ndarray, path: Path) -> float:
             verbose=False,
         )  # fmt: skip
     except Exception as error:  # each part of the exporter raises errors of its own
-        raise Mistake(f"This network can't be written as ONNX: {str(error).strip().splitlines()[0]}") from None
+        raise PipelineError(f"This network can't be written as ONNX: {str(error).strip().splitlines()[0]}") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         apart = [_apart(session, ensemble, batch[:count]) for count in (1, len(batch))]
     if not max(apart) <= MOST_APART:
-        raise Mistake(
+        raise PipelineError(
             f"Not exported: the logits of ONNX and PyTorch differ by {max(apart):.1e}, more than {MOST_APART:g}"
         )
     return max(apart)
@@ -82,7 +82,7 @@ def library(description: dict[str, Any]) -> str:
 def preprocessing(description: dict[str, Any]) -> dict[str, Any]:
     """The content of preprocessor_config.json. The network normalises its images itself."""
     side = description["image_size"]
-    plain = description["fit"] == "squeeze" and description["levels"] is None
+    plain = description["fit"] == "stretch" and description["levels"] is None
     # This class resizes to a square and applies only the steps below. Of the other ways, none has a class.
     known = {"image_processor_type": "ViTImageProcessor"} if plain else {}
     return known | {

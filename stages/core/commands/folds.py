@@ -4,8 +4,8 @@ from typing import Any
 
 from core.evidence import metrics
 from core.pipeline import tables
-from core.pipeline.errors import Mistake
-from core.pipeline.sections import Train
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.train import Train
 
 import numpy as np
 import pandas as pd
@@ -23,16 +23,18 @@ def at_once(chosen: Train, members: int) -> int:
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
     """The test rows of all folds as one table, with the columns ``fold`` and ``threshold`` of each row's fold.
 
-    ``folds`` are predictions with a column ``unit``. Raises Mistake if an image was tested twice.
+    ``folds`` are predictions with a column ``unit``. Raises PipelineError if an image was tested twice.
     """
     tested = [
-        fold[fold["part"] == "test"].assign(fold=number, threshold=threshold)
+        fold[fold["split"] == "test"].assign(fold=number, threshold=threshold)
         for number, (fold, threshold) in enumerate(zip(folds, thresholds, strict=True), start=1)
     ]
     pooled = pd.concat(tested, ignore_index=True)
     twice = pooled["file"].duplicated()
     if twice.any():
-        raise Mistake(f"{int(twice.sum()):,} images were tested in two folds: the folds come from different splits")
+        raise PipelineError(
+            f"{int(twice.sum()):,} images were tested in two folds: the folds come from different splits"
+        )
     return pooled
 
 

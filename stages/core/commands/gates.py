@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from core.commands import comparison
 from core.pipeline import files, yaml12
-from core.pipeline.errors import Mistake, some
-from core.pipeline.sections import Section
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.base import Section
+from core.pipeline.text import shorten
 
 import pandas as pd
 from pydantic import Field, ValidationError
@@ -25,22 +26,22 @@ class Limits(Section):
 
 
 def limits(path: str = LIMITS) -> Limits:
-    """Read gates.yaml. Raises Mistake if it is not valid."""
+    """Read gates.yaml. Raises PipelineError if it is not valid."""
     try:
         return Limits.model_validate(yaml12.load(files.there(path).read_text(encoding="utf-8")))
     except yaml12.YAMLError as error:
-        raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise PipelineError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         fault = error.errors()[0]
-        raise Mistake(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        raise PipelineError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
 
 
 def figure(metrics: dict[str, Any], name: str) -> float | None:
-    """A figure by its name; if it has an interval, its value. Raises Mistake if there is no such figure."""
+    """A figure by its name; if it has an interval, its value. Raises PipelineError if there is no such figure."""
     found: Any = metrics
     for key in name.split("."):
         if not isinstance(found, dict) or key not in found:
-            raise Mistake(f"{LIMITS}: metrics/ has no figure {name}")
+            raise PipelineError(f"{LIMITS}: metrics/ has no figure {name}")
         found = found[key]
     if isinstance(found, dict):
         found = found.get("value")
@@ -51,7 +52,7 @@ def stale(said: str) -> list[str]:
     """The faults in the output of ``dvc repro --allow-missing --dry``, which exits with 0 even if stages are stale."""
     stages = re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", said)
     if stages or FRESH not in said:
-        what = f"{some(stages, 10)} would run" if stages else " ".join(said.split())
+        what = f"{shorten(stages, 10)} would run" if stages else " ".join(said.split())
         return [f"dvc.lock does not match code, parameters or data: {what}. Run dvc repro and commit the changes"]
     return []
 
@@ -107,7 +108,7 @@ def worse(measured: pd.DataFrame, target: str) -> list[str]:
     lost = measured["differ"] & ((measured["difference"] > 0) == measured["measure"].isin(comparison.LESS_IS_BETTER))
     return [
         f"{row['measure']} is {row['second']:.3f}, but {row['first']:.3f} on {target}: significantly worse, "
-        f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
         for row in measured[lost.fillna(False)].to_dict("records")
     ]
 

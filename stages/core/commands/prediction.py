@@ -15,20 +15,20 @@ from PIL import Image
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
-NOVELTY = "novelty.safetensors"
+NOVELTY = "ood.safetensors"
 SHOWN = 256  # minimum side, in pixels, of an image that is shown to people
 
 
 class Scores(NamedTuple):
-    """Of N images: ``probability`` of the positive class, float64 (N,), and ``unlike``, float64 (N,), which is above 1
+    """Of N images: ``probability`` of the positive class, float64 (N,), and ``ood_score``, float64 (N,), which is above 1
     if the image is out of distribution (core.network.novelty)."""
 
     probability: np.ndarray
-    unlike: np.ndarray
+    ood_score: np.ndarray
 
 
 class Model:
-    """The model in ``folder`` on ``device`` (auto, cpu, cuda, cuda:1). Raises Mistake if it is not available."""
+    """The model in ``folder`` on ``device`` (auto, cpu, cuda, cuda:1). Raises PipelineError if it is not available."""
 
     def __init__(self, folder: Path, device: str = "auto", temperature: float = 1.0) -> None:
         description = files.read_json(folder / DESCRIPTION)

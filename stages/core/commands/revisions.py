@@ -6,7 +6,7 @@ from typing import Any
 
 from core.evidence import calibration
 from core.pipeline import files, tables, yaml12
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import dvc.api
 import pandas as pd
@@ -18,18 +18,18 @@ WORKSPACE = "workspace"  # as in DVC: the files that are not committed
 
 
 def text(revision: str, path: str) -> str:
-    """The content of a file at a revision, from git, or else from DVC's cache or remote. Raises Mistake."""
+    """The content of a file at a revision, from git, or else from DVC's cache or remote. Raises PipelineError."""
     if revision == WORKSPACE:
         return files.there(path).read_text(encoding="utf-8")
     try:
         content: str = dvc.api.read(path, rev=revision, encoding="utf-8")
         return content
     except (RevError, SCMError):
-        raise Mistake(
+        raise PipelineError(
             f"{revision} is not a commit, branch, tag or experiment here: see git branch, dvc exp list"
         ) from None
     except (DvcException, OSError):
-        raise Mistake(
+        raise PipelineError(
             f"{path} of {revision} is neither in the local DVC cache nor in a remote: it was computed elsewhere, or "
             "deleted. Fetch it (dvc fetch --all-commits, dvc exp pull), or check out that revision, run dvc repro, and "
             "commit the result"
@@ -40,7 +40,7 @@ def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
     try:
         return tables.parse(io.StringIO(text(revision, path)), columns)
     except ValueError as error:
-        raise Mistake(f"{path} of {revision} is not a table of this pipeline: {error}") from None
+        raise PipelineError(f"{path} of {revision} is not a table of this pipeline: {error}") from None
 
 
 def decisions(revision: str, path: str) -> tuple[float, float]:
@@ -49,7 +49,7 @@ def decisions(revision: str, path: str) -> tuple[float, float]:
         figures = json.loads(text(revision, path))
         return float(figures["threshold"]), calibration.used(figures["calibration"])
     except (ValueError, KeyError, TypeError):
-        raise Mistake(
+        raise PipelineError(
             f"{path} of {revision} contains no threshold or calibration: it was not written by this pipeline"
         ) from None
 

@@ -9,7 +9,7 @@ from typing import Any
 from core.commands import prediction
 from core.images import decoder
 from core.images.preparation import Unreadable
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 from aiohttp import web
@@ -47,9 +47,9 @@ class Page:
             return {"error": str(reason)}
         if why:
             return {"error": why}
-        probability, unlike = (float(value[0]) for value in self.model.scores(stack, np.array([0])))
+        probability, ood_score = (float(value[0]) for value in self.model.scores(stack, np.array([0])))
         return {
-            "probability": probability, "unlike": unlike, "image": address(prediction.picture(stack[0])),
+            "probability": probability, "ood_score": ood_score, "image": address(prediction.picture(stack[0])),
             "heatmap": address(self.model.heatmap(stack[0], probability >= self.threshold)),
         }  # fmt: skip
 
@@ -82,7 +82,7 @@ async def serve(page: Page, port: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise Mistake(
+        raise PipelineError(
             f"Port {port} is in use, perhaps by another demo. python stages/demo.py --port 0 chooses a free one"
         ) from None
     print(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     return grouped.mean().assign(images=grouped.size()).reset_index(drop=True)
 
 
-def expected_error(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     """Expected calibration error in BINS bins (Naeini et al. 2015, AAAI; here of the positive class): the absolute
     difference of mean probability and share of positives, averaged over the images. None without images."""
     if not len(labels):
@@ -57,14 +57,14 @@ def expected_error(labels: np.ndarray, probabilities: np.ndarray) -> float | Non
 def apply(predictions: pd.DataFrame, raw: np.ndarray, asked: bool) -> tuple[np.ndarray, dict[str, Any]]:
     """The probabilities to use, and the block ``calibration`` of metrics/evaluate.json.
 
-    The temperature is fitted on the rows of part val. If ``asked``, it is applied to all of ``raw``. Raises Mistake
+    The temperature is fitted on the rows of part val. If ``asked``, it is applied to all of ``raw``. Raises PipelineError
     if ``asked`` and validation has one class only.
     """
-    labels, part = predictions["label"].to_numpy(), predictions["part"]
+    labels, part = predictions["label"].to_numpy(), predictions["split"]
     val, test = (part == "val").to_numpy(dtype=bool), (part == "test").to_numpy(dtype=bool)
     temperature = fit_temperature(labels[val], raw[val])
     if asked and temperature is None:
-        raise Mistake(
+        raise PipelineError(
             "evaluate.calibration: no temperature can be fitted, as validation has one class only. "
             "Set evaluate.calibration: none, or give validation images of both classes (split.val, seed)"
         )
@@ -83,7 +83,7 @@ def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, ap
 
     def both(probabilities: np.ndarray) -> dict[str, float | None]:
         brier = float(np.mean((probabilities - labels) ** 2)) if len(labels) else None
-        return {"expected_error": expected_error(labels, probabilities), "brier": brier}
+        return {"ece": ece(labels, probabilities), "brier": brier}
 
     block: dict[str, Any] = {"temperature": temperature, "applied": applied and temperature is not None}
     before = both(raw)

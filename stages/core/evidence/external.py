@@ -14,10 +14,10 @@ def judge(
     test: pd.DataFrame, val: pd.DataFrame, first: dict[str, Any], asked: float | str, seed: int
 ) -> dict[str, Any]:
     """The figures of metrics/evaluate.json of another set: the blocks of metrics.summarise, with the threshold of the
-    first set, and drop, unlike, calibration, mean_probability and groups, on the images that the first set lacks.
+    first set, and drop, ood_share, calibration, mean_probability and groups, on the images that the first set lacks.
 
     ``test``: all its images, as for metrics.summarise, with ``raw``, the probability before calibration, and
-    ``unlike``, whether it is out of distribution. ``val``: the validation images of the first set, and ``first`` its
+    ``ood``, whether it is out of distribution. ``val``: the validation images of the first set, and ``first`` its
     figures; ``asked`` is evaluate.threshold.
     """
     threshold, of_first = first["threshold"], first["calibration"]
@@ -27,7 +27,7 @@ def judge(
     labels, raw = fresh["label"].to_numpy(), fresh["raw"].to_numpy()
     return figures | {
         "drop": drop(first["test_unseen"], figures["test_unseen"]),
-        "unlike": share(fresh["unlike"].to_numpy(), fresh["unit"].to_numpy(), seed),
+        "ood_share": share(fresh["ood"].to_numpy(), fresh["unit"].to_numpy(), seed),
         "calibration": calibration.summarise(labels, raw, of_first["temperature"], of_first["applied"]),
         "mean_probability": float(fresh["probability"].mean()),
     }
@@ -47,15 +47,15 @@ def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any
     for name in metrics.MEASURES:
         one, other = here[name], there[name]
         known = None not in (one["value"], other["value"])
-        found[name] = {"value": one["value"] - other["value"] if known else None, "low": None, "high": None}
-        if not known or None in (one["low"], other["low"]):
-            found[name]["reason"] = next(entry["reason"] for entry in (one, other) if entry["low"] is None)
+        found[name] = {"value": one["value"] - other["value"] if known else None, "ci_low": None, "ci_high": None}
+        if not known or None in (one["ci_low"], other["ci_low"]):
+            found[name]["reason"] = next(entry["reason"] for entry in (one, other) if entry["ci_low"] is None)
             continue
         value = found[name]["value"]
-        found[name]["low"] = value - np.hypot(one["value"] - one["low"], other["high"] - other["value"])
-        found[name]["high"] = value + np.hypot(one["high"] - one["value"], other["value"] - other["low"])
+        found[name]["ci_low"] = value - np.hypot(one["value"] - one["ci_low"], other["ci_high"] - other["value"])
+        found[name]["ci_high"] = value + np.hypot(one["ci_high"] - one["value"], other["value"] - other["ci_low"])
         if name in metrics.SHAREFREE:
-            found[name]["worse"] = bool(value - wider * (value - found[name]["low"]) > 0)
+            found[name]["worse"] = bool(value - wider * (value - found[name]["ci_low"]) > 0)
     return found
 
 

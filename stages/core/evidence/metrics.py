@@ -5,7 +5,7 @@ from typing import Any
 from core.evidence import bootstrap, luck
 from core.evidence.bootstrap import Scores
 from core.pipeline import tables
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,12 @@ def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
         value = values[name]
-        entries[name] = {"value": value, "low": None, "high": None, "recipe": {"low": None, "high": None, "luck": None}}
+        entries[name] = {
+            "value": value,
+            "ci_low": None,
+            "ci_high": None,
+            "recipe": {"ci_low": None, "ci_high": None, "seed_variance_share": None},
+        }
         if value is None:
             entries[name]["reason"] = _why_undefined(found)
             continue
@@ -77,7 +82,7 @@ def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict
         if isinstance(bounds, str):
             entries[name]["reason"] = f"no interval: {bounds}"
             continue
-        entries[name]["low"], entries[name]["high"] = bounds
+        entries[name]["ci_low"], entries[name]["ci_high"] = bounds
         training = luck.of_training([values_of[name] for values_of in fewer])
         if training is None:
             entries[name]["recipe"]["reason"] = "not defined without one of the members" if fewer else luck.ALONE
@@ -85,7 +90,7 @@ def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict
         whole = bootstrap.interval(name, value, resampled[name], found, training)
         assert not isinstance(whole, str)  # the model has an interval
         share = bootstrap.luck_share(name, resampled[name], found, training)
-        entries[name]["recipe"] = {"low": whole[0], "high": whole[1], "luck": share}
+        entries[name]["recipe"] = {"ci_low": whole[0], "ci_high": whole[1], "seed_variance_share": share}
     return entries
 
 
@@ -120,12 +125,12 @@ def unseen(predictions: pd.DataFrame) -> pd.DataFrame:
 def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
     """The given threshold, or for "validation" the one with the best balanced accuracy on ``validation``.
 
-    Raises Mistake if it has to be chosen and validation has one class only.
+    Raises PipelineError if it has to be chosen and validation has one class only.
     """
     if asked != "validation":
         return float(asked)
     if validation["label"].nunique() < 2:
-        raise Mistake(
+        raise PipelineError(
             "evaluate.threshold can't be chosen on validation, which has one class only: "
             f"{int(validation['label'].sum())} of {len(validation)} images are positive. "
             "Set a number, for example evaluate.threshold: 0.5"
@@ -171,7 +176,7 @@ def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
     """The counts behind a figure: images, positives, patients, patients with a positive image, and the number of
     independent groups of patients and copies (``unit``) with a positive and with a negative image."""
     units = {
-        f"{name}_groups": predictions.loc[predictions["label"] == label, "unit"].nunique()
+        f"{name}_components": predictions.loc[predictions["label"] == label, "unit"].nunique()
         for label, name in ((1, "positive"), (0, "negative"))
     }
     return tables.counts(predictions) | units
@@ -279,7 +284,7 @@ def explain(figures: dict[str, Any]) -> str:
         blocks["patients' mean"] = figures["test_patients"]["mean"]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
-    for row in [name for name in figures["test"] if not name.endswith("_groups")]:
+    for row in [name for name in figures["test"] if not name.endswith("_components")]:
         texts = [cell(block.get(row)) for block in blocks.values()]
         lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
     return "\n".join(lines)
@@ -291,6 +296,6 @@ def cell(entry: Any) -> str:
         return "-" if entry is None else f"{entry:,}"
     if entry["value"] is None:
         return "-"
-    if entry["low"] is None:
+    if entry["ci_low"] is None:
         return f"{entry['value']:.3f} (no interval)"
-    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+    return f"{entry['value']:.3f} ({entry['ci_low']:.3f} to {entry['ci_high']:.3f})"

@@ -29,12 +29,12 @@ def plan(scores: Scores, seed: int) -> dict[str, Any]:
     patients = len(np.unique(scores.units))
     found: dict[str, Any] = {"patients": patients}
     for measure, entry in entries.items():
-        if entry["low"] is None or entry["value"] in (0, 1):
+        if entry["ci_low"] is None or entry["value"] in (0, 1):
             found[measure] = {"reason": entry.get("reason", f"a figure of {entry['value']} has no spread")}
             continue
         width, freedom = bootstrap.foreseen(measure, entry["value"], known[measure], scores)
-        wide = {"patients": 1.0, "low": freedom / _chi2(0.975, freedom)}
-        wide["high"] = freedom / _chi2(0.025, freedom)
+        wide = {"patients": 1.0, "ci_low": freedom / _chi2(0.975, freedom)}
+        wide["ci_high"] = freedom / _chi2(0.025, freedom)
         found[measure] = {"width": width(1, 1), "doubled": width(2, 1), "needed": {}}
         for goal in WIDTHS:
             found[measure]["needed"][f"{goal:g}"] = {

@@ -56,7 +56,7 @@ def _group(test: pd.DataFrame, rest: pd.DataFrame, name: str, looked: int, thres
     differences = compare(known, name, looked, threshold, seed)
     for part, entry in parts.items():
         entry["difference"] = differences[part]
-    found: dict[str, Any] = {"unknown": len(test) - len(known), "parts": parts}
+    found: dict[str, Any] = {"unknown": len(test) - len(known), "levels": parts}
     if len(rest):
         found["shortcut"] = shortcut(known, rest[rest[name].notna()], name, looked, threshold, seed)
     return found
@@ -163,7 +163,7 @@ def shortcut(
     p = min(1.0, looked * float(kruskal(*samples).pvalue)) if varied else 1.0
     share = test[name].map(rest.groupby(name)["label"].mean()).fillna(rest["label"].mean()).astype(float)
     alone = metrics.of_model(metrics.scores(test.assign(probability=share), threshold), seed, "roc_auc")
-    return {"p": p, "alone": alone, "within": within(test, name, threshold, seed)}
+    return {"p": p, "group_only_auc": alone, "within_group_auc": within(test, name, threshold, seed)}
 
 
 def within(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[str, Any]:
@@ -184,12 +184,12 @@ def within(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[s
         above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
         pairs += resampled["pairs"]
     if not total:
-        return {"value": None, "low": None, "high": None, "reason": "no part has images of both classes"}
+        return {"value": None, "ci_low": None, "ci_high": None, "reason": "no part has images of both classes"}
     with np.errstate(invalid="ignore", divide="ignore"):
         rest = _of(whole, paired)
         bounds = bootstrap.interval("roc_auc", value / total, above / pairs, rest)
-    found = {"value": value / total, "low": None, "high": None}
-    return found | ({"reason": bounds} if isinstance(bounds, str) else {"low": bounds[0], "high": bounds[1]})
+    found = {"value": value / total, "ci_low": None, "ci_high": None}
+    return found | ({"reason": bounds} if isinstance(bounds, str) else {"ci_low": bounds[0], "ci_high": bounds[1]})
 
 
 def _of(scores: Scores, images: np.ndarray) -> Scores:
@@ -201,11 +201,11 @@ def _worst(found: dict[str, Any]) -> dict[str, Any] | None:
     behind = [
         (entry["p"], entry["value"], group, part, measure)
         for group, content in found.items()
-        for part, figures in content["parts"].items()
+        for part, figures in content["levels"].items()
         for measure, entry in figures["difference"].items()
         if entry["p"] is not None and entry["value"] < 0
     ]
     if not behind:
         return None
     p, value, group, part, measure = min(behind)
-    return {"group": group, "part": part, "measure": measure, "difference": value, "p": p}
+    return {"group": group, "level": part, "measure": measure, "difference": value, "p": p}

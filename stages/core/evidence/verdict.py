@@ -5,8 +5,8 @@ from typing import Any
 
 from core.evidence.metrics import SHAREFREE, cell
 from core.evidence.subgroups import FEW
-from core.pipeline.errors import chance, many, some
 from core.pipeline.tables import FEW_PATIENTS, LEAST
+from core.pipeline.text import format_p, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 
@@ -38,9 +38,9 @@ def word(figures: dict[str, Any], other: dict[str, Any] | None = None) -> str:
         lines.append("- No test image has a copy in training; whether patients are on both sides is not known.")
     else:
         lines.append("- Nothing leaked: no test image has a copy, exact or near, or a patient in training.")
-    if figures.get("test_known_to_val"):
+    if figures.get("test_in_val"):
         lines.append(
-            f"- {figures['test_known_to_val']:,} test images have a copy or their patient in validation, which can "
+            f"- {figures['test_in_val']:,} test images have a copy or their patient in validation, which can "
             "choose the epoch and the threshold, so the figures may flatter."
         )
     lines += [f"- {line}" for line in [*_worth(fresh), *_luck(fresh), *_groups(figures), *_elsewhere(other)]]
@@ -53,8 +53,8 @@ def _basis(block: dict[str, Any]) -> str:
     if block["patients"] is None:
         return f"{block['images']:,} images, {block['positives']:,} positive, patients not known"
     return (
-        f"{many(block['images'], 'image')} of {many(block['patients'], 'patient')}; "
-        f"{many(block['positives'], 'positive image')} of {many(block['positive_patients'], 'patient')}"
+        f"{pluralise(block['images'], 'image')} of {pluralise(block['patients'], 'patient')}; "
+        f"{pluralise(block['positives'], 'positive image')} of {pluralise(block['positive_patients'], 'patient')}"
     )
 
 
@@ -71,22 +71,22 @@ def _headline(figures: dict[str, Any]) -> str:
     area = block["roc_auc"]
     if area["value"] is None:
         return f"{but}Not evidence of anything: {area['reason']}{' but leaked ones' if leaks else ''} in the test set."
-    if block["positive_groups"] == 1:
+    if block["positive_components"] == 1:
         who = "one image and its copies" if block["patients"] is None else "one patient"
         return f"{but}Not evidence of anything: {where}all positives come from {who}."
-    if area["low"] is None:
+    if area["ci_low"] is None:
         return f"{but}Not evidence of anything: {area['reason']}."
-    found = f"ROC AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
-    few = min(block["positive_groups"], block["negative_groups"])
+    found = f"ROC AUC {area['value']:.3f} ({area['ci_low']:.3f} to {area['ci_high']:.3f})"
+    few = min(block["positive_components"], block["negative_components"])
     who = "images" if block["patients"] is None else "patients"
     rests = f", on {few:,} independent {who} of the rarer class" if few < FEW_PATIENTS else ""
     if block["patients"] is None:
         rests += ", if every image is of another patient: whose they are is not known"
-    if area["low"] > 0.5 and few < LEAST:
+    if area["ci_low"] > 0.5 and few < LEAST:
         return f"{but}Above chance on these patients, who are too few to say it of new ones: {where}{found}{rests}."
-    if area["low"] > 0.5:
+    if area["ci_low"] > 0.5:
         return f"{but}Better than chance: {where}{found}{rests}."
-    if area["high"] < 0.5:
+    if area["ci_high"] < 0.5:
         return f"{but}Worse than chance: {where}{found}{rests}."
     return f"{but}Cannot be told from chance: {where}{found}{rests}."
 
@@ -114,7 +114,7 @@ def _elsewhere(other: dict[str, Any] | None) -> list[str]:
     lines.append(f"How far it falls there: {'; '.join(shown)}. {sure}")
     lines.append(
         f"Calibration there: mean probability {other['mean_probability']:.2f}, share of positives "
-        f"{fresh['positives'] / fresh['images']:.2f}. Unlike the training images: a share of {cell(other['unlike'])}, "
+        f"{fresh['positives'] / fresh['images']:.2f}. Out-of-distribution images: a share of {cell(other['ood_share'])}, "
         "where 0.05 is usual."
     )
     return lines + [f"In the other set: {line}" for line in _groups(other)]
@@ -132,7 +132,7 @@ def _words(measure: str) -> str:
 def shortcuts(figures: dict[str, Any]) -> list[str]:
     """The names of the groups that predict the class by themselves."""
     found = {name: group["shortcut"] for name, group in figures.get("groups", {}).items() if "shortcut" in group}
-    return [name for name, one in found.items() if one["p"] < CHANCE and (one["alone"]["value"] or 0) > 0.5]
+    return [name for name, one in found.items() if one["p"] < CHANCE and (one["group_only_auc"]["value"] or 0) > 0.5]
 
 
 def _groups(figures: dict[str, Any]) -> list[str]:
@@ -142,9 +142,13 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     lines, area = [], figures["test_unseen"]["roc_auc"]
     for name in shortcuts(figures):
         found = figures["groups"][name]["shortcut"]
-        inside = cell(found["within"]) if found["within"]["value"] is not None else found["within"]["reason"]
+        inside = (
+            cell(found["within_group_auc"])
+            if found["within_group_auc"]["value"] is not None
+            else found["within_group_auc"]["reason"]
+        )
         lines.append(
-            f"**{_escaped(name)} predicts the class without any image**: ROC AUC {cell(found['alone'])} on the test "
+            f"**{_escaped(name)} predicts the class without any image**: ROC AUC {cell(found['group_only_auc'])} on the test "
             f"images. If the images show it, the network can have learned it. The network's ROC AUC among images of "
             f"the same {_escaped(name)}: {inside}; over all: {cell(area)}."
         )
@@ -153,10 +157,10 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     if worst is None:
         lines.append(f"Groups ({names}): too few patients to say anything.")
     else:
-        part = figures["groups"][worst["group"]]["parts"][worst["part"]]
-        what = f"{_escaped(worst['group'])} {_escaped(worst['part'])}: {_words(worst['measure'])}"
+        part = figures["groups"][worst["group"]]["levels"][worst["level"]]
+        what = f"{_escaped(worst['group'])} {_escaped(worst['level'])}: {_words(worst['measure'])}"
         is_ = f"{what} {cell(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
-        sure = f"{chance(worst['p'])}, corrected for all that were looked at"
+        sure = f"{format_p(worst['p'])}, corrected for all that were looked at"
         if worst["p"] < CHANCE:
             lines.append(f"**It fails some**: {is_} ({sure}).")
         else:
@@ -167,26 +171,26 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     few = [
         _escaped(f"{group} {part}")
         for group, content in figures["groups"].items()
-        for part, entry in content["parts"].items()
+        for part, entry in content["levels"].items()
         if all(difference.get("reason") == FEW for difference in entry["difference"].values())
     ]
     if few and worst is not None:
-        lines.append(f"Too few patients to say: {some(few, 8)}.")
+        lines.append(f"Too few patients to say: {shorten(few, 8)}.")
     return lines
 
 
 def _luck(block: dict[str, Any]) -> list[str]:
     """How much of the doubt is the patients' and how much the training's, and what would lower it."""
     area = block["roc_auc"]
-    if area["low"] is None:
+    if area["ci_low"] is None:
         return []
     recipe = area["recipe"]
-    if recipe["low"] is None:
+    if recipe["ci_low"] is None:
         return [f"A new training could give another figure; how far off is not known: {recipe['reason']}."]
-    share = round(100 * recipe["luck"])
-    remedy = "more members (train.members)" if share > 50 else "more test patients"
+    share = round(100 * recipe["seed_variance_share"])
+    remedy = "more members (train.ensemble_size)" if share > 50 else "more test patients"
     return [
-        f"On new patients and after a new training: ROC AUC {recipe['low']:.3f} to {recipe['high']:.3f}. {share} % of "
+        f"On new patients and after a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
         f"this doubt is the luck of the training, the rest is which patients are tested: {remedy} would lower it most."
     ]
 
@@ -198,8 +202,8 @@ def _worth(block: dict[str, Any]) -> list[str]:
         entry = block[name]
         if entry["value"] is not None:
             bounds = (
-                f"({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
-                if entry["low"] is not None
+                f"({100 * entry['ci_low']:.0f} to {100 * entry['ci_high']:.0f})"
+                if entry["ci_low"] is not None
                 else f"({entry['reason']})"
             )
             lines.append(f"Of 100 {kind} images it calls {100 * entry['value']:.0f} {kind} {bounds}.")

@@ -17,7 +17,7 @@ from io import BufferedWriter
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 MOST_FILES = 20_000_000
 MOST_BYTES = 1 << 40
@@ -37,7 +37,7 @@ _NAMES_AT_FAULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG
 def unpack(archive: str | Path, target: str | Path) -> None:
     """Unpack ``archive`` (zip, or tar compressed with gz, xz, bz2 or not at all) to the folder ``target``.
 
-    Raises Mistake, which names the archive, the member and the problem.
+    Raises PipelineError, which names the archive, the member and the problem.
     """
     archive, target = Path(archive), Path(target)
     try:
@@ -46,11 +46,11 @@ def unpack(archive: str | Path, target: str | Path) -> None:
         elif tarfile.is_tarfile(archive):
             _untar(archive, target)
         else:
-            raise Mistake(f"{archive} is neither a zip nor a tar (gz, xz)")
+            raise PipelineError(f"{archive} is neither a zip nor a tar (gz, xz)")
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, *_NAMES_AT_FAULT):
             raise  # a problem of this machine (disk space, permission), not of the archive
-        raise Mistake(f"{archive} is damaged: {error}") from None
+        raise PipelineError(f"{archive} is damaged: {error}") from None
 
 
 def _unzip(archive: Path, target: Path) -> None:
@@ -61,9 +61,9 @@ def _unzip(archive: Path, target: Path) -> None:
             if member.is_dir():
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise Mistake(f"{archive}: {member.filename} is a symbolic link, which is not followed")
+                raise PipelineError(f"{archive}: {member.filename} is a symbolic link, which is not followed")
             if member.flag_bits & 1:
-                raise Mistake(f"{archive}: {member.filename} is encrypted: use an archive without a password")
+                raise PipelineError(f"{archive}: {member.filename} is encrypted: use an archive without a password")
             allowance.take(member.file_size)
             with source.open(member) as content, _create(path, archive) as file:
                 shutil.copyfileobj(content, file, 1 << 20)
@@ -80,7 +80,7 @@ def _untar(archive: Path, target: Path) -> None:
             if member.islnk():
                 original = allowance.place(member.linkname)
                 if not original.is_file():
-                    raise Mistake(
+                    raise PipelineError(
                         f"{archive}: {member.name} links to {member.linkname}, which is not in the archive before it"
                     )
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _untar(archive: Path, target: Path) -> None:
                 with content, _create(path, archive) as file:
                     shutil.copyfileobj(content, file, 1 << 20)
             else:
-                raise Mistake(f"{archive}: {member.name} is a symbolic link or a device, which is not followed")
+                raise PipelineError(f"{archive}: {member.name} is a symbolic link or a device, which is not followed")
         assert source.fileobj is not None
         while source.fileobj.read(1 << 20):  # read to the end, where gzip and xz verify their checksum
             pass
@@ -115,7 +115,7 @@ def _create(path: Path, archive: Path) -> BufferedWriter:
     try:
         return open(path, "xb")
     except FileExistsError:
-        raise Mistake(f"{archive} contains {path.name} twice") from None
+        raise PipelineError(f"{archive} contains {path.name} twice") from None
 
 
 class _Allowance:
@@ -129,13 +129,13 @@ class _Allowance:
     def place(self, name: str) -> Path:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise Mistake(f"{self.archive}: the path {name!r} leaves the archive, so the archive is not used")
+            raise PipelineError(f"{self.archive}: the path {name!r} leaves the archive, so the archive is not used")
         return self.target / path
 
     def take(self, size: int) -> None:
         self.files -= 1
         self.bytes -= size
         if self.files < 0:
-            raise Mistake(f"{self.archive} contains more than {MOST_FILES:,} files")
+            raise PipelineError(f"{self.archive} contains more than {MOST_FILES:,} files")
         if self.bytes < 0:
-            raise Mistake(f"{self.archive} unpacks to more than the free disk space, or to more than 1 TiB")
+            raise PipelineError(f"{self.archive} unpacks to more than the free disk space, or to more than 1 TiB")

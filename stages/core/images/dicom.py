@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from core.images.preparation import LEVELS, LOWEST, Unreadable
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 from PIL import Image
@@ -184,21 +184,21 @@ def pseudonyms(key: str | None, check: str | None, patients: dict[str, str], roo
     """A keyed hash instead of each patient: HMAC-SHA256, 16 hexadecimal digits.
 
     ``key`` is the path of a file with a secret, ``check`` the first 8 digits of the SHA-256 of its content. Raises
-    Mistake if the file is missing, empty, or another one.
+    PipelineError if the file is missing, empty, or another one.
     """
     how = "or write patients as they are: data.dicom.patient: plain"
     if key is None:
-        raise Mistake(
+        raise PipelineError(
             "data.patient is a DICOM tag, and is written as a keyed hash. Write a secret to a file outside of git "
             f"(openssl rand -hex 32 > ../patients.key) and set data.dicom.key to its path, {how}"
         )
     path = root / Path(key).expanduser()
     if not path.is_file() or not (secret := path.read_bytes().strip()):
-        raise Mistake(f"data.dicom.key: {path} is missing or empty. Write a secret to it, {how}")
+        raise PipelineError(f"data.dicom.key: {path} is missing or empty. Write a secret to it, {how}")
     here = hashlib.sha256(secret).hexdigest()[:8]
     if check != here:
         was = "is not set: set it to" if check is None else f"is {check}, but the key there now has"
-        raise Mistake(
+        raise PipelineError(
             f"data.dicom.key_check {was} {here}, so that another key is noticed. With another key, every patient would "
             "get another name"
         )

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.images import dicom
-from core.pipeline.errors import Mistake, some
+from core.pipeline.errors import PipelineError
+from core.pipeline.text import shorten
 
 # A file of another name is an image if it is DICOM.
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
@@ -21,16 +22,16 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
         for name in folders + names:
             path = Path(at, name)
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise Mistake(
+                raise PipelineError(
                     f"{path} is a link to a file outside of {base}, which is not followed: copy the file there"
                 )
         for name in names:
             if not name.startswith("."):
                 file = Path(at, name).relative_to(base).as_posix()
                 if not file.isprintable():  # bytes that are not UTF-8 become surrogates, which are not printable
-                    raise Mistake(f"{base} contains a file whose name is not printable: {file!a}. Rename it")
+                    raise PipelineError(f"{base} contains a file whose name is not printable: {file!a}. Rename it")
                 if not Path(at, name).is_file():
-                    raise Mistake(f"{Path(at, name)} is not a regular file (a broken link, or a pipe). Remove it")
+                    raise PipelineError(f"{Path(at, name)} is not a regular file (a broken link, or a pipe). Remove it")
                 (images if _is_image(Path(at, name)) else others).append(file)
     return sorted(images), sorted(others)
 
@@ -59,7 +60,7 @@ def _is_image(path: Path) -> bool:
 
 
 def expand(paths: list[Path]) -> list[str]:
-    """The given files, and the images below the given folders. Raises Mistake if there are none."""
+    """The given files, and the images below the given folders. Raises PipelineError if there are none."""
     found: list[str] = []
     for path in paths:
         if path.is_dir():
@@ -67,7 +68,9 @@ def expand(paths: list[Path]) -> list[str]:
         elif path.is_file():
             found.append(path.as_posix())
         else:
-            raise Mistake(f"there is no image or folder {path}")
+            raise PipelineError(f"there is no image or folder {path}")
     if not found:
-        raise Mistake(f"there is no image in {some([str(path) for path in paths])} ({', '.join(sorted(IMAGES))})")
+        raise PipelineError(
+            f"there is no image in {shorten([str(path) for path in paths])} ({', '.join(sorted(IMAGES))})"
+        )
     return found

@@ -4,8 +4,9 @@ import re
 from itertools import pairwise
 
 from core.pipeline import tables
-from core.pipeline.errors import Mistake, many, some
-from core.pipeline.sections import Group
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.data import Group
+from core.pipeline.text import pluralise, shorten
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ def table(images: pd.DataFrame, found: dict[str, dict[str, str]], asked: list[Gr
     """``images``, with columns file and patient, and a column for each group, with the prefix tables.GROUP.
 
     ``found``: the values of each group by file (labels.grouped). An image without a value is in no group. Raises
-    Mistake if a group has one value, or about as many as there are patients, or edges but no numbers.
+    PipelineError if a group has one value, or about as many as there are patients, or edges but no numbers.
     """
     columns = {}
     for group in asked:
@@ -33,25 +34,27 @@ def table(images: pd.DataFrame, found: dict[str, dict[str, str]], asked: list[Gr
 def _divided(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") -> "pd.Series[str]":
     where = f"data.groups: {group.name}"
     if values.isna().all():
-        raise Mistake(f"{where} has no value in any image")
+        raise PipelineError(f"{where} has no value in any image")
     numbers = values.fillna("").map(_number).astype(float)
     words = sorted(values[values.notna() & numbers.isna()].unique())
     if group.edges and words:
-        raise Mistake(f"{where} has edges, but {some([repr(word) for word in words], 3)} are no numbers")
+        raise PipelineError(f"{where} has edges, but {shorten([repr(word) for word in words], 3)} are no numbers")
     if words and numbers.nunique() > MOST_WORDS:
-        raise Mistake(
-            f"{where} is a number in most images, but {some([repr(word) for word in words], 3)} is none. Leave unknown "
+        raise PipelineError(
+            f"{where} is a number in most images, but {shorten([repr(word) for word in words], 3)} is none. Leave unknown "
             "cells empty"
         )
     if group.edges or (not words and values.nunique() > MOST_WORDS):
         values = _cut(numbers, group.edges, patients)
     if values.nunique() == 1:
-        raise Mistake(f"{where} has one value, {values.dropna().iloc[0]!r}: there is nothing to compare. Leave it out")
-    whose = many(patients.nunique(), "patient") if patients.notna().any() else many(len(patients), "image")
+        raise PipelineError(
+            f"{where} has one value, {values.dropna().iloc[0]!r}: there is nothing to compare. Leave it out"
+        )
+    whose = pluralise(patients.nunique(), "patient") if patients.notna().any() else pluralise(len(patients), "image")
     if values.nunique() > (patients.nunique() or len(patients)) / 2:
-        raise Mistake(
+        raise PipelineError(
             f"{where} has {values.nunique():,} values for {whose}, such as "
-            f"{some(sorted(values.dropna().unique()), 2)}: a group needs several patients"
+            f"{shorten(sorted(values.dropna().unique()), 2)}: a group needs several patients"
         )
     return values
 

@@ -20,7 +20,7 @@ class Preparation(NamedTuple):
     values that become black and white, WINDOW, or None for images of 8 bits."""
 
     side: int
-    fit: str = "squeeze"
+    fit: str = "stretch"
     levels: tuple[int, int] | str | None = None
 
     @classmethod
@@ -28,16 +28,16 @@ class Preparation(NamedTuple):
         """From models/model.json, or from data/prepared/preparation.json."""
         levels = description.get("levels")
         pair = (levels[0], levels[1]) if isinstance(levels, list) else levels
-        return cls(description["image_size"], description.get("fit", "squeeze"), pair)
+        return cls(description["image_size"], description.get("fit", "stretch"), pair)
 
     def description(self) -> dict[str, Any]:
         return {"image_size": self.side, "fit": self.fit, "levels": self.levels}
 
 
-def square(image: Image.Image, side: int, fit: str = "squeeze") -> np.ndarray:
+def square(image: Image.Image, side: int, fit: str = "stretch") -> np.ndarray:
     """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
 
-    "squeeze" changes the shape of what is shown; "pad" adds black on two sides; "crop" keeps the central square. Pillow
+    "stretch" changes the shape of what is shown; "pad" adds black on two sides; "crop" keeps the central square. Pillow
     resizes 8-bit images with integers, so the result has the same bytes on every machine.
     """
     width, height = image.size

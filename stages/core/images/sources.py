@@ -12,8 +12,9 @@ from core.images import archives, dicom, grouping, labels, phantom
 from core.images.folders import IMAGES, walk
 from core.images.preparation import Unreadable
 from core.pipeline import files, tables, web
-from core.pipeline.errors import Mistake, some
-from core.pipeline.sections import Data
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.data import Data
+from core.pipeline.text import shorten
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ class Raw(NamedTuple):
 def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
     """Open the source that ``data`` describes. Relative locations are relative to ``root``.
 
-    Raises Mistake for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do not
+    Raises PipelineError for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do not
     match.
     """
     with files.scratch("data", "download") as scratch:  # not in /tmp, which is often small
@@ -54,18 +55,18 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
             folder, known = local, {}
             if not folder.is_dir():
                 packed = ": it is a file; for an archive set data.source: archive" if folder.is_file() else ""
-                raise Mistake(f"data.location: there is no folder {folder}{packed}")
+                raise PipelineError(f"data.location: there is no folder {folder}{packed}")
         else:
             archive = local
             if "://" in data.location:
                 archive = scratch / "archive"
                 web.fetch(data.location, archive, MOST_DOWNLOADED)
             if not archive.is_file():
-                raise Mistake(f"data.location: there is no archive {archive}")
+                raise PipelineError(f"data.location: there is no archive {archive}")
             found = files.sha256(archive)
             if data.sha256 is not None and found != data.sha256:
                 where = web.public(data.location)
-                raise Mistake(
+                raise PipelineError(
                     f"{where} has the sha256 {found}, but data.sha256 is {data.sha256}: it is a different file"
                 )
             folder, known = scratch / "unpacked", {"sha256": found}
@@ -76,14 +77,14 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
 
 def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     """Read labels, patients and lists of a folder, and match them with its images."""
-    base = folder / data.within if data.within else folder
+    base = folder / data.subdir if data.subdir else folder
     if not base.is_dir():
-        raise Mistake(f"data.within: there is no folder {data.within!r} in {data.location}")
+        raise PipelineError(f"data.subdir: there is no folder {data.subdir!r} in {data.location}")
     images, others = walk(base)
     if not images:
         packed = [file for file in others if Path(file).suffix.lower() in PACKED]
-        inside = f"; it contains archives, unpack them first: {some(packed)}" if packed else ""
-        raise Mistake(f"{data.location} contains no image ({', '.join(sorted(IMAGES))}){inside}")
+        inside = f"; it contains archives, unpack them first: {shorten(packed)}" if packed else ""
+        raise PipelineError(f"{data.location} contains no image ({', '.join(sorted(IMAGES))}){inside}")
 
     faults: dict[str, list[str]] = {}
     frames, tags = _headers(base, images, data, faults)
@@ -97,13 +98,13 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     bad = {file for names in faults.values() for file in names}
     kept = sorted(set(taken) - bad)
     faults = {what: names for what, names in faults.items() if names}
-    if faults and data.unusable == "fail":
-        said = [f"{data.location}: {len(names):,} {what}: {some(names)}" for what, names in faults.items()]
+    if faults and data.on_bad_image == "fail":
+        said = [f"{data.location}: {len(names):,} {what}: {shorten(names)}" for what, names in faults.items()]
         lost = set(faults.get(labels.LOST, []))
         ends = sorted(Path(image).suffix for image in images if Path(image).stem in lost)
         if ends:
             said.append(f"{data.labels} gives file names without their extension: add {ends[0]} to them")
-        raise Mistake("\n".join([*said, "Fix the source, or leave these images out: data.unusable: drop"]))
+        raise PipelineError("\n".join([*said, "Fix the source, or leave these images out: data.on_bad_image: drop"]))
     if data.patient_tag and data.dicom.patient == "hash":
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
     sides = labels.sides({file: name for file, name in classes.items() if file not in bad}, data)
@@ -146,7 +147,7 @@ def _headers(
         faults[several] = [file for file, count in frames.items() if count > 1]
     for name in data.tags():
         if not dicom.known(name):
-            raise Mistake(f"data.labels, data.patient or data.groups: DICOM has no tag with the keyword {name!r}")
+            raise PipelineError(f"data.labels, data.patient or data.groups: DICOM has no tag with the keyword {name!r}")
     return frames, tags
 
 
@@ -171,7 +172,7 @@ def _content(base: Path, file: str, frames: dict[str, int]) -> bytes:
         content = (base / file).read_bytes()
         return dicom.stripped(content, None) if file in frames else content
     except Unreadable as reason:
-        raise Mistake(f"{base / file}: {reason}. Remove the file from the source") from None
+        raise PipelineError(f"{base / file}: {reason}. Remove the file from the source") from None
 
 
 def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
@@ -232,7 +233,7 @@ def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
         folder = Path(kagglehub.dataset_download(location))
     except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
         reason = str(error).strip().partition("\n")[0].partition(" (Caused by")[0]
-        raise Mistake(
+        raise PipelineError(
             f"Kaggle's data set {location} can't be downloaded ({type(error).__name__}: {reason}). "
             "Without a network: download it elsewhere, and use data.source: archive"
         ) from None

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.sections import Augment
+    from core.pipeline.schemas.train import Augment
 
 # Optical densities of haematoxylin, eosin and residual per channel of RGB:
 # Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution (2001), table 1.
@@ -88,7 +88,7 @@ def augment(
 
     Random numbers are drawn from ``random`` on the CPU, so they are the same for every device. ``images`` can be a part
     of a batch of ``count`` images that starts at image ``first``: each image is then changed as in the whole batch.
-    Raises Mistake for stain jitter on grey images.
+    Raises PipelineError for stain jitter on grey images.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -103,7 +103,7 @@ def augment(
         images = _turn(images, chosen.geometry, turns.to(images.device))
     if chosen.stain:
         if images.shape[1] != 3:
-            raise Mistake("train.augment.stain is for colour images, but these images are grey: set it to 0")
+            raise PipelineError("train.augment.stain is for colour images, but these images are grey: set it to 0")
         images = _restain(images, factors(chosen.stain, 3))
     if chosen.contrast:
         middle = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -116,12 +116,14 @@ def augment(
 def _turn(images: Tensor, geometry: str, turns: Tensor) -> Tensor:
     """Flip each image left-right, flip it top-bottom, and transpose it, as ``turns`` says: bool (3, B), in this order.
 
-    This gives the eight symmetries of a square. Without geometry "symmetries", images are not transposed.
+    With geometry "d4", these are the eight symmetries of a square; "flips" does not transpose, and "hflip" only flips
+    left-right.
     """
     across, down, over = turns
     images = torch.where(across.view(-1, 1, 1, 1), images.flip(3), images)
-    images = torch.where(down.view(-1, 1, 1, 1), images.flip(2), images)
-    if geometry == "symmetries":
+    if geometry != "hflip":
+        images = torch.where(down.view(-1, 1, 1, 1), images.flip(2), images)
+    if geometry == "d4":
         images = torch.where(over.view(-1, 1, 1, 1), images.transpose(2, 3), images)
     return images
 

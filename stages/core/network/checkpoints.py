@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from core.pipeline import files
-from core.pipeline.errors import some
+from core.pipeline.text import shorten
 
 import torch
 from safetensors.torch import load, save
@@ -92,7 +92,7 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
     if others:
         print(
             "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
-            f"{some([str(path) for path in others])}",
+            f"{shorten([str(path) for path in others])}",
             file=sys.stderr,
         )
     store = Store(folder)

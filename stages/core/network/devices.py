@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core.pipeline import pins
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import torch
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.sections import Train
+    from core.pipeline.schemas.train import Train
 
 COMPILED_FROM = 20_000  # steps: from here on a gain of 10 % outweighs one to two minutes of compiling
 
 
 def choose(name: str) -> torch.device:
-    """The device for ``train.device``. Raises Mistake if this machine does not have it."""
+    """The device for ``train.device``. Raises PipelineError if this machine does not have it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -28,9 +28,11 @@ def choose(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise Mistake(f"the device is {name!r}, but must be auto, cpu, cuda, or one GPU such as cuda:1") from None
+        raise PipelineError(f"the device is {name!r}, but must be auto, cpu, cuda, or one GPU such as cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Mistake(f"train.device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use auto or cpu")
+        raise PipelineError(
+            f"train.device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use auto or cpu"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # the provenance names the GPU only if CUDA is initialised
@@ -50,12 +52,12 @@ def autocast(name: str, device: torch.device) -> torch.autocast:
 
 
 def check(chosen: Train, device: torch.device) -> None:
-    """Raise Mistake if the parameters ask for equal bytes everywhere, and for something that rounds differently on each
+    """Raise PipelineError if the parameters ask for equal bytes everywhere, and for something that rounds differently on each
     processor."""
     if chosen.reproducible == "everywhere" and device.type == "cpu":
         for what in ("compile", "precision"):
             if (value := getattr(chosen, what)) in (True, "bf16"):
-                raise Mistake(
+                raise PipelineError(
                     f"train.{what} = {value} on a CPU gives other bytes on other processors: set it to auto, or "
                     "train.reproducible to machine"
                 )
@@ -83,7 +85,7 @@ def promise(chosen: Train, device: torch.device) -> str:
 
 
 def compiles(chosen: Train, images: int, device: torch.device) -> bool:
-    """Whether to compile the network, for ``train.compile``. Raises Mistake if it is true but compiling fails."""
+    """Whether to compile the network, for ``train.compile``. Raises PipelineError if it is true but compiling fails."""
     if chosen.compile == "auto" and (
         chosen.reproducible == "everywhere"  # compiled code uses all instructions of the processor
         or device.type != "cpu"
@@ -101,7 +103,7 @@ def compiles(chosen: Train, images: int, device: torch.device) -> bool:
             return False
         needed = "a C++ compiler (Debian, Ubuntu: apt install g++)" if device.type == "cpu" else "Triton"
         reason = str(error).strip().splitlines()[0]
-        raise Mistake(f"train.compile is true, but compiling needs {needed}: {reason}") from None
+        raise PipelineError(f"train.compile is true, but compiling needs {needed}: {reason}") from None
     return True
 
 
@@ -122,10 +124,10 @@ def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) ->
 
 @contextmanager
 def memory(remedy: str) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into a Mistake that says what to lower."""
+    """Turn torch's out-of-memory errors into a PipelineError that says what to lower."""
     try:
         yield
     except RuntimeError as error:  # includes OutOfMemoryError; the CPU has no specific exception
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise Mistake(f"Not enough memory: {remedy}. ({str(error).splitlines()[0]})") from None
+        raise PipelineError(f"Not enough memory: {remedy}. ({str(error).splitlines()[0]})") from None

@@ -5,7 +5,7 @@ from typing import Any
 
 from core.network import pretrained
 from core.network.networks import Classifier
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +55,12 @@ def together(logits: Tensor) -> Tensor:
 
 def restore(weights: str | Path, description: dict[str, Any]) -> Ensemble:
     """Load the ensemble of models/. ``description`` is the content of its model.json, with backbone, head, image_size
-    (pixels), mean, std, arguments and members. Raises Mistake if the weights belong to another network."""
+    (pixels), mean, std, arguments and members. Raises PipelineError if the weights belong to another network."""
     names = ("backbone", "head", "image_size", "mean", "std", "arguments")
     told = {name: description[name] for name in names if name in description}
     found = Ensemble([Classifier(**told) for _ in range(description.get("members", 1))])
     try:
         found.load_state_dict(pretrained.read(Path(weights)))
     except RuntimeError as error:
-        raise Mistake(f"{weights} does not fit its model.json: {str(error).splitlines()[-1].strip()}") from None
+        raise PipelineError(f"{weights} does not fit its model.json: {str(error).splitlines()[-1].strip()}") from None
     return found

@@ -27,7 +27,7 @@ from core.network.ranks import Ranks
 from core.network.state import Epoch, Fitted
 from core.network.training import Data, Watch
 from core.pipeline import files
-from core.pipeline.errors import Interrupted, Mistake
+from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,8 @@ from safetensors.torch import load, save
 from tqdm import tqdm
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.sections import Model, Train
+    from core.pipeline.schemas.model import Model
+    from core.pipeline.schemas.train import Train
 
 OFTEN = 0.1  # seconds between two reports of a process on its progress
 STOPPED = f"training stopped. {training.KEPT}"
@@ -44,7 +45,7 @@ STOPPED = f"training stopped. {training.KEPT}"
 
 class Plan(NamedTuple):
     """What is needed to train each member: the arguments of training.fit, the file of the images (N, H, W, C), the
-    folder that model.weights is relative to, and the folder of each member's checkpoints."""
+    folder that model.weights is relative to, the folder of each member's checkpoints, and the minutes between them."""
 
     model: Model
     chosen: Train
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     rows: dict[str, np.ndarray]
     root: Path
     stores: tuple[Path, ...] = ()
+    checkpoint_minutes: float = 5.0
 
 
 class Listener(NamedTuple):
@@ -106,7 +108,7 @@ def at_once(chosen: Train, device: torch.device) -> int:
 
 
 def train(plan: Plan, listener: Listener, together: Ranks) -> list[Fitted]:
-    """Train all members. Raises Interrupted and Mistake like training.fit. All ranks must call this."""
+    """Train all members. Raises Interrupted and PipelineError like training.fit. All ranks must call this."""
     count, device = len(plan.seeds), devices.choose(plan.chosen.device)
     workers = 1 if together.count > 1 else min(count, at_once(plan.chosen, device))
     if workers > 1:
@@ -116,7 +118,13 @@ def train(plan: Plan, listener: Listener, together: Ranks) -> list[Fitted]:
 
 def _one(plan: Plan, number: int, listener: Listener, together: Ranks) -> Fitted:
     data = Data(files.read_array(plan.images), plan.labels, plan.rows)
-    watch = Watch(lambda epoch: listener.report(number, epoch), listener.seen, listener.stop, name(plan, number))
+    watch = Watch(
+        lambda epoch: listener.report(number, epoch),
+        listener.seen,
+        listener.stop,
+        name(plan, number),
+        plan.checkpoint_minutes,
+    )
     store = Store(plan.stores[number]) if plan.stores else None  # only the first rank has any
     return training.fit(built(plan, number), data, plan.chosen, plan.seeds[number], watch, store, together)
 
@@ -172,7 +180,7 @@ class _Workers:
             process.join()
             del self.busy[pipe]
             self.failed.append(
-                Mistake(
+                PipelineError(
                     f"The process that trained member {number + 1} ended with exit status {process.exitcode} (-9: it "
                     "was killed, perhaps because memory ran out). Checkpoints are kept: run the same command again"
                 )
@@ -210,7 +218,7 @@ def _told(plan: Plan, member: int, throttled: _Throttled) -> tuple[str, Any]:
         return "fitted", (save(fitted.state), tuple(fitted.kept), fitted.epochs, fitted.stopped_early)
     except Interrupted:
         return "failed", Interrupted(STOPPED)
-    except (Mistake, OSError, MemoryError) as error:
+    except (PipelineError, OSError, MemoryError) as error:
         return "failed", error
     except Exception:
         return "failed", RuntimeError(traceback.format_exc())
@@ -288,9 +296,13 @@ def summarise(fitted: list[Fitted], seeds: list[int]) -> dict[str, Any]:
     """How the training went, for metrics/train.json: the means over the members, and each member's own figures."""
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     each = [
-        {"seed": seed, "kept_epoch": one.kept.number, "epochs": one.epochs, "stopped_early": one.stopped_early}
+        {"seed": seed, "best_epoch": one.kept.number, "epochs": one.epochs, "stopped_early": one.stopped_early}
         | {name: getattr(one.kept, name) for name in names}
         for one, seed in zip(fitted, seeds, strict=True)
     ]
-    means = {name: float(np.mean([one[name] for one in each])) for name in ("kept_epoch", "epochs", *names)}
-    return {"members": len(each)} | means | {"each": {f"member_{at}": one for at, one in enumerate(each, start=1)}}
+    means = {name: float(np.mean([one[name] for one in each])) for name in ("best_epoch", "epochs", *names)}
+    return (
+        {"ensemble_size": len(each)}
+        | means
+        | {"per_member": {f"member_{at}": one for at, one in enumerate(each, start=1)}}
+    )

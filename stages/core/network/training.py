@@ -15,7 +15,7 @@ from core.network.checkpoints import Store
 from core.network.networks import Classifier
 from core.network.ranks import Ranks
 from core.network.state import Epoch, Fitted, State
-from core.pipeline.errors import Interrupted, Mistake
+from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.sections import Train
+    from core.pipeline.schemas.train import Train
 
 LOOKED_AFTER = 50  # steps between checks that loss and weights are finite
 KEPT = "Its state is kept. Run the same command again to resume, or dvc repro --force to start from the beginning"
@@ -46,13 +46,15 @@ class Watch:
 
     ``report`` is called for each epoch, including those before the checkpoint; ``seen`` with the number of images that
     a step took, or that a resumed training had taken, and a text for people. Once ``stop`` returns True, training ends
-    after the current step. ``name`` tells the training from others, for example "member 2: ".
+    after the current step. ``name`` tells the training from others, for example "member 2: ". A
+    checkpoint is written after each epoch and every ``checkpoint_minutes``.
     """
 
     report: Callable[[Epoch], None] = lambda epoch: None
     seen: Callable[[int, str], None] = lambda images, text: None
     stop: Callable[[], bool] = lambda: False
     name: str = ""
+    checkpoint_minutes: float = 5.0
 
 
 def fit(
@@ -69,11 +71,13 @@ def fit(
 
     If ``store`` has a checkpoint, training resumes from it and gives the same bytes as without an interruption. Several
     ``ranks`` share each batch, and all return the same; ``store`` and ``watch`` are those of the first rank. Raises
-    Interrupted if ``watch`` asks to stop. Raises Mistake if the loss becomes NaN or infinite, if memory runs out, or
+    Interrupted if ``watch`` asks to stop. Raises PipelineError if the loss becomes NaN or infinite, if memory runs out, or
     for fewer than two training images.
     """
     if len(data.rows["train"]) < 2:
-        raise Mistake(f"{len(data.rows['train'])} image to train on is too few: batch normalisation needs at least 2")
+        raise PipelineError(
+            f"{len(data.rows['train'])} image to train on is too few: batch normalisation needs at least 2"
+        )
     watch = watch or Watch()
     with devices.memory(
         f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or choose a smaller model.backbone"
@@ -105,13 +109,13 @@ class Training:
         ranks: Ranks,
     ) -> None:
         self.chosen, self.rows, self.watch, self.store, self.ranks = chosen, data.rows, watch, store, ranks
-        self.remedy = f"lower train.lr ({chosen.lr:g}), or set train.clip_norm to 1.0"
+        self.remedy = f"lower train.lr ({chosen.lr:g}), or set train.grad_clip_norm to 1.0"
         device = self.device = devices.choose(chosen.device)
         self.cast = devices.autocast(chosen.precision, device)
         self.classifier = _placed(classifier, chosen, device, ranks)
         self.pixels = Pixels(data.images, device)
         self.truth = torch.from_numpy(data.labels.astype(np.float32)).to(device)
-        self.weight = torch.tensor(chosen.positive_weight, device=device)
+        self.weight = torch.tensor(chosen.pos_weight, device=device)
         self.network: nn.Module = self.classifier
         if ranks.count > 1:
             self.network = DistributedDataParallel(self.classifier)
@@ -136,7 +140,7 @@ class Training:
             self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)], whole)
             self.watch.seen(len(whole), self.doing)
             if self.ranks.count == 1 or self.state.step % HEEDED_AFTER == 0:
-                late = time.monotonic() - self.kept_at > 60 * self.chosen.checkpoint_minutes
+                late = time.monotonic() - self.kept_at > 60 * self.watch.checkpoint_minutes
                 if self.ranks.any(self.watch.stop() or late):
                     self.keep()
                     self.heed()
@@ -161,8 +165,8 @@ class Training:
             loss = loss * (counted * self.ranks.count / len(whole))
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.chosen.clip_norm is not None:
-            nn.utils.clip_grad_norm_(state.optimiser.gather(), self.chosen.clip_norm)
+        if self.chosen.grad_clip_norm is not None:
+            nn.utils.clip_grad_norm_(state.optimiser.gather(), self.chosen.grad_clip_norm)
         state.optimiser.step()
         state.losses[state.step] = loss.detach() * (len(whole) / self.ranks.count)
         state.right += ((logit.detach() > 0) == (target > 0.5))[:counted].sum()
@@ -173,13 +177,13 @@ class Training:
             self.doing = f"{self.watch.name}epoch {len(state.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}"
 
     def look(self) -> None:
-        """Raise Mistake if a loss or a weight is NaN or infinite."""
+        """Raise PipelineError if a loss or a weight is NaN or infinite."""
         state = self.state
         bad = torch.nonzero(~torch.isfinite(self.ranks.sum(state.losses[: state.step]))).flatten()
         if len(bad) or not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
             at = int(bad[0]) + 1 if len(bad) else state.step
             kept = self.ranks.any(bool(self.store and self.store.paths()))
-            raise Mistake(
+            raise PipelineError(
                 f"{self.watch.name}At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the "
                 f"weights became NaN or infinite: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
             )
@@ -197,7 +201,9 @@ class Training:
         val_loss = float(binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight))
         number, images_each = len(state.epochs) + 1, len(self.rows["train"])
         if not math.isfinite(val_loss):
-            raise Mistake(f"{self.watch.name}The validation loss is {val_loss} after epoch {number}: {self.remedy}")
+            raise PipelineError(
+                f"{self.watch.name}The validation loss is {val_loss} after epoch {number}: {self.remedy}"
+            )
         figures = [
             float(self.ranks.sum(state.losses).double().sum()) / images_each,
             float(self.ranks.sum(state.right)) / images_each,
@@ -209,7 +215,7 @@ class Training:
         return Epoch(number, *self.ranks.of_first(torch.tensor(figures, dtype=torch.float64)).tolist())
 
     def keep(self) -> None:
-        """Write a checkpoint of the current state. Raises Mistake instead if a loss or a weight is not finite."""
+        """Write a checkpoint of the current state. Raises PipelineError instead if a loss or a weight is not finite."""
         if not self.keeps:
             return
         self.look()

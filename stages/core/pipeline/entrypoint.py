@@ -13,8 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from core.pipeline import files, pins, provenance
-from core.pipeline.errors import Interrupted, Mistake
+from core.pipeline import files, params, pins, provenance
+from core.pipeline.errors import Interrupted, PipelineError
+from core.pipeline.schemas import file
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -40,6 +41,8 @@ def stage(main: Callable[..., None], **options: str) -> None:
         joins = RANK in os.environ or ("PET_NNODES" in os.environ and "DVC_STAGE" not in os.environ)
         held = None if joins else _alone(path)
         pins.check()
+        for parameters in {params.PATH, *provenance.parameters(path.stem)}:
+            file.load(parameters)
         provenance.inputs(path.stem)
         main(**given)
         if os.environ.get(RANK, "0") == "0":
@@ -93,11 +96,11 @@ def _errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        raise Mistake(_explain(error)) from None
+        raise PipelineError(_explain(error)) from None
     except sqlite3.OperationalError as error:  # dvclive opens DVC's database
-        raise Mistake(f"The files in .dvc/ can't be written: {error}. Free disk space and run it again") from None
+        raise PipelineError(f"The files in .dvc/ can't be written: {error}. Free disk space and run it again") from None
     except MemoryError as error:
-        raise Mistake(f"Not enough memory ({error}): close other programs") from None
+        raise PipelineError(f"Not enough memory ({error}): close other programs") from None
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

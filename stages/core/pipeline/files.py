@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import numpy as np
 
@@ -151,24 +151,24 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def there(path: str | Path) -> Path:
-    """The path of another stage's output. Raises Mistake if it is missing."""
+    """The path of another stage's output. Raises PipelineError if it is missing."""
     if not Path(path).is_file():
-        raise Mistake(f"{path} is missing: create it with dvc repro, or fetch it with dvc pull")
+        raise PipelineError(f"{path} is missing: create it with dvc repro, or fetch it with dvc pull")
     return Path(path)
 
 
 @contextmanager
 def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
-    """Yield the path of another stage's output, and turn ``faults`` while reading it into a Mistake."""
+    """Yield the path of another stage's output, and turn ``faults`` while reading it into a PipelineError."""
     try:
         yield there(path)
     except faults as error:
         reason = " ".join(str(error).split())[:200]
-        raise Mistake(f"{path} is damaged ({reason}): delete it, then run dvc repro") from None
+        raise PipelineError(f"{path} is damaged ({reason}): delete it, then run dvc repro") from None
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """A .npy file as a read-only memory map. Raises Mistake if it is missing or damaged."""
+    """A .npy file as a read-only memory map. Raises PipelineError if it is missing or damaged."""
     with undamaged(path, ValueError, EOFError) as found:
         array: np.ndarray = np.load(found, mmap_mode="r")
         return array

@@ -1,62 +1,50 @@
-"""Read params.yaml, checked by a typed schema: core.pipeline.sections."""
+"""Read params.yaml: each stage reads the keys that its schema declares (core.pipeline.schemas)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from core.pipeline import yaml12
-from core.pipeline.errors import Mistake
-from core.pipeline.sections import Data, Evaluate, External, Model, Prepare, Report, Section, Seed, Split, Train
+from core.pipeline import messages, yaml12
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.base import Section
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import ValidationError
 
 PATH = "params.yaml"
+Schema = TypeVar("Schema", bound=Section)
 
 
-class Params(Section):
-    seed: Seed
-    data: Data
-    prepare: Prepare
-    split: Split
-    model: Model
-    train: Train
-    evaluate: Evaluate
-    report: Report
-    external: External  # of another set, in a folder of its own
+def load(schema: type[Schema], path: str | Path = PATH) -> Schema:
+    """The keys of params.yaml that ``schema`` declares, checked.
 
-
-def load(*declared: str, path: str | Path = PATH) -> Params:
-    """Read and check all of params.yaml, and return only the ``declared`` keys, such as ``seed`` or ``data.unusable``.
-
-    A stage declares the same keys here as under ``params`` in dvc.yaml. Other keys are absent from the result, so a
-    stage can't read a parameter that would not make it run again. A section that it does not declare can be missing.
-    Raises Mistake: one line per error, with the key, its value and what is allowed.
+    A stage declares the same keys as under ``params`` in dvc.yaml, so it can't read a parameter that would not make it
+    run again. Raises PipelineError: one line for each mistake, with the key, its value and what is allowed.
     """
+    return validate(schema, _declared(read(path), schema), path)
+
+
+def read(path: str | Path = PATH) -> dict[str, Any]:
+    """All of params.yaml, not checked. Raises PipelineError if it is missing or no YAML mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise Mistake(f"{path} is missing: run this in the top folder of the repository") from None
+        raise PipelineError(messages.no_params(path)) from None
     except UnicodeDecodeError as error:
-        raise Mistake(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise PipelineError(messages.not_utf8(path, error)) from None
     try:
-        given = yaml12.load(text)
-    except yaml12.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = str(error.problem or error.context).splitlines()[0]
-        raise Mistake(f"{path}{where}: {problem}") from None
+        values = yaml12.load(text)
     except (yaml12.YAMLError, ValueError) as error:
-        raise Mistake(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict):
-        raise Mistake(
-            f"{path} must be a mapping of keys to values, but contains {'nothing' if given is None else given!r}"
-        )
+        raise PipelineError(messages.not_yaml(path, text, error)) from None
+    if not isinstance(values, dict):
+        raise PipelineError(messages.not_a_mapping(path, values))
+    return values
+
+
+def validate(schema: type[Schema], values: dict[str, Any], path: str | Path) -> Schema:
+    """``values`` as ``schema``. Raises PipelineError, with ``path`` in its text."""
     try:
-        known = {*given, *(key.partition(".")[0] for key in declared)}
-        there = {name: (field.annotation, ...) for name, field in Params.model_fields.items() if name in known}
-        schema: type[Section] = create_model("There", __base__=Section, **there)  # type: ignore[call-overload]
-        checked = schema.model_validate(given)
-    except ValidationError as errors:
-        raise Mistake("\n".join(f"{path}: {line}" for line in _explain(errors))) from None
-    return _only(checked, sorted(declared))
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise PipelineError(messages.wrong_parameters(path, error.errors(), _keys(schema))) from None
 
 
 def either(own: int | None, common: int) -> int:
@@ -64,45 +52,20 @@ def either(own: int | None, common: int) -> int:
     return common if own is None else own
 
 
-def _explain(errors: ValidationError) -> list[str]:
-    """One line for each wrong key."""
-    lines: dict[str, str] = {}
-    for fault in errors.errors():
-        # For a union, pydantic appends the tried member (float, literal[...]) to the location; show only the key.
-        place = ".".join(str(step) for step in fault["loc"] if step in _KEYS)
-        message = fault["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        if fault["type"] == "missing":
-            lines[place] = f"{place} is missing"
-        elif fault["type"] == "extra_forbidden":
-            place = ".".join(map(str, fault["loc"]))
-            lines[place] = f"{place} is not a parameter"
-        elif place in lines:
-            lines[place] += f", or {message}"
-        elif isinstance(fault["input"], dict) and fault["type"] == "value_error":
-            lines[place] = f"{place}: {fault['msg'].removeprefix('Value error, ')}"
-        else:
-            lines[place] = f"{place} = {fault['input']!r}: {message}"
-    return list(lines.values())
+def _declared(values: dict[str, Any], schema: type[Section]) -> dict[str, Any]:
+    """The part of ``values`` that ``schema`` has fields for."""
+    part = {}
+    for name, field in schema.model_fields.items():
+        if name in values:
+            kind, value = field.annotation, values[name]
+            nested = isinstance(kind, type) and issubclass(kind, Section) and isinstance(value, dict)
+            part[name] = _declared(value, kind) if nested else value  # type: ignore[arg-type]
+    return part
 
 
-def _keys(section: type[BaseModel]) -> set[str]:
-    inner = [field.annotation for field in section.model_fields.values()]
-    return set(section.model_fields).union(
+def _keys(schema: type[Section]) -> set[str]:
+    """The names of all fields of a schema and of its sections."""
+    inner = [field.annotation for field in schema.model_fields.values()]
+    return set(schema.model_fields).union(
         *(_keys(kind) for kind in inner if isinstance(kind, type) and issubclass(kind, Section))
     )
-
-
-_KEYS = _keys(Params)
-
-
-def _only(params: Section, declared: list[str]) -> Params:
-    chosen: dict[str, Any] = {}
-    for key in declared:
-        name, _, inner = key.partition(".")
-        section = getattr(params, name)
-        if inner:
-            known = vars(chosen[name]) if name in chosen else {}
-            section = type(section).model_construct(**known | {inner: getattr(section, inner)})
-        chosen[name] = section
-    return Params.model_construct(**chosen)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from core.pipeline import files, params, pins, yaml12
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 FOLDER = "metrics/provenance"
+HIDDEN = {"__pycache__", "messages.py"}  # in the folders that dvc.yaml names
 # The package name of each module. A package is recorded if its module is loaded.
 PACKAGES = {
     "PIL": "pillow", "jinja2": "jinja2", "captum": "captum", "matplotlib": "matplotlib",
@@ -30,7 +31,7 @@ PACKAGES = {
 @cache
 def inputs(stage: str) -> dict[str, Any]:
     """The dependencies of ``stage`` in dvc.yaml, read once per process: ``parameters``, and the SHA-256 of each file of
-    ``code`` and ``data``. Raises Mistake for wrong parameters and missing files."""
+    ``code`` and ``data``. Raises PipelineError for wrong parameters and missing files."""
     data = [file for path in _dependencies(stage) if not _is_code(path) for file in _files(Path(path))]
     return _chosen(stage) | {"data": {file.as_posix(): files.sha256(file) for file in data}}
 
@@ -38,14 +39,6 @@ def inputs(stage: str) -> dict[str, Any]:
 def fingerprint(content: Any) -> str:
     """The SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def result(stage: str, but: str) -> str:
-    """The fingerprint of what the result of ``stage`` depends on: its inputs, but one parameter, written with a dot."""
-    known = inputs(stage)
-    section, _, key = but.partition(".")
-    kept = {name: value for name, value in known["parameters"][section].items() if name != key}
-    return fingerprint(known | {"parameters": known["parameters"] | {section: kept}})
 
 
 def machine() -> dict[str, Any]:
@@ -71,13 +64,13 @@ def machine() -> dict[str, Any]:
 
 
 def record(stage: str) -> None:
-    """Write metrics/provenance/<stage>.json. Raises Mistake if code or parameters changed since ``inputs``: DVC hashes
+    """Write metrics/provenance/<stage>.json. Raises PipelineError if code or parameters changed since ``inputs``: DVC hashes
     them after the run, and would record the result under the changed versions (treeverse/dvc#11058)."""
     known, now = inputs(stage), _chosen(stage)
     for what in ("code", "parameters"):
         if known[what] != now[what]:
             changed = [name for name, value in now[what].items() if known[what].get(name) != value]
-            raise Mistake(
+            raise PipelineError(
                 f"{', '.join(changed)} changed while {stage} ran, so its result belongs to no version. Run it again"
             )
     files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(known)} | machine())
@@ -105,7 +98,7 @@ def installed() -> dict[str, str]:
 def _declared(stage: str) -> dict[str, Any]:
     stages = yaml12.load(files.there("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     if stage not in stages:
-        raise Mistake(f"dvc.yaml has no stage {stage}: a stage is named after its script")
+        raise PipelineError(f"dvc.yaml has no stage {stage}: a stage is named after its script")
     declared: dict[str, Any] = stages[stage]
     return declared
 
@@ -120,21 +113,37 @@ def _is_code(path: str) -> bool:
 
 
 def _chosen(stage: str) -> dict[str, Any]:
-    keys = _declared(stage).get("params", [])
-    own = [key for key in keys if isinstance(key, str)]
-    given = params.load(*own).model_dump(mode="json", warnings=False) if own else {}
-    for other in [key for key in keys if isinstance(key, dict)]:
-        for path, names in other.items():
-            given[path] = params.load(*names, path=path).model_dump(mode="json", warnings=False)
+    values = {path: _values(path, keys) for path, keys in parameters(stage).items()}
     code = [file for path in _dependencies(stage) if _is_code(path) for file in _files(Path(path))]
-    return {"parameters": given, "code": {file.as_posix(): files.sha256(file) for file in code}}
+    return {"parameters": values, "code": {file.as_posix(): files.sha256(file) for file in code}}
 
 
 def _files(path: Path) -> list[Path]:
     """The file itself, or all files below a folder except those that .dvcignore hides from DVC."""
     if not path.is_dir():
         return [files.there(path)]
-    return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return sorted(file for file in path.rglob("*") if file.is_file() and not HIDDEN & {file.name, *file.parts})
+
+
+def parameters(stage: str) -> dict[str, list[str]]:
+    """The keys of each parameter file that ``stage`` names in dvc.yaml."""
+    declared: dict[str, list[str]] = {}
+    for entry in _declared(stage).get("params", []):
+        for path, keys in entry.items() if isinstance(entry, dict) else [(params.PATH, [entry])]:
+            declared[path] = declared.get(path, []) + keys
+    return declared
+
+
+def _values(path: str, keys: list[str]) -> dict[str, Any]:
+    """The values of keys such as ``train.lr`` in a parameter file; None for those that it lacks."""
+
+    def value(key: str) -> Any:
+        place: Any = params.read(path)
+        for name in key.split("."):
+            place = place.get(name) if isinstance(place, dict) else None
+        return place
+
+    return {key: value(key) for key in keys}
 
 
 def _processor() -> str:

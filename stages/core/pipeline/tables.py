@@ -21,17 +21,17 @@ FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says
 LEAST = 6  # patients of a class: a sign test on fewer can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05)
 
 LABELS = ["file", "label", "patient", "class"]
-LISTED = ["file", "part"]
+LISTED = ["file", "split"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
 FINDINGS = ["file", "finding", "detail"]
-SPLIT = ["row", "file", "label", "patient", "cluster", "group", "part"]
+SPLIT = ["row", "file", "label", "patient", "cluster", "component", "split"]
 GROUP = "group_"  # prefix of the columns with the groups that data.groups names
 MEMBER = "member_"  # prefix of the columns of predictions with the probability by each member, before calibration
-PREDICTIONS = ["row", "file", "patient", "label", "part", "probability", "copy_in_train", "patient_in_train"]
+PREDICTIONS = ["row", "file", "patient", "label", "split", "probability", "copy_in_train", "patient_in_train"]
 
 _KINDS = {
-    "row": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64", "group": "Int64",
+    "row": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64", "component": "Int64",
     "distance": "Int64", "correlation": "float64", "probability": "float64", "copy_in_train": "boolean",
     "patient_in_train": "boolean",
 }  # fmt: skip
@@ -47,7 +47,7 @@ def _kinds(columns: list[str]) -> dict[str, str]:
 
 
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
-    """Read a table; ``columns`` is one of the lists above. Raises Mistake if the file is missing or damaged."""
+    """Read a table; ``columns`` is one of the lists above. Raises PipelineError if the file is missing or damaged."""
     with files.undamaged(path, ValueError) as found, found.open(encoding="utf-8", newline="") as text:
         return parse(text, columns)
 
@@ -80,7 +80,7 @@ def header(path: Path, columns: list[str]) -> list[str]:
 
 
 def chunks(path: str | Path, columns: list[str]) -> Iterator[pd.DataFrame]:
-    """``columns`` of a table, AT_ONCE rows at a time. Raises Mistake if the file is missing or damaged."""
+    """``columns`` of a table, AT_ONCE rows at a time. Raises PipelineError if the file is missing or damaged."""
     with files.undamaged(path, ValueError) as found:
         yield from pd.read_csv(
             found, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""], chunksize=AT_ONCE

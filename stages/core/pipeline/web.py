@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from core.pipeline import files
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 SECRET = re.compile("token|key|secret|sig|pass|pwd|auth|cred|session|jwt", re.IGNORECASE)
 
@@ -17,7 +17,7 @@ SECRET = re.compile("token|key|secret|sig|pass|pwd|auth|cred|session|jwt", re.IG
 def fetch(address: str, target: Path, most: int) -> None:
     """Download ``address`` to ``target``: at most ``most`` bytes, and at most the free disk space.
 
-    Raises Mistake if the download fails or is redirected away from https.
+    Raises PipelineError if the download fails or is redirected away from https.
     """
     try:
         with urllib.request.build_opener(_HttpsOnly).open(address, timeout=60) as answer, target.open("wb") as file:
@@ -25,10 +25,12 @@ def fetch(address: str, target: Path, most: int) -> None:
             while chunk := answer.read(files.CHUNK):
                 left -= len(chunk)
                 if left < 0:
-                    raise Mistake(f"{public(address)} is larger than the free disk space, or than {most / 1e9:,.0f} GB")
+                    raise PipelineError(
+                        f"{public(address)} is larger than the free disk space, or than {most / 1e9:,.0f} GB"
+                    )
                 file.write(chunk)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        raise Mistake(f"{public(address)} can't be downloaded: {error}") from None
+        raise PipelineError(f"{public(address)} can't be downloaded: {error}") from None
 
 
 def public(address: str) -> str:
@@ -56,5 +58,5 @@ def has_credential(address: str) -> bool:
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, file, code, message, headers, url):  # type: ignore[no-untyped-def]
         if not url.startswith("https://"):
-            raise Mistake(f"{public(request.full_url)} redirects to {public(url)}, which is not https")
+            raise PipelineError(f"{public(request.full_url)} redirects to {public(url)}, which is not https")
         return super().redirect_request(request, file, code, message, headers, url)

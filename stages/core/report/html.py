@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.pipeline import files
-from core.pipeline.errors import chance
+from core.pipeline.text import format_p
 from core.report import plots
 
 import pandas as pd
@@ -29,7 +29,7 @@ def filled(template: Path, **content: Any) -> str:
         loader=FileSystemLoader([template.parent, HERE]), autoescape=template.suffix == ".html",
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count, "chance": chance}
+    environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count, "format_p": format_p}
     return environment.get_template(template.name).render(**content)
 
 

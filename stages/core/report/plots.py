@@ -138,7 +138,7 @@ def text(entry: dict[str, Any]) -> str:
 
 def bounds(entry: dict[str, Any]) -> str:
     """An interval as text."""
-    return "no interval" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
+    return "no interval" if entry["ci_low"] is None else f"{entry['ci_low']:.3f} to {entry['ci_high']:.3f}"
 
 
 def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
             fontsize=7,
             color="0.35",
         )
-    error = calibration["expected_error"]["after" if calibration["applied"] else "before"]
+    error = calibration["ece"]["after" if calibration["applied"] else "before"]
     axis.set_title(
         f"Reliability on test, expected error: {'not defined' if error is None else format(error, '.3f')}", fontsize=10
     )
@@ -179,14 +179,16 @@ def _intervals(axis: Any, figures: dict[str, Any]) -> None:
             if entry["value"] is not None:
                 axis.plot(entry["value"], place + shift, color=colour, marker="o", markersize=4)
             for bounds_of, width in ((entry, 1.5), (entry["recipe"], 0.7)):
-                if bounds_of["low"] is not None:
-                    axis.plot([bounds_of["low"], bounds_of["high"]], [place + shift] * 2, color=colour, linewidth=width)
+                if bounds_of["ci_low"] is not None:
+                    axis.plot(
+                        [bounds_of["ci_low"], bounds_of["ci_high"]], [place + shift] * 2, color=colour, linewidth=width
+                    )
         axis.plot([], [], color=colour, marker="o", markersize=4, label=block.replace("test_", ""))
     words = {"brier": "brier (0 is best)"}
     axis.set_yticks(range(len(names)), [words.get(name, name.replace("_", " ")) for name in names])
     axis.invert_yaxis()
     axis.set(xlim=(-0.02, 1.02))
-    thin = any(figures["test"][name]["recipe"]["low"] is not None for name in names)
+    thin = any(figures["test"][name]["recipe"]["ci_low"] is not None for name in names)
     axis.set_title(f"Measures, 95 % intervals{'; thin: after a new training' if thin else ''}", fontsize=10)
     if leaks:
         axis.legend(frameon=False, fontsize=8)
@@ -220,7 +222,7 @@ def vectors(judged: Judged, figures: dict[str, Any], prefix: str = "") -> dict[s
         height["classes"] = 1.2 + 0.25 * min(test["class"].nunique(), MOST_ROWS)
     if "groups" in figures:
         drawn["groups"] = lambda axis: _groups(axis, figures)
-        height["groups"] = 1.2 + 0.25 * sum(len(group["parts"]) for group in figures["groups"].values())
+        height["groups"] = 1.2 + 0.25 * sum(len(group["levels"]) for group in figures["groups"].values())
     return {prefix + name: _vector(prefix + name, draw, height[name]) for name, draw in drawn.items()}
 
 
@@ -249,13 +251,13 @@ def _groups(axis: Any, figures: dict[str, Any]) -> None:
     parts = [
         (f"{group}: {part}", entry["roc_auc"])
         for group, content in figures["groups"].items()
-        for part, entry in content["parts"].items()
+        for part, entry in content["levels"].items()
     ]
     for place, (_, entry) in enumerate(parts):
         if entry["value"] is not None:
             axis.plot(entry["value"], place, color=TEST, marker="o", markersize=4)
-        if entry["low"] is not None:
-            axis.plot([entry["low"], entry["high"]], [place, place], color=TEST, linewidth=1.5)
+        if entry["ci_low"] is not None:
+            axis.plot([entry["ci_low"], entry["ci_high"]], [place, place], color=TEST, linewidth=1.5)
     area = figures["test_unseen"]["roc_auc"]["value"]
     if area is not None:
         axis.axvline(area, color="0.4", linestyle=":")

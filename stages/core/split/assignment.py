@@ -4,8 +4,10 @@ import hmac
 from typing import Any
 
 from core.pipeline import tables
-from core.pipeline.errors import Mistake, some
-from core.pipeline.sections import PARTS, Split
+from core.pipeline.errors import PipelineError
+from core.pipeline.schemas.base import SPLITS
+from core.pipeline.schemas.split import Split
+from core.pipeline.text import shorten
 from core.split import groups
 
 import numpy as np
@@ -18,7 +20,7 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, chosen: Split, seed: int
     ``clusters`` has the columns of tables.CLUSTERS, and ``index`` those of queries.singly. For the strategies that
     ``gathers`` names, a row can be several images of one patient and label without copies: their number is in the
     column images (queries.condensed). Returns ``index`` with the columns cluster, group and part of tables.SPLIT, in
-    its order. Equal arguments give an equal split. Raises Mistake if the strategy needs patients or lists that are
+    its order. Equal arguments give an equal split. Raises PipelineError if the strategy needs patients or lists that are
     missing, or if a part would be empty.
     """
     split = index.reset_index(drop=True)
@@ -28,12 +30,12 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, chosen: Split, seed: int
 
     by_patient = gathers(chosen)
     if by_patient and split["patient"].isna().any():
-        raise Mistake(
+        raise PipelineError(
             f"split.strategy is {chosen.strategy}, but the patients are not known: set data.patient, or "
             "split.strategy: image if each image is of a different patient"
         )
     if chosen.strategy == "predefined" and split["listed"].isna().all():
-        raise Mistake("split.strategy predefined needs the lists data.lists.train, .val and .test")
+        raise PipelineError("split.strategy predefined needs the lists data.lists.train, .val and .test")
 
     dropped = np.zeros(len(split), dtype=bool)
     if chosen.strategy == "predefined":
@@ -49,25 +51,27 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, chosen: Split, seed: int
         ties.append(split["patient"] if chosen.duplicates == "keep" else groups.persons(split))
     if chosen.duplicates == "together":
         ties.append(split["cluster"])
-    split["group"] = groups.joined(split, ties)
+    split["component"] = groups.joined(split, ties)
 
-    split["part"] = pd.array(["dropped"] * len(split), dtype="string")
+    split["split"] = pd.array(["dropped"] * len(split), dtype="string")
     if chosen.strategy == "predefined":
-        split.loc[~dropped, "part"] = split.loc[~dropped, "listed"]
+        split.loc[~dropped, "split"] = split.loc[~dropped, "listed"]
         if chosen.duplicates == "together":
-            _refuse_torn_groups(split)
+            _refuse_torn_components(split)
     elif hashed is not None:
-        split.loc[~dropped, "part"] = hashed[~dropped]
+        split.loc[~dropped, "split"] = hashed[~dropped]
     else:
-        split.loc[~dropped, "part"] = _parts(split[~dropped], chosen, seed)
+        split.loc[~dropped, "split"] = _parts(split[~dropped], chosen, seed)
 
-    for part in PARTS:
-        if not (split["part"] == part).any():
+    for part in SPLITS:
+        if not (split["split"] == part).any():
             if chosen.strategy == "predefined":
-                raise Mistake(f"the part {part} would get no image: no image of data.lists.{part} is in the source")
+                raise PipelineError(
+                    f"the part {part} would get no image: no image of data.lists.{part} is in the source"
+                )
             asked = f"split.train {chosen.train:g}, val {chosen.val:g}, test {chosen.test:g}"
-            raise Mistake(
-                f"the part {part} would get no image: {split['group'].nunique():,} groups of images (patients, "
+            raise PipelineError(
+                f"the part {part} would get no image: {split['component'].nunique():,} groups of images (patients, "
                 f"copies) are too few for {asked if chosen.folds is None else f'split.folds {chosen.folds}'}"
                 + _largest(split)
             )
@@ -101,20 +105,20 @@ def _torn(split: pd.DataFrame, hashed: "pd.Series[str]", chosen: Split) -> np.nd
     patients are left out: no other one has to move."""
     if chosen.duplicates == "keep":
         return np.zeros(len(split), dtype=bool)
-    order = hashed.map({part: number for number, part in enumerate(PARTS)})
+    order = hashed.map({part: number for number, part in enumerate(SPLITS)})
     return (order > order.groupby(groups.persons(split)).transform("min")).to_numpy(dtype=bool)
 
 
 def _largest(split: pd.DataFrame) -> str:
     """A hint for a message: the copies that join the most patients into one group, or an empty string."""
-    images = split.assign(images=split.get("images", 1)).groupby("group")["images"].sum()
-    members = split[split["group"] == images.idxmax()]
+    images = split.assign(images=split.get("images", 1)).groupby("component")["images"].sum()
+    members = split[split["component"] == images.idxmax()]
     if members["patient"].nunique() < 2:
         return ""
     ties = members.groupby("cluster")["patient"].nunique()
     shown = members.loc[members["cluster"] == ties.idxmax(), "file"]
     return (
-        f".\nCopies join {members['patient'].nunique():,} patients into one group, for example {some(list(shown), 3)}. "
+        f".\nCopies join {members['patient'].nunique():,} patients into one group, for example {shorten(list(shown), 3)}. "
         "If these images are blank, remove them from the source. If they are not copies, set split.duplicates: keep"
     )
 
@@ -129,11 +133,11 @@ def _redundant(split: pd.DataFrame) -> np.ndarray:
 def _parts(kept: pd.DataFrame, chosen: Split, seed: int) -> np.ndarray:
     """The part of each row of ``kept``, by the fractions or with one fold as the test set. Groups are never divided."""
     if chosen.folds is None:
-        return np.array(PARTS)[_distribute(kept, np.array([chosen.train, chosen.val, chosen.test]), seed)]
+        return np.array(SPLITS)[_distribute(kept, np.array([chosen.train, chosen.val, chosen.test]), seed)]
     tested = _distribute(kept, np.full(chosen.folds, 1 / chosen.folds), seed) == chosen.fold - 1
     part = np.where(tested, "test", "train").astype("<U5")
     val = chosen.val / (chosen.train + chosen.val)
-    part[~tested] = np.array(PARTS)[_distribute(kept[~tested], np.array([1 - val, val]), seed)]
+    part[~tested] = np.array(SPLITS)[_distribute(kept[~tested], np.array([1 - val, val]), seed)]
     return part
 
 
@@ -144,8 +148,10 @@ def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndar
     groups with a positive (or a negative) are not more than the parts without one, these parts come first.
     """
     images, positive = kept.get("images", 1), kept["label"] == 1
-    table = pd.DataFrame({"group": kept["group"], "positive": positive * images, "negative": ~positive * images})
-    table = table.groupby("group").sum()
+    table = pd.DataFrame(
+        {"component": kept["component"], "positive": positive * images, "negative": ~positive * images}
+    )
+    table = table.groupby("component").sum()
     sizes = table[["negative", "positive"]].to_numpy(dtype=np.float64)  # (groups, 2)
     shuffled = np.random.RandomState(seed).permutation(len(sizes))
     # Groups with positives first: they are rarer. The other groups then balance the sizes of the parts.
@@ -168,16 +174,16 @@ def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndar
         chosen[group] = best
         have[best] += size
         left -= has
-    return chosen[table.index.get_indexer(pd.Index(kept["group"]))]
+    return chosen[table.index.get_indexer(pd.Index(kept["component"]))]
 
 
-def _refuse_torn_groups(split: pd.DataFrame) -> None:
-    placed = split[split["part"] != "dropped"]
-    torn = placed.groupby("group")["part"].nunique()
+def _refuse_torn_components(split: pd.DataFrame) -> None:
+    placed = split[split["split"] != "dropped"]
+    torn = placed.groupby("component")["split"].nunique()
     if (torn > 1).any():
-        files = list(placed.loc[placed["group"].isin(torn.index[torn > 1]), "file"])
-        raise Mistake(
-            f"data.lists put copies of one image into different parts ({len(files):,} images: {some(files)}), and "
+        files = list(placed.loc[placed["component"].isin(torn.index[torn > 1]), "file"])
+        raise PipelineError(
+            f"data.lists put copies of one image into different parts ({len(files):,} images: {shorten(files)}), and "
             "split.duplicates is together. Fix the lists, or set split.duplicates: keep to measure the effect"
         )
 
@@ -186,15 +192,15 @@ def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
     """The numbers of images, positives, patients and positive patients of each part, and of dropped images.
 
     ``deviation`` is a part's share of the images and of the positives minus the requested share, or null if lists
-    define the parts. ``positive_groups`` is the number of groups with a positive image.
+    define the parts. ``positive_components`` is the number of groups with a positive image.
     """
-    figures: dict[str, Any] = {part: tables.counts(split[split["part"] == part]) for part in PARTS}
-    kept = split[split["part"] != "dropped"]
-    asked = {part: getattr(chosen, part) for part in PARTS}
+    figures: dict[str, Any] = {part: tables.counts(split[split["split"] == part]) for part in SPLITS}
+    kept = split[split["split"] != "dropped"]
+    asked = {part: getattr(chosen, part) for part in SPLITS}
     if chosen.folds is not None:
         rest = (1 - 1 / chosen.folds) / (chosen.train + chosen.val)
         asked = {"train": chosen.train * rest, "val": chosen.val * rest, "test": 1 / chosen.folds}
-    for part in PARTS:
+    for part in SPLITS:
         figures[part]["deviation"] = {
             name: None
             if chosen.strategy == "predefined" or not total
@@ -203,14 +209,14 @@ def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
         }
     return figures | {
         "dropped": tables.number(split) - tables.number(kept),
-        "positive_groups": int(kept.loc[kept["label"] == 1, "group"].nunique()),
+        "positive_components": int(kept.loc[kept["label"] == 1, "component"].nunique()),
     }
 
 
 def describe(figures: dict[str, Any]) -> str:
     """Plain text: one line per part with its deviation from the requested shares, and warnings."""
     lines = []
-    for part in PARTS:
+    for part in SPLITS:
         counts = {name.replace("_", " "): count for name, count in figures[part].items() if isinstance(count, int)}
         line = f"{part:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items())
         off = {name: share for name, share in figures[part]["deviation"].items() if share is not None}
@@ -219,9 +225,9 @@ def describe(figures: dict[str, Any]) -> str:
         lines.append(line)
         if figures[part]["positives"] in (0, figures[part]["images"]):
             lines.append(f"{part} has one class only, so most measures are not defined on it.")
-    if figures["positive_groups"] < len(PARTS):
+    if figures["positive_components"] < len(SPLITS):
         lines.append(
-            f"{figures['positive_groups']} groups with a positive image are too few for {len(PARTS)} parts: at least "
+            f"{figures['positive_components']} groups with a positive image are too few for {len(SPLITS)} parts: at least "
             "one part has none. Only images of more patients help. With split.folds, each group is tested in turn."
         )
     if figures["dropped"]:

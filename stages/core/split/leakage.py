@@ -1,7 +1,7 @@
 """Test images that training has seen: as an exact copy, as a near copy, or through another image of the patient."""
 
 from core.pipeline import tables
-from core.pipeline.errors import many, some
+from core.pipeline.text import pluralise, shorten
 from core.split import groups
 
 import pandas as pd
@@ -17,7 +17,7 @@ def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shared(split: pd.DataFrame, part: str) -> pd.DataFrame:
-    within = split["part"] == part
+    within = split["split"] == part
     person = groups.persons(split)
     known = person.isin(person[within].dropna()).astype("boolean")
     return pd.DataFrame(
@@ -31,7 +31,7 @@ def _shared(split: pd.DataFrame, part: str) -> pd.DataFrame:
 def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
     """``split`` with the columns of shared_with_train and exact_in_train: whether train contains an exact copy."""
     exact = groups.copied(split, clusters, "exact")
-    trained = exact[exact.index.isin(split.index[split["part"] == "train"])]
+    trained = exact[exact.index.isin(split.index[split["split"] == "train"])]
     there = split.index.isin(exact.index[exact.isin(trained)])
     return split.join(shared_with_train(split)).assign(exact_in_train=there)
 
@@ -39,13 +39,13 @@ def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame
 def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
     """The figures under ``leak`` in metrics/split.json: images of test and val that training has seen.
 
-    An image counts as a near copy only if it is not an exact copy. ``test_known_to_val`` counts test images with a copy
+    An image counts as a near copy only if it is not an exact copy. ``test_in_val`` counts test images with a copy
     or their patient in validation, which can choose the epoch and the threshold.
     """
     shared = _known_by_train(split, clusters)
     leak: dict[str, int | None] = {}
     for part in ("test", "val"):
-        rows = shared[shared["part"] == part]
+        rows = shared[shared["split"] == part]
         exact = rows[rows["exact_in_train"]]
         leak[f"{part}_copies_in_train"] = tables.number(exact)
         leak[f"{part}_positive_copies_in_train"] = tables.number(exact[exact["label"] == 1])
@@ -53,20 +53,20 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
         known = rows["patient"].notna().any()
         of_known = rows[rows["patient_in_train"].fillna(False)]
         leak[f"{part}_patients_in_train"] = tables.number(of_known) if known else None
-    leak["test_known_to_val"] = tables.number(known_to_val(split))
+    leak["test_in_val"] = tables.number(in_val(split))
     return leak
 
 
-def known_to_val(split: pd.DataFrame) -> pd.DataFrame:
+def in_val(split: pd.DataFrame) -> pd.DataFrame:
     """The test images that have a copy or their patient in validation."""
     shared = _shared(split, "val").fillna(False).any(axis=1)
-    return split[(split["part"] == "test") & shared]
+    return split[(split["split"] == "test") & shared]
 
 
 def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
     """A text that names the test images and patients that training or validation has seen, or None."""
     shared = _known_by_train(split, clusters)
-    test = shared[shared["part"] == "test"]
+    test = shared[shared["split"] == "test"]
     of_all = f"of {tables.number(test):,} test images"
     lines = []
     for kind, copied in (
@@ -75,34 +75,34 @@ def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
     ):
         if len(copied):
             count = tables.number(copied)
-            names = some(list(copied["file"]), total=count)
+            names = shorten(list(copied["file"]), total=count)
             lines.append(f"{count:,} {of_all} are {kind} of a training image: {names}")
     if (known := test[test["patient_in_train"].fillna(False)]).size:
         patients = sorted(known["patient"].unique())
         lines.append(
             f"{tables.number(known):,} {of_all} are of {len(patients):,} patients who are also in training: "
-            f"{some(patients)}"
+            f"{shorten(patients)}"
         )
-    if len(known := known_to_val(split)):
+    if len(known := in_val(split)):
         count = tables.number(known)
         either = known["file"].fillna(known["patient"]).drop_duplicates()  # images without copies may have no file
         lines.append(
             f"{count:,} {of_all} have a copy or their patient in validation, which can choose the epoch and the "
-            f"threshold: {some(list(either), total=count)}"
+            f"threshold: {shorten(list(either), total=count)}"
         )
     return "\n".join(lines) or None
 
 
 def left_out(split: pd.DataFrame) -> str | None:
     """A text that names the patients without an image in any part, whom a stable split leaves out, or None."""
-    kept = split.loc[split["part"] != "dropped", "patient"]
+    kept = split.loc[split["split"] != "dropped", "patient"]
     gone = split[~split["patient"].isin(kept)]
     if gone.empty:
         return None
     patients = sorted(gone["patient"].unique())
     return (
-        f"Left out: {many(len(patients), 'patient')} with {many(tables.number(gone), 'image')}, as copies join them to "
-        f"a patient in an earlier part (train, val, test), and a stable split moves nobody: {some(patients)}"
+        f"Left out: {pluralise(len(patients), 'patient')} with {pluralise(tables.number(gone), 'image')}, as copies join them to "
+        f"a patient in an earlier part (train, val, test), and a stable split moves nobody: {shorten(patients)}"
     )
 
 

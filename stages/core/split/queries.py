@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.pipeline import files, tables
-from core.pipeline.errors import Mistake
+from core.pipeline.errors import PipelineError
 
 import duckdb
 import pandas as pd
@@ -52,7 +52,7 @@ class Tables:
             self._engine.execute(f"insert into {name} from added")
 
     def frame(self, query: str, *values: object) -> pd.DataFrame:
-        """The rows that a query finds; text is of the type that tables.read gives. Raises Mistake if a file is damaged,
+        """The rows that a query finds; text is of the type that tables.read gives. Raises PipelineError if a file is damaged,
         OSError if the disk is full."""
         return pd.concat(list(self.chunks(query, *values)), ignore_index=True)
 
@@ -76,7 +76,7 @@ class Tables:
             reason = str(error).partition("\n")[0][:200]
             if isinstance(error, duckdb.DataError | duckdb.InvalidInputException):  # in the lines of a file
                 names = " or ".join(map(str, self._paths))
-                raise Mistake(f"{names} is damaged ({reason}): delete it, then run dvc repro") from None
+                raise PipelineError(f"{names} is damaged ({reason}): delete it, then run dvc repro") from None
             if isinstance(error, duckdb.OperationalError):  # no place for what does not fit into MEMORY
                 raise OSError(errno.ENOSPC, reason, str(self._folder)) from None
             raise
@@ -139,7 +139,7 @@ def singly(known: Tables) -> pd.DataFrame:
     parts = []
     for some in known.chunks(
         """select row, case when file in (select file from clusters) then file end as file, label, patient,
-        listed.part as listed from images left join listed using (file) order by row"""
+        listed.split as listed from images left join listed using (file) order by row"""
     ):
         for column in ("patient", "listed"):
             some[column] = pd.array([patients.setdefault(name, name) for name in some[column]], dtype="string")

@@ -1,39 +1,19 @@
-"""The sections of params.yaml and what is allowed in them. The comments in params.yaml explain the keys."""
+"""Section data: where images, labels and patients come from."""
 
 import re
 from typing import Annotated, Literal, NamedTuple
 
 from core.pipeline import web
+from core.pipeline.schemas.base import SPLITS, OnBadImage, Section, Seed, Word
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-PARTS = ("train", "val", "test")
 TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels, data.patient and data.groups
 UNWATCHED = "stages/download.py"  # for data.watch: a dependency of download anyway, so it adds none
 REST = "rest"  # for data.negative: every class that is not positive
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Strength = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-# YAML reads 1 as a number, but a class folder or a CSV cell named 1 is a string.
-Word = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given), Field(min_length=1)]
 Words = Annotated[list[Word], Field(min_length=1)]
 Edges = Annotated[list[float], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Phantom(Section):
@@ -56,14 +36,15 @@ class Lists(Section):
 
     @model_validator(mode="after")
     def _all_or_none(self) -> "Lists":
-        missing = [part for part in PARTS if getattr(self, part) is None]
-        if 0 < len(missing) < len(PARTS):
+        missing = [name for name in SPLITS if getattr(self, name) is None]
+        if 0 < len(missing) < len(SPLITS):
             raise ValueError(f"{' and '.join(missing)} must be given too: set all three lists or none")
         return self
 
     def given(self) -> dict[str, str]:
-        """The name of each part's list; empty if there are no lists."""
-        return {part: name for part in PARTS if (name := getattr(self, part)) is not None}
+        """The file of each split's list; empty if there are no lists."""
+        files = {split: getattr(self, split) for split in SPLITS}
+        return {split: file for split, file in files.items() if file is not None}
 
 
 class Dicom(Section):
@@ -119,7 +100,7 @@ class Data(Section):
     location: str | None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     watch: Annotated[str, Field(min_length=1)]
-    within: str | None
+    subdir: str | None
     labels: str | None
     file_column: str
     label_column: str
@@ -128,7 +109,7 @@ class Data(Section):
     patient: str | None
     groups: Annotated[list[Word | dict[Word, Edges]], AfterValidator(_named_once)]
     lists: Lists
-    unusable: Literal["fail", "drop"]
+    on_bad_image: OnBadImage
     dicom: Dicom
     phantom: Phantom
 
@@ -197,12 +178,12 @@ class Data(Section):
             raise ValueError("write the whole path: DVC does not know ~")
         return watch
 
-    @field_validator("within")
+    @field_validator("subdir")
     @classmethod
-    def _below(cls, within: str | None) -> str | None:
-        if within is not None and (within.startswith("/") or ".." in within.split("/")):
+    def _below(cls, subdir: str | None) -> str | None:
+        if subdir is not None and (subdir.startswith("/") or ".." in subdir.split("/")):
             raise ValueError("must be a folder inside the source, without ..")
-        return within
+        return subdir
 
     @field_validator("patient", "labels")
     @classmethod
@@ -260,99 +241,3 @@ class Data(Section):
     def takes(self, name: str) -> bool:
         """Whether images of this class are used."""
         return self.negatives is None or name in self.positives + self.negatives
-
-
-class Prepare(Section):
-    image_size: Annotated[int, Field(ge=8, le=4096)]
-    fit: Literal["squeeze", "pad", "crop"]
-    levels: Literal["window"] | Annotated[list[Percent], Field(min_length=2, max_length=2)]
-
-    @field_validator("levels")
-    @classmethod
-    def _rise(cls, levels: list[float] | str) -> list[float] | str:
-        if isinstance(levels, list) and not levels[0] < levels[1]:
-            raise ValueError("the first percentile must be below the second")
-        return levels
-
-
-class Split(Section):
-    strategy: Literal["patient", "stable", "image", "predefined"]
-    duplicates: Literal["together", "drop", "keep"]
-    on_leak: Literal["fail", "report"]
-    train: Fraction
-    val: Fraction
-    test: Fraction
-    folds: Annotated[int, Field(ge=2)] | None
-    fold: Count
-    seed: Seed | None
-
-    @model_validator(mode="after")
-    def _a_fold_there_is(self) -> "Split":
-        if self.folds is not None:
-            if self.strategy == "predefined":
-                raise ValueError("folds must be null for strategy predefined, whose lists define the test set")
-            if self.fold > self.folds:
-                raise ValueError(f"fold must be from 1 to folds ({self.folds}), not {self.fold}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_whole(self) -> "Split":
-        total = self.train + self.val + self.test
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + val + test must be 1, not {total:g}")
-        for part in PARTS:
-            if getattr(self, part) == 0:
-                raise ValueError(f"{part} must be above 0: training, early stopping and testing each need images")
-        return self
-
-
-class Model(Section):
-    backbone: str
-    weights: str
-    head: Literal["linear", "selu"]
-
-
-class Augment(Section):
-    geometry: Literal["none", "flips", "symmetries"]
-    brightness: Strength
-    contrast: Strength
-    stain: Strength
-
-
-class Train(Section):
-    members: Annotated[int, Field(ge=1, le=100)]
-    seed: Seed | None
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    lr: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    schedule: Literal["cosine", "plateau"]
-    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
-    plateau_patience: Annotated[int, Field(ge=0)]
-    early_stopping: Count
-    positive_weight: Annotated[float, Field(gt=0)]
-    clip_norm: Annotated[float, Field(gt=0)] | None
-    freeze_backbone: bool
-    augment: Augment
-    reproducible: Literal["everywhere", "machine", "none"]
-    threads: Annotated[int, Field(ge=1, le=1024)]
-    checkpoint_minutes: Annotated[float, Field(gt=0)]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-    precision: Literal["auto", "fp32", "bf16"]
-    compile: Literal["auto"] | bool
-    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
-
-
-class Evaluate(Section):
-    threshold: Fraction | Literal["validation"]
-    calibration: Literal["none", "temperature"]
-
-
-class External(Section):
-    patients: Literal["same", "other"]
-
-
-class Report(Section):
-    images: bool
-    planning: bool
-    checklist: bool

@@ -6,24 +6,24 @@ import sys
 
 import pytest
 
-import house
+import layers
 from conftest import TOP
 
 # What a machine with PyTorch for training need not have; DESIGN asks for no DVC there.
 ABSENT = ["dvc", "dvclive", "kagglehub", "imagehash", "pydantic", "yaml"]
-PACKAGES = sorted(set().union(*house.FLOORS))
+PACKAGES = sorted(set().union(*layers.LAYERS))
 CODE = [path for name in ("stages", "tests", "benchmarks", ".ci") for path in (TOP / name).rglob("*.py")]
 
 
 def test_every_package_stands_on_one_floor():
-    there = {path.name for path in house.CORE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert there == set(PACKAGES) and sum(map(len, house.FLOORS)) == len(PACKAGES)
+    there = {path.name for path in layers.CORE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert there == set(PACKAGES) and sum(map(len, layers.LAYERS)) == len(PACKAGES)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_from_floors_below_only(package):
-    used = {other for here, other in house.doors() if here == package}
-    assert {other for other in used if house.floor(other) >= house.floor(package)} == set()
+    used = {other for here, other in layers.dependency_pairs() if here == package}
+    assert {other for other in used if layers.level(other) >= layers.level(package)} == set()
 
 
 def test_a_forbidden_import_is_seen_however_it_is_written(tmp_path):
@@ -33,7 +33,7 @@ def test_a_forbidden_import_is_seen_however_it_is_written(tmp_path):
         ("def late():\n    from core.network import novelty as strange", {"network/novelty.py"}),
     ):
         (tmp_path / "script.py").write_text(line)
-        found = {path.relative_to(house.CORE).as_posix() for path in house.modules(tmp_path / "script.py")}
+        found = {path.relative_to(layers.CORE).as_posix() for path in layers.imports(tmp_path / "script.py")}
         assert found == expected
 
 
@@ -47,8 +47,8 @@ def test_core_is_imported_in_the_one_way_that_the_floors_are_read_from():
 
 
 def test_core_never_imports_a_script():
-    scripts = {path.stem for path in house.STAGES.glob("*.py")}
-    for path in house.CORE.rglob("*.py"):
+    scripts = {path.stem for path in layers.STAGES.glob("*.py")}
+    for path in layers.CORE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -56,12 +56,12 @@ def test_core_never_imports_a_script():
 
 
 def test_there_are_at_most_65_imports_between_rooms():
-    assert len(house.doors()) <= 65
+    assert len(layers.dependency_pairs()) <= 65
 
 
 def test_each_package_says_at_its_door_what_lives_there_and_holds_no_code_there():
     for package in PACKAGES:
-        body = ast.parse((house.CORE / package / "__init__.py").read_text()).body
+        body = ast.parse((layers.CORE / package / "__init__.py").read_text()).body
         assert len(body) == 1 and isinstance(body[0], ast.Expr), package
 
 
@@ -77,7 +77,7 @@ def test_no_file_is_longer_than_400_lines_and_no_class_than_150():
 def test_the_tests_mirror_the_packages():
     for path in (TOP / "tests").rglob("test_*.py"):
         if path.parent.name != "tests":
-            assert (house.CORE / path.parent.name / path.name.removeprefix("test_")).is_file(), path
+            assert (layers.CORE / path.parent.name / path.name.removeprefix("test_")).is_file(), path
 
 
 def test_training_and_scoring_need_neither_dvc_nor_the_schema():

@@ -1,0 +1,69 @@
+"""What this package says to people."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)  # git leaves these lines where a merge could not decide
+RESOLVE = "git checkout --ours dvc.lock metrics plots && dvc repro"
+RENAMED = {
+    "data.within": "data.subdir",
+    "data.unusable": "data.on_bad_image",
+    "train.members": "train.ensemble_size",
+    "train.clip_norm": "train.grad_clip_norm",
+    "train.positive_weight": "train.pos_weight",
+    "train.processes": "train.nproc_per_node",
+    "train.checkpoint_minutes": "runtime.checkpoint_minutes",
+}
+RENAMED_VALUES = {("prepare.fit", "squeeze"): "stretch", ("train.augment.geometry", "symmetries"): "d4"}
+
+
+def no_params(path: str | Path) -> str:
+    return f"{path} is missing: run this in the top folder of the repository"
+
+
+def not_utf8(path: str | Path, error: UnicodeDecodeError) -> str:
+    return f"{path} is not UTF-8: {error.reason} at byte {error.start}"
+
+
+def not_yaml(path: str | Path, text: str, error: Exception) -> str:
+    if CONFLICT.search(text):
+        return f"{path} has conflict markers of git: edit it, keep one side of each conflict, and run git add {path}"
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"{path} is not YAML: {' '.join(str(error).split())}"
+    problem = str(getattr(error, "problem", None) or getattr(error, "context", "")).splitlines()[0]
+    return f"{path}, line {mark.line + 1}: {problem}"
+
+
+def not_a_mapping(path: str | Path, values: object) -> str:
+    return f"{path} must be a mapping of keys to values, but contains {'nothing' if values is None else repr(values)}"
+
+
+def wrong_parameters(path: str | Path, errors: Iterable[Mapping[str, Any]], keys: set[str]) -> str:
+    """One line for each wrong key; ``errors`` as pydantic lists them, ``keys`` the names of all fields."""
+    lines: dict[str, str] = {}
+    renamed = set()
+    for error in errors:
+        # For a union, pydantic appends the tried member (float, literal[...]) to the location; show only the key.
+        key = ".".join(str(step) for step in error["loc"] if step in keys)
+        message = error["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        if error["type"] == "missing":
+            lines[key] = f"{key} is missing"
+        elif error["type"] == "extra_forbidden":
+            key = ".".join(map(str, error["loc"]))
+            lines[key] = f"{key} is not a parameter"
+            if key in RENAMED:
+                lines[key] = f"{key} is now called {RENAMED[key]}: rename it"
+                renamed.add(RENAMED[key])
+        elif isinstance(error["input"], str) and (key, error["input"]) in RENAMED_VALUES:
+            lines[key] = f"{key}: {error['input']} is now called {RENAMED_VALUES[key, error['input']]}"
+        elif key in lines:
+            lines[key] += f", or {message}"
+        elif isinstance(error["input"], dict) and error["type"] == "value_error":
+            lines[key] = f"{key}: {error['msg'].removeprefix('Value error, ')}"
+        else:
+            lines[key] = f"{key} = {error['input']!r}: {message}"
+    return "\n".join(f"{path}: {line}" for key, line in lines.items() if key not in renamed)

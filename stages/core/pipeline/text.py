@@ -1,0 +1,18 @@
+"""Numbers and names in words."""
+
+
+def pluralise(count: int, thing: str) -> str:
+    """A count with its noun: "1 patient", "1,200 patients"."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def shorten(names: list[str], most: int = 5, total: int | None = None) -> str:
+    """The first ``most`` of ``names``, and how many more there are of ``total`` (None: of these), for a message."""
+    shown = names[:most]
+    rest = (len(names) if total is None else total) - len(shown)
+    return ", ".join(shown) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def format_p(p: float) -> str:
+    """A p-value as text."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
