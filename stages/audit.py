@@ -1,7 +1,7 @@
 """Check the images for problems that make a result look too good: copies, contradicting labels, too few patients.
 
 Reads   data/raw/labels.csv, data/prepared/index.csv, data/prepared/thumbnails.npy
-Writes  data/audit/clusters.csv, data/audit/findings.csv, metrics/audit.json, plots/audit/
+Writes  data/audit/clusters.csv, data/audit/findings.csv, metrics/audit.json, data/detail/audit.json, plots/audit/
 Alone   python stages/audit.py
 """
 
@@ -18,6 +18,7 @@ THUMBNAILS = "data/prepared/thumbnails.npy"
 CLUSTERS = "data/audit/clusters.csv"
 FINDINGS = "data/audit/findings.csv"
 METRICS = "metrics/audit.json"
+DETAIL = "data/detail/audit.json"
 SHEETS = "plots/audit"
 
 
@@ -39,7 +40,8 @@ def main() -> None:
     quality.draw(images, clusters, conflicts, rejected, thumbnails, figures["synthetic"], SHEETS)
     tables.write(clusters, CLUSTERS, tables.CLUSTERS)
     tables.write(findings, FINDINGS, tables.FINDINGS)
-    files.write_json(METRICS, figures)
+    files.write_json(METRICS, {name: figures[name] for name in quality.HEADLINE})
+    files.write_json(DETAIL, figures)
     print(quality.explain(figures, findings))
 
 

@@ -93,7 +93,7 @@ def lock(folder: Path) -> dict[str, Any]:
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    return {name: files.read_json(folder / f"metrics/{name}.json") for name in METRICS}
+    return {name: files.read_json(folder / f"metrics/detail/{name}.json") for name in METRICS}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Test whether two revisions, branches or experiments differ by more than chance, and list what changed.
 
-Reads   data/predictions.csv, data/split.csv, data/prepared/index.csv, metrics/evaluate.json, params.yaml of both,
+Reads   data/predictions.csv, data/split.csv, data/prepared/index.csv, metrics/detail/evaluate.json, params.yaml of both,
         through DVC
 Writes  nothing; prints text, or Markdown with --md
 Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: compare it with the workspace
@@ -14,7 +14,7 @@ from core.pipeline import entrypoint, tables
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
 INDEX = "data/prepared/index.csv"
-METRICS = "metrics/evaluate.json"
+METRICS = "metrics/detail/evaluate.json"
 PARAMS = "params.yaml"
 
 

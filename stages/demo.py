@@ -1,6 +1,6 @@
 """Serve a local web page to try the model: it shows probability, operating points and heatmap. Research only.
 
-Reads   models/, metrics/evaluate.json, metrics/verdict.md (written by dvc repro, or fetched by dvc pull)
+Reads   models/, metrics/detail/evaluate.json, metrics/verdict.md (written by dvc repro, or fetched by dvc pull)
 Writes  nothing; images stay on this machine
 Alone   python stages/demo.py [--port 8765] [--device cpu]
 """
@@ -16,7 +16,7 @@ from core.pipeline import entrypoint, files
 from core.report import html
 
 PAGE = Path(__file__).parent / "core/commands/demo.html"
-METRICS = "metrics/evaluate.json"
+METRICS = "metrics/detail/evaluate.json"
 VERDICT = "metrics/verdict.md"
 
 

@@ -2,7 +2,7 @@
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
         (evaluate, seed; device, reproducible, threads of train)
-Writes  data/predictions.csv, metrics/evaluate.json, plots/gradcam.png
+Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png
 Alone   python stages/evaluate.py
 """
 
@@ -22,6 +22,7 @@ WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
+DETAIL = "data/detail/evaluate.json"
 REGIONS = "plots/gradcam.png"
 
 
@@ -61,7 +62,8 @@ def main() -> None:
     figures |= {"test_in_val": len(leakage.in_val(split)), "calibration": quality}
     regions.gallery(classifiers, images, part["test"], threshold, REGIONS, figures["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
-    files.write_json(METRICS, figures)
+    files.write_json(METRICS, metrics.headline(figures))
+    files.write_json(DETAIL, figures)
     print(metrics.explain(figures))
 
 

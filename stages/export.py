@@ -19,7 +19,7 @@ from core.report import html
 IMAGES = "data/prepared/images.npy"
 MODELS = Path("models")
 SOURCE = "data/raw/provenance.json"
-METRICS = {stage: f"metrics/{stage}.json" for stage in ("audit", "split", "train", "evaluate")}
+METRICS = {stage: f"metrics/detail/{stage}.json" for stage in ("audit", "split", "train", "evaluate")}
 VERDICT = "metrics/verdict.md"
 
 

@@ -1,9 +1,9 @@
 """Judge another set of images with the trained model, without training. It runs in the folder of this set.
 
 Reads   data/raw/groups.csv, data/prepared/ (images.npy, thumbnails.npy, index.csv), params.yaml (external, seed); of
-        the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv, ../metrics/evaluate.json,
+        the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv, ../data/detail/evaluate.json,
         ../models/, ../params.yaml (evaluate.threshold; device, reproducible, threads of train)
-Writes  data/predictions.csv, metrics/evaluate.json, plots/gradcam.png
+Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png
 Alone   cd FOLDER; python ../stages/external.py
 """
 
@@ -28,13 +28,14 @@ INDEX = "data/prepared/index.csv"
 FIRST_THUMBNAILS = "../data/prepared/thumbnails.npy"
 FIRST_INDEX = "../data/prepared/index.csv"
 FIRST_PREDICTIONS = "../data/predictions.csv"
-FIRST_METRICS = "../metrics/evaluate.json"
+FIRST_DETAIL = "../data/detail/evaluate.json"
 WEIGHTS = "../models/model.safetensors"
 MODEL = "../models/model.json"
 NOVELTY = "../models/ood.safetensors"
 FIRST_PARAMS = "../params.yaml"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
+DETAIL = "data/detail/evaluate.json"
 REGIONS = "plots/gradcam.png"
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     chosen = params.load(Params)
     first = params.load(FirstParams, path=FIRST_PARAMS)
     index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
-    description, judged = files.read_json(MODEL), files.read_json(FIRST_METRICS)
+    description, judged = files.read_json(MODEL), files.read_json(FIRST_DETAIL)
     if images.shape[-1] > description["channels"]:
         raise PipelineError(
             "The images of this set are in colour, but the model was trained on grey images: save them as grey images, "
@@ -91,7 +92,8 @@ def main() -> None:
     fresh = metrics.unseen(test)
     regions.gallery(classifiers, images, fresh, judged["threshold"], REGIONS, figures["synthetic"])
     tables.write(found, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(found)])
-    files.write_json(METRICS, figures)
+    files.write_json(METRICS, external.headline(figures))
+    files.write_json(DETAIL, figures)
     print(metrics.explain(figures))
 
 

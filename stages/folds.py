@@ -1,7 +1,7 @@
 """Test every patient once: run k folds as DVC experiments, and report mean, spread and the pooled result.
 
-Reads   the repository through DVC; data/predictions.csv, data/split.csv, metrics/evaluate.json of each fold
-Writes  experiments folds-K-1 to folds-K-K; metrics/folds.json
+Reads   the repository through DVC; data/predictions.csv, data/split.csv, metrics/detail/evaluate.json of each fold
+Writes  experiments folds-K-1 to folds-K-K; metrics/detail/folds.json
 Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
 """
 
@@ -18,8 +18,8 @@ from core.split import groups
 
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
-METRICS = "metrics/evaluate.json"
-FOLDS = "metrics/folds.json"
+METRICS = "metrics/detail/evaluate.json"
+FOLDS = "metrics/detail/folds.json"
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Write the verdict, the plots, and one HTML page with the result and how it was made.
 
-Reads   metrics/, data/raw/labels.csv, data/raw/provenance.json, data/prepared/index.csv,
+Reads   data/detail/, data/raw/labels.csv, data/raw/provenance.json, data/prepared/index.csv,
         data/prepared/preparation.json, models/model.safetensors, data/curves/, data/predictions.csv,
         data/audit/findings.csv, plots/audit/, plots/gradcam.png, params.yaml
-Writes  metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
+Writes  metrics/detail/, metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
 Alone   python stages/report.py
 """
 
@@ -28,10 +28,14 @@ from core.report.plots import Judged
 
 import pandas as pd
 
-AUDIT = "metrics/audit.json"
-SPLIT = "metrics/split.json"
-TRAIN = "metrics/train.json"
-EVALUATE = "metrics/evaluate.json"
+AUDIT = "data/detail/audit.json"
+SPLIT = "data/detail/split.json"
+TRAIN = "data/detail/train.json"
+EVALUATE = "data/detail/evaluate.json"
+AUDIT_IN_GIT = "metrics/detail/audit.json"
+SPLIT_IN_GIT = "metrics/detail/split.json"
+TRAIN_IN_GIT = "metrics/detail/train.json"
+EVALUATE_IN_GIT = "metrics/detail/evaluate.json"
 VERDICT = "metrics/verdict.md"
 LABELS = "data/raw/labels.csv"
 SOURCE = "data/raw/provenance.json"
@@ -74,6 +78,9 @@ def main(first: str | None = None) -> None:
         vectors |= plots.vectors(judge(Path(), figures["external"]), figures["external"], "external_")
     else:
         write_plots(judged, evaluated, epochs)
+        for path, stage in ((AUDIT_IN_GIT, "audit"), (SPLIT_IN_GIT, "split"), (TRAIN_IN_GIT, "train")):
+            files.write_json(path, figures[stage])
+    files.write_json(EVALUATE_IN_GIT, figures["external"] or evaluated)
     verdict = verdicts.word(evaluated, figures["external"])
 
     folders = [base, Path()] if first else [base]

@@ -1,7 +1,7 @@
 """Assign every image to train, validation, test or dropped, keeping patients and copies together.
 
 Reads   data/raw/lists.csv, data/prepared/index.csv, data/audit/clusters.csv, params.yaml (split, seed)
-Writes  data/split.csv, metrics/split.json
+Writes  data/split.csv, metrics/split.json, data/detail/split.json
 Alone   python stages/split.py
 """
 
@@ -18,6 +18,7 @@ INDEX = "data/prepared/index.csv"
 CLUSTERS = "data/audit/clusters.csv"
 SPLIT = "data/split.csv"
 METRICS = "metrics/split.json"
+DETAIL = "data/detail/split.json"
 
 
 class Params(Section):
@@ -43,12 +44,13 @@ def main() -> None:
             "To separate them: split.strategy: patient and split.duplicates: together. "
             "To measure the effect of the leak: split.on_leak: report"
         )
-    figures = assignment.summarise(split, chosen.split)
+    figures = assignment.summarise(split, chosen.split) | {"leak": leakage.measure(split, clusters)}
     with files.whole(SPLIT) as unfinished:
         for some in tables.chunks(INDEX, tables.INDEX[:4]):
             rows = queries.spread(some, split, ["cluster", "component", "split"])
             tables.append(rows, unfinished, tables.SPLIT)
-    files.write_json(METRICS, {"synthetic": synthetic} | figures | {"leak": leakage.measure(split, clusters)})
+    files.write_json(METRICS, assignment.headline(figures))
+    files.write_json(DETAIL, {"synthetic": synthetic} | figures)
 
     print(assignment.describe(figures))
     if chosen.split.strategy == "stable" and (said := leakage.left_out(split)):

@@ -1,8 +1,8 @@
 """Train the networks of the ensemble. A killed training resumes from its last checkpoints.
 
 Reads   data/prepared/images.npy, data/prepared/preparation.json, data/split.csv, params.yaml (model, train, seed)
-Writes  models/ (model.safetensors, model.json, ood.safetensors), metrics/train.json, data/curves/;
-        .checkpoints/ while it runs
+Writes  models/ (model.safetensors, model.json, ood.safetensors), metrics/train.json, data/detail/train.json,
+        data/curves/; .checkpoints/ while it runs
 Alone   python stages/train.py
 """
 
@@ -29,6 +29,8 @@ WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
 NOVELTY = "models/ood.safetensors"
 METRICS = "metrics/train.json"
+DETAIL = "data/detail/train.json"
+HEADLINE = ("val_loss", "val_accuracy", "train_loss", "train_accuracy", "epochs")
 CURVES = "data/curves"
 
 
@@ -87,7 +89,9 @@ def main() -> None:
                     unfinished.write_bytes(save(tensors))
             prepared = files.read_json(PREPARATION)
             files.write_json(MODEL, ensemble.description | {"channels": images.shape[3]} | prepared | synthetic)
-            files.write_json(METRICS, synthetic | members.summarise(fitted, seeds) | {"parameters": parameters})
+            figures = members.summarise(fitted, seeds) | {"parameters": parameters}
+            files.write_json(METRICS, {name: figures[name] for name in HEADLINE})
+            files.write_json(DETAIL, synthetic | figures)
             for store in stores:
                 store.clear()
         for number, one in enumerate(fitted):

@@ -205,6 +205,13 @@ def _weighted_median(values: np.ndarray, times: np.ndarray) -> float:
     return float(values[order][middle].mean())
 
 
+# What metrics/audit.json shows of the figures.
+HEADLINE = (
+    "images", "positives", "patients", "positive_patients", "redundant_copies", "near_pairs", "label_conflicts",
+    "patients_sharing_images",
+)  # fmt: skip
+
+
 def summarise(
     known: Tables,
     images: pd.DataFrame,
@@ -213,7 +220,7 @@ def summarise(
     contradicting: dict[str, list[list[str]]],
     findings: pd.DataFrame,
 ) -> dict[str, Any]:
-    """The figures of metrics/audit.json. Figures that need patients are null if patients are not known.
+    """The figures of the audit. Figures that need patients are null if patients are not known.
 
     ``known`` is that of find_copies, with the view ``clusters``; ``images``, ``clusters`` and ``near`` have all copies.
     """

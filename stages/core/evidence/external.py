@@ -13,7 +13,7 @@ from scipy.special import ndtri
 def judge(
     test: pd.DataFrame, val: pd.DataFrame, first: dict[str, Any], asked: float | str, seed: int
 ) -> dict[str, Any]:
-    """The figures of metrics/evaluate.json of another set: the blocks of metrics.summarise, with the threshold of the
+    """The details of another set: the blocks of metrics.summarise, with the threshold of the
     first set, and drop, ood_share, calibration, mean_probability and groups, on the images that the first set lacks.
 
     ``test``: all its images, as for metrics.summarise, with ``raw``, the probability before calibration, and
@@ -33,9 +33,19 @@ def judge(
     }
 
 
+def headline(figures: dict[str, Any]) -> dict[str, float | None]:
+    """The figures of metrics/evaluate.json of another set."""
+    kept = ("roc_auc", "roc_auc_ci_low", "roc_auc_ci_high", "sensitivity", "specificity")
+    known = metrics.headline(figures)
+    return {name: known[name] for name in kept} | {
+        "roc_auc_drop": figures["drop"]["roc_auc"]["value"],
+        "ood_share": figures["ood_share"]["value"],
+    }
+
+
 def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """How far each measure falls from one set to another without common patients: {value, low, high}; negative if it
-    rises. ``here`` and ``there``: blocks of metrics/evaluate.json.
+    rises. ``here`` and ``there``: blocks of metrics.summarise.
 
     The 95 % interval of the difference comes from those of the two figures (MOVER: Zou and Donner 2008, Statistics in
     Medicine 27(10), 1693-1702). It holds for this model and new patients of both kinds. ``worse``: for the measures

@@ -142,7 +142,7 @@ def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
 def summarise(
     test: pd.DataFrame, validation: pd.DataFrame, threshold: float, asked: float | str, seed: int
 ) -> dict[str, Any]:
-    """The blocks of metrics/evaluate.json: ``test``, ``test_unseen``, ``leak`` (test minus unseen), ``test_patients``
+    """The blocks of the details of evaluate: ``test``, ``test_unseen``, ``leak`` (test minus unseen), ``test_patients``
     and ``operating_points``.
 
     Patients are scored by the mean and by the maximum of their images. If ``asked`` is "validation", the threshold for
@@ -166,6 +166,20 @@ def summarise(
                 name: value for name, value in block.items() if name not in ("images", "positives")
             }
     return blocks | {"operating_points": operating_points(test, validation, seed)}
+
+
+def headline(figures: dict[str, Any]) -> dict[str, float | None]:
+    """The figures of metrics/evaluate.json, on the test images that training has not seen; None if not defined.
+
+    ``roc_auc_inflation``: how much higher the ROC AUC of the whole test set is, because of what leaks.
+    """
+    block, area = figures["test_unseen"], figures["test_unseen"]["roc_auc"]
+    values = {name: block[name]["value"] for name in ("sensitivity", "specificity", "pr_auc", "accuracy", "brier")}
+    return {"roc_auc": area["value"], "roc_auc_ci_low": area["ci_low"], "roc_auc_ci_high": area["ci_high"]} | values | {
+        "threshold": figures["threshold"],
+        "roc_auc_seed_variance_share": area["recipe"]["seed_variance_share"],
+        "roc_auc_inflation": figures["leak"]["roc_auc"],
+    }  # fmt: skip
 
 
 def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:

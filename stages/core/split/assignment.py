@@ -213,6 +213,13 @@ def summarise(split: pd.DataFrame, chosen: Split) -> dict[str, Any]:
     }
 
 
+def headline(figures: dict[str, Any]) -> dict[str, int | None]:
+    """The figures of metrics/split.json: what the test result rests on, and how much of it training has seen."""
+    test = figures["test"]
+    counts = {f"test_{name}": test[name] for name in ("images", "positives", "patients", "positive_patients")}
+    return counts | {"test_images_leaking": figures["leak"]["test_in_train"], "dropped_images": figures["dropped"]}
+
+
 def describe(figures: dict[str, Any]) -> str:
     """Plain text: one line per part with its deviation from the requested shares, and warnings."""
     lines = []

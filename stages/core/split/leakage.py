@@ -37,10 +37,10 @@ def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame
 
 
 def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
-    """The figures under ``leak`` in metrics/split.json: images of test and val that training has seen.
+    """The figures under ``leak`` in the details of split: images of test and val that training has seen.
 
-    An image counts as a near copy only if it is not an exact copy. ``test_in_val`` counts test images with a copy
-    or their patient in validation, which can choose the epoch and the threshold.
+    An image counts as a near copy only if it is not an exact copy. ``test_in_train`` counts test images with a copy or
+    their patient in training, ``test_in_val`` in validation, which can choose the epoch and the threshold.
     """
     shared = _known_by_train(split, clusters)
     leak: dict[str, int | None] = {}
@@ -53,6 +53,9 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
         known = rows["patient"].notna().any()
         of_known = rows[rows["patient_in_train"].fillna(False)]
         leak[f"{part}_patients_in_train"] = tables.number(of_known) if known else None
+    test = shared[shared["split"] == "test"]
+    seen = test["copy_in_train"].fillna(False) | test["patient_in_train"].fillna(False)
+    leak["test_in_train"] = tables.number(test[seen.astype(bool)])
     leak["test_in_val"] = tables.number(in_val(split))
     return leak
 
