@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "stages"))
 

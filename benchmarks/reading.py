@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.network import batches, networks, training
 from core.pipeline import files
-from core.pipeline.schemas import file
 
 VARIANTS = ("in memory", "larger", "slow disk", "no prefetch")
 BATCH = 64

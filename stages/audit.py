@@ -7,7 +7,7 @@ Alone   python stages/audit.py
 
 from pathlib import Path
 
-from core.audit import copies, quality
+from core.audit import copies, messages, quality
 from core.images import decoder
 from core.pipeline import entrypoint, files, tables
 from core.split import queries
@@ -26,23 +26,23 @@ def main() -> None:
     thumbnails = files.read_array(THUMBNAILS)
     grey = decoder.Grey(thumbnails)
     folder = str(Path(CLUSTERS).parent)
-    with queries.opened(folder) as known:
+    with queries.opened(folder) as database:
         levels = copies.levels(grey, folder)
-        known.add_file("images", INDEX, tables.INDEX)
-        known.add_file("labelled", LABELS, ["file"])
-        images, near, rejected = quality.find_copies(known, grey, levels[1], folder)
+        database.add_file("images", INDEX, tables.INDEX)
+        database.add_file("labelled", LABELS, ["file"])
+        images, near, rejected = quality.find_copies(database, grey, levels[1], folder)
         clusters = quality.cluster(images, near)
-        known.add("clusters", clusters)
+        database.add("clusters", clusters)
         conflicts = quality.conflicts(images, clusters)
-        findings = quality.find(known, images, clusters, conflicts, levels, folder)
-        figures = quality.summarise(known, images, clusters, near, conflicts, findings)
+        findings = quality.find(database, images, clusters, conflicts, levels, folder)
+        figures = quality.summarise(database, images, clusters, near, conflicts, findings)
 
     quality.draw(images, clusters, conflicts, rejected, thumbnails, figures["synthetic"], SHEETS)
     tables.write(clusters, CLUSTERS, tables.CLUSTERS)
     tables.write(findings, FINDINGS, tables.FINDINGS)
     files.write_json(METRICS, {name: figures[name] for name in quality.HEADLINE})
     files.write_json(DETAIL, figures)
-    print(quality.explain(figures, findings))
+    print(messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Test whether two revisions, branches or experiments differ by more than chance, and list what changed.
 
-Reads   data/predictions.csv, data/split.csv, data/prepared/index.csv, metrics/detail/evaluate.json, params.yaml of both,
-        through DVC
+Reads   data/predictions.csv, data/split.csv, data/prepared/index.csv, metrics/detail/evaluate.json, params.yaml of
+        both, through DVC
 Writes  nothing; prints text, or Markdown with --md
 Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: compare it with the workspace
 """

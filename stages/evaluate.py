@@ -6,7 +6,7 @@ Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, 
 Alone   python stages/evaluate.py
 """
 
-from core.evidence import calibration, luck, metrics, planning, subgroups
+from core.evidence import calibration, luck, messages, metrics, planning, subgroups
 from core.network import devices, ensemble, inference, regions
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
@@ -64,7 +64,7 @@ def main() -> None:
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, metrics.headline(figures))
     files.write_json(DETAIL, figures)
-    print(metrics.explain(figures))
+    print(messages.summary(figures))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Judge another set of images with the trained model, without training. It runs in the folder of this set.
 
 Reads   data/raw/groups.csv, data/prepared/ (images.npy, thumbnails.npy, index.csv), params.yaml (external, seed); of
-        the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv, ../data/detail/evaluate.json,
-        ../models/, ../params.yaml (evaluate.threshold; device, reproducible, threads of train)
+        the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv,
+        ../data/detail/evaluate.json, ../models/, ../params.yaml (evaluate.threshold; device, reproducible, threads of
+        train)
 Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png
 Alone   cd FOLDER; python ../stages/external.py
 """
@@ -10,7 +11,7 @@ Alone   cd FOLDER; python ../stages/external.py
 from pathlib import Path
 
 from core.audit import between
-from core.evidence import calibration, external, luck, metrics
+from core.evidence import calibration, external, luck, messages, metrics
 from core.images import decoder
 from core.network import devices, ensemble, inference, novelty, pretrained, regions
 from core.pipeline import entrypoint, files, params, tables
@@ -55,23 +56,16 @@ def main() -> None:
     index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
     description, judged = files.read_json(MODEL), files.read_json(FIRST_DETAIL)
     if images.shape[-1] > description["channels"]:
-        raise PipelineError(
-            "The images of this set are in colour, but the model was trained on grey images: save them as grey images, "
-            "or train on colour images"
-        )
+        raise PipelineError(messages.colour_images())
     if images.shape[-1] < description["channels"]:
-        print("The images of this set are grey; the model was trained on colour, and sees three equal channels")
+        print(messages.grey_images())
         images = np.broadcast_to(images, (*images.shape[:3], description["channels"]))
     grey = decoder.Grey(files.read_array(FIRST_THUMBNAILS), files.read_array(THUMBNAILS))
     same, theirs = chosen.external.patients == "same", tables.read(FIRST_INDEX, tables.INDEX)
     found = between.compare(theirs, index, grey, same)
     common = between.summarise(found, theirs, same)
     if metrics.unseen(found).empty:
-        raise PipelineError(
-            f"Each of the {common['images']:,} images is a copy of one in the first set ({common['exact_copies']:,} "
-            f"exact, {common['near_copies']:,} near), or of one of its patients: this is no other set. See "
-            "data.location; if the two hospitals name patients independently, set external.patients: other"
-        )
+        raise PipelineError(messages.no_other_set(common))
 
     devices.repeatable(0, first.train.reproducible, first.train.threads)
     classifiers = ensemble.restore(WEIGHTS, description)
@@ -94,7 +88,7 @@ def main() -> None:
     tables.write(found, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(found)])
     files.write_json(METRICS, external.headline(figures))
     files.write_json(DETAIL, figures)
-    print(metrics.explain(figures))
+    print(messages.summary(figures))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ def main() -> None:
 
 
 def run(asked: argparse.Namespace, fold: int, name: str, named: bool) -> None:
-    """Run the experiment of one fold; with ``named``, each line that it prints names the fold. Raises PipelineError if it
-    fails."""
+    """Run the experiment of one fold; with ``named``, each line that it prints names the fold. Raises PipelineError
+    if it fails."""
     changes = [*asked.set_param, f"split.folds={asked.folds}", f"split.fold={fold}"]
     print(f"fold {fold} of {asked.folds}: dvc exp run --temp --name {name}", flush=True)
     options = [word for change in changes for word in ("--set-param", change)]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import PipelineError
-from core.pipeline.schemas.base import Section, Seed
+from core.pipeline.schemas.base import SPLITS, Section, Seed
 from core.pipeline.schemas.split import Split
-from core.split import assignment, leakage, queries
+from core.split import assignment, leakage, messages, queries
 
 LISTS = "data/raw/lists.csv"
 INDEX = "data/prepared/index.csv"
@@ -27,35 +27,31 @@ class Params(Section):
 
 
 def main() -> None:
-    chosen = params.load(Params)
+    cfg = params.load(Params)
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
-    with queries.opened(Path(SPLIT).parent) as known:
-        known.add_file("images", INDEX, tables.INDEX[:4])
-        known.add_file("listed", LISTS, tables.LISTED)
-        known.add("clusters", clusters)
-        images = queries.condensed(known) if assignment.gathers(chosen.split) else queries.singly(known)
-        synthetic = queries.are_synthetic(known)
+    with queries.opened(Path(SPLIT).parent) as database:
+        database.add_file("images", INDEX, tables.INDEX[:4])
+        database.add_file("listed", LISTS, tables.LISTED)
+        database.add("clusters", clusters)
+        images = queries.condensed(database) if assignment.gathers(cfg.split) else queries.singly(database)
+        synthetic = queries.are_synthetic(database)
 
-    split = assignment.assign(images, clusters, chosen.split, params.either(chosen.split.seed, chosen.seed))
+    split = assignment.assign(images, clusters, cfg.split, params.either(cfg.split.seed, cfg.seed))
     leak = leakage.explain(split, clusters)
-    if leak and chosen.split.on_leak == "fail":
-        raise PipelineError(
-            f"The split is refused, because the test result would be too good.\n{leak}\n"
-            "To separate them: split.strategy: patient and split.duplicates: together. "
-            "To measure the effect of the leak: split.on_leak: report"
-        )
-    figures = assignment.summarise(split, chosen.split) | {"leak": leakage.measure(split, clusters)}
+    if leak and cfg.split.on_leak == "fail":
+        raise PipelineError(messages.refused(leak))
+    figures = assignment.summarise(split, cfg.split) | {"leak": leakage.measure(split, clusters)}
     with files.whole(SPLIT) as unfinished:
-        for some in tables.chunks(INDEX, tables.INDEX[:4]):
-            rows = queries.spread(some, split, ["cluster", "component", "split"])
+        for chunk in tables.chunks(INDEX, tables.INDEX[:4]):
+            rows = queries.spread(chunk, split, ["cluster", "component", "split"])
             tables.append(rows, unfinished, tables.SPLIT)
     files.write_json(METRICS, assignment.headline(figures))
     files.write_json(DETAIL, {"synthetic": synthetic} | figures)
 
-    print(assignment.describe(figures))
-    if chosen.split.strategy == "stable" and (said := leakage.left_out(split)):
-        print(said)
-    print(f"LEAK (split.on_leak: report):\n{leak}" if leak else leakage.assure(split))
+    print(messages.summary(figures, SPLITS))
+    if cfg.split.strategy == "stable" and (dropped := leakage.left_out(split)):
+        print(dropped)
+    print(messages.reported(leak) if leak else leakage.assure(split))
 
 
 if __name__ == "__main__":

@@ -108,8 +108,9 @@ class Clone:
         """The stages that a DVC command ran or restored from the cache."""
         return stages(self.run(*command))
 
-    def metrics(self, name):
-        return json.loads((self.folder / "metrics" / f"{name}.json").read_text())
+    def metrics(self, name, inside="."):
+        """The details of a stage."""
+        return json.loads((self.folder / inside / "data/detail" / f"{name}.json").read_text())
 
     def reset(self):
         """Restore the committed state.

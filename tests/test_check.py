@@ -116,7 +116,7 @@ def test_repeat_passes_for_the_committed_bytes_and_fails_for_others(bare):
     # As if it had been committed on another machine, with another split and too good a figure.
     for path, old, new in (
         ("metrics/provenance/train.json", '"threads": ', '"threads": 9'),
-        ("metrics/evaluate.json", '"brier": {\n      "value": 0', '"brier": {\n      "value": 9'),
+        ("metrics/detail/evaluate.json", '"brier": {\n      "value": 0', '"brier": {\n      "value": 9'),
     ):
         file = bare.folder / path
         assert old in file.read_text()
@@ -173,6 +173,6 @@ def test_a_pull_request_is_compared_on_one_machine_and_fails_with_its_gate(clone
 
 
 def test_the_committed_figures_hold_the_committed_floors():
-    metrics = {name: json.loads((TOP / f"metrics/{name}.json").read_text()) for name in ("train", "evaluate")}
+    metrics = {name: json.loads((TOP / f"metrics/detail/{name}.json").read_text()) for name in ("train", "evaluate")}
     limits = gates.limits(str(TOP / "gates.yaml"))
     assert gates.below(metrics, limits.floors) == [] and gates.far(metrics, metrics, limits.tolerance) == []

@@ -1,4 +1,4 @@
-"""The original's images, where they are at hand: its claim, its cause, and what a model of them finds unlike."""
+"""The original's images, where they are at hand: its claim, its cause, and what a model of them finds out of distribution."""
 
 import re
 import zipfile
@@ -47,10 +47,10 @@ def test_the_claim_of_the_original_is_reproduced_and_its_cause_found(original):
     assert honest["test"]["accuracy"]["value"] > 0.9 and honest["test"]["sensitivity"]["value"] < 0.5
 
 
-def unlike(clone, folder):
-    """The share of images in a folder that a model finds unlike what it was trained on."""
+def ood_share(clone, folder):
+    """The share of images in a folder that a model finds out of distribution."""
     clone.run("python", "stages/predict.py", folder, "--out", folder.parent / f"{folder.name}.csv")
-    return (pd.read_csv(folder.parent / f"{folder.name}.csv")["unlike"] > 1).mean()
+    return (pd.read_csv(folder.parent / f"{folder.name}.csv")["ood_score"] > 1).mean()
 
 
 def test_a_model_of_mammograms_finds_phantoms_unlike_and_the_reverse_and_neither_its_own_test_images(
@@ -66,13 +66,13 @@ def test_a_model_of_mammograms_finds_phantoms_unlike_and_the_reverse_and_neither
         drawn = Image.fromarray(patch.pixels)
         drawn.save(tmp_path / f"colour/{number}.png")
         drawn.convert("L").save(tmp_path / f"grey/{number}.png")
-    assert unlike(mammograms, tmp_path / "grey") > 0.95
-    assert unlike(mammograms, tmp_path / "mammograms") < 0.2
+    assert ood_share(mammograms, tmp_path / "grey") > 0.95
+    assert ood_share(mammograms, tmp_path / "mammograms") < 0.2
     said = mammograms.run("python", "stages/predict.py", tmp_path / "colour", good=False)
     assert "a colour image, but the model was trained on grey images" in said
 
     split = pd.read_csv(clone.folder / "data/split.csv").query("part == 'test'")
     with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
         put(tmp_path / "own", {Path(name).name: archive.read(name) for name in split["file"]})
-    assert unlike(clone, tmp_path / "mammograms") > 0.95
-    assert unlike(clone, tmp_path / "own") < 0.35  # an epoch's training on 160 images
+    assert ood_share(clone, tmp_path / "mammograms") > 0.95
+    assert ood_share(clone, tmp_path / "own") < 0.35  # an epoch's training on 160 images

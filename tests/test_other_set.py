@@ -56,7 +56,7 @@ def given(clone, pictures, table):
 def test_the_template_judges_other_synthetic_patients_and_leaves_the_first_set_alone(clone, other):
     said = other({"data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32})
     assert stages(said.replace(f"{FOLDER}/dvc.yaml:", "")) == ["download", "prepare", "audit", "report"]
-    figures = clone.metrics(f"../{FOLDER}/metrics/evaluate")
+    figures = clone.metrics("evaluate", FOLDER)
     assert figures["common"] == {
         "images": 160, "exact_copies": 0, "near_copies": 0, "of_known_patients": 0, "patients": "other",
     }  # fmt: skip
@@ -73,7 +73,7 @@ def test_the_template_judges_other_synthetic_patients_and_leaves_the_first_set_a
     clone.change("evaluate.threshold", 0.4)
     again = clone.run("dvc", "repro", f"{FOLDER}/dvc.yaml")
     ran = re.findall(rf"Running stage '{FOLDER}/dvc.yaml:(\w+)'", again)
-    assert ran == ["external", "report"] and clone.metrics(f"../{FOLDER}/metrics/evaluate")["threshold"] == 0.4
+    assert ran == ["external", "report"] and clone.metrics("evaluate", FOLDER)["threshold"] == 0.4
 
 
 def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, other, first):
@@ -85,7 +85,7 @@ def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, ot
     names = [f"n{n // 4}" for n in range(40)] + [f"c{n // 4}" for n in range(40)]
     given(clone, new + copies, table.assign(patient=names, ward=[name[0] + str(int(name[1:]) % 2) for name in names]))
     said = other(FROM | {"data.groups": ["ward"]})
-    figures = clone.metrics(f"../{FOLDER}/metrics/evaluate")
+    figures = clone.metrics("evaluate", FOLDER)
     common = figures["common"]
     assert common["exact_copies"] >= 20 and common["exact_copies"] + common["near_copies"] == 40
     assert figures["test_unseen"]["images"] == 40

@@ -1,4 +1,4 @@
-from core.audit import copies, quality
+from core.audit import copies, messages, quality
 from core.pipeline import tables
 from core.split import queries
 
@@ -103,7 +103,7 @@ def test_copies_with_different_labels_are_a_conflict_once():
         "e": "label 1, not so its exact copies d and 1 more",
         "f": "label 0, not so its exact copies e",
     }
-    text = quality.explain(figures, findings)
+    text = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
     assert "3 images whose copies have a different label" in text and "d, e, f" in text and "split.duplicates" in text
 
 
@@ -137,23 +137,21 @@ def test_blank_faint_dark_and_odd_images_are_named_and_ordinary_ones_are_not():
     assert detail["i03"] == "all grey level 100" and detail["i17"] == "129 x 64, median 64 x 64"
     assert figures["blank"] == figures["near_blank"] == 1
     assert figures["outliers"] == {"size": 1, "mode": 1, "brightness": 1}
-    said = quality.explain(figures, findings)
+    said = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
     assert all(words in said for words in ("1 image with only one grey level", "i17", "i11", "i13"))
 
 
 def test_unreadable_images_are_named():
     _, findings, figures = audited(SET, unreadable=["gone"])
     assert figures["unreadable"] == 1 and "gone" in set(findings["file"])
-    assert "data.on_bad_image: drop" in quality.explain(figures, findings)
+    assert "data.on_bad_image: drop" in messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
 
 
-@pytest.mark.parametrize(
-    ("positive", "words"), [(2, "one part will have no positive image"), (5, "split.folds"), (12, "")]
-)
+@pytest.mark.parametrize(("positive", "words"), [(2, "one will have no positive image"), (5, "split.folds"), (12, "")])
 def test_too_few_positive_patients_are_said(positive, words):
     images = index([(f"f{n}", int(n < positive), f"p{n}", str(n)) for n in range(40)])
     _, findings, figures = audited(images, grey=random.randint(0, 255, (40, 64, 64)).astype(np.uint8))
-    said = quality.explain(figures, findings)
+    said = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
     assert words in said and ("positive patients" in said) == (positive < 10)
 
 
@@ -164,7 +162,7 @@ def test_unknown_patients_are_null_and_not_none_at_all():
         assert figures[name] is None
     assert figures["images_per_patient"] == {"min": None, "median": None, "max": None}
     assert figures["positive_components"] == 2
-    assert "data.patient" in quality.explain(figures, findings)
+    assert "data.patient" in messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
 
 
 def test_a_set_without_copies_has_no_clusters():

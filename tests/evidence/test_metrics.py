@@ -1,4 +1,4 @@
-from core.evidence import luck, metrics
+from core.evidence import luck, messages, metrics
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -104,7 +104,7 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert blocks["test_patients"]["max"]["roc_auc"]["value"] == 1.0
     unknown = predictions([0, 1], [0.2, 0.6])
     assert metrics.summarise(unknown, unknown, 0.5, 0.5, seed=1)["test_patients"] is None
-    text = metrics.explain({"synthetic": True, "threshold": 0.5} | blocks)
+    text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks)
     assert "SYNTHETIC" in text and "1.000 (0.158 to 1.000)" in text and "1.000 (no interval)" in text
 
 

@@ -167,6 +167,6 @@ def test_the_verdict_speaks_of_both_sets():
 
 def test_a_name_from_the_data_has_no_meaning_in_the_verdict():
     figures = grouped(0.5, -0.3)
-    figures["worst"]["split"] = "*<b>A"
+    figures["worst"]["level"] = "*<b>A"
     figures["groups"]["site"]["levels"]["*<b>A"] = figures["groups"]["site"]["levels"]["A"]
     assert r"site \*\<b>A: sensitivity" in verdict.word(figures)

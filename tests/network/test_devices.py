@@ -6,10 +6,9 @@ from core.network import devices, networks
 from core.pipeline import pins, provenance
 from core.pipeline.errors import PipelineError
 
+import house
 import pytest
 import torch
-
-import house
 
 MODES = ("everywhere", "machine", "none")
 

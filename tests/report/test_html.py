@@ -16,7 +16,7 @@ from conftest import TOP
 @pytest.fixture
 def figures():
     """What the committed pipeline measured."""
-    return {stage: json.loads((TOP / f"metrics/{stage}.json").read_text()) for stage in
+    return {stage: json.loads((TOP / f"metrics/detail/{stage}.json").read_text()) for stage in
             ("audit", "split", "train", "evaluate")}  # fmt: skip
 
 

@@ -3,7 +3,7 @@ from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import SPLITS
 from core.pipeline.schemas.split import Split
-from core.split import assignment, leakage
+from core.split import assignment, leakage, messages
 
 import numpy as np
 import pandas as pd
@@ -128,7 +128,7 @@ def test_lists_are_followed_and_images_on_none_are_dropped():
 def test_lists_that_tear_copies_apart_are_refused_unless_copies_are_kept():
     images = index([(1, "a", "x"), (1, "b", "y"), (0, "c", "x")])
     listed = lists(["train", "val", "test"])
-    with pytest.raises(PipelineError, match="put copies of one image into different parts .*f000, f002"):
+    with pytest.raises(PipelineError, match="put copies of one image into different splits .*f000, f002"):
         assign(images, listed=listed, strategy="predefined")
     split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
     assert leakage.measure(split, clusters(images))["test_copies_in_train"] == 1
@@ -141,7 +141,7 @@ def test_the_leak_is_counted_as_by_hand_and_explained_by_name():
     split = assign(images, listed=listed, strategy="predefined", duplicates="keep")
     assert leakage.measure(split, clusters(images)) == {
         "test_copies_in_train": 1, "test_positive_copies_in_train": 1, "test_near_copies_in_train": 0,
-        "test_patients_in_train": 2, "test_in_val": 1,
+        "test_patients_in_train": 2, "test_in_train": 2, "test_in_val": 1,
         "val_copies_in_train": 1, "val_positive_copies_in_train": 0, "val_near_copies_in_train": 0,
         "val_patients_in_train": 1,  # d shares y with b, who is in train: one person under two names
     }  # fmt: skip
@@ -205,7 +205,7 @@ def test_unknown_patients_are_null_in_the_leak_and_refused_by_strategy_patient()
 
 
 def test_too_few_groups_for_the_parts_are_an_error_that_says_so():
-    with pytest.raises(PipelineError, match="the part .* would get no image: 2 groups"):
+    with pytest.raises(PipelineError, match="the split .* would get no image: 2 components"):
         assign(index([(0, "a", "x"), (1, "b", "y")]))
 
 
@@ -217,7 +217,9 @@ def test_predefined_without_lists_names_the_parameters():
 def test_a_part_of_one_class_is_said():
     images = index([(0, "a", "x"), (1, "b", "y"), (0, "c", "z")])
     split = assign(images, listed=lists(["train", "val", "test"]), strategy="predefined")
-    assert "test has one class only" in assignment.describe(assignment.summarise(split, rules(strategy="predefined")))
+    assert "test has one class only" in messages.summary(
+        assignment.summarise(split, rules(strategy="predefined")), SPLITS
+    )
 
 
 def test_a_copy_on_no_list_does_not_push_out_the_one_that_is_listed():
@@ -305,14 +307,14 @@ def test_the_deviation_from_the_fractions_is_the_one_counted_by_hand():
     share = {part: (split["split"] == part).mean() for part in SPLITS}
     for part, asked in (("train", 0.7), ("val", 0.2), ("test", 0.1)):
         assert figures[part]["deviation"]["images"] == pytest.approx(share[part] - asked)
-    assert "off by" in assignment.describe(figures)
+    assert "off by" in messages.summary(figures, SPLITS)
 
 
 def test_fewer_positive_groups_than_parts_are_said_with_what_helps():
     images = index([(int(n < 8), f"p{n // 4}", str(n)) for n in range(80)])
     split = assign(images)
-    said = assignment.describe(assignment.summarise(split, rules()))
-    assert "2 groups with a positive image are too few for 3 parts" in said and "split.folds" in said
+    said = messages.summary(assignment.summarise(split, rules()), SPLITS)
+    assert "2 components with a positive image are too few for 3 splits" in said and "split.folds" in said
 
 
 @pytest.mark.parametrize("duplicates", ["together", "drop"])
@@ -347,6 +349,6 @@ def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
     rows = [(0 if n == 0 else n % 2, f"p{patient}", "blank" if n == 0 else f"{patient}-{n}")
             for patient in range(10) for n in range(3)]  # fmt: skip
     with pytest.raises(
-        PipelineError, match="Copies join 10 patients into one group, for example f000, f003, f006 and 7 more"
+        PipelineError, match="Copies join 10 patients into one component, for example f000, f003, f006 and 7 more"
     ):
         assign(index(rows))

@@ -6,7 +6,7 @@ from core.audit import copies, hashes
 from core.images import dicom, sheets
 from core.images.decoder import Grey
 from core.pipeline import files, tables
-from core.pipeline.text import pluralise, shorten
+from core.pipeline.text import shorten
 from core.split import groups, queries
 from core.split.queries import Tables
 
@@ -268,75 +268,6 @@ def _positive_groups(gathered: pd.DataFrame, clusters: pd.DataFrame) -> int:
     positive = gathered["label"] == 1
     joined = groups.of(gathered, clusters)[positive & ~alone].nunique()
     return joined + tables.number(gathered[positive & alone])
-
-
-def explain(figures: dict[str, Any], findings: pd.DataFrame) -> str:
-    """The findings, what they mean, and the parameters that handle them: plain text, one screen."""
-    kind = "SYNTHETIC images" if figures["synthetic"] else "images"
-    lines = [
-        f"{figures['images']:,} {kind}, {figures['distinct_images']:,} of them distinct; "
-        f"{figures['positives']:,} positive, {figures['distinct_positives']:,} of them distinct"
-    ]
-    if figures["patients"] is None:
-        lines.append(
-            "Patients are not known, so the split can't keep the images of a patient together. Set data.patient."
-        )
-    else:
-        each = figures["images_per_patient"]
-        lines.append(
-            f"{figures['patients']:,} patients, {figures['positive_patients']:,} of them with a positive image; "
-            f"{each['min']:,.0f} to {each['max']:,.0f} images each, median {each['median']:,.0f}"
-        )
-        if each["max"] == 1:
-            lines.append("Every patient has exactly one image. Check data.patient.")
-    apart = figures["positive_components"]
-    apart_ones = pluralise(apart, f"independent positive {'image' if figures['patients'] is None else 'patient'}")
-    if apart < 3:
-        lines.append(
-            f"{apart_ones}, but the split has three parts: at least one part will have no positive image. "
-            "Only more positive patients help. Cross-validation (split.folds) tests on each of them in turn."
-        )
-    elif apart < tables.FEW_PATIENTS:
-        lines.append(
-            f"{apart_ones}: too few to estimate the performance on new ones. "
-            "Cross-validation (split.folds) tests on each of them in turn."
-        )
-
-    if figures["redundant_copies"]:
-        lines.append(
-            f"Exact copies: {figures['copied_images']:,} images in {pluralise(figures['exact_clusters'], 'cluster')} "
-            f"({figures['redundant_copies']:,} redundant)."
-        )
-    if figures["near_pairs"]:
-        lines.append(
-            f"Near copies: {pluralise(figures['near_pairs'], 'pair')} of images (recompressed, resized, brightened, "
-            "cropped, mirrored or turned)."
-        )
-    if figures["redundant_copies"] or figures["near_pairs"]:
-        lines.append(
-            "split.duplicates: together keeps copies in one part; split.duplicates: drop keeps one of each cluster."
-        )
-    else:
-        lines.append("No exact or near copies.")
-
-    meaning = {
-        "conflict": "whose copies have a different label (one label is wrong; split.duplicates: drop leaves them out)",
-        "two-patients": "whose copies belong to another patient "
-        "(one person twice, or a mix-up; the split treats both as one)",
-        "unreadable": "that can't be decoded (left out by data.on_bad_image: drop)",
-        "blank": "with only one grey level",
-        "near-blank": f"too uniform for the near-copy search (standard deviation below {copies.FLAT:g} grey levels)",
-        "size": "of unusual size (all images are resized to a square of prepare.image_size)",
-        "annotated": "with text in their pixels, says their DICOM tag BurnedInAnnotation: a network can read it",
-        "mode": "with an unusual colour mode",
-        "brightness": "with an unusually low or high mean brightness",
-    }
-    for finding, words in meaning.items():
-        found = sorted(set(findings.loc[findings["finding"] == finding, "file"]))
-        if found:
-            lines.append(f"{pluralise(len(found), 'image')} {words}: {shorten(found, 3)}")
-    lines.append("All findings: data/audit/findings.csv. All copies: data/audit/clusters.csv. Sheets: plots/audit/")
-    return "\n".join(lines)
 
 
 def draw(

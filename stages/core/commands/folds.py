@@ -6,6 +6,7 @@ from core.evidence import metrics
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.train import Train
+from core.pipeline.text import format_metric
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,6 @@ def explain(figures: dict[str, Any]) -> str:
             "-" if spread[key] is None else f"{spread[key]:.3f}" for key in ("mean", "standard_deviation")
         )
         lines.append(
-            f"{name.replace('_', ' '):18} {mean:>6} {deviation:>6} {spread['folds']:6}   {metrics.cell(pooled[name])}"
+            f"{name.replace('_', ' '):18} {mean:>6} {deviation:>6} {spread['folds']:6}   {format_metric(pooled[name])}"
         )
     return "\n".join(lines)

@@ -20,8 +20,8 @@ SHOWN = 256  # minimum side, in pixels, of an image that is shown to people
 
 
 class Scores(NamedTuple):
-    """Of N images: ``probability`` of the positive class, float64 (N,), and ``ood_score``, float64 (N,), which is above 1
-    if the image is out of distribution (core.network.novelty)."""
+    """Of N images: ``probability`` of the positive class, float64 (N,), and ``ood_score``, float64 (N,), which is above
+    1 if the image is out of distribution (core.network.novelty)."""
 
     probability: np.ndarray
     ood_score: np.ndarray

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from core.evidence import messages
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -55,19 +56,16 @@ def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
 
 
 def apply(predictions: pd.DataFrame, raw: np.ndarray, asked: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    """The probabilities to use, and the block ``calibration`` of metrics/evaluate.json.
+    """The probabilities to use, and the block ``calibration`` of the details.
 
-    The temperature is fitted on the rows of part val. If ``asked``, it is applied to all of ``raw``. Raises PipelineError
-    if ``asked`` and validation has one class only.
+    The temperature is fitted on the rows of validation. If ``asked``, it is applied to all of ``raw``. Raises
+    PipelineError if ``asked`` and validation has one class only.
     """
     labels, part = predictions["label"].to_numpy(), predictions["split"]
     val, test = (part == "val").to_numpy(dtype=bool), (part == "test").to_numpy(dtype=bool)
     temperature = fit_temperature(labels[val], raw[val])
     if asked and temperature is None:
-        raise PipelineError(
-            "evaluate.calibration: no temperature can be fitted, as validation has one class only. "
-            "Set evaluate.calibration: none, or give validation images of both classes (split.val, seed)"
-        )
+        raise PipelineError(messages.no_temperature())
     block = summarise(labels[test], raw[test], temperature, asked)
     return (tempered(raw, temperature) if asked and temperature is not None else raw), block
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.evidence import bootstrap, luck
+from core.evidence import bootstrap, luck, messages
 from core.evidence.bootstrap import Scores
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
@@ -130,11 +130,7 @@ def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
     if asked != "validation":
         return float(asked)
     if validation["label"].nunique() < 2:
-        raise PipelineError(
-            "evaluate.threshold can't be chosen on validation, which has one class only: "
-            f"{int(validation['label'].sum())} of {len(validation)} images are positive. "
-            "Set a number, for example evaluate.threshold: 0.5"
-        )
+        raise PipelineError(messages.no_threshold(len(validation), int(validation["label"].sum())))
     false_alarms, sensitivity, thresholds = _roc_curve(validation)
     return float(min(1.0, thresholds[np.argmax(sensitivity - false_alarms)]))
 
@@ -289,27 +285,3 @@ def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     for label, name in enumerate(("negatives", "positives")):
         table[name] = np.histogram(predictions.loc[predictions["label"] == label, "probability"], edges)[0]
     return pd.DataFrame(table)
-
-
-def explain(figures: dict[str, Any]) -> str:
-    """The measures as columns of plain text: the whole test set, its unseen images (see ``unseen``), and patients."""
-    blocks = {"test": figures["test"], "unseen": figures["test_unseen"]}
-    if figures["test_patients"] is not None:
-        blocks["patients' mean"] = figures["test_patients"]["mean"]
-    lines = ["SYNTHETIC images"] if figures["synthetic"] else []
-    lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
-    for row in [name for name in figures["test"] if not name.endswith("_components")]:
-        texts = [cell(block.get(row)) for block in blocks.values()]
-        lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
-    return "\n".join(lines)
-
-
-def cell(entry: Any) -> str:
-    """A count, or a measure with its interval; "-" if it is not defined."""
-    if not isinstance(entry, dict):
-        return "-" if entry is None else f"{entry:,}"
-    if entry["value"] is None:
-        return "-"
-    if entry["ci_low"] is None:
-        return f"{entry['value']:.3f} (no interval)"
-    return f"{entry['value']:.3f} ({entry['ci_low']:.3f} to {entry['ci_high']:.3f})"

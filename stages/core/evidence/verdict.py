@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from core.evidence.metrics import SHAREFREE, cell
+from core.evidence.metrics import SHAREFREE
 from core.evidence.subgroups import FEW
 from core.pipeline.tables import FEW_PATIENTS, LEAST
-from core.pipeline.text import format_p, pluralise, shorten
+from core.pipeline.text import format_metric, format_p, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 
@@ -107,15 +107,15 @@ def _elsewhere(other: dict[str, Any] | None) -> list[str]:
     if common["patients"] == "not known":
         lines.append("Whether its other patients are in the first set is not known.")
     worse = [name for name, entry in other["drop"].items() if entry.get("worse")]
-    shown = [f"{_words(name)} {cell(other['drop'][name])}" for name in SHAREFREE]
+    shown = [f"{_words(name)} {format_metric(other['drop'][name])}" for name in SHAREFREE]
     sure = f"Worse by more than chance: {', '.join(map(_words, worse))}."
     if not worse:
         sure = "None is worse by more than chance, which does not prove that they are equal."
     lines.append(f"How far it falls there: {'; '.join(shown)}. {sure}")
     lines.append(
         f"Calibration there: mean probability {other['mean_probability']:.2f}, share of positives "
-        f"{fresh['positives'] / fresh['images']:.2f}. Out-of-distribution images: a share of {cell(other['ood_share'])}, "
-        "where 0.05 is usual."
+        f"{fresh['positives'] / fresh['images']:.2f}. Out-of-distribution images: a share of "
+        f"{format_metric(other['ood_share'])}, where 0.05 is usual."
     )
     return lines + [f"In the other set: {line}" for line in _groups(other)]
 
@@ -143,14 +143,15 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     for name in shortcuts(figures):
         found = figures["groups"][name]["shortcut"]
         inside = (
-            cell(found["within_group_auc"])
+            format_metric(found["within_group_auc"])
             if found["within_group_auc"]["value"] is not None
             else found["within_group_auc"]["reason"]
         )
         lines.append(
-            f"**{_escaped(name)} predicts the class without any image**: ROC AUC {cell(found['group_only_auc'])} on the test "
+            f"**{_escaped(name)} predicts the class without any image**: ROC AUC "
+            f"{format_metric(found['group_only_auc'])} on the test "
             f"images. If the images show it, the network can have learned it. The network's ROC AUC among images of "
-            f"the same {_escaped(name)}: {inside}; over all: {cell(area)}."
+            f"the same {_escaped(name)}: {inside}; over all: {format_metric(area)}."
         )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
@@ -159,7 +160,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     else:
         part = figures["groups"][worst["group"]]["levels"][worst["level"]]
         what = f"{_escaped(worst['group'])} {_escaped(worst['level'])}: {_words(worst['measure'])}"
-        is_ = f"{what} {cell(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
+        is_ = f"{what} {format_metric(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
         sure = f"{format_p(worst['p'])}, corrected for all that were looked at"
         if worst["p"] < CHANCE:
             lines.append(f"**It fails some**: {is_} ({sure}).")
@@ -190,8 +191,8 @@ def _luck(block: dict[str, Any]) -> list[str]:
     share = round(100 * recipe["seed_variance_share"])
     remedy = "more members (train.ensemble_size)" if share > 50 else "more test patients"
     return [
-        f"On new patients and after a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
-        f"this doubt is the luck of the training, the rest is which patients are tested: {remedy} would lower it most."
+        f"On new patients and after a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. "
+        f"{share} % of this doubt is the luck of the training, the rest is which patients are tested: {remedy} would lower it most."
     ]
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from core.pipeline import messages
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -153,7 +154,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def there(path: str | Path) -> Path:
     """The path of another stage's output. Raises PipelineError if it is missing."""
     if not Path(path).is_file():
-        raise PipelineError(f"{path} is missing: create it with dvc repro, or fetch it with dvc pull")
+        raise PipelineError(messages.missing(path))
     return Path(path)
 
 
@@ -164,7 +165,7 @@ def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
         yield there(path)
     except faults as error:
         reason = " ".join(str(error).split())[:200]
-        raise PipelineError(f"{path} is damaged ({reason}): delete it, then run dvc repro") from None
+        raise PipelineError(messages.damaged(path, reason)) from None
 
 
 def read_array(path: str | Path) -> np.ndarray:

@@ -67,3 +67,31 @@ def wrong_parameters(path: str | Path, errors: Iterable[Mapping[str, Any]], keys
         else:
             lines[key] = f"{key} = {error['input']!r}: {message}"
     return "\n".join(f"{path}: {line}" for key, line in lines.items() if key not in renamed)
+
+
+def missing(path: str | Path) -> str:
+    return f"{path} is missing: create it with dvc repro, or fetch it with dvc pull"
+
+
+def damaged(path: str | Path, reason: str) -> str:
+    return f"{path} is damaged ({reason}): delete it, then run dvc repro"
+
+
+def missing_columns(columns: Iterable[str]) -> str:
+    return f"it lacks the columns {', '.join(sorted(columns))}"
+
+
+def hwcaps(value: str) -> str:
+    return f"GLIBC_TUNABLES={value} changes how the C library rounds: unset it"
+
+
+def not_of_its_tag(text: str, tag: str) -> str:
+    return f"{text!r} is not a valid {tag}"
+
+
+def not_a_scalar() -> str:
+    return "a key must be a scalar"
+
+
+def duplicate_key(key: object) -> str:
+    return f'found duplicate key "{key}"'

@@ -11,6 +11,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
+from core.pipeline import messages
 from core.pipeline.errors import PipelineError
 
 CONTRACT = "any x86-64 with AVX2"  # the processors that give the same bytes
@@ -73,7 +74,7 @@ def has_avx2() -> bool:
 
 
 def check() -> None:
-    """Raise PipelineError if the environment contains a setting that can't be overridden, since the C library has read it."""
+    """Raise PipelineError if the environment has a setting that can't be overridden, as the C library has read it."""
     given = os.environ.get("GLIBC_TUNABLES", "")
     if "hwcaps" in given:
-        raise PipelineError(f"GLIBC_TUNABLES={given} changes how the C library rounds: unset it")
+        raise PipelineError(messages.hwcaps(given))

@@ -64,8 +64,8 @@ def machine() -> dict[str, Any]:
 
 
 def record(stage: str) -> None:
-    """Write metrics/provenance/<stage>.json. Raises PipelineError if code or parameters changed since ``inputs``: DVC hashes
-    them after the run, and would record the result under the changed versions (treeverse/dvc#11058)."""
+    """Write metrics/provenance/<stage>.json. Raises PipelineError if code or parameters changed since ``inputs``: DVC
+    hashes them after the run, and would record the result under the changed versions (treeverse/dvc#11058)."""
     known, now = inputs(stage), _chosen(stage)
     for what in ("code", "parameters"):
         if known[what] != now[what]:
@@ -113,7 +113,9 @@ def _is_code(path: str) -> bool:
 
 
 def _chosen(stage: str) -> dict[str, Any]:
-    values = {path: _values(path, keys) for path, keys in parameters(stage).items()}
+    values: dict[str, Any] = {}
+    for path, keys in parameters(stage).items():
+        values |= {key if path == params.PATH else f"{path}:{key}": _value(path, key) for key in keys}
     code = [file for path in _dependencies(stage) if _is_code(path) for file in _files(Path(path))]
     return {"parameters": values, "code": {file.as_posix(): files.sha256(file) for file in code}}
 
@@ -134,16 +136,12 @@ def parameters(stage: str) -> dict[str, list[str]]:
     return declared
 
 
-def _values(path: str, keys: list[str]) -> dict[str, Any]:
-    """The values of keys such as ``train.lr`` in a parameter file; None for those that it lacks."""
-
-    def value(key: str) -> Any:
-        place: Any = params.read(path)
-        for name in key.split("."):
-            place = place.get(name) if isinstance(place, dict) else None
-        return place
-
-    return {key: value(key) for key in keys}
+def _value(path: str, key: str) -> Any:
+    """The value of a key such as ``train.lr`` in a parameter file; None if it has none."""
+    place: Any = params.read(path)
+    for name in key.split("."):
+        place = place.get(name) if isinstance(place, dict) else None
+    return place
 
 
 def _processor() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from core.pipeline import files
+from core.pipeline import files, messages
 
 import numpy as np
 import pandas as pd
@@ -68,7 +68,7 @@ def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
 
 def _complete(found: list[str], columns: list[str]) -> None:
     if missing := set(columns) - set(found):
-        raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
+        raise ValueError(messages.missing_columns(missing))
 
 
 def header(path: Path, columns: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """Numbers and names in words."""
 
+from typing import Any
+
 
 def pluralise(count: int, thing: str) -> str:
     """A count with its noun: "1 patient", "1,200 patients"."""
@@ -16,3 +18,14 @@ def shorten(names: list[str], most: int = 5, total: int | None = None) -> str:
 def format_p(p: float) -> str:
     """A p-value as text."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def format_metric(entry: Any) -> str:
+    """A count, or a measure with its interval; "-" if it is not defined."""
+    if not isinstance(entry, dict):
+        return "-" if entry is None else f"{entry:,}"
+    if entry["value"] is None:
+        return "-"
+    if entry["ci_low"] is None:
+        return f"{entry['value']:.3f} (no interval)"
+    return f"{entry['value']:.3f} ({entry['ci_low']:.3f} to {entry['ci_high']:.3f})"

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
+from core.pipeline import messages
+
 import yaml
 
 YAMLError, MarkedYAMLError = yaml.YAMLError, yaml.MarkedYAMLError
@@ -51,7 +53,7 @@ def _made(make: Callable[[str], Made], loader: _Loader, node: yaml.ScalarNode) -
         return make(written.lower())
     except (ValueError, LookupError):
         kind = str(node.tag).rpartition(":")[2]
-        raise ConstructorError(None, None, f"{written!r} is not a valid {kind}", node.start_mark) from None
+        raise ConstructorError(None, None, messages.not_of_its_tag(written, kind), node.start_mark) from None
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -61,9 +63,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool | None):
-            raise ConstructorError(None, None, "a key must be a scalar", key_node.start_mark)
+            raise ConstructorError(None, None, messages.not_a_scalar(), key_node.start_mark)
         if key in seen:
-            raise ConstructorError(None, None, f'found duplicate key "{key}"', key_node.start_mark)
+            raise ConstructorError(None, None, messages.duplicate_key(key), key_node.start_mark)
         seen.add(key)
     loader.flatten_mapping(node)
     found: dict[Any, Any] = loader.construct_mapping(node, deep=True)

@@ -1,8 +1,9 @@
 """Test images that training has seen: as an exact copy, as a near copy, or through another image of the patient."""
 
+from typing import Any, Literal, NamedTuple
+
 from core.pipeline import tables
-from core.pipeline.text import pluralise, shorten
-from core.split import groups
+from core.split import groups, messages
 
 import pandas as pd
 
@@ -16,14 +17,14 @@ def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
     return _shared(split, "train")
 
 
-def _shared(split: pd.DataFrame, part: str) -> pd.DataFrame:
-    within = split["split"] == part
+def _shared(split: pd.DataFrame, name: str) -> pd.DataFrame:
+    inside = split["split"] == name
     person = groups.persons(split)
-    known = person.isin(person[within].dropna()).astype("boolean")
+    known = person.isin(person[inside].dropna()).astype("boolean")
     return pd.DataFrame(
         {
-            f"copy_in_{part}": split["cluster"].isin(split.loc[within, "cluster"].dropna()).astype("boolean"),
-            f"patient_in_{part}": known.mask(split["patient"].isna()),
+            f"copy_in_{name}": split["cluster"].isin(split.loc[inside, "cluster"].dropna()).astype("boolean"),
+            f"patient_in_{name}": known.mask(split["patient"].isna()),
         }
     )
 
@@ -44,15 +45,15 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
     """
     shared = _known_by_train(split, clusters)
     leak: dict[str, int | None] = {}
-    for part in ("test", "val"):
-        rows = shared[shared["split"] == part]
+    for name in ("test", "val"):
+        rows = shared[shared["split"] == name]
         exact = rows[rows["exact_in_train"]]
-        leak[f"{part}_copies_in_train"] = tables.number(exact)
-        leak[f"{part}_positive_copies_in_train"] = tables.number(exact[exact["label"] == 1])
-        leak[f"{part}_near_copies_in_train"] = tables.number(rows[rows["copy_in_train"] & ~rows["exact_in_train"]])
+        leak[f"{name}_copies_in_train"] = tables.number(exact)
+        leak[f"{name}_positive_copies_in_train"] = tables.number(exact[exact["label"] == 1])
+        leak[f"{name}_near_copies_in_train"] = tables.number(rows[rows["copy_in_train"] & ~rows["exact_in_train"]])
         known = rows["patient"].notna().any()
         of_known = rows[rows["patient_in_train"].fillna(False)]
-        leak[f"{part}_patients_in_train"] = tables.number(of_known) if known else None
+        leak[f"{name}_patients_in_train"] = tables.number(of_known) if known else None
     test = shared[shared["split"] == "test"]
     seen = test["copy_in_train"].fillna(False) | test["patient_in_train"].fillna(False)
     leak["test_in_train"] = tables.number(test[seen.astype(bool)])
@@ -66,54 +67,51 @@ def in_val(split: pd.DataFrame) -> pd.DataFrame:
     return split[(split["split"] == "test") & shared]
 
 
-def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
-    """A text that names the test images and patients that training or validation has seen, or None."""
+class Leak(NamedTuple):
+    """Test images that training or validation has seen: how, how many images, of how many patients, and some of the
+    files (or patients, for the kind patients)."""
+
+    kind: Literal["copies", "near copies", "patients", "validation"]
+    images: int
+    patients: int
+    names: list[str]
+
+
+def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
+    """The kinds of leak that a split has; empty if it has none."""
     shared = _known_by_train(split, clusters)
     test = shared[shared["split"] == "test"]
-    of_all = f"of {tables.number(test):,} test images"
-    lines = []
-    for kind, copied in (
-        ("copies", test[test["exact_in_train"]]),
-        ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
-    ):
-        if len(copied):
-            count = tables.number(copied)
-            names = shorten(list(copied["file"]), total=count)
-            lines.append(f"{count:,} {of_all} are {kind} of a training image: {names}")
-    if (known := test[test["patient_in_train"].fillna(False)]).size:
-        patients = sorted(known["patient"].unique())
-        lines.append(
-            f"{tables.number(known):,} {of_all} are of {len(patients):,} patients who are also in training: "
-            f"{shorten(patients)}"
+    of_patients = test[test["patient_in_train"].fillna(False)]
+    of_val = in_val(split)
+    files = of_val["file"].fillna(of_val["patient"]).drop_duplicates()  # a row of several images may have no file
+    rows: list[tuple[Any, pd.DataFrame, list[str]]] = [
+        (kind, copies, list(copies["file"]))
+        for kind, copies in (
+            ("copies", test[test["exact_in_train"]]),
+            ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
         )
-    if len(known := in_val(split)):
-        count = tables.number(known)
-        either = known["file"].fillna(known["patient"]).drop_duplicates()  # images without copies may have no file
-        lines.append(
-            f"{count:,} {of_all} have a copy or their patient in validation, which can choose the epoch and the "
-            f"threshold: {shorten(list(either), total=count)}"
-        )
-    return "\n".join(lines) or None
+    ]
+    rows += [("patients", of_patients, sorted(of_patients["patient"].unique())), ("validation", of_val, list(files))]
+    return [
+        Leak(kind, tables.number(images), images["patient"].nunique(), names)
+        for kind, images, names in rows
+        if len(images)
+    ]
+
+
+def explain(split: pd.DataFrame, clusters: pd.DataFrame) -> str | None:
+    """A text that names the test images and patients that training or validation has seen, or None."""
+    leaks = find(split, clusters)
+    return messages.leaks(leaks, tables.number(split[split["split"] == "test"])) if leaks else None
 
 
 def left_out(split: pd.DataFrame) -> str | None:
-    """A text that names the patients without an image in any part, whom a stable split leaves out, or None."""
+    """A text that names the patients without an image in any split, whom a stable split leaves out, or None."""
     kept = split.loc[split["split"] != "dropped", "patient"]
-    gone = split[~split["patient"].isin(kept)]
-    if gone.empty:
-        return None
-    patients = sorted(gone["patient"].unique())
-    return (
-        f"Left out: {pluralise(len(patients), 'patient')} with {pluralise(tables.number(gone), 'image')}, as copies join them to "
-        f"a patient in an earlier part (train, val, test), and a stable split moves nobody: {shorten(patients)}"
-    )
+    dropped = split[~split["patient"].isin(kept)]
+    return messages.left_out(sorted(dropped["patient"].unique()), tables.number(dropped)) if len(dropped) else None
 
 
 def assure(split: pd.DataFrame) -> str:
     """A text for a split without a known leak."""
-    if split["patient"].isna().any():
-        return (
-            "No test image has an exact or near copy in training. Patients are not known (data.patient), so the same "
-            "patient can be in training and test."
-        )
-    return "No test image has an exact copy, a near copy or its patient in training."
+    return messages.no_leak(patients_known=bool(split["patient"].notna().all()))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.pipeline import files, tables
+from core.pipeline import files, messages, tables
 from core.pipeline.errors import PipelineError
 
 import duckdb
@@ -52,8 +52,8 @@ class Tables:
             self._engine.execute(f"insert into {name} from added")
 
     def frame(self, query: str, *values: object) -> pd.DataFrame:
-        """The rows that a query finds; text is of the type that tables.read gives. Raises PipelineError if a file is damaged,
-        OSError if the disk is full."""
+        """The rows that a query finds; text is of the type that tables.read gives. Raises PipelineError if a file is
+        damaged, OSError if the disk is full."""
         return pd.concat(list(self.chunks(query, *values)), ignore_index=True)
 
     def chunks(self, query: str, *values: object) -> Iterator[pd.DataFrame]:
@@ -76,7 +76,7 @@ class Tables:
             reason = str(error).partition("\n")[0][:200]
             if isinstance(error, duckdb.DataError | duckdb.InvalidInputException):  # in the lines of a file
                 names = " or ".join(map(str, self._paths))
-                raise PipelineError(f"{names} is damaged ({reason}): delete it, then run dvc repro") from None
+                raise PipelineError(messages.damaged(names, reason)) from None
             if isinstance(error, duckdb.OperationalError):  # no place for what does not fit into MEMORY
                 raise OSError(errno.ENOSPC, reason, str(self._folder)) from None
             raise

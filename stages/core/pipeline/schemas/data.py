@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Literal, NamedTuple
 
 from core.pipeline import web
+from core.pipeline.schemas import messages
 from core.pipeline.schemas.base import SPLITS, OnBadImage, Section, Seed, Word
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -25,7 +26,7 @@ class Phantom(Section):
     @model_validator(mode="after")
     def _enough_each(self) -> "Phantom":
         if self.images < 4 * self.patients:
-            raise ValueError(f"images ({self.images}) must be at least 4 times patients ({self.patients})")
+            raise ValueError(messages.phantom_too_few(self.images, self.patients))
         return self
 
 
@@ -38,7 +39,7 @@ class Lists(Section):
     def _all_or_none(self) -> "Lists":
         missing = [name for name in SPLITS if getattr(self, name) is None]
         if 0 < len(missing) < len(SPLITS):
-            raise ValueError(f"{' and '.join(missing)} must be given too: set all three lists or none")
+            raise ValueError(messages.lists_missing(missing))
         return self
 
     def given(self) -> dict[str, str]:
@@ -73,10 +74,10 @@ def _group(entry: str | dict[str, list[float]]) -> Group:
     edges = None
     if isinstance(entry, dict):
         if len(entry) != 1:
-            raise ValueError(f"edges belong to one group each, such as {{age: [50, 70]}}, not {entry}")
+            raise ValueError(messages.edges_of_several(entry))
         entry, edges = next(iter(entry.items()))
         if sorted(set(edges)) != edges:
-            raise ValueError(f"edges must rise: {edges}")
+            raise ValueError(messages.edges_fall(edges))
     keyword = _keyword(entry)
     if keyword is not None:
         return Group(keyword, keyword, "tag", edges)
@@ -85,13 +86,13 @@ def _group(entry: str | dict[str, list[float]]) -> Group:
     try:
         return Group(next(iter(re.compile(entry).groupindex)), entry, "pattern", edges)
     except re.error as error:
-        raise ValueError(f"{entry!r} is not a regular expression: {error}") from None
+        raise ValueError(messages.wrong_pattern(entry, error)) from None
 
 
 def _named_once(groups: list[str | dict[str, list[float]]]) -> list[str | dict[str, list[float]]]:
     names = [_group(entry).name for entry in groups]
     if len(set(names)) < len(names):
-        raise ValueError(f"a group is named twice: {', '.join(names)}")
+        raise ValueError(messages.group_twice(names))
     return groups
 
 
@@ -121,68 +122,60 @@ class Data(Section):
             try:
                 groups = re.compile(given).groupindex
             except re.error as error:
-                raise ValueError(f"is not a regular expression: {error}") from None
+                raise ValueError(messages.not_a_pattern(error)) from None
             if group not in groups:
-                raise ValueError(f"must contain a group (?P<{group}>...), or be the name of {otherwise}")
+                raise ValueError(messages.pattern_without_group(group, otherwise))
         return given
 
     @model_validator(mode="after")
     def _a_class_is_on_one_side(self) -> "Data":
         both = sorted(set(self.positives) & set(self.negatives or []))
         if both:
-            raise ValueError(f"positive and negative both name {', '.join(both)}")
+            raise ValueError(messages.classes_on_both_sides(both))
         return self
 
     @model_validator(mode="after")
     def _what_the_source_needs(self) -> "Data":
         if self.location is not None and web.has_credential(self.location):
-            raise ValueError(
-                "location contains a user, a password or a token, and params.yaml and dvc.lock are in git: download "
-                "the file yourself and set its path"
-            )
+            raise ValueError(messages.credentials())
         if self.source == "phantom":
             if self.location is not None:
-                raise ValueError(f"location must be null for source phantom, not {self.location!r}")
+                raise ValueError(messages.must_be_empty("location", "null", self.location))
             if self.lists.given():
-                raise ValueError("lists must be null for source phantom")
+                raise ValueError(messages.must_be_empty("lists", "null"))
             if self.groups:
-                raise ValueError("groups must be [] for source phantom")
+                raise ValueError(messages.must_be_empty("groups", "[]"))
             return self
         if self.location is None:
-            raise ValueError(f"location is null, but source {self.source} needs one")
+            raise ValueError(messages.no_location(self.source))
         if self.source == "kaggle" and not re.fullmatch(r"[\w-]+/[\w-]+(/versions/\d+)?", self.location):
-            raise ValueError(f"location must be owner/name or owner/name/versions/N, not {self.location!r}")
+            raise ValueError(messages.not_on_kaggle(self.location))
         if "://" in self.location and not self.location.startswith("https://"):
-            raise ValueError("location must be a path or an https address: other protocols are not secure")
+            raise ValueError(messages.not_https())
         if self.location.startswith("https://") and self.source == "archive" and self.sha256 is None:
-            raise ValueError("sha256 is null, but an archive from the network needs one")
+            raise ValueError(messages.no_sha256())
         if self.sha256 is not None and self.source != "archive":
-            raise ValueError(f"sha256 must be null for source {self.source}: only an archive has one")
+            raise ValueError(messages.sha256_of_no_archive(self.source))
         table = self.labels is not None and not self.labels_are_pattern and not self.label_tag
         if self.patient_is_column and not table:
-            raise ValueError(
-                f"patient names the column {self.patient!r}, but labels is no table; a pattern needs (?P<patient>...)"
-            )
+            raise ValueError(messages.column_without_table("patient", str(self.patient), "patient"))
         for group in self.grouping:
             if group.kind == "column" and not table:
-                raise ValueError(
-                    f"groups names the column {group.name!r}, but labels is no table; a pattern needs "
-                    f"(?P<{group.name}>...)"
-                )
+                raise ValueError(messages.column_without_table("groups", group.name, group.name))
         return self
 
     @field_validator("watch")
     @classmethod
     def _as_dvc_reads_it(cls, watch: str) -> str:
         if watch.startswith("~"):
-            raise ValueError("write the whole path: DVC does not know ~")
+            raise ValueError(messages.home_folder())
         return watch
 
     @field_validator("subdir")
     @classmethod
     def _below(cls, subdir: str | None) -> str | None:
         if subdir is not None and (subdir.startswith("/") or ".." in subdir.split("/")):
-            raise ValueError("must be a folder inside the source, without ..")
+            raise ValueError(messages.outside_the_source())
         return subdir
 
     @field_validator("patient", "labels")
@@ -190,7 +183,7 @@ class Data(Section):
     def _a_tag_exists(cls, given: str | None) -> str | None:
         keyword = _keyword(given)
         if keyword is not None and not re.fullmatch(r"[A-Z]\w*", keyword):
-            raise ValueError(f"{TAG} must be followed by the keyword of a tag, such as PatientID")
+            raise ValueError(messages.not_a_keyword(TAG))
         return given
 
     @property

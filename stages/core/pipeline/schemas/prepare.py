@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from core.pipeline.schemas import messages
 from core.pipeline.schemas.base import OnBadImage, Percent, Section
 
 from pydantic import Field, field_validator
@@ -16,7 +17,7 @@ class Prepare(Section):
     @classmethod
     def _rise(cls, levels: list[float] | str) -> list[float] | str:
         if isinstance(levels, list) and not levels[0] < levels[1]:
-            raise ValueError("the first percentile must be below the second")
+            raise ValueError(messages.percentiles_fall())
         return levels
 
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from core.pipeline.schemas import messages
 from core.pipeline.schemas.base import SPLITS, Count, Fraction, Section, Seed
 
 from pydantic import Field, model_validator
@@ -22,17 +23,17 @@ class Split(Section):
     def _a_fold_there_is(self) -> "Split":
         if self.folds is not None:
             if self.strategy == "predefined":
-                raise ValueError("folds must be null for strategy predefined, whose lists define the test set")
+                raise ValueError(messages.folds_of_lists())
             if self.fold > self.folds:
-                raise ValueError(f"fold must be from 1 to folds ({self.folds}), not {self.fold}")
+                raise ValueError(messages.no_such_fold(self.fold, self.folds))
         return self
 
     @model_validator(mode="after")
     def _one_whole(self) -> "Split":
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + val + test must be 1, not {total:g}")
+            raise ValueError(messages.fractions(total))
         for name in SPLITS:
             if getattr(self, name) == 0:
-                raise ValueError(f"{name} must be above 0: training, early stopping and testing each need images")
+                raise ValueError(messages.empty_split(name))
         return self

@@ -1,0 +1,51 @@
+"""What this package says to people."""
+
+from typing import Any
+
+from core.pipeline.text import format_metric
+
+
+def no_threshold(images: int, positives: int) -> str:
+    return (
+        "evaluate.threshold can't be chosen on validation, which has one class only: "
+        f"{positives} of {images} images are positive. Set a number, for example evaluate.threshold: 0.5"
+    )
+
+
+def no_temperature() -> str:
+    return (
+        "evaluate.calibration: no temperature can be fitted, as validation has one class only. "
+        "Set evaluate.calibration: none, or give validation images of both classes (split.val, seed)"
+    )
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """The measures as columns: the whole test set, its non-leaking images (metrics.unseen), and patients."""
+    blocks = {"test": figures["test"], "unseen": figures["test_unseen"]}
+    if figures["test_patients"] is not None:
+        blocks["patients' mean"] = figures["test_patients"]["mean"]
+    lines = ["SYNTHETIC images"] if figures["synthetic"] else []
+    lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
+    for row in [name for name in figures["test"] if not name.endswith("_components")]:
+        texts = [format_metric(block.get(row)) for block in blocks.values()]
+        lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
+    return "\n".join(lines)
+
+
+def colour_images() -> str:
+    return (
+        "The images of this set are in colour, but the model was trained on grey images: save them as grey images, or "
+        "train on colour images"
+    )
+
+
+def grey_images() -> str:
+    return "The images of this set are grey; the model was trained on colour, and sees three equal channels"
+
+
+def no_other_set(common: dict[str, Any]) -> str:
+    return (
+        f"Each of the {common['images']:,} images is a copy of one in the first set ({common['exact_copies']:,} exact, "
+        f"{common['near_copies']:,} near), or of one of its patients: this is no other set. See data.location; if the "
+        "two hospitals name patients independently, set external.patients: other"
+    )
