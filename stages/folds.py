@@ -61,7 +61,7 @@ def main() -> None:
         "All folds",
         folds.explain(figures),
         "",
-        verdict.word(figures | figures["pooled"] | {"leak": {}}),
+        verdict.render_verdict(figures | figures["pooled"] | {"leak": {}}),
         sep="\n",
         end="",
     )

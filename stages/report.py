@@ -81,7 +81,7 @@ def main(first: str | None = None) -> None:
         for path, stage in ((AUDIT_IN_GIT, "audit"), (SPLIT_IN_GIT, "split"), (TRAIN_IN_GIT, "train")):
             files.write_json(path, figures[stage])
     files.write_json(EVALUATE_IN_GIT, figures["external"] or evaluated)
-    verdict = verdicts.word(evaluated, figures["external"])
+    verdict = verdicts.render_verdict(evaluated, figures["external"])
 
     folders = [base, Path()] if first else [base]
     pictures = [

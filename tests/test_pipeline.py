@@ -71,44 +71,6 @@ def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
     assert [name for name in below if not name.endswith(".gitignore")] == ["data/README.md", "models/README.md"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("evaluate.threshold", 0.4, ["evaluate", "report"]),
-        ("train.lr", 0.0005, ["train", "report"]),
-        ("train.device", "cpu", ["train", "evaluate", "report"]),
-        ("model.head", "selu", ["train", "report"]),
-        ("prepare.image_size", 48, ["prepare", "report"]),
-        ("split.duplicates", "drop", ["split", "report"]),
-        ("seed", 2, ["download", "split", "train", "evaluate", "report"]),
-        ("data.phantom.seed", 2, ["download", "report"]),
-        ("split.seed", 2, ["split", "report"]),
-        ("train.seed", 2, ["train", "report"]),
-        ("data.phantom.images", 164, ["download", "report"]),
-    ],
-)
-def test_a_changed_parameter_makes_just_the_stages_stale_that_read_it(clone, key, value, expected):
-    """--dry names them. The stages that read what these write follow, as the leaking experiment shows below."""
-    clone.change(key, value)
-    assert clone.ran("dvc", "repro", "--dry") == expected
-
-
-@pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        ("report/plots.py", ["report"]),
-        ("network/regions.py", ["evaluate"]),
-        ("commands/prediction.py", []),
-        ("audit/copies.py", ["audit"]),
-        ("network/state.py", ["train"]),
-    ],
-)
-def test_changed_code_makes_just_the_stages_stale_that_import_it(clone, module, expected):
-    path = clone.folder / "stages/core" / module
-    path.write_text(path.read_text() + "\n# another\n")
-    assert clone.ran("dvc", "repro", "--dry") == expected
-
-
 def test_an_import_leaves_the_pipeline_up_to_date(clone):
     """A package is a dependency as a folder, and Python writes compiled modules there, with -O new ones."""
     code = "from core.pipeline import params; from core.network import training"

@@ -95,14 +95,14 @@ def test_one_network_has_no_interval_of_the_recipe_and_says_why():
     entry = metrics.figures(table(label, patient, each), 1, ("roc_auc",))["roc_auc"]
     assert entry["ci_low"] is not None and entry["recipe"] == {
         "ci_low": None, "ci_high": None, "seed_variance_share": None,
-        "reason": "one network shows nothing of the luck of its training: set train.ensemble_size to 3 or more",
+        "reason": "the seed variance of one network is unknown: set train.ensemble_size to 3 or more",
     }  # fmt: skip
     block = {"roc_auc": entry}
     assert "how far off is not known: one network shows nothing" in verdict._luck(block)[0]
 
 
 @pytest.mark.parametrize(
-    ("share", "remedy"), [(0.1, "more test patients"), (0.7, "more members (train.ensemble_size)")]
+    ("share", "remedy"), [(0.1, "more test patients"), (0.7, "a larger ensemble (train.ensemble_size)")]
 )
 def test_the_verdict_says_how_much_of_the_doubt_is_luck_and_what_would_lower_it(share, remedy):
     block = {
@@ -114,7 +114,10 @@ def test_the_verdict_says_how_much_of_the_doubt_is_luck_and_what_would_lower_it(
         }
     }
     (said,) = verdict._luck(block)
-    assert "ROC AUC 0.600 to 0.950" in said and f"{100 * share:.0f} % of this doubt is the luck" in said
+    assert (
+        "ROC AUC 0.600 to 0.950" in said
+        and f"{100 * share:.0f} % of this uncertainty comes from the random seed" in said
+    )
     assert f"tested: {remedy} would lower it most" in said
 
 

@@ -18,7 +18,7 @@ def judged(labels, probabilities, patients, known=None, synthetic=False, units=N
             "patient_in_train": pd.array(known or [None if patients is None else False] * count, dtype="boolean"),
         }
     )
-    return verdict.word({"synthetic": synthetic} | metrics.summarise(test, test, 0.5, 0.5, seed=1))
+    return verdict.render_verdict({"synthetic": synthetic} | metrics.summarise(test, test, 0.5, 0.5, seed=1))
 
 
 random = np.random.RandomState(0)
@@ -30,11 +30,11 @@ MANY = [f"p{n // 5}" for n in range(200)]
 def test_a_good_classifier_on_many_patients_is_better_than_chance_and_nothing_leaked():
     said = judged(LABELS, GOOD, MANY)
     assert "**Better than chance: ROC AUC 0.9" in said and "independent" not in said
-    assert "200 images of 40 patients; 100 positive images of 20 patients" in said and "Nothing leaked" in said
+    assert "200 images of 40 patients; 100 positive images of 20 patients" in said and "No leak: no test image" in said
 
 
 def test_guessing_cannot_be_told_from_chance():
-    assert "**Cannot be told from chance" in judged(LABELS, random.random_sample(200), MANY)
+    assert "**Not distinguishable from chance" in judged(LABELS, random.random_sample(200), MANY)
 
 
 def test_the_wrong_way_round_is_worse_than_chance():
@@ -54,45 +54,45 @@ def test_positives_of_patients_who_share_images_are_counted_as_one():
 
 @pytest.mark.parametrize(
     ("each", "words"),
-    [(20, "Above chance on these patients, who are too few to say it of new ones"), (14, "Better than chance")],
+    [(20, "Better than chance on these patients, which are too few to generalise"), (14, "Better than chance")],
 )
 def test_few_patients_are_called_few_and_five_too_few(each, words):
     patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // each}" for n in range(100)]
     said = judged(LABELS, GOOD, patients)
     assert f"**{words}: ROC AUC" in said
-    assert f"on {-(-100 // each)} independent patients of the rarer class.**" in said
+    assert f", with {-(-100 // each)} independent patients in the smaller class.**" in said
 
 
 def test_a_test_set_that_training_has_seen_is_not_evidence_of_anything():
     said = judged(LABELS, GOOD, MANY, known=[True] * 200)
-    assert "**Not evidence of anything: training has seen every test image" in said
-    assert "It leaks" in said and "Nothing is left to believe." in said
+    assert "**Not evidence of anything: every test image is a copy of a training image, or of a patient in" in said
+    assert "The test set leaks" in said and "No test image is free of leaks." in said
 
 
 def test_what_leaked_is_counted_and_the_verdict_rests_on_the_rest():
     known = [n % 2 == 0 for n in range(200)]
     probabilities = np.where(known, LABELS * 0.8 + 0.1, random.random_sample(200))
     said = judged(LABELS, probabilities, MANY, known=known)
-    assert "seen 100 of its 200 images" in said
-    assert "The test set leaks. Cannot be told from chance: without the leak" in said
-    assert "What the leak is worth: accuracy 0." in said
+    assert "100 of its 200 images are of patients who are also in training, so their score can be too high" in said
+    assert "The test set leaks. Not distinguishable from chance: ROC AUC 0." in said
+    assert "Effect of the leak: accuracy 0." in said and "on the non-leaking test images" in said
 
 
 def test_without_positives_that_training_does_not_know_nothing_is_shown():
     said = judged(LABELS, GOOD, MANY, known=list(LABELS == 1))
-    assert "Not evidence of anything: no positive image but leaked ones in the test set" in said
+    assert "Not evidence of anything: no positive image among the non-leaking test images" in said
 
 
 def test_unknown_patients_are_a_condition_of_the_verdict():
     said = judged(LABELS, GOOD, None)
-    assert "if every image is of another patient" in said and "whether patients are on both sides is not known" in said
+    assert "patients are unknown, so images are treated as independent" in said and "in both training and test" in said
 
 
 def test_accuracy_stands_beside_calling_everything_by_the_commoner_class():
     labels = np.repeat([0, 1], [190, 10])
     said = judged(labels, np.full(200, 0.1), [f"p{n}" for n in range(200)])
-    assert "Accuracy 0.950; to call every image by the commoner class gives 0.950" in said
-    assert "Of 100 positive images it calls 0 positive (0 to 31)" in said  # 1 - 0.025 ** (1 / 10)
+    assert "Accuracy 0.950; always predicting the majority class gives 0.950" in said
+    assert "Of 100 positive images, 0 are predicted positive (0 to 31)" in said  # 1 - 0.025 ** (1 / 10)
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -122,20 +122,22 @@ def grouped(share, shift):
 
 
 def test_a_group_that_predicts_the_class_is_named_first():
-    said = verdict.word(grouped(0.9, 0))
-    assert "**A shortcut is at hand: site. Better than chance" in said
-    assert "**site predicts the class without any image**: ROC AUC 0.9" in said
+    said = verdict.render_verdict(grouped(0.9, 0))
+    assert "**Possible shortcut: site. Better than chance" in said
+    assert "**Possible shortcut**: site alone, without any image, predicts the class with ROC AUC 0.9" in said
 
 
 def test_the_part_that_fails_is_named_with_its_figure_and_p():
-    said = verdict.word(grouped(0.5, -0.3))
-    assert "**It fails some**: site A: sensitivity 0." in said and "below the others (p < 0.001" in said
+    said = verdict.render_verdict(grouped(0.5, -0.3))
+    assert (
+        "**Lower performance in a subgroup**: site A: sensitivity 0." in said and "below the others (p < 0.001" in said
+    )
     assert "shortcut" not in said
 
 
 def test_equal_parts_are_not_called_equal():
-    said = verdict.word(grouped(0.5, 0))
-    assert "No group (site) differs from the others by more than chance, which does not prove" in said
+    said = verdict.render_verdict(grouped(0.5, 0))
+    assert "No group (site) differs significantly from the others, which does not prove" in said
 
 
 def other_set(figures, fall):
@@ -153,20 +155,21 @@ def other_set(figures, fall):
 
 def test_the_verdict_speaks_of_both_sets():
     figures = {key: value for key, value in grouped(0.5, 0).items() if key not in ("groups", "worst")}
-    said = verdict.word(figures, other_set(figures, 0.1))
-    assert "In the other set: Better than chance: ROC AUC" in said and "The test set leaks" not in said
+    said = verdict.render_verdict(figures, other_set(figures, 0.1))
+    assert "External validation: Better than chance: ROC AUC" in said and "The test set leaks" not in said
     assert (
-        "120 of its images are left out, as the first set has them: 40 exact copies, 60 near copies, 20 others" in said
+        "120 of its images are excluded, because they are also in the first set: 40 exact copies, 60 near copies, 20 other"
+        in said
     )
-    assert "ROC AUC 0.100 (0.050 to 0.150)" in said and "Worse by more than chance: ROC AUC." in said
-    assert "Whether its other patients are in the first set is not known." in said
-    assert "a share of 0.300 (0.200 to 0.400), where 0.05 is usual" in said
-    assert "None is worse by more than chance" in verdict.word(figures, other_set(figures, 0.01))
-    assert verdict.word(figures) == verdict.word(figures, None)
+    assert "ROC AUC 0.100 (0.050 to 0.150)" in said and "Significant drop: ROC AUC." in said
+    assert "Patients are unknown, so some of them can be in both sets." in said
+    assert "out-of-distribution images: 0.300 (0.200 to 0.400), where 0.05 is usual" in said
+    assert "No drop is significant" in verdict.render_verdict(figures, other_set(figures, 0.01))
+    assert verdict.render_verdict(figures) == verdict.render_verdict(figures, None)
 
 
 def test_a_name_from_the_data_has_no_meaning_in_the_verdict():
     figures = grouped(0.5, -0.3)
     figures["worst"]["level"] = "*<b>A"
     figures["groups"]["site"]["levels"]["*<b>A"] = figures["groups"]["site"]["levels"]["A"]
-    assert r"site \*\<b>A: sensitivity" in verdict.word(figures)
+    assert r"site \*\<b>A: sensitivity" in verdict.render_verdict(figures)

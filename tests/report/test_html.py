@@ -33,7 +33,7 @@ def report(figures, patients=TEST, **content):
         "parameters": {"seed": 1, "data": {"positive": "malignant"}, "model": {"backbone": "b", "weights": "none"},
                        "report": {"planning": False, "checklist": False}},
     }  # fmt: skip
-    return html.report(figures, verdict.word(figures["evaluate"]), **given | content)
+    return html.report(figures, verdict.render_verdict(figures["evaluate"]), **given | content)
 
 
 def test_patients_and_classes_are_counted_as_by_hand():

@@ -227,7 +227,7 @@ def _limit(measure: str, both: tuple[Scores, ...]) -> tuple[float, float] | str:
     """The effective number of patients behind a measure and the degrees of freedom, or why there is no interval."""
     sets = [scores.units[images] for scores in both for images in RESTS_ON[measure](scores)]
     if min(len(np.unique(units)) for units in sets) < 2:
-        return "it rests on one patient, or on one group of copies"
+        return "it depends on one patient, or on one set of copies"
     patients = min(effective(units) for units in sets)
     return patients, max(patients - 1, 0.5)
 

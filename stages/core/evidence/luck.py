@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 WITHOUT = "without_"  # prefix of the columns with the probability by all members but one
-ALONE = "one network shows nothing of the luck of its training: set train.ensemble_size to 3 or more"
+ALONE = "the seed variance of one network is unknown: set train.ensemble_size to 3 or more"
 
 
 class Part(NamedTuple):

@@ -85,7 +85,7 @@ def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict
         entries[name]["ci_low"], entries[name]["ci_high"] = bounds
         training = luck.of_training([values_of[name] for values_of in fewer])
         if training is None:
-            entries[name]["recipe"]["reason"] = "not defined without one of the members" if fewer else luck.ALONE
+            entries[name]["recipe"]["reason"] = "not defined without one of the networks" if fewer else luck.ALONE
             continue
         whole = bootstrap.interval(name, value, resampled[name], found, training)
         assert not isinstance(whole, str)  # the model has an interval
@@ -105,7 +105,7 @@ def _why_undefined(found: Scores) -> str:
         return "no image"
     if (found.labels == 0).all():
         return "no positive image"
-    return "no negative image" if (found.labels == 1).all() else "nothing is called positive"
+    return "no negative image" if (found.labels == 1).all() else "no image is predicted positive"
 
 
 def by_patient(predictions: pd.DataFrame, how: str) -> pd.DataFrame:
@@ -138,8 +138,9 @@ def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
 def summarise(
     test: pd.DataFrame, validation: pd.DataFrame, threshold: float, asked: float | str, seed: int
 ) -> dict[str, Any]:
-    """The blocks of the details of evaluate: ``test``, ``test_unseen``, ``leak`` (test minus unseen), ``test_patients``
-    and ``operating_points``.
+    """The blocks of the details of evaluate: ``test``, ``test_unseen``, ``leak`` (test minus unseen), ``leaking``
+    (test images that are copies of training images, and others of training patients), ``test_patients`` and
+    ``operating_points``.
 
     Patients are scored by the mean and by the maximum of their images. If ``asked`` is "validation", the threshold for
     each of the two is chosen on the validation patients. ``test_patients`` is null if patients are not known.
@@ -147,7 +148,9 @@ def summarise(
     fresh = unseen(test)
     of_test = _block(test, threshold, seed)
     of_fresh = of_test if len(fresh) == len(test) else _block(fresh, threshold, seed)
+    copies = int(test["copy_in_train"].fillna(False).sum())
     blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_fresh, "leak": {}, "test_patients": None}
+    blocks["leaking"] = {"copies": copies, "of_training_patients": len(test) - len(fresh) - copies}
     for name in ("accuracy", "sensitivity", "roc_auc"):
         values = of_test[name]["value"], of_fresh[name]["value"]
         blocks["leak"][name] = None if None in values else values[0] - values[1]

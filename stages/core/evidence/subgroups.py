@@ -184,7 +184,7 @@ def within(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[s
         above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
         pairs += resampled["pairs"]
     if not total:
-        return {"value": None, "ci_low": None, "ci_high": None, "reason": "no part has images of both classes"}
+        return {"value": None, "ci_low": None, "ci_high": None, "reason": "no level has images of both classes"}
     with np.errstate(invalid="ignore", divide="ignore"):
         rest = _of(whole, paired)
         bounds = bootstrap.interval("roc_auc", value / total, above / pairs, rest)

@@ -9,115 +9,134 @@ from core.pipeline.tables import FEW_PATIENTS, LEAST
 from core.pipeline.text import format_metric, format_p, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
+NOTHING = "Not evidence of anything"
 
 
-def word(figures: dict[str, Any], other: dict[str, Any] | None = None) -> str:
-    """The content of metrics/verdict.md; ``figures`` is the content of metrics/evaluate.json, ``other`` that of another
-    set, if the verdict is to speak of both."""
-    test, fresh = figures["test"], figures["test_unseen"]
-    leaked = test["images"] - fresh["images"]
-    elsewhere = f" In the other set: {_headline(other | {'test': other['test_unseen']})}" if other else ""
-    lines = ["# Verdict", "", f"**{_headline(figures)}{elsewhere}**", ""]
+def render_verdict(figures: dict[str, Any], external: dict[str, Any] | None = None) -> str:
+    """The content of metrics/verdict.md; ``figures`` are the details of evaluate, ``external`` those of another set, if
+    the verdict is to speak of both."""
+    test, non_leaking = figures["test"], figures["test_unseen"]
+    headline = _headline(figures)
+    if external:
+        headline += f" External validation: {_headline(external | {'test': external['test_unseen']})}"
+    lines = ["# Verdict", "", f"**{headline}**", ""]
     if figures["synthetic"]:
         lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
-    lines.append(f"- The test set: {_basis(test)}.")
-    if leaked:
-        left = f"Left to believe: {_basis(fresh)}." if fresh["images"] else "Nothing is left to believe."
-        lines.append(
-            f"- **It leaks.** Training has seen {leaked:,} of its {test['images']:,} images, as copies or other images "
-            f"of their patients. What it measures there is memory. {left}"
-        )
-        shown = [
-            f"{name.replace('_', ' ')} {test[name]['value']:.3f} on all, {fresh[name]['value']:.3f} on the rest"
-            for name, difference in figures["leak"].items()
-            if difference is not None
-        ]
-        if shown:
-            lines.append(f"- What the leak is worth: {'; '.join(shown)}.")
-    elif test["patients"] is None:
-        lines.append("- No test image has a copy in training; whether patients are on both sides is not known.")
-    else:
-        lines.append("- Nothing leaked: no test image has a copy, exact or near, or a patient in training.")
+    lines.append(f"- Test set: {_counts(test)}.")
+    lines += [f"- {line}" for line in _leak(figures)]
     if figures.get("test_in_val"):
         lines.append(
-            f"- {figures['test_in_val']:,} test images have a copy or their patient in validation, which can "
-            "choose the epoch and the threshold, so the figures may flatter."
+            f"- {figures['test_in_val']:,} test images are copies of validation images, or of their patients. "
+            "Validation can choose the epoch and the threshold, so the figures can be too high."
         )
-    lines += [f"- {line}" for line in [*_worth(fresh), *_luck(fresh), *_groups(figures), *_elsewhere(other)]]
-    over = "images and their copies, as patients are not known" if test["patients"] is None else "patients"
+    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking), *_groups(figures), *_external(external)]
+    lines += [f"- {line}" for line in sentences]
+    over = "images and their copies, because patients are unknown" if test["patients"] is None else "patients"
     lines += ["", f"Intervals are 95 %, over {over}. Research only: no medical device.", ""]
     return "\n".join(lines)
 
 
-def _basis(block: dict[str, Any]) -> str:
+def _counts(block: dict[str, Any]) -> str:
     if block["patients"] is None:
-        return f"{block['images']:,} images, {block['positives']:,} positive, patients not known"
+        return f"{block['images']:,} images, {block['positives']:,} positive, patients unknown"
     return (
         f"{pluralise(block['images'], 'image')} of {pluralise(block['patients'], 'patient')}; "
         f"{pluralise(block['positives'], 'positive image')} of {pluralise(block['positive_patients'], 'patient')}"
     )
 
 
+def _leak(figures: dict[str, Any]) -> list[str]:
+    """What of the test set training has seen, and how much that changes the figures."""
+    test, non_leaking = figures["test"], figures["test_unseen"]
+    leaking = test["images"] - non_leaking["images"]
+    if not leaking and test["patients"] is None:
+        return ["No test image has a copy in training. Patients are unknown, so some can be in both training and test."]
+    if not leaking:
+        return ["No leak: no test image has an exact copy, a near copy or its patient in training."]
+    copies = figures["leaking"]["copies"]
+    seen = []
+    if copies:
+        seen.append(
+            f"{copies:,} of its {test['images']:,} images are copies of training images, so their score does not show "
+            "generalisation"
+        )
+    if leaking > copies:
+        others = f"{leaking - copies:,} {'others' if copies else 'of its ' + format(test['images'], ',') + ' images'}"
+        seen.append(f"{others} are of patients who are also in training, so their score can be too high")
+    lines = [f"**The test set leaks.** {'; '.join(seen)}. Non-leaking test images: {_counts(non_leaking)}."]
+    if not non_leaking["images"]:
+        lines = [f"**The test set leaks.** {'; '.join(seen)}. No test image is free of leaks."]
+    effects = [
+        f"{_words(name)} {test[name]['value']:.3f} on all test images, {non_leaking[name]['value']:.3f} without the leak"
+        for name, difference in figures["leak"].items()
+        if difference is not None
+    ]
+    return lines + ([f"Effect of the leak: {'; '.join(effects)}."] if effects else [])
+
+
 def _headline(figures: dict[str, Any]) -> str:
-    """The verdict in one sentence, on the test images that training has not seen."""
+    """The verdict in one sentence, on the non-leaking test images."""
     block = figures["test_unseen"]
     leaks = block["images"] < figures["test"]["images"]
-    but = "The test set leaks. " if leaks else ""
-    if short := shortcuts(figures):
-        but += f"A shortcut is at hand: {' and '.join(map(_escaped, short))}. "
-    where = "without the leak, " if leaks else ""
+    warning = "The test set leaks. " if leaks else ""
+    if names := shortcuts(figures):
+        warning += f"Possible shortcut: {' and '.join(map(_escaped, names))}. "
+    on = " on the non-leaking test images" if leaks else ""
     if not block["images"]:
-        return "Not evidence of anything: training has seen every test image, or others of its patients."
+        return f"{NOTHING}: every test image is a copy of a training image, or of a patient in training."
     area = block["roc_auc"]
     if area["value"] is None:
-        return f"{but}Not evidence of anything: {area['reason']}{' but leaked ones' if leaks else ''} in the test set."
+        return f"{warning}{NOTHING}: {area['reason']} {'among the non-leaking test images' if leaks else 'in the test set'}."
     if block["positive_components"] == 1:
-        who = "one image and its copies" if block["patients"] is None else "one patient"
-        return f"{but}Not evidence of anything: {where}all positives come from {who}."
+        source = "one image and its copies" if block["patients"] is None else "one patient"
+        return f"{warning}{NOTHING}: all positives{on} come from {source}."
     if area["ci_low"] is None:
-        return f"{but}Not evidence of anything: {area['reason']}."
-    found = f"ROC AUC {area['value']:.3f} ({area['ci_low']:.3f} to {area['ci_high']:.3f})"
+        return f"{warning}{NOTHING}: {area['reason']}{on}."
     few = min(block["positive_components"], block["negative_components"])
-    who = "images" if block["patients"] is None else "patients"
-    rests = f", on {few:,} independent {who} of the rarer class" if few < FEW_PATIENTS else ""
+    units = "image" if block["patients"] is None else "patient"
+    result = f"ROC AUC {area['value']:.3f} ({area['ci_low']:.3f} to {area['ci_high']:.3f}){on}"
+    if few < FEW_PATIENTS:
+        result += f", with {pluralise(few, f'independent {units}')} in the smaller class"
     if block["patients"] is None:
-        rests += ", if every image is of another patient: whose they are is not known"
+        result += "; patients are unknown, so images are treated as independent"
     if area["ci_low"] > 0.5 and few < LEAST:
-        return f"{but}Above chance on these patients, who are too few to say it of new ones: {where}{found}{rests}."
+        return f"{warning}Better than chance on these {units}s, which are too few to generalise: {result}."
     if area["ci_low"] > 0.5:
-        return f"{but}Better than chance: {where}{found}{rests}."
+        return f"{warning}Better than chance: {result}."
     if area["ci_high"] < 0.5:
-        return f"{but}Worse than chance: {where}{found}{rests}."
-    return f"{but}Cannot be told from chance: {where}{found}{rests}."
+        return f"{warning}Worse than chance: {result}."
+    return f"{warning}Not distinguishable from chance: {result}."
 
 
-def _elsewhere(other: dict[str, Any] | None) -> list[str]:
-    """What another set shows: what it has in common with the first, how far the figures fall, calibration, novelty."""
-    if not other:
+def _external(external: dict[str, Any] | None) -> list[str]:
+    """What another set shows: its overlap with the first set, the drop of the figures, calibration, shift of domain."""
+    if not external:
         return []
-    common, fresh = other["common"], other["test_unseen"]
-    lines = [f"**The other set**: {_basis(other['test'])}{', SYNTHETIC' if other['synthetic'] else ''}."]
-    if common["images"] > fresh["images"]:
-        whose = f", {common['of_known_patients']:,} others of patients in it" if common["of_known_patients"] else ""
+    common, block = external["common"], external["test_unseen"]
+    lines = [f"**External validation**: {_counts(external['test'])}{', SYNTHETIC' if external['synthetic'] else ''}."]
+    if common["images"] > block["images"]:
+        others = (
+            f", {common['of_known_patients']:,} other images of its patients" if common["of_known_patients"] else ""
+        )
         lines.append(
-            f"{common['images'] - fresh['images']:,} of its images are left out, as the first set has them: "
-            f"{common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{whose}. Left to judge: "
-            f"{_basis(fresh)}."
+            f"{common['images'] - block['images']:,} of its images are excluded, because they are also in the first "
+            f"set: {common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{others}. Evaluated: "
+            f"{_counts(block)}."
         )
     if common["patients"] == "not known":
-        lines.append("Whether its other patients are in the first set is not known.")
-    worse = [name for name, entry in other["drop"].items() if entry.get("worse")]
-    shown = [f"{_words(name)} {format_metric(other['drop'][name])}" for name in SHAREFREE]
-    sure = f"Worse by more than chance: {', '.join(map(_words, worse))}."
+        lines.append("Patients are unknown, so some of them can be in both sets.")
+    worse = [name for name, entry in external["drop"].items() if entry.get("worse")]
+    drops = [f"{_words(name)} {format_metric(external['drop'][name])}" for name in SHAREFREE]
+    significant = f"Significant drop: {', '.join(map(_words, worse))}."
     if not worse:
-        sure = "None is worse by more than chance, which does not prove that they are equal."
-    lines.append(f"How far it falls there: {'; '.join(shown)}. {sure}")
+        significant = "No drop is significant, which does not prove that the sets are equal."
+    lines.append(f"Drop from the first set: {'; '.join(drops)}. {significant}")
     lines.append(
-        f"Calibration there: mean probability {other['mean_probability']:.2f}, share of positives "
-        f"{fresh['positives'] / fresh['images']:.2f}. Out-of-distribution images: a share of "
-        f"{format_metric(other['ood_share'])}, where 0.05 is usual."
+        f"Calibration there: mean probability {external['mean_probability']:.2f}, share of positives "
+        f"{block['positives'] / block['images']:.2f}. Share of out-of-distribution images: "
+        f"{format_metric(external['ood_share'])}, where 0.05 is usual."
     )
-    return lines + [f"In the other set: {line}" for line in _groups(other)]
+    return lines + [f"External set: {line}" for line in _groups(external)]
 
 
 def _escaped(name: str) -> str:
@@ -131,85 +150,81 @@ def _words(measure: str) -> str:
 
 def shortcuts(figures: dict[str, Any]) -> list[str]:
     """The names of the groups that predict the class by themselves."""
-    found = {name: group["shortcut"] for name, group in figures.get("groups", {}).items() if "shortcut" in group}
-    return [name for name, one in found.items() if one["p"] < CHANCE and (one["group_only_auc"]["value"] or 0) > 0.5]
+    groups = {name: group["shortcut"] for name, group in figures.get("groups", {}).items() if "shortcut" in group}
+    return [
+        name for name, entry in groups.items() if entry["p"] < CHANCE and (entry["group_only_auc"]["value"] or 0) > 0.5
+    ]
 
 
 def _groups(figures: dict[str, Any]) -> list[str]:
-    """What the groups of images show: which one predicts the class by itself, and which one the network fails."""
+    """What the groups show: which one predicts the class by itself, and in which subgroup the network is worse."""
     if "groups" not in figures:
         return []
     lines, area = [], figures["test_unseen"]["roc_auc"]
     for name in shortcuts(figures):
-        found = figures["groups"][name]["shortcut"]
-        inside = (
-            format_metric(found["within_group_auc"])
-            if found["within_group_auc"]["value"] is not None
-            else found["within_group_auc"]["reason"]
-        )
+        shortcut = figures["groups"][name]["shortcut"]
+        inside = shortcut["within_group_auc"]
         lines.append(
-            f"**{_escaped(name)} predicts the class without any image**: ROC AUC "
-            f"{format_metric(found['group_only_auc'])} on the test "
-            f"images. If the images show it, the network can have learned it. The network's ROC AUC among images of "
-            f"the same {_escaped(name)}: {inside}; over all: {format_metric(area)}."
+            f"**Possible shortcut**: {_escaped(name)} alone, without any image, predicts the class with ROC AUC "
+            f"{format_metric(shortcut['group_only_auc'])} on the test images. If the images show it, the network can "
+            f"have learned it. ROC AUC of the network among images of the same {_escaped(name)}: "
+            f"{inside['reason'] if inside['value'] is None else format_metric(inside)}; over all: {format_metric(area)}."
         )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
     if worst is None:
-        lines.append(f"Groups ({names}): too few patients to say anything.")
+        return [*lines, f"Groups ({names}): too few patients for a comparison."]
+    level = figures["groups"][worst["group"]]["levels"][worst["level"]]
+    subgroup = f"{_escaped(worst['group'])} {_escaped(worst['level'])}: {_words(worst['measure'])}"
+    difference = (
+        f"{subgroup} {format_metric(level[worst['measure']])}, {-worst['difference']:.3f} below the others "
+        f"({format_p(worst['p'])}, corrected for all comparisons)"
+    )
+    if worst["p"] < CHANCE:
+        lines.append(f"**Lower performance in a subgroup**: {difference}.")
     else:
-        part = figures["groups"][worst["group"]]["levels"][worst["level"]]
-        what = f"{_escaped(worst['group'])} {_escaped(worst['level'])}: {_words(worst['measure'])}"
-        is_ = f"{what} {format_metric(part[worst['measure']])}, {-worst['difference']:.3f} below the others"
-        sure = f"{format_p(worst['p'])}, corrected for all that were looked at"
-        if worst["p"] < CHANCE:
-            lines.append(f"**It fails some**: {is_} ({sure}).")
-        else:
-            lines.append(
-                f"No group ({names}) differs from the others by more than chance, which does not prove that they are "
-                f"equal. Worst: {is_} ({sure})."
-            )
+        lines.append(
+            f"No group ({names}) differs significantly from the others, which does not prove that they are equal. "
+            f"Largest difference: {difference}."
+        )
     few = [
-        _escaped(f"{group} {part}")
+        _escaped(f"{group} {name}")
         for group, content in figures["groups"].items()
-        for part, entry in content["levels"].items()
+        for name, entry in content["levels"].items()
         if all(difference.get("reason") == FEW for difference in entry["difference"].values())
     ]
-    if few and worst is not None:
-        lines.append(f"Too few patients to say: {shorten(few, 8)}.")
-    return lines
+    return [*lines, f"Too few patients for a comparison: {shorten(few, 8)}."] if few else lines
 
 
-def _luck(block: dict[str, Any]) -> list[str]:
-    """How much of the doubt is the patients' and how much the training's, and what would lower it."""
+def _seed_variance(block: dict[str, Any]) -> list[str]:
+    """How much of the uncertainty comes from the test patients and how much from the seed, and what would reduce it."""
     area = block["roc_auc"]
     if area["ci_low"] is None:
         return []
     recipe = area["recipe"]
     if recipe["ci_low"] is None:
-        return [f"A new training could give another figure; how far off is not known: {recipe['reason']}."]
+        return [f"A new training could give another figure; how different is unknown: {recipe['reason']}."]
     share = round(100 * recipe["seed_variance_share"])
-    remedy = "more members (train.ensemble_size)" if share > 50 else "more test patients"
+    remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else "more test patients"
     return [
-        f"On new patients and after a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. "
-        f"{share} % of this doubt is the luck of the training, the rest is which patients are tested: {remedy} would lower it most."
+        f"For new patients and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
+        f"this uncertainty comes from the random seed, the rest from the choice of test patients: {remedy} would reduce "
+        "it most."
     ]
 
 
-def _worth(block: dict[str, Any]) -> list[str]:
-    """What the figures mean for 100 images, and compared with always predicting the more frequent class."""
+def _in_practice(block: dict[str, Any]) -> list[str]:
+    """What the figures mean for 100 images, and compared with always predicting the majority class."""
     lines = []
     for name, kind in (("sensitivity", "positive"), ("specificity", "negative")):
         entry = block[name]
         if entry["value"] is not None:
-            bounds = (
-                f"({100 * entry['ci_low']:.0f} to {100 * entry['ci_high']:.0f})"
-                if entry["ci_low"] is not None
-                else f"({entry['reason']})"
-            )
-            lines.append(f"Of 100 {kind} images it calls {100 * entry['value']:.0f} {kind} {bounds}.")
+            bounds = entry.get("reason")
+            if entry["ci_low"] is not None:
+                bounds = f"{100 * entry['ci_low']:.0f} to {100 * entry['ci_high']:.0f}"
+            lines.append(f"Of 100 {kind} images, {100 * entry['value']:.0f} are predicted {kind} ({bounds}).")
     if block["images"] and block["accuracy"]["value"] is not None:
-        commoner = max(block["positives"], block["images"] - block["positives"]) / block["images"]
+        majority = max(block["positives"], block["images"] - block["positives"]) / block["images"]
         accuracy = block["accuracy"]["value"]
-        lines.append(f"Accuracy {accuracy:.3f}; to call every image by the commoner class gives {commoner:.3f}.")
+        lines.append(f"Accuracy {accuracy:.3f}; always predicting the majority class gives {majority:.3f}.")
     return lines
