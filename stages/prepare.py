@@ -7,13 +7,12 @@ Alone   python stages/prepare.py
 """
 
 from core.audit import hashes
-from core.images import decoder, preparation
+from core.images import decoder, messages, preparation
 from core.images.preparation import Preparation, Unreadable
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section
 from core.pipeline.schemas.prepare import BadImages, Prepare
-from core.pipeline.text import shorten
 
 import numpy as np
 from tqdm import tqdm
@@ -52,9 +51,7 @@ def main(like: str | None = None) -> None:
             rows = []
             for entry, (name, picture) in zip(labels.itertuples(), pictures, strict=False):
                 if name != entry.file:
-                    raise PipelineError(
-                        f"{LABELS} does not list {name}, which {ARCHIVE} has: dvc repro --force download"
-                    )
+                    raise PipelineError(messages.image_not_in_table(LABELS, name, ARCHIVE))
                 if isinstance(picture, Unreadable):
                     unreadable.append(f"{entry.file} ({picture})")
                     continue
@@ -66,20 +63,14 @@ def main(like: str | None = None) -> None:
             tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
             kept += len(rows)
         if kept + len(unreadable) < count or next(pictures, None):
-            raise PipelineError(f"{ARCHIVE} and {LABELS} do not have the same images: dvc repro --force download")
+            raise PipelineError(messages.different_images(ARCHIVE, LABELS))
         if unreadable and (on_bad_image == "fail" or not kept):
-            raise PipelineError(
-                f"{len(unreadable):,} of {count:,} images can't be decoded: {shorten(unreadable)}\n"
-                "Fix them in the source, or leave them out: data.on_bad_image: drop"
-            )
+            raise PipelineError(messages.undecodable_images(unreadable, count))
         large.finish()
         small.finish()
     files.write_json(PREPARATION, to.description())
 
-    shape = " x ".join(map(str, large.array.shape))
-    print(f"{kept:,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")
-    if isinstance(to.levels, tuple):
-        print(f"More than 8 bits: the grey values {to.levels[0]:,} to {to.levels[1]:,} are scaled to 0 to 255")
+    print(messages.prepare_summary(large.array.shape, large.array.nbytes, len(unreadable), to.levels))
 
 
 def levels(count: int, to: Preparation, asked: list[float] | str) -> tuple[int, int] | str | None:
@@ -101,4 +92,4 @@ def levels(count: int, to: Preparation, asked: list[float] | str) -> tuple[int, 
 
 
 if __name__ == "__main__":
-    entrypoint.stage(main, like="prepare as this file says, a preparation.json of other images")
+    entrypoint.stage(main, like=messages.like_option())

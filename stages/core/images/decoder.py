@@ -15,7 +15,7 @@ from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from core.images import dicom, preparation
+from core.images import dicom, messages, preparation
 from core.images.preparation import WINDOW, Preparation, Unreadable
 from core.pipeline import files
 
@@ -61,16 +61,16 @@ def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
     with open(path, "rb") as archive:
         while (start := archive.read(HEADER.size))[:4] == b"PK\x03\x04":
             if len(start) < HEADER.size:
-                raise zipfile.BadZipFile("it ends within a header")
+                raise zipfile.BadZipFile(messages.truncated_header())
             _, method, check, size, of_name, of_extra = HEADER.unpack(start)
             name = archive.read(of_name).decode()
             archive.seek(of_extra, 1)
             content = archive.read(size)
             if method != zipfile.ZIP_STORED or len(content) != size or zlib.crc32(content) != check:
-                raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
+                raise zipfile.BadZipFile(messages.wrong_crc(name))
             yield name, content
         if start[:4] not in (b"PK\x01\x02", b"PK\x05\x06"):  # the directory, or the end of an empty zip
-            raise zipfile.BadZipFile("it has no directory")
+            raise zipfile.BadZipFile(messages.no_directory())
 
 
 def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, np.ndarray | None]:
@@ -84,8 +84,7 @@ def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple
     image, mode = _opened(content, levels == WINDOW)
     deep = isinstance(image, np.ndarray)
     if deep != isinstance(levels, tuple):
-        found, wanted = ("more than 8 bits", "8") if deep else ("8 bits", "more")
-        raise Unreadable(f"{found} a pixel ({mode}), where {wanted} are expected")
+        raise Unreadable(messages.wrong_depth(mode, deep))
     if isinstance(image, np.ndarray) and isinstance(levels, tuple):
         return Image.fromarray(preparation.scaled(image, levels)), mode, image
     assert isinstance(image, Image.Image)
@@ -115,15 +114,14 @@ def _opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str
             image = ImageOps.exif_transpose(image)
             image.load()
     except Exception as error:  # each decoder of Pillow raises its own errors
-        reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
-        raise Unreadable(reason or type(error).__name__) from None
+        raise Unreadable(messages.decoder_failed(error)) from None
     if mode == "F":
-        raise Unreadable("floating-point pixels have no known range")
+        raise Unreadable(messages.float_pixels())
     if not mode.startswith("I"):
         return image, mode
     values = np.asarray(image, dtype=np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
+        raise Unreadable(messages.more_than_16_bits(values.min(), values.max()))
     return values, mode
 
 
@@ -192,7 +190,7 @@ def fit_into(place: np.ndarray, found: np.ndarray | Unreadable) -> str:
     if isinstance(found, Unreadable):
         return str(found)
     if found.shape[-1] > place.shape[-1]:
-        return "a colour image, but the model was trained on grey images"
+        return messages.colour_for_grey_model()
     place[:] = found  # grey is broadcast over three channels
     return ""
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from core.images import messages
 from core.images.preparation import LEVELS, LOWEST, Unreadable
 from core.pipeline.errors import PipelineError
 
@@ -24,6 +25,9 @@ from PIL import Image
 if TYPE_CHECKING:  # it takes half a second to import
     from pydicom import Dataset
 
+# Why a header can't be read. These texts are in provenance.json, so they are here and not in the messages.
+NO_SYNTAX = "DICOM without a transfer syntax"
+UNKNOWN_SYNTAX = "DICOM of the unknown transfer syntax"
 BURNED_IN = "annotated"  # in the mode of an image whose tag BurnedInAnnotation says so
 MOST = 179_000_000  # pixels, as Pillow allows
 HEADER = 132  # bytes, the last four of which are "DICM"
@@ -58,9 +62,9 @@ def header(path: Path, wanted: list[str]) -> Header:
         read = pydicom.dcmread(path, stop_before_pixels=True)
         syntax = read.file_meta.get("TransferSyntaxUID")
         if syntax is None:
-            raise Unreadable("DICOM without a transfer syntax")
+            raise Unreadable(NO_SYNTAX)
         if not syntax.is_transfer_syntax:
-            raise Unreadable(f"DICOM of the unknown transfer syntax {syntax}")
+            raise Unreadable(f"{UNKNOWN_SYNTAX} {syntax}")
         frames = int(read.get("NumberOfFrames") or 1) if "Rows" in read and "BitsAllocated" in read else 0
         return Header(frames, {name: str(read.get(name, "") or "").strip() for name in wanted})
 
@@ -103,7 +107,7 @@ def _frame(read: "Dataset", frame: int) -> bytes:
         return encapsulate([frames[frame - 1]])
     bits = read.Rows * read.Columns * read.SamplesPerPixel * read.BitsAllocated
     if bits % 8:
-        raise Unreadable("its frames do not end at whole bytes")
+        raise Unreadable(messages.frames_not_at_bytes())
     content: bytes = read.PixelData[(frame - 1) * bits // 8 : frame * bits // 8]
     return content + b"\0" * (len(content) % 2)
 
@@ -120,13 +124,13 @@ def opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
 
         read = pydicom.dcmread(io.BytesIO(content))
         if "PixelData" not in read:
-            raise Unreadable("a DICOM file without pixels")
+            raise Unreadable(messages.no_pixels())
         if int(read.get("NumberOfFrames") or 1) > 1:
-            raise Unreadable(f"{read.NumberOfFrames} frames in one file (data.dicom.frames: split)")
+            raise Unreadable(messages.several_frames(read.NumberOfFrames))
         if not (read.Rows and read.Columns):
-            raise Unreadable(f"an image of {read.Columns} x {read.Rows} pixels")
+            raise Unreadable(messages.empty_image(read.Columns, read.Rows))
         if read.Rows * read.Columns > MOST:
-            raise Unreadable(f"an image of {read.Columns} x {read.Rows} pixels is too large")
+            raise Unreadable(messages.too_many_pixels(read.Columns, read.Rows))
         kind, bits = str(read.PhotometricInterpretation), int(read.BitsStored)
         mode = f"{kind} {bits}" + (f" {BURNED_IN}" if read.get("BurnedInAnnotation") == "YES" else "")
         array = utils.pixel_array(read)
@@ -135,7 +139,7 @@ def opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
             array = (array >> 8 if array.dtype == np.uint16 else array).astype(np.uint8)
         if array.ndim == 3:
             if array.dtype != np.uint8:
-                raise Unreadable(f"colour of {bits} bits")
+                raise Unreadable(messages.deep_colour(bits))
             return Image.fromarray(array), mode
         return _grey(read, array, window), mode
 
@@ -160,9 +164,9 @@ def _grey(read: "Dataset", array: np.ndarray, window: bool) -> Image.Image | np.
     if bits <= 8 and low >= 0 and high <= 255:
         return Image.fromarray(whole.astype(np.uint8))
     if window:
-        raise Unreadable("it has no VOI window (WindowCenter): set prepare.levels to percentiles")
+        raise Unreadable(messages.no_voi_window())
     if low < LOWEST or high >= LOWEST + LEVELS:
-        raise Unreadable(f"grey values from {low} to {high} are outside of {LOWEST} to {LOWEST + LEVELS - 1}")
+        raise Unreadable(messages.out_of_range(low, high, LOWEST, LOWEST + LEVELS - 1))
     return whole
 
 
@@ -186,20 +190,12 @@ def pseudonyms(key: str | None, check: str | None, patients: dict[str, str], roo
     ``key`` is the path of a file with a secret, ``check`` the first 8 digits of the SHA-256 of its content. Raises
     PipelineError if the file is missing, empty, or another one.
     """
-    how = "or write patients as they are: data.dicom.patient: plain"
     if key is None:
-        raise PipelineError(
-            "data.patient is a DICOM tag, and is written as a keyed hash. Write a secret to a file outside of git "
-            f"(openssl rand -hex 32 > ../patients.key) and set data.dicom.key to its path, {how}"
-        )
+        raise PipelineError(messages.no_key())
     path = root / Path(key).expanduser()
     if not path.is_file() or not (secret := path.read_bytes().strip()):
-        raise PipelineError(f"data.dicom.key: {path} is missing or empty. Write a secret to it, {how}")
+        raise PipelineError(messages.empty_key(path))
     here = hashlib.sha256(secret).hexdigest()[:8]
     if check != here:
-        was = "is not set: set it to" if check is None else f"is {check}, but the key there now has"
-        raise PipelineError(
-            f"data.dicom.key_check {was} {here}, so that another key is noticed. With another key, every patient would "
-            "get another name"
-        )
+        raise PipelineError(messages.wrong_key(check, here))
     return {file: hmac.digest(secret, patient.encode(), "sha256").hex()[:16] for file, patient in patients.items()}

@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from core.images import dicom
+from core.images import dicom, messages
 from core.pipeline.errors import PipelineError
-from core.pipeline.text import shorten
 
 # A file of another name is an image if it is DICOM.
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
@@ -22,16 +21,14 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
         for name in folders + names:
             path = Path(at, name)
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise PipelineError(
-                    f"{path} is a link to a file outside of {base}, which is not followed: copy the file there"
-                )
+                raise PipelineError(messages.link_outside(path, base))
         for name in names:
             if not name.startswith("."):
                 file = Path(at, name).relative_to(base).as_posix()
                 if not file.isprintable():  # bytes that are not UTF-8 become surrogates, which are not printable
-                    raise PipelineError(f"{base} contains a file whose name is not printable: {file!a}. Rename it")
+                    raise PipelineError(messages.unprintable_name(base, file))
                 if not Path(at, name).is_file():
-                    raise PipelineError(f"{Path(at, name)} is not a regular file (a broken link, or a pipe). Remove it")
+                    raise PipelineError(messages.not_a_regular_file(Path(at, name)))
                 (images if _is_image(Path(at, name)) else others).append(file)
     return sorted(images), sorted(others)
 
@@ -68,9 +65,7 @@ def expand(paths: list[Path]) -> list[str]:
         elif path.is_file():
             found.append(path.as_posix())
         else:
-            raise PipelineError(f"there is no image or folder {path}")
+            raise PipelineError(messages.no_image_or_folder(path))
     if not found:
-        raise PipelineError(
-            f"there is no image in {shorten([str(path) for path in paths])} ({', '.join(sorted(IMAGES))})"
-        )
+        raise PipelineError(messages.no_images_in(paths, IMAGES))
     return found

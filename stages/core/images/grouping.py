@@ -3,10 +3,10 @@
 import re
 from itertools import pairwise
 
+from core.images import messages
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.data import Group
-from core.pipeline.text import pluralise, shorten
 
 import numpy as np
 import pandas as pd
@@ -32,30 +32,21 @@ def table(images: pd.DataFrame, found: dict[str, dict[str, str]], asked: list[Gr
 
 
 def _divided(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") -> "pd.Series[str]":
-    where = f"data.groups: {group.name}"
     if values.isna().all():
-        raise PipelineError(f"{where} has no value in any image")
+        raise PipelineError(messages.group_without_values(group.name))
     numbers = values.fillna("").map(_number).astype(float)
     words = sorted(values[values.notna() & numbers.isna()].unique())
     if group.edges and words:
-        raise PipelineError(f"{where} has edges, but {shorten([repr(word) for word in words], 3)} are no numbers")
+        raise PipelineError(messages.edges_without_numbers(group.name, words))
     if words and numbers.nunique() > MOST_WORDS:
-        raise PipelineError(
-            f"{where} is a number in most images, but {shorten([repr(word) for word in words], 3)} is none. Leave unknown "
-            "cells empty"
-        )
+        raise PipelineError(messages.words_among_numbers(group.name, words))
     if group.edges or (not words and values.nunique() > MOST_WORDS):
         values = _cut(numbers, group.edges, patients)
     if values.nunique() == 1:
-        raise PipelineError(
-            f"{where} has one value, {values.dropna().iloc[0]!r}: there is nothing to compare. Leave it out"
-        )
-    whose = pluralise(patients.nunique(), "patient") if patients.notna().any() else pluralise(len(patients), "image")
+        raise PipelineError(messages.group_of_one_level(group.name, values.dropna().iloc[0]))
     if values.nunique() > (patients.nunique() or len(patients)) / 2:
-        raise PipelineError(
-            f"{where} has {values.nunique():,} values for {whose}, such as "
-            f"{shorten(sorted(values.dropna().unique()), 2)}: a group needs several patients"
-        )
+        levels = sorted(values.dropna().unique())
+        raise PipelineError(messages.too_many_levels(group.name, levels, patients.nunique(), len(patients)))
     return values
 
 

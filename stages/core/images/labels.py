@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from core.images import messages
 from core.images.folders import walk
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
+from core.pipeline.messages import not_utf8
 from core.pipeline.schemas.data import REST, Data
-from core.pipeline.text import pluralise, shorten
 
 import pandas as pd
 
@@ -30,9 +31,7 @@ class _Names:
             return name
         ends = [file for file in self.by_name.get(name.rpartition("/")[2], []) if file.endswith("/" + name)]
         if len(ends) > 1:
-            raise PipelineError(
-                f"the name {name} matches {len(ends)} images: {shorten(ends)}. Give more of the path in the table"
-            )
+            raise PipelineError(messages.ambiguous_name(name, ends))
         return ends[0] if ends else None
 
 
@@ -43,39 +42,29 @@ def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Pa
             return inside / name
         found = [file for file in walk(inside)[1] if file.endswith("/" + name)]
         if len(found) > 1:
-            raise PipelineError(
-                f"{key}: the source contains {name} {len(found)} times: {shorten(found)}. Give more of its path"
-            )
+            raise PipelineError(messages.ambiguous_table(key, name, found))
         if found:
             return inside / found[0]
     if (root / name).is_file():
         return root / name
     tables_there = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
-    known = f"; the source contains {shorten(tables_there)}" if tables_there else ""
-    raise PipelineError(f"{key}: {name} is neither in the source nor at {(root / name).resolve()}{known}")
+    raise PipelineError(messages.no_table(key, name, (root / name).resolve(), tables_there))
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
-        raise PipelineError(f"{path} can't be read as a CSV in UTF-8: {error}") from None
+        raise PipelineError(messages.not_csv(path, error)) from None
     if not isinstance(rows.index, pd.RangeIndex):  # pandas used the first column as row names, which shifts the others
-        raise PipelineError(f"{path}: rows have more cells than the header (is there a comma at the end of each row?)")
+        raise PipelineError(messages.too_many_cells(path))
     rows.columns = [str(column).strip() for column in rows.columns]
     return rows
 
 
 def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[str]":
     if column not in rows.columns:
-        hint = ""
-        if len(rows.columns) == 1 and re.search(r"[;\t]", rows.columns[0]):
-            hint = ". Separate the columns with commas"
-        elif key == "data.patient" and re.search(r"[()^*+\\]", column):
-            hint = ". A pattern needs a group (?P<patient>...)"
-        raise PipelineError(
-            f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, rows.columns))}{hint}"
-        )
+        raise PipelineError(messages.no_column(path, column, key, list(rows.columns)))
     return rows[column].str.strip()
 
 
@@ -106,7 +95,8 @@ def classes(
 def sides(classes: dict[str, str], data: Data) -> dict[str, int]:
     """1 or 0 for each class that data.positive or data.negative names; other classes are left out.
 
-    Raises PipelineError if a class that they name has no image, or if data.negative is null and there are several others.
+    Raises PipelineError if a class that they name has no image, or if data.negative is null and there are several
+    others.
     """
     counts = pd.Series(list(classes.values()), dtype="string").value_counts()
     others = [name for name in counts.index if name not in data.positives]
@@ -115,31 +105,9 @@ def sides(classes: dict[str, str], data: Data) -> dict[str, int]:
         negatives = others
     named = [*data.positives, *(negatives or [])]
     if not negatives or any(name not in counts.index for name in named):
-        raise PipelineError(_wrong_classes(counts, classes, data))
+        numbers = {str(name): int(count) for name, count in counts.items()}
+        raise PipelineError(messages.wrong_classes(data, classes, numbers))
     return dict.fromkeys(negatives, 0) | dict.fromkeys(data.positives, 1)
-
-
-def _wrong_classes(counts: "pd.Series[int]", classes: dict[str, str], data: Data) -> str:
-    found = shorten([f"{name!r} ({pluralise(int(count), 'image')})" for name, count in counts.items()], 8)
-    if data.labels is None:
-        where, hint = "the folders of the images", ". If the labels are in a table, set data.labels"
-    elif data.labels_are_pattern or data.label_tag:
-        where, hint = f"data.labels = {data.labels!r}", ""
-    else:
-        where, hint = f"column {data.label_column!r} of {data.labels}", ""
-    named = [*data.positives, *(data.negatives or [])]
-    if data.negative is None and len(counts) > 2:
-        rare = str(counts.index[-1])
-        hint = f"; {rare!r}: {shorten([file for file, name in classes.items() if name == rare], 3)}{hint}"
-        hint += ". Of more classes, name those that are negative in data.negative: one, a list, or rest"
-    elif len({name.casefold() for name in (*named, *counts.index)}) < len({*named, *counts.index}):
-        hint = ". Upper and lower case differ"
-    wanted = f"data.positive = {data.positive!r}"
-    if data.negative is None:
-        rule = f"must contain two classes, one of them {wanted}"
-    else:
-        rule = f"must contain each class that {wanted} and data.negative = {data.negative!r} name"
-    return f"{data.location}: {where} {rule}; found {found or 'none'}{hint}"
 
 
 def _searched(pattern: str, group: str, files: Iterable[str]) -> dict[str, str]:
@@ -235,7 +203,7 @@ def listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path
             try:
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
             except UnicodeDecodeError as error:
-                raise PipelineError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+                raise PipelineError(not_utf8(path, error)) from None
             entries = [line.strip() for line in lines if line.strip()]
         unknown = []
         for entry in dict.fromkeys(entries):
@@ -245,14 +213,9 @@ def listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path
             if not found:
                 unknown.append(entry)
         if unknown and data.on_bad_image == "fail":
-            raise PipelineError(
-                f"data.lists.{part}: {len(unknown):,} of {len(entries):,} entries of {name} are neither an image nor a "
-                f"patient: {shorten(unknown)}. Fix the list, or ignore these entries: data.on_bad_image: drop"
-            )
+            raise PipelineError(messages.unknown_entries(part, name, unknown, len(entries)))
     listed = pd.DataFrame(rows, columns=tables.LISTED).drop_duplicates().sort_values("file", kind="stable")
     twice = listed[listed["file"].duplicated(keep=False)]
     if len(twice):
-        raise PipelineError(
-            f"data.lists: {twice['file'].nunique():,} images are in two lists: {shorten(list(twice['file'].unique()))}"
-        )
+        raise PipelineError(messages.images_in_two_lists(list(twice["file"].unique())))
     return listed

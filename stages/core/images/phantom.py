@@ -11,6 +11,7 @@ come from NumPy's ``RandomState``, whose streams are frozen (NEP 19).
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from core.images import messages
 from core.pipeline.tables import SYNTHETIC
 
 import numpy as np
@@ -37,7 +38,7 @@ def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
     images.
     """
     if images < 4 * patients:
-        raise ValueError(f"{images} images are too few for {patients} patients: each needs 4 or more")
+        raise ValueError(messages.too_few_images(images, patients))
     counts = np.full(patients, images // patients)
     counts[: images % patients] += 1
     every = max(1, patients // 20)  # every n-th patient has copies

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.images import archives, dicom, grouping, labels, phantom
+from core.images import archives, dicom, grouping, labels, messages, phantom
 from core.images.folders import IMAGES, walk
 from core.images.preparation import Unreadable
 from core.pipeline import files, tables, web
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.data import Data
-from core.pipeline.text import shorten
 
 import numpy as np
 import pandas as pd
@@ -40,8 +39,8 @@ class Raw(NamedTuple):
 def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
     """Open the source that ``data`` describes. Relative locations are relative to ``root``.
 
-    Raises PipelineError for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do not
-    match.
+    Raises PipelineError for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do
+    not match.
     """
     with files.scratch("data", "download") as scratch:  # not in /tmp, which is often small
         if data.source == "phantom":
@@ -54,21 +53,17 @@ def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         elif data.source == "folder":
             folder, known = local, {}
             if not folder.is_dir():
-                packed = ": it is a file; for an archive set data.source: archive" if folder.is_file() else ""
-                raise PipelineError(f"data.location: there is no folder {folder}{packed}")
+                raise PipelineError(messages.no_folder(folder, folder.is_file()))
         else:
             archive = local
             if "://" in data.location:
                 archive = scratch / "archive"
                 web.fetch(data.location, archive, MOST_DOWNLOADED)
             if not archive.is_file():
-                raise PipelineError(f"data.location: there is no archive {archive}")
+                raise PipelineError(messages.no_archive(archive))
             found = files.sha256(archive)
             if data.sha256 is not None and found != data.sha256:
-                where = web.public(data.location)
-                raise PipelineError(
-                    f"{where} has the sha256 {found}, but data.sha256 is {data.sha256}: it is a different file"
-                )
+                raise PipelineError(messages.wrong_sha256(web.public(data.location), found, data.sha256))
             folder, known = scratch / "unpacked", {"sha256": found}
             folder.mkdir()
             archives.unpack(archive, folder)
@@ -79,14 +74,13 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     """Read labels, patients and lists of a folder, and match them with its images."""
     base = folder / data.subdir if data.subdir else folder
     if not base.is_dir():
-        raise PipelineError(f"data.subdir: there is no folder {data.subdir!r} in {data.location}")
+        raise PipelineError(messages.no_subdir(data.subdir, data.location))
     images, others = walk(base)
     if not images:
         packed = [file for file in others if Path(file).suffix.lower() in PACKED]
-        inside = f"; it contains archives, unpack them first: {shorten(packed)}" if packed else ""
-        raise PipelineError(f"{data.location} contains no image ({', '.join(sorted(IMAGES))}){inside}")
+        raise PipelineError(messages.no_images(data.location, IMAGES, packed))
 
-    faults: dict[str, list[str]] = {}
+    faults: dict[str, list[str]] = {}  # its keys are written to provenance.json, so they are not in the messages
     frames, tags = _headers(base, images, data, faults)
     unusable = {file for files in faults.values() for file in files}
     images = [file for file in images if file not in unusable]
@@ -99,12 +93,9 @@ def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
     kept = sorted(set(taken) - bad)
     faults = {what: names for what, names in faults.items() if names}
     if faults and data.on_bad_image == "fail":
-        said = [f"{data.location}: {len(names):,} {what}: {shorten(names)}" for what, names in faults.items()]
         lost = set(faults.get(labels.LOST, []))
         ends = sorted(Path(image).suffix for image in images if Path(image).stem in lost)
-        if ends:
-            said.append(f"{data.labels} gives file names without their extension: add {ends[0]} to them")
-        raise PipelineError("\n".join([*said, "Fix the source, or leave these images out: data.on_bad_image: drop"]))
+        raise PipelineError(messages.bad_images(data, faults, ends[0] if ends else None))
     if data.patient_tag and data.dicom.patient == "hash":
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
     sides = labels.sides({file: name for file, name in classes.items() if file not in bad}, data)
@@ -147,7 +138,7 @@ def _headers(
         faults[several] = [file for file, count in frames.items() if count > 1]
     for name in data.tags():
         if not dicom.known(name):
-            raise PipelineError(f"data.labels, data.patient or data.groups: DICOM has no tag with the keyword {name!r}")
+            raise PipelineError(messages.unknown_tag(name))
     return frames, tags
 
 
@@ -172,7 +163,7 @@ def _content(base: Path, file: str, frames: dict[str, int]) -> bytes:
         content = (base / file).read_bytes()
         return dicom.stripped(content, None) if file in frames else content
     except Unreadable as reason:
-        raise PipelineError(f"{base / file}: {reason}. Remove the file from the source") from None
+        raise PipelineError(messages.undecodable_file(base / file, reason)) from None
 
 
 def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
@@ -232,11 +223,7 @@ def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
     try:
         folder = Path(kagglehub.dataset_download(location))
     except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
-        reason = str(error).strip().partition("\n")[0].partition(" (Caused by")[0]
-        raise PipelineError(
-            f"Kaggle's data set {location} can't be downloaded ({type(error).__name__}: {reason}). "
-            "Without a network: download it elsewhere, and use data.source: archive"
-        ) from None
+        raise PipelineError(messages.kaggle_failed(location, error)) from None
     return folder, {"version": folder.name if folder.parent.name == "versions" else None}
 
 
