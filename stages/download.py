@@ -27,10 +27,10 @@ class Params(Section):
 
 
 def main() -> None:
-    chosen = params.load(Params)
-    seed = params.either(chosen.data.phantom.seed, chosen.seed)
-    with unchanged(chosen.data), sources.gather(chosen.data, seed, files.root()) as raw, files.whole(IMAGES) as whole:
-        decoder.pack(raw.labels["file"], raw.content, whole)
+    cfg = params.load(Params)
+    seed = params.either(cfg.data.phantom.seed, cfg.seed)
+    with unchanged(cfg.data), sources.open_source(cfg.data, seed, files.root()) as raw, files.whole(IMAGES) as archive:
+        decoder.pack(raw.labels["file"], raw.content, archive)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)
     tables.write(raw.groups, GROUPS, list(raw.groups.columns))
@@ -55,11 +55,11 @@ def unchanged(data: Data) -> Iterator[None]:
     path = files.root() / data.watch
     if not path.exists():
         raise PipelineError(messages.no_watched_path(path))
-    before, found = provenance.files_before("download", path), folders.content(path)
-    if found.files < before and not files.forced():
-        raise PipelineError(messages.fewer_files(path, found.files, before))
+    files_before, content = provenance.files_before("download", path), folders.content(path)
+    if content.files < files_before and not files.forced():
+        raise PipelineError(messages.fewer_files(path, content.files, files_before))
     yield
-    if folders.content(path) != found:
+    if folders.content(path) != content:
         raise PipelineError(messages.changed_source(path))
 
 

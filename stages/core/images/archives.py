@@ -20,10 +20,10 @@ from typing import Self
 from core.images import messages
 from core.pipeline.errors import PipelineError
 
-MOST_FILES = 20_000_000
-MOST_BYTES = 1 << 40
+MAX_FILES = 20_000_000
+MAX_BYTES = 1 << 40
 
-_DAMAGED = (
+_FORMAT_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -32,7 +32,7 @@ _DAMAGED = (
     RuntimeError,
     NotImplementedError,
 )
-_NAMES_AT_FAULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_NAME_ERRORS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def unpack(archive: str | Path, target: str | Path) -> None:
@@ -48,8 +48,8 @@ def unpack(archive: str | Path, target: str | Path) -> None:
             _untar(archive, target)
         else:
             raise PipelineError(messages.not_an_archive(archive))
-    except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (None, *_NAMES_AT_FAULT):
+    except (*_FORMAT_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, *_NAME_ERRORS):
             raise  # a problem of this machine (disk space, permission), not of the archive
         raise PipelineError(messages.damaged_archive(archive, error)) from None
 
@@ -58,7 +58,7 @@ def _unzip(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as source:
         allowance = _Allowance(archive, target)
         for member in source.infolist():
-            path = allowance.place(member.filename)
+            path = allowance.resolve(member.filename)
             if member.is_dir():
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
@@ -74,12 +74,12 @@ def _untar(archive: Path, target: Path) -> None:
     with tarfile.open(archive, errorlevel=2, tarinfo=_Header) as source:
         allowance = _Allowance(archive, target)
         for member in source:
-            path = allowance.place(member.name)
+            path = allowance.resolve(member.name)
             if member.isdir():
                 continue
             allowance.take(member.size)
             if member.islnk():
-                original = allowance.place(member.linkname)
+                original = allowance.resolve(member.linkname)
                 if not original.is_file():
                     raise PipelineError(messages.link_to_missing_member(archive, member.name, member.linkname))
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ class _Allowance:
 
     def __init__(self, archive: Path, target: Path) -> None:
         self.archive, self.target = archive, target
-        self.files = MOST_FILES
-        self.bytes = min(MOST_BYTES, shutil.disk_usage(target).free)
+        self.files = MAX_FILES
+        self.bytes = min(MAX_BYTES, shutil.disk_usage(target).free)
 
-    def place(self, name: str) -> Path:
+    def resolve(self, name: str) -> Path:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in name:
             raise PipelineError(messages.unsafe_path(self.archive, name))
@@ -135,6 +135,6 @@ class _Allowance:
         self.files -= 1
         self.bytes -= size
         if self.files < 0:
-            raise PipelineError(messages.too_many_files(self.archive, MOST_FILES))
+            raise PipelineError(messages.too_many_files(self.archive, MAX_FILES))
         if self.bytes < 0:
             raise PipelineError(messages.too_many_bytes(self.archive))
