@@ -66,8 +66,8 @@ def main() -> None:
     to = Preparation(asked.side)
     ways = {
         "plain Pillow": partial(plain, side=asked.side),
-        "predict": partial(decoder.pixels, to=to),
-        "prepare": partial(decoder.picture, to=to),
+        "predict": partial(decoder.pixels, spec=to),
+        "prepare": partial(decoder.picture, spec=to),
         "draft": partial(plain, side=asked.side, draft=True),
     }
     for mode, words in (("RGB", "colour"), ("L", "grey")):

@@ -8,12 +8,11 @@ Alone   python stages/download.py
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from core.images import decoder, folders, sources
+from core.images import decoder, folders, messages, sources
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import UNWATCHED, Data
-from core.pipeline.text import pluralise
 
 IMAGES = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
@@ -28,51 +27,40 @@ class Params(Section):
 
 
 def main() -> None:
-    chosen = params.load(Params)
-    seed = params.either(chosen.data.phantom.seed, chosen.seed)
-    with unchanged(chosen.data), sources.gather(chosen.data, seed, files.root()) as raw, files.whole(IMAGES) as whole:
-        decoder.pack(raw.labels["file"], raw.content, whole)
+    cfg = params.load(Params)
+    seed = params.either(cfg.data.phantom.seed, cfg.seed)
+    with unchanged(cfg.data), sources.open_source(cfg.data, seed, files.root()) as raw, files.whole(IMAGES) as archive:
+        decoder.pack(raw.labels["file"], raw.content, archive)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)
     tables.write(raw.groups, GROUPS, list(raw.groups.columns))
     files.write_json(PROVENANCE, raw.provenance)
 
-    what = raw.provenance
-    of = f" of {what['patients']:,} patients" if what["patients"] is not None else ", patients unknown"
-    print(f"{what['images']:,} {'SYNTHETIC ' if what['synthetic'] else ''}images{of}, {what['positives']:,} positive")
-    for name, count in what["left_out"].items():
-        print(f"left out: {pluralise(count, 'image')} of the class {name!r}, which is neither positive nor negative")
-    for fault, count in what["dropped"].items():
-        print(f"dropped: {count:,} {fault}")
-    for name in tables.groups(raw.groups):
-        if missing := int(raw.groups[name].isna().sum()):
-            print(
-                f"{pluralise(missing, 'image')} without a value of {name.removeprefix(tables.GROUP)} are in no group of it"
-            )
+    without_level = {
+        name.removeprefix(tables.GROUP): int(raw.groups[name].isna().sum()) for name in tables.groups(raw.groups)
+    }
+    print(messages.download_summary(raw.provenance, without_level))
 
 
 @contextmanager
 def unchanged(data: Data) -> Iterator[None]:
-    """Say if DVC does not watch the source. Raise PipelineError if a watched folder has fewer files than when it was last
-    read, as where a share is not mounted, or if it changes meanwhile: DVC would take what it holds at the end for what
-    was read."""
+    """Print a line if DVC does not watch the source. Raise PipelineError if a watched folder has fewer files than when
+    it was last read, as where a share is not mounted, or if it changes while it is read: DVC records its content at
+    the end, which would then not be the content that was read."""
     if data.watch == UNWATCHED:
         if data.local:
-            print("DVC will not notice when the content of data.location changes: set data.watch to the same path")
+            print(messages.unwatched_source())
         yield
         return
     path = files.root() / data.watch
     if not path.exists():
-        raise PipelineError(f"data.watch: there is no file or folder {path}")
-    before, found = provenance.files_before("download", path), folders.content(path)
-    if found.files < before and not files.forced():
-        raise PipelineError(
-            f"{path} has {pluralise(found.files, 'file')} of any kind, {before - found.files:,} fewer than when it was last "
-            "read (dvc.lock). If they were removed on purpose: dvc repro --force download"
-        )
+        raise PipelineError(messages.no_watched_path(path))
+    files_before, content = provenance.files_before("download", path), folders.content(path)
+    if content.files < files_before and not files.forced():
+        raise PipelineError(messages.fewer_files(path, content.files, files_before))
     yield
-    if folders.content(path) != found:
-        raise PipelineError(f"{path} changed while it was read. Run it again when nothing is being copied")
+    if folders.content(path) != content:
+        raise PipelineError(messages.changed_source(path))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ Alone   python stages/prepare.py
 """
 
 from core.audit import hashes
-from core.images import decoder, preparation
-from core.images.preparation import Preparation, Unreadable
+from core.images import decoder, messages, preparation
+from core.images.preparation import DecodeError, Preparation
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section
 from core.pipeline.schemas.prepare import BadImages, Prepare
-from core.pipeline.text import shorten
 
 import numpy as np
 from tqdm import tqdm
@@ -35,27 +34,25 @@ class Params(LikeParams):
 
 
 def main(like: str | None = None) -> None:
-    count = sum(len(some) for some in tables.chunks(LABELS, ["file"]))
+    count = sum(len(chunk) for chunk in tables.chunks(LABELS, ["file"]))
     if like:
-        to = Preparation.of(files.read_json(like))
+        spec = Preparation.of(files.read_json(like))
     else:
         prepare = params.load(Params).prepare
-        to = Preparation(prepare.image_size, prepare.fit)
-        to = to._replace(levels=levels(count, to, prepare.levels))
+        spec = Preparation(prepare.image_size, prepare.fit)
+        spec = spec._replace(levels=levels(count, spec, prepare.levels))
     on_bad_image = params.load(LikeParams).data.on_bad_image
 
     kept, unreadable = 0, []
     with files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails, files.whole(INDEX) as index:
-        large, small = decoder.Stack(images, count, to.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
-        pictures = iter(tqdm(decoder.decode_packed(ARCHIVE, decoder.picture, to), "decode", count, disable=None))
+        large, small = decoder.Stack(images, count, spec.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
+        pictures = iter(tqdm(decoder.decode_packed(ARCHIVE, decoder.picture, spec), "decode", count, disable=None))
         for labels in tables.chunks(LABELS, tables.LABELS):
             rows = []
             for entry, (name, picture) in zip(labels.itertuples(), pictures, strict=False):
                 if name != entry.file:
-                    raise PipelineError(
-                        f"{LABELS} does not list {name}, which {ARCHIVE} has: dvc repro --force download"
-                    )
-                if isinstance(picture, Unreadable):
+                    raise PipelineError(messages.image_not_in_table(LABELS, name, ARCHIVE))
+                if isinstance(picture, DecodeError):
                     unreadable.append(f"{entry.file} ({picture})")
                     continue
                 large.add(picture.pixels)
@@ -66,39 +63,32 @@ def main(like: str | None = None) -> None:
             tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
             kept += len(rows)
         if kept + len(unreadable) < count or next(pictures, None):
-            raise PipelineError(f"{ARCHIVE} and {LABELS} do not have the same images: dvc repro --force download")
+            raise PipelineError(messages.different_images(ARCHIVE, LABELS))
         if unreadable and (on_bad_image == "fail" or not kept):
-            raise PipelineError(
-                f"{len(unreadable):,} of {count:,} images can't be decoded: {shorten(unreadable)}\n"
-                "Fix them in the source, or leave them out: data.on_bad_image: drop"
-            )
+            raise PipelineError(messages.undecodable_images(unreadable, count))
         large.finish()
         small.finish()
-    files.write_json(PREPARATION, to.description())
+    files.write_json(PREPARATION, spec.description())
 
-    shape = " x ".join(map(str, large.array.shape))
-    print(f"{kept:,} images as {shape} (uint8, {large.array.nbytes / 1e6:,.0f} MB); {len(unreadable):,} dropped")
-    if isinstance(to.levels, tuple):
-        print(f"More than 8 bits: the grey values {to.levels[0]:,} to {to.levels[1]:,} are scaled to 0 to 255")
+    print(messages.prepare_summary(large.array.shape, large.array.nbytes, len(unreadable), spec.levels))
 
 
-def levels(count: int, to: Preparation, asked: list[float] | str) -> tuple[int, int] | str | None:
-    """The grey values of the set that become black and white, or None if its first image has 8 bits. ``asked`` is
-    prepare.levels."""
-    if isinstance(asked, str):
-        return asked
+def levels(count: int, spec: Preparation, percents: list[float] | str) -> tuple[int, int] | str | None:
+    """The grey values that become black and white: the percentiles of all images, or None if the first image has 8
+    bits. ``percents`` is prepare.levels; if it is text, it is returned."""
+    if isinstance(percents, str):
+        return percents
     counts = None
-    for _, found in tqdm(
-        decoder.decode_packed(ARCHIVE, decoder.grey_values, to), "grey values", count, leave=False, disable=None
-    ):
-        if found is None and counts is None:
+    packed = decoder.decode_packed(ARCHIVE, decoder.grey_histogram, spec)
+    for _, histogram in tqdm(packed, "grey values", count, leave=False, disable=None):
+        if histogram is None and counts is None:
             return None
-        if isinstance(found, np.ndarray):
-            counts = found if counts is None else counts + found
+        if isinstance(histogram, np.ndarray):
+            counts = histogram if counts is None else counts + histogram
     if counts is None:  # none can be decoded
         return None
-    return preparation.percentiles(counts, *asked)
+    return preparation.percentiles(counts, *percents)
 
 
 if __name__ == "__main__":
-    entrypoint.stage(main, like="prepare as this file says, a preparation.json of other images")
+    entrypoint.stage(main, like=messages.like_option())

@@ -51,7 +51,7 @@ def trained(layer, values):
 def decoded():
     """The hash of the pixels of lossy files: DICOM of several encodings, and what Pillow makes of noise."""
     pixels = [
-        dicom.opened(Path(get_testdata_file(name, download=False)).read_bytes(), window=False)[0] for name in DICOM
+        dicom.decode(Path(get_testdata_file(name, download=False)).read_bytes(), window=False)[0] for name in DICOM
     ]
     for kind in ("JPEG", "WEBP", "JPEG2000"):
         written = io.BytesIO()

@@ -28,7 +28,7 @@ def index(shared, tmp_path_factory):
     chosen = file.load(change_parameters(folder / "params.yaml", RECIPE | location))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        with sources.gather(chosen.data, 1, folder) as raw:
+        with sources.open_source(chosen.data, 1, folder) as raw:
             found = list(decoder.decode_all(list(raw.labels["file"]), raw.content, decoder.picture, Preparation(8)))
             rows = [
                 (row, entry.file, entry.label, entry.patient, *picture[2:])

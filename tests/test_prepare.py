@@ -17,9 +17,9 @@ from conftest import change_parameters, put
 
 
 def grey(values: np.ndarray) -> bytes:
-    written = io.BytesIO()
-    Image.fromarray(values.astype(np.uint16)).save(written, "PNG")
-    return written.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def twelve_bits(tmp_path, monkeypatch):
     breast = np.where(np.hypot(*np.mgrid[-32:32, 0:64]) < 40, 1, 0)
     images = [breast * random.integers(900, 3001, (64, 64)) for _ in range(8)]
     images[5][10, 10] = 4095
-    put(tmp_path / "given", {f"{number % 2}/{number}.png": grey(values) for number, values in enumerate(images)})
+    put(tmp_path / "images", {f"{number % 2}/{number}.png": grey(values) for number, values in enumerate(images)})
     monkeypatch.chdir(tmp_path)
 
     def run(changes):
-        given = {"data.source": "folder", "data.location": "given", "data.positive": "1"} | changes
-        change_parameters(tmp_path / "params.yaml", given)
+        parameters = {"data.source": "folder", "data.location": "images", "data.positive": "1"} | changes
+        change_parameters(tmp_path / "params.yaml", parameters)
         download.main()
         prepare.main()
         return images
@@ -45,18 +45,18 @@ def twelve_bits(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("percents", "expected"), [([0.0, 100.0], [0, 4095]), ([0.0, 99.9], [0, 2999])])
 def test_images_of_12_bits_are_scaled_by_the_whole_set_and_new_ones_likewise(twelve_bits, percents, expected):
     images = twelve_bits({"prepare.levels": percents, "prepare.fit": "crop"})
-    made = files.read_json(prepare.PREPARATION)
-    known = np.percentile(np.stack(images), percents, method="inverted_cdf").tolist()
-    assert made == {"image_size": 64, "fit": "crop", "levels": known}
-    assert abs(known[1] - expected[1]) <= 3 and known[0] == expected[0]
+    description = files.read_json(prepare.PREPARATION)
+    levels = np.percentile(np.stack(images), percents, method="inverted_cdf").tolist()
+    assert description == {"image_size": 64, "fit": "crop", "levels": levels}
+    assert abs(levels[1] - expected[1]) <= 3 and levels[0] == expected[0]
     array = np.load(prepare.IMAGES)
     assert array.max() == 255 and len(np.unique(array)) > 100  # not the sixteen grey levels of 12 bits over 65,535
     index = tables.read(prepare.INDEX, tables.INDEX)
     for row, file in zip(index["row"], index["file"], strict=True):
         values = images[int(file[2])].astype(float)
-        by_hand = np.clip(np.floor((values - known[0]) * 255 / (known[1] - known[0])), 0, 255)
+        by_hand = np.clip(np.floor((values - levels[0]) * 255 / (levels[1] - levels[0])), 0, 255)
         assert np.array_equal(array[row, ..., 0], by_hand)
-        new = decoder.pixels(grey(images[int(file[2])]), Preparation.of(made))
+        new = decoder.pixels(grey(images[int(file[2])]), Preparation.of(description))
         assert np.array_equal(new, array[row])
 
 

@@ -110,10 +110,10 @@ def test_an_encrypted_zip_is_refused(tmp_path, target):
 
 def test_more_files_or_bytes_than_allowed_are_refused(tmp_path, target, monkeypatch):
     path = zipped(tmp_path / "a.zip", [("a.png", b"1" * 100), ("b.png", b"1" * 100)])
-    monkeypatch.setattr(archives, "MOST_BYTES", 150)
+    monkeypatch.setattr(archives, "MAX_BYTES", 150)
     with pytest.raises(PipelineError, match="unpacks to more than"):
         archives.unpack(path, target)
-    monkeypatch.setattr(archives, "MOST_FILES", 1)
+    monkeypatch.setattr(archives, "MAX_FILES", 1)
     with pytest.raises(PipelineError, match="more than 1 files"):
         archives.unpack(path, target / "..")
 

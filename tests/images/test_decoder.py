@@ -69,20 +69,20 @@ def test_the_shape_belongs_to_the_hash():
     ],
 )
 def test_every_kind_of_pixel_becomes_8_bit(content, expected):
-    found = decoder.pixels(content, EIGHT)
-    assert found.dtype == np.uint8 and np.array_equal(found.squeeze(), expected)
+    pixels = decoder.pixels(content, EIGHT)
+    assert pixels.dtype == np.uint8 and np.array_equal(pixels.squeeze(), expected)
 
 
 def test_cmyk_becomes_rgb():
-    found = decoder.pixels(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), EIGHT)
-    assert found.shape == (8, 8, 3) and found[0, 0, 0] > 200 and found[0, 0, 1] < 60
+    pixels = decoder.pixels(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), EIGHT)
+    assert pixels.shape == (8, 8, 3) and pixels[0, 0, 0] > 200 and pixels[0, 0, 1] < 60
 
 
 def test_an_image_turned_by_exif_stands_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    found = decoder.picture(saved(Image.fromarray(COLOUR[:4]), "PNG", exif=exif), EIGHT)
-    assert (found.width, found.height) == (4, 8)
+    picture = decoder.picture(saved(Image.fromarray(COLOUR[:4]), "PNG", exif=exif), EIGHT)
+    assert (picture.width, picture.height) == (4, 8)
     turned = decoder.decode(saved(Image.fromarray(COLOUR), "PNG", exif=exif))[0]
     assert np.array_equal(np.asarray(turned), np.rot90(COLOUR, -1))
 
@@ -99,7 +99,7 @@ def test_an_image_turned_by_exif_stands_upright():
     ids=["empty", "text", "truncated", "huge", "float"],
 )
 def test_what_cannot_be_decoded_says_why(content, reason):
-    with pytest.raises(decoder.Unreadable, match=reason):
+    with pytest.raises(decoder.DecodeError, match=reason):
         decoder.picture(content, EIGHT)
 
 
@@ -108,9 +108,9 @@ def test_resizing_equals_pillow_and_is_close_to_the_original_projects_torchvisio
     from torchvision.transforms.v2.functional import resize
 
     large = np.random.default_rng(1).integers(0, 256, (96, 96), dtype=np.uint8)
-    found = decoder.pixels(image(large), Preparation(24))[..., 0].astype(float)
+    pixels = decoder.pixels(image(large), Preparation(24))[..., 0].astype(float)
     other = resize(torch.tensor(large)[None].float(), [24, 24], antialias=True)[0].numpy()
-    assert np.abs(found - other).max() <= 1.5  # of 255: rounding to whole grey values between the two passes
+    assert np.abs(pixels - other).max() <= 1.5  # of 255: rounding to whole grey values between the two passes
 
 
 def test_equal_images_make_an_equal_zip_whatever_their_order(tmp_path):
@@ -129,17 +129,17 @@ def test_a_stack_stays_grey_until_the_first_colour_and_holds_just_what_was_added
     stack.add(decoder.pixels(image(COLOUR, mode="RGB"), EIGHT))
     stack.add(decoder.pixels(image(9), EIGHT))
     stack.finish()
-    found = np.load(tmp_path / "s.npy")
-    assert found.shape == (3, 8, 8, 3)
-    assert np.array_equal(found[0], np.stack([GRADIENT] * 3, axis=-1))
-    assert np.array_equal(found[1], COLOUR) and (found[2] == 9).all()
+    images = np.load(tmp_path / "s.npy")
+    assert images.shape == (3, 8, 8, 3)
+    assert np.array_equal(images[0], np.stack([GRADIENT] * 3, axis=-1))
+    assert np.array_equal(images[1], COLOUR) and (images[2] == 9).all()
 
 
 def test_images_come_in_their_order_and_a_bad_one_in_its_place():
     content = {str(number): image(number % 256) for number in range(600)} | {"300": b"x"}
-    found = list(decoder.decode_all(list(content), content.__getitem__, decoder.pixels, EIGHT))
-    assert isinstance(found[300], decoder.Unreadable)
-    assert [int(each[0, 0, 0]) for each in found[301:]] == [number % 256 for number in range(301, 600)]
+    images = list(decoder.decode_all(list(content), content.__getitem__, decoder.pixels, EIGHT))
+    assert isinstance(images[300], decoder.DecodeError)
+    assert [int(pixels[0, 0, 0]) for pixels in images[301:]] == [number % 256 for number in range(301, 600)]
 
 
 def test_images_of_12_bits_that_differ_are_no_copies_though_they_look_alike_in_8():
@@ -155,16 +155,16 @@ def test_images_of_12_bits_that_differ_are_no_copies_though_they_look_alike_in_8
 
 def test_an_image_of_another_depth_than_the_set_is_refused():
     deep = saved(Image.fromarray(GRADIENT.astype(np.uint16) * 16), "PNG")
-    with pytest.raises(decoder.Unreadable, match=r"more than 8 bits a pixel \(I;16\), where 8 are expected"):
+    with pytest.raises(decoder.DecodeError, match=r"more than 8 bits a pixel \(I;16\), where 8 are expected"):
         decoder.picture(deep, EIGHT)
-    with pytest.raises(decoder.Unreadable, match=r"8 bits a pixel \(L\), where more are expected"):
+    with pytest.raises(decoder.DecodeError, match=r"8 bits a pixel \(L\), where more are expected"):
         decoder.picture(image(GRADIENT), Preparation(8, levels=(0, 4095)))
 
 
 @pytest.mark.parametrize("percents", [(0, 100), (1, 99), (2.5, 60), (50, 50.1)])
 def test_levels_are_numpys_percentiles_of_all_grey_values(percents):
     values = np.random.default_rng(3).normal(900, 300, (5, 40, 40)).clip(-1024, 4095).astype(np.int64)
-    counts = sum(preparation.histogram(one) for one in values)
+    counts = sum(preparation.histogram(image) for image in values)
     low, high = preparation.percentiles(counts, *percents)
     expected = np.percentile(values, percents, method="inverted_cdf")
     assert low == expected[0] and high == max(expected[1], expected[0] + 1)
@@ -184,17 +184,17 @@ WIDE[:, :10], WIDE[:, 10:20], WIDE[:, 20:] = 50, 100, 150
 )
 @pytest.mark.parametrize("tall", [False, True])
 def test_an_image_that_is_not_square_is_squeezed_padded_or_cropped(fit, middle, tall):
-    given = WIDE.T if tall else WIDE
-    found = decoder.pixels(image(given.copy()), Preparation(6, fit))[..., 0]
-    found = found.T if tall else found
-    assert np.abs(found[3].astype(int) - middle).max() <= 13  # smoothed at the edges
-    assert (found[0] > 0).all() == (fit != "pad") and (found[2:4] > 0).all()
+    wide = WIDE.T if tall else WIDE
+    pixels = decoder.pixels(image(wide.copy()), Preparation(6, fit))[..., 0]
+    pixels = pixels.T if tall else pixels
+    assert np.abs(pixels[3].astype(int) - middle).max() <= 13  # smoothed at the edges
+    assert (pixels[0] > 0).all() == (fit != "pad") and (pixels[2:4] > 0).all()
 
 
 def test_the_audit_compares_the_same_thumbnails_whatever_fit_is():
-    found = [decoder.picture(image(WIDE), Preparation(8, fit)) for fit in ("stretch", "pad", "crop")]
-    assert np.array_equal(found[0].thumbnail, found[1].thumbnail) and np.array_equal(*[f.thumbnail for f in found[1:]])
-    assert len({one.pixels_sha256 for one in found}) == 1
+    pictures = [decoder.picture(image(WIDE), Preparation(8, fit)) for fit in ("stretch", "pad", "crop")]
+    assert all(np.array_equal(picture.thumbnail, pictures[0].thumbnail) for picture in pictures)
+    assert len({picture.pixels_sha256 for picture in pictures}) == 1
 
 
 def test_grey_levels_are_those_that_pillow_gives_however_many_images_there_are():
@@ -205,18 +205,18 @@ def test_grey_levels_are_those_that_pillow_gives_however_many_images_there_are()
 
 
 def test_a_packed_archive_is_read_in_its_order_as_zipfile_reads_it(tmp_path):
-    given = {"b/ü 1.png": image(3), "a.png": image(4), "empty": b"", "a#0001": bytes(range(256)) * 300}
-    decoder.pack(given, given.__getitem__, tmp_path / "a.zip")
+    images = {"b/ü 1.png": image(3), "a.png": image(4), "empty": b"", "a#0001": bytes(range(256)) * 300}
+    decoder.pack(images, images.__getitem__, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert list(decoder.contents(tmp_path / "a.zip")) == [(name, archive.read(name)) for name in archive.namelist()]
-    decoder.pack([], given.__getitem__, tmp_path / "none.zip")
+    decoder.pack([], images.__getitem__, tmp_path / "none.zip")
     assert list(decoder.contents(tmp_path / "none.zip")) == []
 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut in a file", "cut in a header", "cut at a header"])
 def test_a_damaged_packed_archive_is_noticed(tmp_path, damage):
-    given = {"a.png": bytes(1000), "b.png": bytes(1000)}
-    decoder.pack(given, given.__getitem__, tmp_path / "a.zip")
+    images = {"a.png": bytes(1000), "b.png": bytes(1000)}
+    decoder.pack(images, images.__getitem__, tmp_path / "a.zip")
     content = bytearray((tmp_path / "a.zip").read_bytes())
     second = content.index(b"PK\x03\x04", 4)
     content[500] ^= 1 if damage == "a byte" else 0

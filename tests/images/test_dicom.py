@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from core.images import decoder, dicom, sources
-from core.images.preparation import Preparation, Unreadable
+from core.images.preparation import DecodeError, Preparation
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -28,22 +28,22 @@ def read(name: str) -> bytes:
 
 def changed(name: str, **tags: object) -> bytes:
     """One of the files with other tags; a value of None removes the tag."""
-    found = pydicom.dcmread(io.BytesIO(read(name)))
+    dataset = pydicom.dcmread(io.BytesIO(read(name)))
     for keyword, value in tags.items():
         if value is None:
-            delattr(found, keyword)
+            delattr(dataset, keyword)
         else:
-            setattr(found, keyword, value)
-    written = io.BytesIO()
-    pydicom.dcmwrite(written, found)
-    return written.getvalue()
+            setattr(dataset, keyword, value)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("name", MR)
 @pytest.mark.parametrize("stored", [False, True], ids=["as it came", "without tags"])
 def test_one_image_in_seven_ways_of_writing_has_the_same_grey_values(name, stored):
-    content = dicom.stripped(read(name), None) if stored else read(name)
-    values, mode = dicom.opened(content, window=False)
+    content = dicom.deidentify(read(name), None) if stored else read(name)
+    values, mode = dicom.decode(content, window=False)
     assert mode == "MONOCHROME2 16" and values.shape == (64, 64) and (values.min(), values.max()) == (127, 2145)
     # Of the pixels as little-endian int16, from the uncompressed file itself: its last 8,192 bytes before the padding
     raw = np.frombuffer(pydicom.dcmread(io.BytesIO(read("MR_small.dcm"))).PixelData, "<i2").reshape(64, 64)
@@ -67,67 +67,68 @@ def test_one_image_in_seven_ways_of_writing_has_the_same_grey_values(name, store
 )
 def test_each_transfer_syntax_and_colour_is_read(name, size, mode):
     deep = not any(mode.endswith(bits) for bits in (" 8", " 1"))
-    found = decoder.picture(dicom.stripped(read(name), None), Preparation(32, levels=(-3000, 3000) if deep else None))
-    assert ((found.width, found.height), found.mode) == (size, mode)
-    assert found.pixels.shape[-1] == (3 if mode.split()[0] in ("RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE") else 1)
-    assert len(np.unique(found.pixels)) > 2
+    spec = Preparation(32, levels=(-3000, 3000) if deep else None)
+    picture = decoder.picture(dicom.deidentify(read(name), None), spec)
+    assert ((picture.width, picture.height), picture.mode) == (size, mode)
+    assert picture.pixels.shape[-1] == (3 if mode.split()[0] in ("RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE") else 1)
+    assert len(np.unique(picture.pixels)) > 2
 
 
 def test_colours_are_those_that_the_files_makers_say():
     """The rows of SC_rgb_*: stripes of red, green, blue, black, grey and white (pydicom's tests list them)."""
     for name in ("SC_rgb_rle.dcm", "SC_rgb_dcmtk_+eb+cr.dcm", "SC_rgb_jpeg_gdcm.dcm"):
-        image, _ = dicom.opened(read(name), window=False)
+        image, _ = dicom.decode(read(name), window=False)
         pixels = np.asarray(image)
         for row, colour in ((5, (255, 0, 0)), (25, (0, 255, 0)), (45, (0, 0, 255)), (65, (0, 0, 0)), (95, (255,) * 3)):
             assert np.abs(pixels[row, 50].astype(int) - colour).max() <= 2, (name, row)
 
 
 def test_rescale_is_applied_and_monochrome1_is_turned():
-    plain, _ = dicom.opened(read("CT_small.dcm"), window=False)
+    plain, _ = dicom.decode(read("CT_small.dcm"), window=False)
     stored = pydicom.dcmread(io.BytesIO(read("CT_small.dcm"))).pixel_array
     assert np.array_equal(plain, stored.astype(int) - 1024)  # Hounsfield units: the intercept is -1024
-    turned, mode = dicom.opened(changed("CT_small.dcm", PhotometricInterpretation="MONOCHROME1"), window=False)
+    turned, mode = dicom.decode(changed("CT_small.dcm", PhotometricInterpretation="MONOCHROME1"), window=False)
     assert mode == "MONOCHROME1 16"
     assert np.array_equal(turned - turned.min(), plain.max() - plain)
     eight = changed("image_dfl.dcm", PhotometricInterpretation="MONOCHROME1")
-    images = [np.asarray(dicom.opened(content, window=False)[0]) for content in (read("image_dfl.dcm"), eight)]
+    images = [np.asarray(dicom.decode(content, window=False)[0]) for content in (read("image_dfl.dcm"), eight)]
     assert np.array_equal(images[1], 255 - images[0])
 
 
 def test_the_window_is_the_formula_of_the_standard():
     """PS3.3 C.11.2.1.2.1, with the window 600 +- 800 of the file."""
-    values = np.asarray(dicom.opened(read("MR_small.dcm"), window=False)[0], float)
+    values = np.asarray(dicom.decode(read("MR_small.dcm"), window=False)[0], float)
     by_hand = np.clip((values - 599.5) / 1599 + 0.5, 0, 1) * 255
     for photometric, expected in (("MONOCHROME2", by_hand), ("MONOCHROME1", 255 - by_hand)):
         content = changed("MR_small.dcm", PhotometricInterpretation=photometric)
-        image, _ = dicom.opened(content, window=True)
+        image, _ = dicom.decode(content, window=True)
         assert image.mode == "L" and np.abs(np.asarray(image, float) - expected).max() <= 1
     assert np.array_equal(  # of several windows, the first
-        np.asarray(dicom.opened(changed("MR_small.dcm", WindowCenter=[600, 9], WindowWidth=[1600, 9]), True)[0]),
-        np.asarray(dicom.opened(read("MR_small.dcm"), True)[0]),
+        np.asarray(dicom.decode(changed("MR_small.dcm", WindowCenter=[600, 9], WindowWidth=[1600, 9]), True)[0]),
+        np.asarray(dicom.decode(read("MR_small.dcm"), True)[0]),
     )
 
 
 def test_a_stored_file_has_no_tag_that_its_pixels_do_not_need():
     content = read("CT_small.dcm")
-    whole, small = (pydicom.dcmread(io.BytesIO(one)) for one in (content, dicom.stripped(content, None)))
-    assert whole.PatientName == "CompressedSamples^CT1" and len(whole) > 60
-    assert {element.keyword for element in small} <= set(dicom.KEPT) and "PatientID" not in small
-    secret = {str(whole.PatientName), str(whole.PatientID), str(whole.StudyInstanceUID), str(whole.StationName)}
-    assert all(word and word.encode() not in dicom.stripped(content, None) for word in secret)
-    assert dicom.stripped(content, None) == dicom.stripped(content, None)
+    dataset, reduced = (pydicom.dcmread(io.BytesIO(file)) for file in (content, dicom.deidentify(content, None)))
+    assert dataset.PatientName == "CompressedSamples^CT1" and len(dataset) > 60
+    assert {element.keyword for element in reduced} <= set(dicom.KEPT) and "PatientID" not in reduced
+    secret = {str(dataset.PatientName), str(dataset.PatientID), str(dataset.StudyInstanceUID), str(dataset.StationName)}
+    assert all(word and word.encode() not in dicom.deidentify(content, None) for word in secret)
+    assert dicom.deidentify(content, None) == dicom.deidentify(content, None)
 
 
 @pytest.mark.parametrize("name", ["SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm", "rtdose.dcm"])
 def test_frames_are_taken_apart_and_are_those_that_pydicom_reads(name):
-    whole = pydicom.dcmread(io.BytesIO(read(name)))
-    with pytest.raises(Unreadable, match=r"\d+ frames in one file \(data.dicom.frames: split\)"):
-        dicom.opened(read(name), window=False)
-    expected = pydicom.pixels.pixel_array(whole)
+    dataset = pydicom.dcmread(io.BytesIO(read(name)))
+    with pytest.raises(DecodeError, match=r"\d+ frames in one file \(data.dicom.frames: split\)"):
+        dicom.decode(read(name), window=False)
+    expected = pydicom.pixels.pixel_array(dataset)
     for frame in (1, 2):
-        small = dicom.stripped(read(name), frame)
-        assert "NumberOfFrames" not in pydicom.dcmread(io.BytesIO(small))
-        assert np.array_equal(pydicom.pixels.pixel_array(pydicom.dcmread(io.BytesIO(small))), expected[frame - 1])
+        reduced = dicom.deidentify(read(name), frame)
+        assert "NumberOfFrames" not in pydicom.dcmread(io.BytesIO(reduced))
+        assert np.array_equal(pydicom.pixels.pixel_array(pydicom.dcmread(io.BytesIO(reduced))), expected[frame - 1])
 
 
 @pytest.mark.parametrize(
@@ -146,42 +147,42 @@ def test_frames_are_taken_apart_and_are_those_that_pydicom_reads(name):
     ids=["cut off", "truncated", "a header alone", "no pixels", "0 by 0", "huge", "32 bits", "colour", "damaged"],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_says_why_in_a_line(content, says):
-    with pytest.raises(Unreadable, match=says) as caught:
-        dicom.opened(content, window=False)
+    with pytest.raises(DecodeError, match=says) as caught:
+        dicom.decode(content, window=False)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
 
 def test_an_unknown_transfer_syntax_is_named():
     content = read("MR_small_RLE.dcm").replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.9\0")
-    with pytest.raises(Unreadable, match="DICOM: .*1.2.840.10008.1.2.9"):
-        dicom.opened(content, window=False)
+    with pytest.raises(DecodeError, match="DICOM: .*1.2.840.10008.1.2.9"):
+        dicom.decode(content, window=False)
 
 
 def test_an_image_without_a_window_says_what_to_set():
-    with pytest.raises(Unreadable, match="no VOI window .*set prepare.levels to percentiles"):
-        dicom.opened(read("CT_small.dcm"), window=True)
+    with pytest.raises(DecodeError, match="no VOI window .*set prepare.levels to percentiles"):
+        dicom.decode(read("CT_small.dcm"), window=True)
 
 
 def test_burned_in_annotation_is_in_the_mode():
-    assert dicom.opened(changed("MR_small.dcm", BurnedInAnnotation="YES"), False)[1] == "MONOCHROME2 16 annotated"
-    assert dicom.opened(changed("MR_small.dcm", BurnedInAnnotation="NO"), False)[1] == "MONOCHROME2 16"
+    assert dicom.decode(changed("MR_small.dcm", BurnedInAnnotation="YES"), False)[1] == "MONOCHROME2 16 annotated"
+    assert dicom.decode(changed("MR_small.dcm", BurnedInAnnotation="NO"), False)[1] == "MONOCHROME2 16"
 
 
 def test_a_patient_is_a_keyed_hash_and_another_key_is_noticed(tmp_path):
     (tmp_path / "key").write_text("secret\n")
     check = hashlib.sha256(b"secret").hexdigest()[:8]
-    found = dicom.pseudonyms("key", check, {"a": "Ann", "b": "Ben", "c": "Ann"}, tmp_path)
+    pseudonyms = dicom.pseudonyms("key", check, {"a": "Ann", "b": "Ben", "c": "Ann"}, tmp_path)
     # echo -n Ann | openssl dgst -sha256 -hmac secret | cut -d " " -f 2 | cut -c -16
-    assert found["a"] == found["c"] == "e8c374fb91da5109" != found["b"]
+    assert pseudonyms["a"] == pseudonyms["c"] == "e8c374fb91da5109" != pseudonyms["b"]
     (tmp_path / "key").write_text("another")
-    for key, known, says in (
+    for key, key_check, says in (
         ("key", check, f"data.dicom.key_check is {check}, but the key there now has .*another name"),
         ("key", None, "data.dicom.key_check is not set: set it to [0-9a-f]{8}"),
         ("gone", check, "gone is missing or empty"),
         (None, None, "openssl rand .*data.dicom.patient: plain"),
     ):
         with pytest.raises(PipelineError, match=says):
-            dicom.pseudonyms(key, known, {"a": "Ann"}, tmp_path)
+            dicom.pseudonyms(key, key_check, {"a": "Ann"}, tmp_path)
 
 
 def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_path, chosen, monkeypatch):
@@ -195,50 +196,51 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
         "study/5.dcm": changed("examples_ybr_color.dcm", PatientID="Dan", ImageLaterality="L"),
         "study/notes.txt": "none",
     }
-    folder = put(tmp_path / "given", files)
-    with zipfile.ZipFile(tmp_path / "given.zip", "w") as archive:
+    folder = put(tmp_path / "images", files)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     (tmp_path / "key").write_text("secret")
-    asked = {
+    parameters = {
         "data.labels": "dicom:ImageLaterality", "data.positive": "R", "data.patient": "dicom:PatientID",
         "data.dicom.frames": "split", "data.dicom.key": "key",
         "data.dicom.key_check": hashlib.sha256(b"secret").hexdigest()[:8],
     }  # fmt: skip
 
-    def gathered(**changes):
-        given = chosen(asked | {"data.source": "folder", "data.location": str(folder)} | changes)
-        with sources.gather(given.data, 1, tmp_path) as raw:
+    def read_folder(**changes):
+        cfg = chosen(parameters | {"data.source": "folder", "data.location": str(folder)} | changes)
+        with sources.open_source(cfg.data, 1, tmp_path) as raw:
             return (
                 raw.labels.set_index("file"),
                 raw.provenance,
                 {file: raw.content(file) for file in raw.labels["file"]},
             )
 
-    table, made, content = gathered()
-    assert len(table) == 34 and made["images"] == 34 and made["positives"] == 2 and made["other_files"] == 2
-    assert made["patients"] == 4 and table.loc["study/IM0002", "patient"] == "e8c374fb91da5109"
+    table, provenance, content = read_folder()
+    assert len(table) == 34 and provenance["images"] == 34
+    assert provenance["positives"] == 2 and provenance["other_files"] == 2
+    assert provenance["patients"] == 4 and table.loc["study/IM0002", "patient"] == "e8c374fb91da5109"
     assert {file for file in table.index if "#" in file} == {f"study/5.dcm#{frame:04d}" for frame in range(1, 31)}
-    assert all(b"Ann" not in one and b"Cleo" not in one for one in content.values())
-    given = chosen(
-        asked | {"data.source": "folder", "data.location": str(folder), "data.groups": ["dicom:ImageLaterality"]}
+    assert all(b"Ann" not in image and b"Cleo" not in image for image in content.values())
+    cfg = chosen(
+        parameters | {"data.source": "folder", "data.location": str(folder), "data.groups": ["dicom:ImageLaterality"]}
     )
-    with sources.gather(given.data, 1, tmp_path) as raw:
-        sides = dict(zip(raw.groups["file"], raw.groups["group_ImageLaterality"], strict=True))
-    assert len(sides) == 34 and sides["study/IM0002"] == "R" and sides["study/5.dcm#0007"] == "L"
+    with sources.open_source(cfg.data, 1, tmp_path) as raw:
+        laterality = dict(zip(raw.groups["file"], raw.groups["group_ImageLaterality"], strict=True))
+    assert len(laterality) == 34 and laterality["study/IM0002"] == "R" and laterality["study/5.dcm#0007"] == "L"
     assert decoder.decode(content["study/5.dcm#0007"])[0].size == (320, 240)
     monkeypatch.chdir(tmp_path)
-    packed = gathered(**{"data.source": "archive", "data.location": str(tmp_path / "given.zip")})
+    packed = read_folder(**{"data.source": "archive", "data.location": str(tmp_path / "images.zip")})
     assert packed[0].equals(table) and packed[2] == content
-    assert set(gathered(**{"data.dicom.patient": "plain"})[0]["patient"]) == {"Ann", "Ben", "Cleo", "Dan"}
+    assert set(read_folder(**{"data.dicom.patient": "plain"})[0]["patient"]) == {"Ann", "Ben", "Cleo", "Dan"}
     with pytest.raises(
         PipelineError, match=r"1 DICOM files of several frames \(data.dicom.frames: split.*: study/5.dcm"
     ):
-        gathered(**{"data.dicom.frames": "fail"})
+        read_folder(**{"data.dicom.frames": "fail"})
     with pytest.raises(PipelineError, match="no tag with the keyword 'PatientNumber'"):
-        gathered(**{"data.patient": "dicom:PatientNumber"})
+        read_folder(**{"data.patient": "dicom:PatientNumber"})
     put(folder, {"study/report": read("test-SR.dcm"), "study/bad": read("MR_small.dcm")[:150]})
     with pytest.raises(PipelineError, match="1 DICOM files without an image: study/report") as caught:
-        gathered()
+        read_folder()
     assert "1 files that can't be read (DICOM without a transfer syntax): study/bad" in str(caught.value)
-    assert len(gathered(**{"data.on_bad_image": "drop"})[0]) == 34
+    assert len(read_folder(**{"data.on_bad_image": "drop"})[0]) == 34

@@ -36,9 +36,9 @@ def test_exact_copies_are_planted_and_one_of_them_contradicts_its_label(patches)
     labels = {}
     for patch in patches:
         labels.setdefault(patch.pixels.tobytes(), []).append(patch.label)
-    copied = [found for found in labels.values() if len(found) > 1]
+    copied = [duplicates for duplicates in labels.values() if len(duplicates) > 1]
     assert len(copied) == 20
-    assert sum(len(set(found)) > 1 for found in copied) == 1
+    assert sum(len(set(duplicates)) > 1 for duplicates in copied) == 1
 
 
 def test_near_copies_are_planted_mirrored_and_brighter(patches):
@@ -82,14 +82,14 @@ def test_a_split_by_image_flatters_a_classifier_and_one_by_patient_still_finds_t
         dark = (grey < (levels[0] + levels[-1]) / 2).mean()
         return [*pixels.mean((0, 1)), *pixels.std((0, 1)), *levels, dark, np.abs(np.diff(grey, axis=0)).mean()]
 
-    known = np.array([features(patch.pixels.astype(float)) for patch in patches])
+    values = np.array([features(patch.pixels.astype(float)) for patch in patches])
     labels, patients = np.array([patch.label for patch in patches]), [patch.patient for patch in patches]
 
-    def area(folds, groups=None):
+    def auc(folds, groups=None):
         forest = RandomForestClassifier(200, random_state=0)
-        chances = cross_val_predict(forest, known, labels, cv=folds, groups=groups, method="predict_proba")
-        return roc_auc_score(labels, chances[:, 1])
+        probabilities = cross_val_predict(forest, values, labels, cv=folds, groups=groups, method="predict_proba")
+        return roc_auc_score(labels, probabilities[:, 1])
 
-    by_patient, by_image = area(GroupKFold(5), patients), area(KFold(5, shuffle=True, random_state=0))
+    by_patient, by_image = auc(GroupKFold(5), patients), auc(KFold(5, shuffle=True, random_state=0))
     assert 0.75 < by_patient < 0.95
     assert by_image - by_patient > 0.04

@@ -19,13 +19,13 @@ LABELS = {"data.labels": "labels.csv"}
 
 
 @pytest.fixture
-def gather(chosen, tmp_path, monkeypatch):
-    """Gather from a folder (or elsewhere) with some parameters changed: labels as {file: label}, and all else."""
+def read_source(chosen, tmp_path, monkeypatch):
+    """A function that reads a folder (or another source) with changed parameters: all of it, and {file: label}."""
     monkeypatch.chdir(tmp_path)
 
     def run(folder: Path | str, changes=None, kind="folder"):
-        given = chosen({"data.source": kind, "data.location": str(folder)} | (changes or {}))
-        with sources.gather(given.data, given.seed, tmp_path) as raw:
+        cfg = chosen({"data.source": kind, "data.location": str(folder)} | (changes or {}))
+        with sources.open_source(cfg.data, cfg.seed, tmp_path) as raw:
             return raw, dict(zip(raw.labels["file"], raw.labels["label"], strict=True))
 
     return run
@@ -35,56 +35,56 @@ def gather(chosen, tmp_path, monkeypatch):
 def two(tmp_path):
     """Two classes of two images, and a table that says the same."""
     table = "file,label,who\na.png,0,x\nb.png,0,x\nc.png,1,y\nd.png,1,z\n"
-    found = {f"{label}/{name}.png": image(ord(name)) for label, name in ("0a", "0b", "1c", "1d")}
-    return put(tmp_path / "two", {**found, "labels.csv": table})
+    images = {f"{label}/{name}.png": image(ord(name)) for label, name in ("0a", "0b", "1c", "1d")}
+    return put(tmp_path / "two", {**images, "labels.csv": table})
 
 
-def test_class_folders_are_labels(gather, two):
-    raw, labels = gather(two)
+def test_class_folders_are_labels(read_source, two):
+    raw, labels = read_source(two)
     assert labels == {"0/a.png": 0, "0/b.png": 0, "1/c.png": 1, "1/d.png": 1}
     assert raw.content("1/c.png") == image(ord("c"))
     assert raw.provenance["images"] == 4 and raw.provenance["positives"] == 2 and raw.provenance["patients"] is None
     assert raw.labels["patient"].isna().all()
 
 
-def test_a_class_may_have_any_name(gather, two):
+def test_a_class_may_have_any_name(read_source, two):
     (two / "0").rename(two / "benign")
     (two / "1").rename(two / "malignant")
-    assert sum(gather(two, {"data.positive": "malignant"})[1].values()) == 2
+    assert sum(read_source(two, {"data.positive": "malignant"})[1].values()) == 2
 
 
-def test_labels_and_patients_come_from_columns(gather, two):
-    raw, labels = gather(two, LABELS | {"data.patient": "who"})
+def test_labels_and_patients_come_from_columns(read_source, two):
+    raw, labels = read_source(two, LABELS | {"data.patient": "who"})
     assert list(labels.values()) == [0, 0, 1, 1] and list(raw.labels["patient"]) == ["x", "x", "y", "z"]
     assert raw.provenance["patients"] == 3
 
 
-def test_a_table_with_bom_crlf_and_spaces_is_read(gather, two):
+def test_a_table_with_bom_crlf_and_spaces_is_read(read_source, two):
     (two / "labels.csv").write_bytes(b"\xef\xbb\xbffile, label\r\na.png, 0\r\nb.png,0 \r\nc.png,1\r\nd.png,1\r\n")
-    assert list(gather(two, LABELS)[1].values()) == [0, 0, 1, 1]
+    assert list(read_source(two, LABELS)[1].values()) == [0, 0, 1, 1]
 
 
-def test_a_pattern_is_searched_in_the_name_or_with_a_slash_in_the_path(gather, tmp_path):
+def test_a_pattern_is_searched_in_the_name_or_with_a_slash_in_the_path(read_source, tmp_path):
     folder = put(tmp_path / "s", {f"0/{p}_1.png": image(1) for p in "ab"} | {"1/c_1.png": image(2)})
-    assert list(gather(folder, {"data.patient": "^(?P<patient>[a-z])_"})[0].labels["patient"]) == ["a", "b", "c"]
-    assert list(gather(folder, {"data.patient": "^(?P<patient>[01])/"})[0].labels["patient"]) == ["0", "0", "1"]
+    assert list(read_source(folder, {"data.patient": "^(?P<patient>[a-z])_"})[0].labels["patient"]) == ["a", "b", "c"]
+    assert list(read_source(folder, {"data.patient": "^(?P<patient>[01])/"})[0].labels["patient"]) == ["0", "0", "1"]
 
 
-def test_the_idc_set_as_kaggle_unpacks_it_is_read_once(gather, tmp_path):
+def test_the_idc_set_as_kaggle_unpacks_it_is_read_once(read_source, tmp_path):
     """Layout of paultimothymooney/breast-histopathology-images: each image twice, once below a second folder."""
     names = ["10253/0/10253_idx5_x1351_y1101_class0.png", "10253/1/10253_idx5_x501_y351_class1.png",
              "8863/0/8863_idx5_x1_y51_class0.png"]  # fmt: skip
     twice = {f"{top}{name}": image(7) for name in names for top in ("", "IDC_regular_ps50_idx5/")}
     folder = put(tmp_path / "idc", twice)
-    raw, labels = gather(folder, {"data.subdir": "IDC_regular_ps50_idx5", "data.patient": "^(?P<patient>[0-9]+)_"})
+    raw, labels = read_source(folder, {"data.subdir": "IDC_regular_ps50_idx5", "data.patient": "^(?P<patient>[0-9]+)_"})
     assert labels == dict(zip(names, [0, 1, 0], strict=True))
     assert list(raw.labels["patient"]) == ["10253", "10253", "8863"]
 
 
-def test_patient_lists_give_a_part_to_all_images_of_a_patient(gather, two, tmp_path):
+def test_patient_lists_give_a_part_to_all_images_of_a_patient(read_source, two, tmp_path):
     put(tmp_path, {"train.txt": "x\n", "val.txt": " y \n", "test.txt": "z\n"})
     lists = {f"data.lists.{part}": f"{part}.txt" for part in ("train", "val", "test")}
-    raw, _ = gather(two, LABELS | {"data.patient": "who"} | lists)
+    raw, _ = read_source(two, LABELS | {"data.patient": "who"} | lists)
     assert dict(zip(raw.listed["file"], raw.listed["split"], strict=True)) == {
         "0/a.png": "train", "0/b.png": "train", "1/c.png": "val", "1/d.png": "test"}  # fmt: skip
 
@@ -98,14 +98,14 @@ def test_patient_lists_give_a_part_to_all_images_of_a_patient(gather, two, tmp_p
         ({"labels.csv": "file,label\na.png,0\nb.png,0\nc.png,1\nd.png,1\nd.png,0\n"}, "twice in labels.csv: 1/d.png"),
     ],
 )  # fmt: skip
-def test_images_and_labels_that_do_not_fit_are_named_and_dropped_only_when_asked(gather, two, change, message):
+def test_images_and_labels_that_do_not_fit_are_named_and_dropped_only_when_asked(read_source, two, change, message):
     put(two, change | {"0/q.png": image(1), "1/r.png": image(1)})
     table = (two / "labels.csv").read_text() + "q.png,0\nr.png,1\n"
     (two / "labels.csv").write_text(table)
     with pytest.raises(PipelineError, match=message) as caught:
-        gather(two, LABELS)
+        read_source(two, LABELS)
     assert "data.on_bad_image: drop" in str(caught.value)
-    raw, labels = gather(two, LABELS | {"data.on_bad_image": "drop"})
+    raw, labels = read_source(two, LABELS | {"data.on_bad_image": "drop"})
     assert len(labels) in (5, 6) and sum(raw.provenance["dropped"].values()) == 1
 
 
@@ -121,22 +121,22 @@ def test_images_and_labels_that_do_not_fit_are_named_and_dropped_only_when_asked
         ("", {}, "can't be read as a CSV"),
     ],
 )
-def test_a_wrong_table_is_explained(gather, two, table, changes, message):
+def test_a_wrong_table_is_explained(read_source, two, table, changes, message):
     put(two, {"labels.csv": table})
     with pytest.raises(PipelineError, match=message):
-        gather(two, LABELS | changes)
+        read_source(two, LABELS | changes)
 
 
-def test_three_class_folders_are_named(gather, two):
+def test_three_class_folders_are_named(read_source, two):
     put(two, {"2/e.png": image(9)})
     with pytest.raises(PipelineError, match=r"two classes, one of them data.positive = '1'; found .*'2' \(1 image\)"):
-        gather(two)
+        read_source(two)
 
 
-def test_a_folder_of_several_classes_says_how_to_name_the_negative_ones(gather, two):
+def test_a_folder_of_several_classes_says_how_to_name_the_negative_ones(read_source, two):
     put(two, {"2/e.png": image(9)})
     with pytest.raises(PipelineError, match=r"name those that are negative in data.negative: one, a list, or rest"):
-        gather(two)
+        read_source(two)
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ def test_a_folder_of_several_classes_says_how_to_name_the_negative_ones(gather, 
     ],
 )
 def test_classes_can_be_joined_and_those_on_neither_list_are_left_out_and_counted(
-    gather, two, positive, negative, expected, left_out
+    read_source, two, positive, negative, expected, left_out
 ):
     put(two, {"2/e.png": image(9)})
-    raw, labels = gather(two, {"data.positive": positive, "data.negative": negative})
+    raw, labels = read_source(two, {"data.positive": positive, "data.negative": negative})
     assert list(labels.values()) == expected
     assert raw.provenance["left_out"] == left_out
     assert [file[0] for file in labels] == list(raw.labels["class"])
 
 
-def test_a_class_left_out_needs_no_patient(gather, two):
+def test_a_class_left_out_needs_no_patient(read_source, two):
     put(two, {"normal/nobody.png": image(9)})
-    raw, labels = gather(two, {"data.negative": "0", "data.patient": "^(?P<patient>[abcd])"})
+    raw, labels = read_source(two, {"data.negative": "0", "data.patient": "^(?P<patient>[abcd])"})
     assert len(labels) == 4 and raw.provenance["left_out"] == {"normal": 1} and raw.provenance["dropped"] == {}
 
 
@@ -173,9 +173,9 @@ def test_a_class_left_out_needs_no_patient(gather, two):
         ("A", "rest", "data.positive = 'A'"),
     ],
 )
-def test_a_class_without_an_image_is_named(gather, two, positive, negative, says):
+def test_a_class_without_an_image_is_named(read_source, two, positive, negative, says):
     with pytest.raises(PipelineError, match=says):
-        gather(two, {"data.positive": positive, "data.negative": negative})
+        read_source(two, {"data.positive": positive, "data.negative": negative})
 
 
 BREAKHIS = {  # the folders of the set, without SOB_B_ or SOB_M_ before them
@@ -195,7 +195,7 @@ BREAKHIS = {  # the folders of the set, without SOB_B_ or SOB_M_ before them
 }
 
 
-def test_breakhis_as_kaggle_unpacks_it_is_read_by_its_recipe(gather, tmp_path):
+def test_breakhis_as_kaggle_unpacks_it_is_read_by_its_recipe(read_source, tmp_path):
     words = shlex.split((TOP / "recipes/breakhis.txt").read_text())[1::2]
     recipe = {key: yaml12.load(value) for key, value in (word.split("=", 1) for word in words)}
     top = "BreaKHis_v1/BreaKHis_v1/histology_slides/breast"
@@ -208,71 +208,71 @@ def test_breakhis_as_kaggle_unpacks_it_is_read_by_its_recipe(gather, tmp_path):
     ]
     folder = put(tmp_path / "breakhis", dict.fromkeys(names, image(7)) | {"Folds.csv": "fold,filename\n"})
     recipe |= {"data.source": "folder", "data.location": str(folder)}
-    raw, labels = gather(folder, recipe)
+    raw, labels = read_source(folder, recipe)
     assert len(names) == 164 and raw.provenance["patients"] == 81  # the 82 folders of the literature, one number twice
     assert all(label == ("/malignant/" in file) for file, label in labels.items())
-    of = dict(zip(raw.labels["file"], raw.labels["patient"], strict=True))
-    found = {file.rpartition("/")[2]: patient for file, patient in of.items()}
-    assert found["SOB_M_DC-14-17614-400-001.png"] == "14-17614"
-    assert found["SOB_B_A-14-22549CD-400-001.png"] == "14-22549CD"
-    one = {"data.labels": r"/400X/SOB_[BM]_(?P<label>[A-Z]+)-", "data.on_bad_image": "drop"}
-    assert len(gather(folder, recipe | one)[1]) == 82
-    joined = {"data.patient": "-(?P<patient>[0-9]+-[0-9]+)[A-Z]*-"}
-    assert gather(folder, recipe | joined)[0].provenance["patients"] == 70
+    names = raw.labels["file"].str.rpartition("/")[2]
+    patient_of = dict(zip(names, raw.labels["patient"], strict=True))
+    assert patient_of["SOB_M_DC-14-17614-400-001.png"] == "14-17614"
+    assert patient_of["SOB_B_A-14-22549CD-400-001.png"] == "14-22549CD"
+    subtypes = {"data.labels": r"/400X/SOB_[BM]_(?P<label>[A-Z]+)-", "data.on_bad_image": "drop"}
+    assert len(read_source(folder, recipe | subtypes)[1]) == 82
+    numbers = {"data.patient": "-(?P<patient>[0-9]+-[0-9]+)[A-Z]*-"}
+    assert read_source(folder, recipe | numbers)[0].provenance["patients"] == 70
 
 
-def test_a_name_that_fits_two_images_is_refused(gather, tmp_path):
+def test_a_name_that_fits_two_images_is_refused(read_source, tmp_path):
     folder = put(tmp_path / "s", {"x/a.png": image(1), "y/a.png": image(2), "labels.csv": "file,label\na.png,0\n"})
     with pytest.raises(PipelineError, match=r"a\.png matches 2 images: x/a\.png, y/a\.png"):
-        gather(folder, LABELS)
+        read_source(folder, LABELS)
 
 
-def test_a_file_without_a_patient_is_named(gather, two):
+def test_a_file_without_a_patient_is_named(read_source, two):
     with pytest.raises(PipelineError, match="2 images without a patient .*: 1/c.png, 1/d.png"):
-        gather(two, {"data.patient": "^(?P<patient>[ab])"})
+        read_source(two, {"data.patient": "^(?P<patient>[ab])"})
 
 
-def test_an_image_in_two_lists_is_refused(gather, two, tmp_path):
+def test_an_image_in_two_lists_is_refused(read_source, two, tmp_path):
     put(tmp_path, {"1.txt": "a.png\nc.png", "2.txt": "b.png", "3.txt": "c.png"})
     with pytest.raises(PipelineError, match=r"1 images are in two lists: 1/c\.png"):
-        gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
+        read_source(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
 
 
-def test_a_list_that_names_strangers_is_refused(gather, two, tmp_path):
+def test_a_list_that_names_strangers_is_refused(read_source, two, tmp_path):
     put(tmp_path, {"1.txt": "a.png\nnobody", "2.txt": "b.png", "3.txt": "c.png"})
     with pytest.raises(
         PipelineError, match=r"data.lists.train: 1 of 2 entries of 1.txt are neither an image nor a patient"
     ):
-        gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
+        read_source(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
 
 
-def test_a_link_that_leads_out_of_the_folder_is_not_followed(gather, two, tmp_path):
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(read_source, two, tmp_path):
     put(tmp_path, {"secret.png": image(3)})
     (two / "0" / "e.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(PipelineError, match="e.png is a link to a file outside of"):
-        gather(two)
+        read_source(two)
 
 
-def test_a_missing_folder_archive_or_part_of_it_is_named(gather, two, tmp_path):
+def test_a_missing_folder_archive_or_part_of_it_is_named(read_source, two, tmp_path):
     with pytest.raises(PipelineError, match="there is no folder .*nowhere"):
-        gather("nowhere")
+        read_source("nowhere")
     with pytest.raises(PipelineError, match="there is no archive .*nowhere.zip"):
-        gather("nowhere.zip", kind="archive")
+        read_source("nowhere.zip", kind="archive")
     with pytest.raises(PipelineError, match="there is no folder 'deeper'"):
-        gather(two, {"data.subdir": "deeper"})
+        read_source(two, {"data.subdir": "deeper"})
     with pytest.raises(PipelineError, match=r"data.labels: other\.csv is neither in the source nor at"):
-        gather(two, {"data.labels": "other.csv"})
+        read_source(two, {"data.labels": "other.csv"})
     with pytest.raises(PipelineError, match="contains no image"):
-        gather(put(tmp_path / "none", {"a.txt": "x"}))
+        read_source(put(tmp_path / "none", {"a.txt": "x"}))
 
 
-def test_an_archive_with_another_hash_is_refused(gather, two, tmp_path):
+def test_an_archive_with_another_hash_is_refused(read_source, two, tmp_path):
     import shutil
 
     archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", two))
-    assert gather(archive, {"data.sha256": files.sha256(archive)}, "archive")[0].provenance["images"] == 4
+    assert read_source(archive, {"data.sha256": files.sha256(archive)}, "archive")[0].provenance["images"] == 4
     with pytest.raises(PipelineError, match="but data.sha256 is 0000"):
-        gather(archive, {"data.sha256": "0" * 64}, "archive")
+        read_source(archive, {"data.sha256": "0" * 64}, "archive")
     assert not list(tmp_path.glob("data/.download*"))
 
 
@@ -310,32 +310,32 @@ def server(tmp_path, monkeypatch, two):
     served.shutdown()
 
 
-def test_an_archive_comes_over_https_and_its_address_is_kept_without_the_query(gather, server, tmp_path):
-    known = {"data.sha256": files.sha256(tmp_path / "web" / "a.zip")}
-    raw, _ = gather(f"{server}/a.zip?download=1", known, "archive")
+def test_an_archive_comes_over_https_and_its_address_is_kept_without_the_query(read_source, server, tmp_path):
+    sha256 = {"data.sha256": files.sha256(tmp_path / "web" / "a.zip")}
+    raw, _ = read_source(f"{server}/a.zip?download=1", sha256, "archive")
     assert raw.provenance["images"] == 4
     assert raw.provenance["location"].endswith("/a.zip") and "download" not in json.dumps(raw.provenance)
 
 
-def test_a_redirection_to_http_is_refused(gather, server):
+def test_a_redirection_to_http_is_refused(read_source, server):
     with pytest.raises(PipelineError, match="redirects to http://127.0.0.1/a.zip, which is not https"):
-        gather(f"{server}/moved", {"data.sha256": "0" * 64}, "archive")
+        read_source(f"{server}/moved", {"data.sha256": "0" * 64}, "archive")
 
 
-def test_more_than_was_to_be_expected_is_not_fetched(gather, server, monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "MOST_DOWNLOADED", 100)
+def test_more_than_was_to_be_expected_is_not_fetched(read_source, server, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "MAX_DOWNLOAD", 100)
     with pytest.raises(PipelineError, match="a.zip is larger than the free disk space, or than"):
-        gather(f"{server}/a.zip", {"data.sha256": "0" * 64}, "archive")
+        read_source(f"{server}/a.zip", {"data.sha256": "0" * 64}, "archive")
     assert not list(tmp_path.glob("data/.download*"))
 
 
-def test_a_server_that_says_no_is_one_line(gather, server):
+def test_a_server_that_says_no_is_one_line(read_source, server):
     with pytest.raises(PipelineError, match="can't be downloaded: HTTP Error 404") as caught:
-        gather(f"{server}/none.zip", {"data.sha256": "0" * 64}, "archive")
+        read_source(f"{server}/none.zip", {"data.sha256": "0" * 64}, "archive")
     assert "\n" not in str(caught.value)
 
 
-def test_kaggle_without_network_is_one_line_that_names_the_way_out(gather, monkeypatch, tmp_path):
+def test_kaggle_without_network_is_one_line_that_names_the_way_out(read_source, monkeypatch, tmp_path):
     import kagglehub
     import requests
 
@@ -344,49 +344,49 @@ def test_kaggle_without_network_is_one_line_that_names_the_way_out(gather, monke
 
     monkeypatch.setattr(kagglehub, "dataset_download", unreachable)
     with pytest.raises(PipelineError, match=r"owner/name can't be downloaded .*data\.source: archive") as caught:
-        gather("owner/name", kind="kaggle")
+        read_source("owner/name", kind="kaggle")
     assert "\n" not in str(caught.value)
 
 
-def test_a_kaggle_set_is_read_as_the_folder_that_kagglehub_gives(gather, monkeypatch, two):
+def test_a_kaggle_set_is_read_as_the_folder_that_kagglehub_gives(read_source, monkeypatch, two):
     import kagglehub
 
     versions = two.parent / "versions"
     versions.mkdir()
     two.rename(versions / "3")
     monkeypatch.setattr(kagglehub, "dataset_download", {"owner/name": str(versions / "3")}.get)
-    raw, labels = gather("owner/name", kind="kaggle")
+    raw, labels = read_source("owner/name", kind="kaggle")
     assert len(labels) == 4 and raw.provenance["version"] == "3"
 
 
-def test_the_topmost_table_of_that_name_is_the_one_meant(gather, two):
+def test_the_topmost_table_of_that_name_is_the_one_meant(read_source, two):
     put(two, {"old/labels.csv": "file,label\n"})
-    assert sum(gather(two, LABELS)[1].values()) == 2
+    assert sum(read_source(two, LABELS)[1].values()) == 2
 
 
-def test_a_comma_at_the_end_of_each_row_is_said_and_shifts_no_column(gather, two):
+def test_a_comma_at_the_end_of_each_row_is_said_and_shifts_no_column(read_source, two):
     put(two, {"labels.csv": "file,label\na.png,0,\nb.png,0,\nc.png,1,\nd.png,1,\n"})
     with pytest.raises(PipelineError, match="more cells than the header"):
-        gather(two, LABELS)
+        read_source(two, LABELS)
 
 
-def test_a_link_to_nothing_and_a_name_that_is_not_utf_8_are_named(gather, two):
+def test_a_link_to_nothing_and_a_name_that_is_not_utf_8_are_named(read_source, two):
     (two / "0" / "x.png").symlink_to("gone.png")
     with pytest.raises(PipelineError, match="x.png is not a regular file"):
-        gather(two)
+        read_source(two)
     (two / "0" / "x.png").unlink()
     Path(os.fsdecode(os.fsencode(two / "0") + b"/\xff.png")).write_bytes(image(1))
     with pytest.raises(PipelineError, match="whose name is not printable"):
-        gather(two)
+        read_source(two)
 
 
-def test_a_list_that_is_not_utf_8_is_named(gather, two, tmp_path):
+def test_a_list_that_is_not_utf_8_is_named(read_source, two, tmp_path):
     put(tmp_path, {"1.txt": b"caf\xe9", "2.txt": "b.png", "3.txt": "c.png"})
     with pytest.raises(PipelineError, match="1.txt is not UTF-8"):
-        gather(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
+        read_source(two, {"data.lists.train": "1.txt", "data.lists.val": "2.txt", "data.lists.test": "3.txt"})
 
 
 @pytest.mark.parametrize("address", ["https://host:abc/x.zip", "https://exa mple.org/x", "https://[bad/x"])
-def test_an_address_that_is_none_is_one_line(gather, address):
+def test_an_address_that_is_none_is_one_line(read_source, address):
     with pytest.raises(PipelineError):
-        gather(address, {"data.sha256": "0" * 64}, "archive")
+        read_source(address, {"data.sha256": "0" * 64}, "archive")

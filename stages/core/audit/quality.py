@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.audit import copies, hashes
-from core.images import dicom, sheets
+from core.images import contact_sheets, dicom
 from core.images.decoder import Grey
 from core.pipeline import files, tables
 from core.pipeline.text import shorten
@@ -286,17 +286,19 @@ def draw(
     """
     of = images.set_index("file")
 
-    def row(heading: str, named: list[str]) -> sheets.Row:
+    def row(heading: str, named: list[str]) -> contact_sheets.Row:
         members = of.loc[named]
         patients = shorten(sorted(set(members["patient"].dropna())), 4) or "unknown"
         # Images with equal pixels and label look the same, so repeated ones come last.
         repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
         shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]
         names = [f"label {label}  {str(name).rpartition('/')[2]}" for name, label in shown["label"].items()]
-        return sheets.Row(f"{heading}; patients: {patients}", [np.asarray(thumbnails[n]) for n in shown["row"]], names)
+        return contact_sheets.Row(
+            f"{heading}; patients: {patients}", [np.asarray(thumbnails[n]) for n in shown["row"]], names
+        )
 
-    def save(name: str, title: str, nothing: str, rows: list[sheets.Row]) -> None:
-        sheets.save(title if rows else nothing, rows, f"{folder}/{name}.png", synthetic)
+    def save(name: str, title: str, nothing: str, rows: list[contact_sheets.Row]) -> None:
+        contact_sheets.save(title if rows else nothing, rows, f"{folder}/{name}.png", synthetic)
 
     largest = []
     for kind, words in (("exact", "equal images"), ("near", "near copies")):

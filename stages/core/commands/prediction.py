@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from core.evidence import calibration
 from core.images import decoder
-from core.images.preparation import Preparation, Unreadable
+from core.images.preparation import DecodeError, Preparation
 from core.network import devices, ensemble, inference, novelty, pretrained, regions
 from core.pipeline import files
 
@@ -43,7 +43,7 @@ class Model:
         example = torch.zeros(1, self.channels, side, side, device=self.device)
         self.layers = regions.layers(self.ensemble, example)
 
-    def fit(self, found: list[np.ndarray | Unreadable]) -> tuple[np.ndarray, list[str]]:
+    def fit(self, found: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:
         """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
         side = self.preparation.side
         stack = np.zeros((len(found), side, side, self.channels), np.uint8)

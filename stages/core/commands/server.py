@@ -8,7 +8,7 @@ from typing import Any
 
 from core.commands import prediction
 from core.images import decoder
-from core.images.preparation import Unreadable
+from core.images.preparation import DecodeError
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -43,7 +43,7 @@ class Page:
     def look(self, content: bytes) -> dict[str, Any]:
         try:
             stack, (why,) = self.model.fit([decoder.pixels(content, self.model.preparation)])
-        except Unreadable as reason:
+        except DecodeError as reason:
             return {"error": str(reason)}
         if why:
             return {"error": why}

@@ -17,12 +17,13 @@ from io import BufferedWriter
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from core.images import messages
 from core.pipeline.errors import PipelineError
 
-MOST_FILES = 20_000_000
-MOST_BYTES = 1 << 40
+MAX_FILES = 20_000_000
+MAX_BYTES = 1 << 40
 
-_DAMAGED = (
+_FORMAT_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -31,7 +32,7 @@ _DAMAGED = (
     RuntimeError,
     NotImplementedError,
 )
-_NAMES_AT_FAULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_NAME_ERRORS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def unpack(archive: str | Path, target: str | Path) -> None:
@@ -46,24 +47,24 @@ def unpack(archive: str | Path, target: str | Path) -> None:
         elif tarfile.is_tarfile(archive):
             _untar(archive, target)
         else:
-            raise PipelineError(f"{archive} is neither a zip nor a tar (gz, xz)")
-    except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (None, *_NAMES_AT_FAULT):
+            raise PipelineError(messages.not_an_archive(archive))
+    except (*_FORMAT_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, *_NAME_ERRORS):
             raise  # a problem of this machine (disk space, permission), not of the archive
-        raise PipelineError(f"{archive} is damaged: {error}") from None
+        raise PipelineError(messages.damaged_archive(archive, error)) from None
 
 
 def _unzip(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as source:
         allowance = _Allowance(archive, target)
         for member in source.infolist():
-            path = allowance.place(member.filename)
+            path = allowance.resolve(member.filename)
             if member.is_dir():
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise PipelineError(f"{archive}: {member.filename} is a symbolic link, which is not followed")
+                raise PipelineError(messages.symbolic_link(archive, member.filename))
             if member.flag_bits & 1:
-                raise PipelineError(f"{archive}: {member.filename} is encrypted: use an archive without a password")
+                raise PipelineError(messages.encrypted_member(archive, member.filename))
             allowance.take(member.file_size)
             with source.open(member) as content, _create(path, archive) as file:
                 shutil.copyfileobj(content, file, 1 << 20)
@@ -73,16 +74,14 @@ def _untar(archive: Path, target: Path) -> None:
     with tarfile.open(archive, errorlevel=2, tarinfo=_Header) as source:
         allowance = _Allowance(archive, target)
         for member in source:
-            path = allowance.place(member.name)
+            path = allowance.resolve(member.name)
             if member.isdir():
                 continue
             allowance.take(member.size)
             if member.islnk():
-                original = allowance.place(member.linkname)
+                original = allowance.resolve(member.linkname)
                 if not original.is_file():
-                    raise PipelineError(
-                        f"{archive}: {member.name} links to {member.linkname}, which is not in the archive before it"
-                    )
+                    raise PipelineError(messages.link_to_missing_member(archive, member.name, member.linkname))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.link(original, path)
             elif member.isreg():
@@ -91,7 +90,7 @@ def _untar(archive: Path, target: Path) -> None:
                 with content, _create(path, archive) as file:
                     shutil.copyfileobj(content, file, 1 << 20)
             else:
-                raise PipelineError(f"{archive}: {member.name} is a symbolic link or a device, which is not followed")
+                raise PipelineError(messages.special_member(archive, member.name))
         assert source.fileobj is not None
         while source.fileobj.read(1 << 20):  # read to the end, where gzip and xz verify their checksum
             pass
@@ -107,7 +106,7 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise  # the blocks of zeros at the real end
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"a member's {error}, or the archive is cut off there") from None
+            raise tarfile.ReadError(messages.damaged_header(error)) from None
 
 
 def _create(path: Path, archive: Path) -> BufferedWriter:
@@ -115,7 +114,7 @@ def _create(path: Path, archive: Path) -> BufferedWriter:
     try:
         return open(path, "xb")
     except FileExistsError:
-        raise PipelineError(f"{archive} contains {path.name} twice") from None
+        raise PipelineError(messages.duplicate_member(archive, path.name)) from None
 
 
 class _Allowance:
@@ -123,19 +122,19 @@ class _Allowance:
 
     def __init__(self, archive: Path, target: Path) -> None:
         self.archive, self.target = archive, target
-        self.files = MOST_FILES
-        self.bytes = min(MOST_BYTES, shutil.disk_usage(target).free)
+        self.files = MAX_FILES
+        self.bytes = min(MAX_BYTES, shutil.disk_usage(target).free)
 
-    def place(self, name: str) -> Path:
+    def resolve(self, name: str) -> Path:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise PipelineError(f"{self.archive}: the path {name!r} leaves the archive, so the archive is not used")
+            raise PipelineError(messages.unsafe_path(self.archive, name))
         return self.target / path
 
     def take(self, size: int) -> None:
         self.files -= 1
         self.bytes -= size
         if self.files < 0:
-            raise PipelineError(f"{self.archive} contains more than {MOST_FILES:,} files")
+            raise PipelineError(messages.too_many_files(self.archive, MAX_FILES))
         if self.bytes < 0:
-            raise PipelineError(f"{self.archive} unpacks to more than the free disk space, or to more than 1 TiB")
+            raise PipelineError(messages.too_many_bytes(self.archive))

@@ -15,8 +15,8 @@ from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from core.images import dicom, preparation
-from core.images.preparation import WINDOW, Preparation, Unreadable
+from core.images import dicom, messages, preparation
+from core.images.preparation import WINDOW, DecodeError, Preparation
 from core.pipeline import files
 
 import numpy as np
@@ -59,39 +59,51 @@ def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
     zipfile.BadZipFile for a file that is damaged or cut off.
     """
     with open(path, "rb") as archive:
-        while (start := archive.read(HEADER.size))[:4] == b"PK\x03\x04":
-            if len(start) < HEADER.size:
-                raise zipfile.BadZipFile("it ends within a header")
-            _, method, check, size, of_name, of_extra = HEADER.unpack(start)
-            name = archive.read(of_name).decode()
-            archive.seek(of_extra, 1)
+        while (header := archive.read(HEADER.size))[:4] == b"PK\x03\x04":
+            if len(header) < HEADER.size:
+                raise zipfile.BadZipFile(messages.truncated_header())
+            _, method, crc, size, name_length, extra_length = HEADER.unpack(header)
+            name = archive.read(name_length).decode()
+            archive.seek(extra_length, 1)
             content = archive.read(size)
-            if method != zipfile.ZIP_STORED or len(content) != size or zlib.crc32(content) != check:
-                raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
+            if method != zipfile.ZIP_STORED or len(content) != size or zlib.crc32(content) != crc:
+                raise zipfile.BadZipFile(messages.wrong_crc(name))
             yield name, content
-        if start[:4] not in (b"PK\x01\x02", b"PK\x05\x06"):  # the directory, or the end of an empty zip
-            raise zipfile.BadZipFile("it has no directory")
+        if header[:4] not in (b"PK\x01\x02", b"PK\x05\x06"):  # the directory, or the end of an empty zip
+            raise zipfile.BadZipFile(messages.no_directory())
 
 
 def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, np.ndarray | None]:
-    """Decode an image: 8-bit grey ("L") or RGB, upright; the mode of the file; and the grey values at full depth, int64
-    (H, W), of one of more than 8 bits, otherwise None.
+    """Decode an image to 8-bit grey or RGB, upright.
 
-    RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used. Grey
-    of more than 8 bits is scaled by ``levels`` (core.images.preparation). Raises Unreadable, also if the depth is not
-    that of ``levels``.
+    RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used.
+
+    Parameters
+    ----------
+    content : bytes of an image file
+    levels : None for images of 8 bits, WINDOW, or the grey values of a deeper image that become black and white
+        (core.images.preparation)
+
+    Returns
+    -------
+    image : Pillow image of mode "L" or "RGB"
+    mode : the mode of the file
+    values : int64 (H, W), the grey values at full depth of an image of more than 8 bits, otherwise None
+
+    Raises
+    ------
+    DecodeError : the file can't be decoded, or its depth is not that of ``levels``
     """
-    image, mode = _opened(content, levels == WINDOW)
-    deep = isinstance(image, np.ndarray)
+    image, mode = _open_image(content, levels == WINDOW)
+    deep = isinstance(image, np.ndarray)  # more than 8 bits
     if deep != isinstance(levels, tuple):
-        found, wanted = ("more than 8 bits", "8") if deep else ("8 bits", "more")
-        raise Unreadable(f"{found} a pixel ({mode}), where {wanted} are expected")
+        raise DecodeError(messages.wrong_depth(mode, deep))
     if isinstance(image, np.ndarray) and isinstance(levels, tuple):
-        return Image.fromarray(preparation.scaled(image, levels)), mode, image
+        return Image.fromarray(preparation.scale(image, levels)), mode, image
     assert isinstance(image, Image.Image)
-    wanted = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    image = image if image.mode == wanted else image.convert(wanted)
-    return image.getchannel(0) if wanted == "RGB" and _is_grey(image) else image, mode, None
+    target = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    image = image if image.mode == target else image.convert(target)
+    return image.getchannel(0) if target == "RGB" and _is_grey(image) else image, mode, None
 
 
 def _is_grey(colour: Image.Image) -> bool:
@@ -103,10 +115,10 @@ def _is_grey(colour: Image.Image) -> bool:
     return True
 
 
-def _opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
-    """The image, or the grey values int64 (H, W) of one of more than 8 bits, and its mode. Raises Unreadable."""
-    if dicom.found(content):
-        return dicom.opened(content, window)
+def _open_image(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
+    """The image, or the grey values int64 (H, W) of one of more than 8 bits, and its mode. Raises DecodeError."""
+    if dicom.is_dicom(content):
+        return dicom.decode(content, window)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns above 89 megapixels and refuses above twice that
@@ -115,21 +127,21 @@ def _opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str
             image = ImageOps.exif_transpose(image)
             image.load()
     except Exception as error:  # each decoder of Pillow raises its own errors
-        reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
-        raise Unreadable(reason or type(error).__name__) from None
+        raise DecodeError(messages.decoder_failed(error)) from None
     if mode == "F":
-        raise Unreadable("floating-point pixels have no known range")
+        raise DecodeError(messages.float_pixels())
     if not mode.startswith("I"):
         return image, mode
     values = np.asarray(image, dtype=np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise Unreadable(f"grey values from {values.min()} to {values.max()} don't fit into 16 bits")
+        raise DecodeError(messages.more_than_16_bits(values.min(), values.max()))
     return values, mode
 
 
-def grey_values(content: bytes, to: Preparation) -> np.ndarray | None:
-    """The histogram of an image of more than 8 bits, or None if it has 8. Raises Unreadable."""
-    image, _ = _opened(content, window=False)
+def grey_histogram(content: bytes, spec: Preparation) -> np.ndarray | None:
+    """The histogram of the grey values of an image of more than 8 bits, int64 (LEVELS,), or None if it has 8 bits.
+    Raises DecodeError. ``spec`` is not used: the signature is that of ``picture``."""
+    image, _ = _open_image(content, window=False)
     return preparation.histogram(image) if isinstance(image, np.ndarray) else None
 
 
@@ -138,8 +150,8 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
     if images.shape[-1] == 1 or not images.size:
         return images[..., 0]
     count, height, width, channels = images.shape
-    tall = Image.fromarray(images.reshape(count * height, width, channels))  # one call for all images
-    return np.asarray(tall.convert("L")).reshape(count, height, width)
+    column = Image.fromarray(images.reshape(count * height, width, channels))  # one call for all images
+    return np.asarray(column.convert("L")).reshape(count, height, width)
 
 
 class Grey:
@@ -155,91 +167,108 @@ class Grey:
     def __getitem__(self, rows: "slice | np.ndarray") -> np.ndarray:
         if len(self.stacks) == 1:
             return grey_levels(np.asarray(self.stacks[0][rows]))
-        at = np.arange(len(self))[rows]
-        found, start = np.empty((len(at), *self.stacks[0].shape[1:3]), np.uint8), 0
+        indices = np.arange(len(self))[rows]
+        grey, start = np.empty((len(indices), *self.stacks[0].shape[1:3]), np.uint8), 0
         for stack in self.stacks:
-            here = np.flatnonzero((at >= start) & (at < start + len(stack)))
-            found[here] = grey_levels(np.asarray(stack[at[here] - start]))
+            in_stack = np.flatnonzero((indices >= start) & (indices < start + len(stack)))
+            grey[in_stack] = grey_levels(np.asarray(stack[indices[in_stack] - start]))
             start += len(stack)
-        return found
+        return grey
 
 
-def picture(content: bytes, to: Preparation) -> Picture:
-    """Decode one file. Raises Unreadable."""
-    image, mode, deep = decode(content, to.levels)
+def picture(content: bytes, spec: Preparation) -> Picture:
+    """Decode an image file to pixels, thumbnail, size, mode and hashes. Raises DecodeError."""
+    image, mode, values = decode(content, spec.levels)
     # Different 12-bit images can be equal after scaling, so compare them at full depth.
-    exact = np.ascontiguousarray(image) if deep is None else deep.astype("<i4")
-    hashed = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
-    hashed.update(exact.data)
+    exact = np.ascontiguousarray(image) if values is None else values.astype("<i4")
+    digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
+    digest.update(exact.data)
     return Picture(
-        pixels=preparation.square(image, to.side, to.fit),
+        pixels=preparation.square(image, spec.side, spec.fit),
         thumbnail=preparation.square(image, THUMBNAIL),
         width=image.width,
         height=image.height,
         mode=mode,
         bytes_sha256=hashlib.sha256(content).hexdigest(),
-        pixels_sha256=hashed.hexdigest(),
+        pixels_sha256=digest.hexdigest(),
     )
 
 
-def pixels(content: bytes, to: Preparation) -> np.ndarray:
-    """Decode one file to uint8 (side, side, C). Raises Unreadable."""
-    return preparation.square(decode(content, to.levels)[0], to.side, to.fit)
+def pixels(content: bytes, spec: Preparation) -> np.ndarray:
+    """Decode an image file to uint8 (side, side, C). Raises DecodeError."""
+    return preparation.square(decode(content, spec.levels)[0], spec.side, spec.fit)
 
 
-def fit_into(place: np.ndarray, found: np.ndarray | Unreadable) -> str:
-    """Copy an image to its place (side, side, C) in a stack and return "", or return why that is not possible."""
-    if isinstance(found, Unreadable):
-        return str(found)
-    if found.shape[-1] > place.shape[-1]:
-        return "a colour image, but the model was trained on grey images"
-    place[:] = found  # grey is broadcast over three channels
+def fit_into(target: np.ndarray, image: np.ndarray | DecodeError) -> str:
+    """Copy an image to ``target``, uint8 (side, side, C), its place in a stack. Return "", or why that is not
+    possible."""
+    if isinstance(image, DecodeError):
+        return str(image)
+    if image.shape[-1] > target.shape[-1]:
+        return messages.colour_for_grey_model()
+    target[:] = image  # grey is broadcast over three channels
     return ""
 
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Name = TypeVar("Name")
+Result = TypeVar("Result")
 
 
 def decode_all(
-    names: Iterable[Given], read: Callable[[Given], bytes], make: Callable[[bytes, Preparation], Made], to: Preparation
-) -> Iterator[Made | Unreadable]:
-    """Yield ``make(read(name), to)`` for each name in order, or Unreadable: on all cores, in bounded memory."""
+    names: Iterable[Name],
+    read: Callable[[Name], bytes],
+    convert: Callable[[bytes, Preparation], Result],
+    spec: Preparation,
+) -> Iterator[Result | DecodeError]:
+    """Decode images on all cores, in bounded memory.
 
-    def block(some: list[Given]) -> list[Made | Unreadable]:
-        return [one(name) for name in some]
+    Parameters
+    ----------
+    names : what ``read`` takes, for each image
+    read : returns the bytes of an image
+    convert : ``picture``, ``pixels`` or ``grey_histogram``
+    spec : its second argument
 
-    def one(name: Given) -> Made | Unreadable:
+    Yields
+    ------
+    ``convert(read(name), spec)`` for each name, in order, or the DecodeError that it raised. An OSError of ``read``
+    becomes a DecodeError.
+    """
+
+    def decode_chunk(chunk: list[Name]) -> list[Result | DecodeError]:
+        return [decode_one(name) for name in chunk]
+
+    def decode_one(name: Name) -> Result | DecodeError:
         try:
-            return make(read(name), to)
-        except Unreadable as reason:
+            return convert(read(name), spec)
+        except DecodeError as reason:
             return reason
         except OSError as error:
-            return Unreadable(error.strerror or str(error))
+            return DecodeError(error.strerror or str(error))
 
     cores = cpu_count() or 1
-    size = max(1, min(64, 2**20 // to.side**2))
-    left = iter(names)
-    blocks = iter(lambda: list(islice(left, size)), [])
-    for some in blocks:
-        began = time.perf_counter()
-        yield from (found := block(some))
-        if time.perf_counter() - began > QUICK * len(found):
+    size = max(1, min(64, 2**20 // spec.side**2))
+    remaining = iter(names)
+    chunks = iter(lambda: list(islice(remaining, size)), [])
+    for chunk in chunks:
+        start = time.perf_counter()
+        yield from (results := decode_chunk(chunk))
+        if time.perf_counter() - start > QUICK * len(results):
             break
-    waiting: deque[Future[list[Made | Unreadable]]] = deque()
+    futures: deque[Future[list[Result | DecodeError]]] = deque()
     with ThreadPoolExecutor(cores) as pool:
-        for some in blocks:
-            waiting.append(pool.submit(block, some))
-            if len(waiting) > 2 * cores:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        for chunk in chunks:
+            futures.append(pool.submit(decode_chunk, chunk))
+            if len(futures) > 2 * cores:
+                yield from futures.popleft().result()
+        while futures:
+            yield from futures.popleft().result()
 
 
 def decode_packed(
-    path: str, make: Callable[[bytes, Preparation], Made], to: Preparation
-) -> Iterator[tuple[str, Made | Unreadable]]:
-    """The name of each file in a zip that ``pack`` wrote, and what ``make`` gives for its bytes, as ``decode_all``."""
+    path: str, convert: Callable[[bytes, Preparation], Result], spec: Preparation
+) -> Iterator[tuple[str, Result | DecodeError]]:
+    """The name of each file in a zip that ``pack`` wrote, and its decoded image, as from ``decode_all``."""
     names: deque[str] = deque()
 
     def read(packed: Path) -> Iterator[bytes]:
@@ -248,8 +277,8 @@ def decode_packed(
             yield content
 
     with files.undamaged(path, zipfile.BadZipFile, UnicodeDecodeError) as packed:
-        for made in decode_all(read(packed), bytes, make, to):
-            yield names.popleft(), made
+        for result in decode_all(read(packed), bytes, convert, spec):
+            yield names.popleft(), result
 
 
 class Stack:
@@ -258,32 +287,32 @@ class Stack:
     C is 1 until the first colour image, which converts the file to C = 3.
     """
 
-    def __init__(self, path: Path, most: int, side: int) -> None:
-        self.path, self.most, self.side = path, most, side
+    def __init__(self, path: Path, capacity: int, side: int) -> None:
+        self.path, self.capacity, self.side = path, capacity, side
         self.count = 0
         self.array = self._open(path, 1)
 
     def _open(self, path: Path, channels: int) -> np.memmap:
-        array = np.lib.format.open_memmap(path, "w+", np.uint8, (self.most, self.side, self.side, channels))
+        array = np.lib.format.open_memmap(path, "w+", np.uint8, (self.capacity, self.side, self.side, channels))
         files.reserve(path)
         return array
 
     def add(self, pixels: np.ndarray) -> None:
         if pixels.shape[-1] > self.array.shape[-1]:
-            self._resize(self.most, 3)
+            self._resize(self.capacity, 3)
         self.array[self.count] = pixels  # grey is broadcast over three channels
         self.count += 1
 
     def finish(self) -> None:
         """Shrink the file to the images that were added."""
-        if self.count < self.most:
+        if self.count < self.capacity:
             self._resize(self.count, self.array.shape[-1])
         self.array.flush()
 
-    def _resize(self, most: int, channels: int) -> None:
-        old, beside = self.array, self.path.with_suffix(".wider.npy")
-        self.most = most
-        self.array = self._open(beside, channels)
+    def _resize(self, capacity: int, channels: int) -> None:
+        old, wider = self.array, self.path.with_suffix(".wider.npy")
+        self.capacity = capacity
+        self.array = self._open(wider, channels)
         for start in range(0, self.count, 1024):
             self.array[start : min(start + 1024, self.count)] = old[start : min(start + 1024, self.count)]
-        beside.replace(self.path)
+        wider.replace(self.path)

@@ -2,7 +2,7 @@
 
 The pixels are read by pydicom, and compressed ones by pylibjpeg (JPEG, JPEG-LS) and its openjpeg (JPEG 2000). The
 modality rescale is applied (PS3.3 C.11.1), MONOCHROME1 is turned so that high values are bright, and the VOI window is
-applied only if it is asked for (PS3.3 C.11.2).
+applied only with prepare.levels: window (PS3.3 C.11.2).
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.images.preparation import LEVELS, LOWEST, Unreadable
+from core.images import messages
+from core.images.preparation import LEVELS, LOWEST, DecodeError
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -24,8 +25,11 @@ from PIL import Image
 if TYPE_CHECKING:  # it takes half a second to import
     from pydicom import Dataset
 
+# Why a header can't be read. These texts are in provenance.json, so they are here and not in the messages.
+NO_SYNTAX = "DICOM without a transfer syntax"
+UNKNOWN_SYNTAX = "DICOM of the unknown transfer syntax"
 BURNED_IN = "annotated"  # in the mode of an image whose tag BurnedInAnnotation says so
-MOST = 179_000_000  # pixels, as Pillow allows
+MAX_PIXELS = 179_000_000  # pixels, as Pillow allows
 HEADER = 132  # bytes, the last four of which are "DICM"
 # Of all tags, a stored image has only those that its pixels need, and BurnedInAnnotation.
 KEPT = [
@@ -39,167 +43,172 @@ KEPT = [
 
 
 class Header(NamedTuple):
-    """``frames`` is the number of images in a file, 0 if it has none; ``tags`` the values of the tags asked for."""
+    """``frames`` is the number of images in a file, 0 if it has none; ``tags`` the values of the requested tags."""
 
     frames: int
     tags: dict[str, str]
 
 
-def found(start: bytes) -> bool:
+def is_dicom(start: bytes) -> bool:
     """Whether a file that starts like this is DICOM. A DICOMDIR, an index of other files, is too."""
     return start[HEADER - 4 : HEADER] == b"DICM"
 
 
-def header(path: Path, wanted: list[str]) -> Header:
-    """Read a file up to its pixels. Raises Unreadable."""
-    with _explained():
+def read_header(path: Path, keywords: list[str]) -> Header:
+    """Read a file up to its pixels, and the tags with these keywords. Raises DecodeError."""
+    with _decode_errors():
         import pydicom
 
-        read = pydicom.dcmread(path, stop_before_pixels=True)
-        syntax = read.file_meta.get("TransferSyntaxUID")
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
         if syntax is None:
-            raise Unreadable("DICOM without a transfer syntax")
+            raise DecodeError(NO_SYNTAX)
         if not syntax.is_transfer_syntax:
-            raise Unreadable(f"DICOM of the unknown transfer syntax {syntax}")
-        frames = int(read.get("NumberOfFrames") or 1) if "Rows" in read and "BitsAllocated" in read else 0
-        return Header(frames, {name: str(read.get(name, "") or "").strip() for name in wanted})
+            raise DecodeError(f"{UNKNOWN_SYNTAX} {syntax}")
+        frames = int(dataset.get("NumberOfFrames") or 1) if "Rows" in dataset and "BitsAllocated" in dataset else 0
+        return Header(frames, {name: str(dataset.get(name, "") or "").strip() for name in keywords})
 
 
-def known(keyword: str) -> bool:
+def is_keyword(keyword: str) -> bool:
     """Whether DICOM has a tag with this keyword."""
     from pydicom.datadict import tag_for_keyword
 
     return tag_for_keyword(keyword) is not None
 
 
-def stripped(content: bytes, frame: int | None) -> bytes:
-    """The file with the tags of KEPT alone and, if it has several frames, only one of them, numbered from 1. Equal
-    files give equal bytes. Raises Unreadable."""
-    with _explained():
+def deidentify(content: bytes, frame: int | None) -> bytes:
+    """Remove all tags except those in KEPT, and all frames except ``frame``, numbered from 1 (None: the file has one).
+
+    Equal files give equal bytes. Raises DecodeError.
+    """
+    with _decode_errors():
         import pydicom
         from pydicom.dataset import Dataset, FileMetaDataset
 
-        read = pydicom.dcmread(io.BytesIO(content))
-        small = Dataset()
+        dataset = pydicom.dcmread(io.BytesIO(content))
+        reduced = Dataset()
         for keyword in KEPT:
-            if keyword in read:
-                small[keyword] = read[keyword]
+            if keyword in dataset:
+                reduced[keyword] = dataset[keyword]
         if frame is not None:
-            small.PixelData = _frame(read, frame)
-        small.file_meta = FileMetaDataset()
-        small.file_meta.TransferSyntaxUID = read.file_meta.TransferSyntaxUID
-        small.preamble = bytes(128)
-        written = io.BytesIO()
-        pydicom.dcmwrite(written, small)
-        return written.getvalue()
+            reduced.PixelData = _frame(dataset, frame)
+        reduced.file_meta = FileMetaDataset()
+        reduced.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+        reduced.preamble = bytes(128)
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, reduced)
+        return buffer.getvalue()
 
 
-def _frame(read: "Dataset", frame: int) -> bytes:
+def _frame(dataset: "Dataset", frame: int) -> bytes:
     from pydicom.encaps import encapsulate, generate_frames
 
-    count = int(read.NumberOfFrames)
-    if read.file_meta.TransferSyntaxUID.is_encapsulated:
-        frames = list(generate_frames(read.PixelData, number_of_frames=count))
+    count = int(dataset.NumberOfFrames)
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        frames = list(generate_frames(dataset.PixelData, number_of_frames=count))
         return encapsulate([frames[frame - 1]])
-    bits = read.Rows * read.Columns * read.SamplesPerPixel * read.BitsAllocated
+    bits = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated
     if bits % 8:
-        raise Unreadable("its frames do not end at whole bytes")
-    content: bytes = read.PixelData[(frame - 1) * bits // 8 : frame * bits // 8]
+        raise DecodeError(messages.frames_not_at_bytes())
+    content: bytes = dataset.PixelData[(frame - 1) * bits // 8 : frame * bits // 8]
     return content + b"\0" * (len(content) % 2)
 
 
-def opened(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
-    """The image, grey or RGB of 8 bits, or the grey values int64 (H, W) if it has more; and its mode: photometric
-    interpretation, bits, and whether it is annotated. With ``window``, the first VOI window gives 8 bits.
+def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
+    """Decode a file of one frame.
 
-    Raises Unreadable.
+    Parameters
+    ----------
+    content : bytes of the file
+    window : whether to apply the first VOI window, which gives 8 bits
+
+    Returns
+    -------
+    image : Pillow image, grey or RGB, if it has 8 bits; otherwise its grey values, int64 (H, W)
+    mode : photometric interpretation, bits, and whether it is annotated
+
+    Raises
+    ------
+    DecodeError : the file can't be decoded, or has several frames, no pixels or no window
     """
-    with _explained():
+    with _decode_errors():
         import pydicom
         from pydicom.pixels import processing, utils
 
-        read = pydicom.dcmread(io.BytesIO(content))
-        if "PixelData" not in read:
-            raise Unreadable("a DICOM file without pixels")
-        if int(read.get("NumberOfFrames") or 1) > 1:
-            raise Unreadable(f"{read.NumberOfFrames} frames in one file (data.dicom.frames: split)")
-        if not (read.Rows and read.Columns):
-            raise Unreadable(f"an image of {read.Columns} x {read.Rows} pixels")
-        if read.Rows * read.Columns > MOST:
-            raise Unreadable(f"an image of {read.Columns} x {read.Rows} pixels is too large")
-        kind, bits = str(read.PhotometricInterpretation), int(read.BitsStored)
-        mode = f"{kind} {bits}" + (f" {BURNED_IN}" if read.get("BurnedInAnnotation") == "YES" else "")
-        array = utils.pixel_array(read)
+        dataset = pydicom.dcmread(io.BytesIO(content))
+        if "PixelData" not in dataset:
+            raise DecodeError(messages.no_pixels())
+        if int(dataset.get("NumberOfFrames") or 1) > 1:
+            raise DecodeError(messages.several_frames(dataset.NumberOfFrames))
+        if not (dataset.Rows and dataset.Columns):
+            raise DecodeError(messages.empty_image(dataset.Columns, dataset.Rows))
+        if dataset.Rows * dataset.Columns > MAX_PIXELS:
+            raise DecodeError(messages.too_many_pixels(dataset.Columns, dataset.Rows))
+        kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
+        mode = f"{kind} {bits}" + (f" {BURNED_IN}" if dataset.get("BurnedInAnnotation") == "YES" else "")
+        array = utils.pixel_array(dataset)
         if kind == "PALETTE COLOR":
-            array = processing.apply_color_lut(array, read)
+            array = processing.apply_color_lut(array, dataset)
             array = (array >> 8 if array.dtype == np.uint16 else array).astype(np.uint8)
         if array.ndim == 3:
             if array.dtype != np.uint8:
-                raise Unreadable(f"colour of {bits} bits")
+                raise DecodeError(messages.deep_colour(bits))
             return Image.fromarray(array), mode
-        return _grey(read, array, window), mode
+        return _grey(dataset, array, window), mode
 
 
-def _grey(read: "Dataset", array: np.ndarray, window: bool) -> Image.Image | np.ndarray:
+def _grey(dataset: "Dataset", array: np.ndarray, window: bool) -> Image.Image | np.ndarray:
     from pydicom.pixels import processing
 
-    bits, signed = int(read.BitsStored), bool(read.PixelRepresentation)
+    bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
     ends = np.array([-(1 << bits - 1), (1 << bits - 1) - 1] if signed else [0, (1 << bits) - 1])
-    values = np.asarray(processing.apply_modality_lut(array, read), dtype=np.float64)
-    ends = np.asarray(processing.apply_rescale(ends, read), dtype=np.float64)
-    turned = read.PhotometricInterpretation == "MONOCHROME1"
-    if window and "WindowCenter" in read:
-        far = np.array([-1e15, 1e15])  # gives the lowest and the highest value after the window
-        shown = processing.apply_windowing(np.append(values, far), read, index=0)
-        levels = np.floor((shown[:-2] - shown[-2]) * 255 / (shown[-1] - shown[-2])).reshape(values.shape)
-        return Image.fromarray((255 - levels if turned else levels).astype(np.uint8))
-    whole = np.rint(ends.sum() - values if turned else values).astype(np.int64)
-    low, high = int(whole.min()), int(whole.max())
+    values = np.asarray(processing.apply_modality_lut(array, dataset), dtype=np.float64)
+    ends = np.asarray(processing.apply_rescale(ends, dataset), dtype=np.float64)
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    if window and "WindowCenter" in dataset:
+        extremes = np.array([-1e15, 1e15])  # gives the lowest and the highest value after the window
+        windowed = processing.apply_windowing(np.append(values, extremes), dataset, index=0)
+        levels = np.floor((windowed[:-2] - windowed[-2]) * 255 / (windowed[-1] - windowed[-2])).reshape(values.shape)
+        return Image.fromarray((255 - levels if inverted else levels).astype(np.uint8))
+    grey = np.rint(ends.sum() - values if inverted else values).astype(np.int64)
+    low, high = int(grey.min()), int(grey.max())
     if bits == 1:
-        return Image.fromarray((whole * 255).astype(np.uint8))
+        return Image.fromarray((grey * 255).astype(np.uint8))
     if bits <= 8 and low >= 0 and high <= 255:
-        return Image.fromarray(whole.astype(np.uint8))
+        return Image.fromarray(grey.astype(np.uint8))
     if window:
-        raise Unreadable("it has no VOI window (WindowCenter): set prepare.levels to percentiles")
+        raise DecodeError(messages.no_voi_window())
     if low < LOWEST or high >= LOWEST + LEVELS:
-        raise Unreadable(f"grey values from {low} to {high} are outside of {LOWEST} to {LOWEST + LEVELS - 1}")
-    return whole
+        raise DecodeError(messages.out_of_range(low, high, LOWEST, LOWEST + LEVELS - 1))
+    return grey
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Turn the errors of pydicom and its decoders into Unreadable."""
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what is wrong is said once, by us
+def _decode_errors() -> Iterator[None]:
+    """Turn the errors of pydicom and its decoders into DecodeError."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # the DecodeError says it once
     warnings.filterwarnings("ignore", module="pydicom")
     try:
         yield
-    except (Unreadable, OSError, MemoryError):
+    except (DecodeError, OSError, MemoryError):
         raise
     except Exception as error:  # pydicom and each decoder raise errors of their own
         reason = " ".join(str(error).replace("'", "").split())
-        raise Unreadable(f"DICOM: {reason[:200] or type(error).__name__}") from None
+        raise DecodeError(f"DICOM: {reason[:200] or type(error).__name__}") from None
 
 
 def pseudonyms(key: str | None, check: str | None, patients: dict[str, str], root: Path) -> dict[str, str]:
     """A keyed hash instead of each patient: HMAC-SHA256, 16 hexadecimal digits.
 
     ``key`` is the path of a file with a secret, ``check`` the first 8 digits of the SHA-256 of its content. Raises
-    PipelineError if the file is missing, empty, or another one.
+    PipelineError if the file is missing, empty, or has another hash.
     """
-    how = "or write patients as they are: data.dicom.patient: plain"
     if key is None:
-        raise PipelineError(
-            "data.patient is a DICOM tag, and is written as a keyed hash. Write a secret to a file outside of git "
-            f"(openssl rand -hex 32 > ../patients.key) and set data.dicom.key to its path, {how}"
-        )
+        raise PipelineError(messages.no_key())
     path = root / Path(key).expanduser()
     if not path.is_file() or not (secret := path.read_bytes().strip()):
-        raise PipelineError(f"data.dicom.key: {path} is missing or empty. Write a secret to it, {how}")
-    here = hashlib.sha256(secret).hexdigest()[:8]
-    if check != here:
-        was = "is not set: set it to" if check is None else f"is {check}, but the key there now has"
-        raise PipelineError(
-            f"data.dicom.key_check {was} {here}, so that another key is noticed. With another key, every patient would "
-            "get another name"
-        )
+        raise PipelineError(messages.empty_key(path))
+    actual = hashlib.sha256(secret).hexdigest()[:8]
+    if check != actual:
+        raise PipelineError(messages.wrong_key(check, actual))
     return {file: hmac.digest(secret, patient.encode(), "sha256").hex()[:16] for file, patient in patients.items()}

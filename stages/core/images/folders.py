@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from core.images import dicom
+from core.images import dicom, messages
 from core.pipeline.errors import PipelineError
-from core.pipeline.text import shorten
 
 # A file of another name is an image if it is DICOM.
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
@@ -16,38 +15,37 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
     """Images and other files below ``base``, as sorted paths relative to it, with /."""
     images: list[str] = []
     others: list[str] = []
-    inside = base.resolve()
+    resolved = base.resolve()
     for at, folders, names in os.walk(base):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         for name in folders + names:
             path = Path(at, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise PipelineError(
-                    f"{path} is a link to a file outside of {base}, which is not followed: copy the file there"
-                )
+            if path.is_symlink() and not path.resolve().is_relative_to(resolved):
+                raise PipelineError(messages.link_outside(path, base))
         for name in names:
             if not name.startswith("."):
                 file = Path(at, name).relative_to(base).as_posix()
                 if not file.isprintable():  # bytes that are not UTF-8 become surrogates, which are not printable
-                    raise PipelineError(f"{base} contains a file whose name is not printable: {file!a}. Rename it")
+                    raise PipelineError(messages.unprintable_name(base, file))
                 if not Path(at, name).is_file():
-                    raise PipelineError(f"{Path(at, name)} is not a regular file (a broken link, or a pipe). Remove it")
+                    raise PipelineError(messages.not_a_regular_file(Path(at, name)))
                 (images if _is_image(Path(at, name)) else others).append(file)
     return sorted(images), sorted(others)
 
 
 class Content(NamedTuple):
-    """Of the files below a folder, or of one file: how many, bytes in all, and the time of the last change in ns."""
+    """The number of the files below a folder (or 1), their size in bytes, and the time of the last change in ns."""
 
     files: int
     size: int
-    changed: int
+    mtime_ns: int
 
 
 def content(path: Path) -> Content:
-    each = [Path(at, name) for at, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
-    found = [file.lstat() for file in each]
-    return Content(len(found), sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0))
+    paths = [Path(at, name) for at, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+    stats = [file.lstat() for file in paths]
+    mtime_ns = max((stat.st_mtime_ns for stat in stats), default=0)
+    return Content(len(stats), sum(stat.st_size for stat in stats), mtime_ns)
 
 
 def _is_image(path: Path) -> bool:
@@ -56,21 +54,19 @@ def _is_image(path: Path) -> bool:
     if path.name == "DICOMDIR":  # an index of the other files
         return False
     with path.open("rb") as file:
-        return dicom.found(file.read(dicom.HEADER))
+        return dicom.is_dicom(file.read(dicom.HEADER))
 
 
 def expand(paths: list[Path]) -> list[str]:
-    """The given files, and the images below the given folders. Raises PipelineError if there are none."""
-    found: list[str] = []
+    """The files in ``paths``, and the images below its folders. Raises PipelineError if there are none."""
+    files: list[str] = []
     for path in paths:
         if path.is_dir():
-            found += [(path / file).as_posix() for file in walk(path)[0]]
+            files += [(path / file).as_posix() for file in walk(path)[0]]
         elif path.is_file():
-            found.append(path.as_posix())
+            files.append(path.as_posix())
         else:
-            raise PipelineError(f"there is no image or folder {path}")
-    if not found:
-        raise PipelineError(
-            f"there is no image in {shorten([str(path) for path in paths])} ({', '.join(sorted(IMAGES))})"
-        )
-    return found
+            raise PipelineError(messages.no_image_or_folder(path))
+    if not files:
+        raise PipelineError(messages.no_images_in(paths, IMAGES))
+    return files

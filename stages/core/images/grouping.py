@@ -3,59 +3,50 @@
 import re
 from itertools import pairwise
 
+from core.images import messages
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.data import Group
-from core.pipeline.text import pluralise, shorten
 
 import numpy as np
 import pandas as pd
 
 RANGES = 3  # into which numbers are cut, if no edges are given
-MOST_WORDS = 8  # more different numbers are cut; fewer are taken as words, such as a grade from 1 to 3
+MAX_LEVELS = 8  # a group of more different numbers is cut into ranges; of fewer, such as a grade from 1 to 3, it is not
 AGE = re.compile(r"(\d{3})([DWMY])")  # a DICOM age (PS3.5 6.2, AS)
 YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
-def table(images: pd.DataFrame, found: dict[str, dict[str, str]], asked: list[Group]) -> pd.DataFrame:
+def table(images: pd.DataFrame, values: dict[str, dict[str, str]], groups: list[Group]) -> pd.DataFrame:
     """``images``, with columns file and patient, and a column for each group, with the prefix tables.GROUP.
 
-    ``found``: the values of each group by file (labels.grouped). An image without a value is in no group. Raises
+    ``values``: the values of each group by file (labels.group_values). An image without a value is in no group. Raises
     PipelineError if a group has one value, or about as many as there are patients, or edges but no numbers.
     """
     columns = {}
-    for group in asked:
-        words = {file: " ".join(value.split()) for file, value in found[group.name].items()}
-        values = images["file"].map(words).astype("string")
-        columns[tables.GROUP + group.name] = _divided(group, values, images["patient"])
+    for group in groups:
+        texts = {file: " ".join(value.split()) for file, value in values[group.name].items()}
+        column = images["file"].map(texts).astype("string")
+        columns[tables.GROUP + group.name] = _levels(group, column, images["patient"])
     return images.assign(**columns)
 
 
-def _divided(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") -> "pd.Series[str]":
-    where = f"data.groups: {group.name}"
+def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") -> "pd.Series[str]":
     if values.isna().all():
-        raise PipelineError(f"{where} has no value in any image")
+        raise PipelineError(messages.group_without_values(group.name))
     numbers = values.fillna("").map(_number).astype(float)
     words = sorted(values[values.notna() & numbers.isna()].unique())
     if group.edges and words:
-        raise PipelineError(f"{where} has edges, but {shorten([repr(word) for word in words], 3)} are no numbers")
-    if words and numbers.nunique() > MOST_WORDS:
-        raise PipelineError(
-            f"{where} is a number in most images, but {shorten([repr(word) for word in words], 3)} is none. Leave unknown "
-            "cells empty"
-        )
-    if group.edges or (not words and values.nunique() > MOST_WORDS):
+        raise PipelineError(messages.edges_without_numbers(group.name, words))
+    if words and numbers.nunique() > MAX_LEVELS:
+        raise PipelineError(messages.words_among_numbers(group.name, words))
+    if group.edges or (not words and values.nunique() > MAX_LEVELS):
         values = _cut(numbers, group.edges, patients)
     if values.nunique() == 1:
-        raise PipelineError(
-            f"{where} has one value, {values.dropna().iloc[0]!r}: there is nothing to compare. Leave it out"
-        )
-    whose = pluralise(patients.nunique(), "patient") if patients.notna().any() else pluralise(len(patients), "image")
+        raise PipelineError(messages.group_of_one_level(group.name, values.dropna().iloc[0]))
     if values.nunique() > (patients.nunique() or len(patients)) / 2:
-        raise PipelineError(
-            f"{where} has {values.nunique():,} values for {whose}, such as "
-            f"{shorten(sorted(values.dropna().unique()), 2)}: a group needs several patients"
-        )
+        levels = sorted(values.dropna().unique())
+        raise PipelineError(messages.too_many_levels(group.name, levels, patients.nunique(), len(patients)))
     return values
 
 
@@ -70,10 +61,10 @@ def _number(text: str) -> float:
 def _cut(numbers: "pd.Series[float]", edges: list[float] | None, patients: "pd.Series[str]") -> "pd.Series[str]":
     """The range of each number, in words; without edges, each range has about as many patients (or images)."""
     if edges is None:
-        each = numbers.groupby(patients).median() if patients.notna().any() else numbers
+        medians = numbers.groupby(patients).median() if patients.notna().any() else numbers
         shares = np.arange(1, RANGES) / RANGES
-        low = float(each.min())
-        edges = sorted({float(edge) for edge in np.nanquantile(each, shares, method="higher")} - {low})
+        low = float(medians.min())
+        edges = sorted({float(edge) for edge in np.nanquantile(medians, shares, method="higher")} - {low})
         edges = edges or [float(numbers[numbers > low].min())]
     ends = [f"{edge:.10g}" for edge in edges]
     names = [f"under {ends[0]}", *(f"{low} to under {high}" for low, high in pairwise(ends))]

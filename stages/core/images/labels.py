@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from core.images import messages
 from core.images.folders import walk
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
+from core.pipeline.messages import not_utf8
 from core.pipeline.schemas.data import REST, Data
-from core.pipeline.text import pluralise, shorten
 
 import pandas as pd
 
-LOST = "labels without an image"
+LABELS_WITHOUT_IMAGE = "labels without an image"
 
 
 class _Names:
@@ -30,52 +31,40 @@ class _Names:
             return name
         ends = [file for file in self.by_name.get(name.rpartition("/")[2], []) if file.endswith("/" + name)]
         if len(ends) > 1:
-            raise PipelineError(
-                f"the name {name} matches {len(ends)} images: {shorten(ends)}. Give more of the path in the table"
-            )
+            raise PipelineError(messages.ambiguous_name(name, ends))
         return ends[0] if ends else None
 
 
 def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Path:
-    """The path of a table: inside the source, found by the end of its path, or elsewhere on this machine."""
+    """The path of a table: inside the source, where the end of its path is enough, or elsewhere on this machine."""
     for inside in (base, folder):
         if (inside / name).is_file():
             return inside / name
-        found = [file for file in walk(inside)[1] if file.endswith("/" + name)]
-        if len(found) > 1:
-            raise PipelineError(
-                f"{key}: the source contains {name} {len(found)} times: {shorten(found)}. Give more of its path"
-            )
-        if found:
-            return inside / found[0]
+        matches = [file for file in walk(inside)[1] if file.endswith("/" + name)]
+        if len(matches) > 1:
+            raise PipelineError(messages.ambiguous_table(key, name, matches))
+        if matches:
+            return inside / matches[0]
     if (root / name).is_file():
         return root / name
-    tables_there = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
-    known = f"; the source contains {shorten(tables_there)}" if tables_there else ""
-    raise PipelineError(f"{key}: {name} is neither in the source nor at {(root / name).resolve()}{known}")
+    csv_files = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
+    raise PipelineError(messages.no_table(key, name, (root / name).resolve(), csv_files))
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
-        raise PipelineError(f"{path} can't be read as a CSV in UTF-8: {error}") from None
+        raise PipelineError(messages.not_csv(path, error)) from None
     if not isinstance(rows.index, pd.RangeIndex):  # pandas used the first column as row names, which shifts the others
-        raise PipelineError(f"{path}: rows have more cells than the header (is there a comma at the end of each row?)")
+        raise PipelineError(messages.too_many_cells(path))
     rows.columns = [str(column).strip() for column in rows.columns]
     return rows
 
 
 def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[str]":
     if column not in rows.columns:
-        hint = ""
-        if len(rows.columns) == 1 and re.search(r"[;\t]", rows.columns[0]):
-            hint = ". Separate the columns with commas"
-        elif key == "data.patient" and re.search(r"[()^*+\\]", column):
-            hint = ". A pattern needs a group (?P<patient>...)"
-        raise PipelineError(
-            f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, rows.columns))}{hint}"
-        )
+        raise PipelineError(messages.no_column(path, column, key, list(rows.columns)))
     return rows[column].str.strip()
 
 
@@ -91,22 +80,22 @@ def classes(
     """The class of each image that has one, and the rows of the table of labels, if there is one, with their file.
 
     The class is in the table, in the path (a pattern), in the DICOM ``tags`` of the file, or the name of the folder.
-    Labels without an image and names
-    given twice are added to ``faults``.
+    Labels without an image and names that are twice in the table are added to ``faults``.
     """
     if data.labels is None:
         return {file: name for file in images if (name := Path(file).parent.name)}, None
     if data.labels_are_pattern:
-        return _searched(data.labels, "label", images), None
+        return _search(data.labels, "label", images), None
     if data.label_tag:
-        return _tagged(data.label_tag, images, tags), None
+        return _tag_values(data.label_tag, images, tags), None
     return _match_labels(_labelled_rows(base, folder, data, root), images, data, faults)
 
 
-def sides(classes: dict[str, str], data: Data) -> dict[str, int]:
+def class_to_label(classes: dict[str, str], data: Data) -> dict[str, int]:
     """1 or 0 for each class that data.positive or data.negative names; other classes are left out.
 
-    Raises PipelineError if a class that they name has no image, or if data.negative is null and there are several others.
+    Raises PipelineError if a class that they name has no image, or if data.negative is null and there are several
+    others.
     """
     counts = pd.Series(list(classes.values()), dtype="string").value_counts()
     others = [name for name in counts.index if name not in data.positives]
@@ -115,41 +104,19 @@ def sides(classes: dict[str, str], data: Data) -> dict[str, int]:
         negatives = others
     named = [*data.positives, *(negatives or [])]
     if not negatives or any(name not in counts.index for name in named):
-        raise PipelineError(_wrong_classes(counts, classes, data))
+        numbers = {str(name): int(count) for name, count in counts.items()}
+        raise PipelineError(messages.wrong_classes(data, classes, numbers))
     return dict.fromkeys(negatives, 0) | dict.fromkeys(data.positives, 1)
 
 
-def _wrong_classes(counts: "pd.Series[int]", classes: dict[str, str], data: Data) -> str:
-    found = shorten([f"{name!r} ({pluralise(int(count), 'image')})" for name, count in counts.items()], 8)
-    if data.labels is None:
-        where, hint = "the folders of the images", ". If the labels are in a table, set data.labels"
-    elif data.labels_are_pattern or data.label_tag:
-        where, hint = f"data.labels = {data.labels!r}", ""
-    else:
-        where, hint = f"column {data.label_column!r} of {data.labels}", ""
-    named = [*data.positives, *(data.negatives or [])]
-    if data.negative is None and len(counts) > 2:
-        rare = str(counts.index[-1])
-        hint = f"; {rare!r}: {shorten([file for file, name in classes.items() if name == rare], 3)}{hint}"
-        hint += ". Of more classes, name those that are negative in data.negative: one, a list, or rest"
-    elif len({name.casefold() for name in (*named, *counts.index)}) < len({*named, *counts.index}):
-        hint = ". Upper and lower case differ"
-    wanted = f"data.positive = {data.positive!r}"
-    if data.negative is None:
-        rule = f"must contain two classes, one of them {wanted}"
-    else:
-        rule = f"must contain each class that {wanted} and data.negative = {data.negative!r} name"
-    return f"{data.location}: {where} {rule}; found {found or 'none'}{hint}"
-
-
-def _searched(pattern: str, group: str, files: Iterable[str]) -> dict[str, str]:
+def _search(pattern: str, group: str, files: Iterable[str]) -> dict[str, str]:
     """What the group of a regular expression finds in the name of each file, or, with a / in it, in its path."""
-    expression, whole = re.compile(pattern), "/" in pattern
-    matches = {file: expression.search(file if whole else file.rpartition("/")[2]) for file in files}
+    expression, in_path = re.compile(pattern), "/" in pattern
+    matches = {file: expression.search(file if in_path else file.rpartition("/")[2]) for file in files}
     return {file: match[group] for file, match in matches.items() if match and match[group]}
 
 
-def _tagged(keyword: str, files: Iterable[str], tags: dict[str, dict[str, str]]) -> dict[str, str]:
+def _tag_values(keyword: str, files: Iterable[str], tags: dict[str, dict[str, str]]) -> dict[str, str]:
     """The value of a DICOM tag in each file that has one."""
     return {file: value for file in files if (value := tags.get(file, {}).get(keyword, ""))}
 
@@ -157,17 +124,17 @@ def _tagged(keyword: str, files: Iterable[str], tags: dict[str, dict[str, str]])
 def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
     assert data.labels is not None
     rows = _read_csv(_table_path(data.labels, "data.labels", base, folder, root))
-    chosen = {
+    columns = {
         "name": _column(rows, data.file_column, "data.file_column", data.labels),
         "class": _column(rows, data.label_column, "data.label_column", data.labels),
     }
     if data.patient_is_column:
         assert data.patient is not None
-        chosen["patient"] = _column(rows, data.patient, "data.patient", data.labels)
+        columns["patient"] = _column(rows, data.patient, "data.patient", data.labels)
     for group in data.grouping:
         if group.kind == "column":
-            chosen[tables.GROUP + group.name] = _column(rows, group.name, "data.groups", data.labels)
-    return pd.DataFrame(chosen)
+            columns[tables.GROUP + group.name] = _column(rows, group.name, "data.groups", data.labels)
+    return pd.DataFrame(columns)
 
 
 def _match_labels(
@@ -176,7 +143,7 @@ def _match_labels(
     """The class of each image that has a label in the table, and the rows of the table with their file."""
     names = _Names(images)
     rows = rows.assign(file=pd.array([names.find(name) for name in rows["name"]], dtype="string"))
-    faults[LOST] = sorted(rows.loc[rows["file"].isna(), "name"])
+    faults[LABELS_WITHOUT_IMAGE] = sorted(rows.loc[rows["file"].isna(), "name"])
     rows = rows[rows["file"].notna()]
     faults[f"names given twice in {data.labels}"] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
     labelled = rows[rows["class"] != ""].drop_duplicates("file")
@@ -194,65 +161,61 @@ def patients(
     if data.patient is None:
         return {}
     if data.patient_is_pattern:
-        found = _searched(data.patient, "patient", classes)
+        patient_of = _search(data.patient, "patient", classes)
     elif data.patient_tag:
-        found = _tagged(data.patient_tag, classes, tags)
+        patient_of = _tag_values(data.patient_tag, classes, tags)
     else:
         assert rows is not None  # checked by the schema
-        found = {file: patient for file, patient in zip(rows["file"], rows["patient"], strict=True) if patient}
-    faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(found))
-    return found
+        patient_of = {file: patient for file, patient in zip(rows["file"], rows["patient"], strict=True) if patient}
+    faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(patient_of))
+    return patient_of
 
 
-def grouped(
-    taken: Iterable[str], rows: pd.DataFrame | None, data: Data, tags: dict[str, dict[str, str]]
+def group_values(
+    files: Iterable[str], rows: pd.DataFrame | None, data: Data, tags: dict[str, dict[str, str]]
 ) -> dict[str, dict[str, str]]:
     """For each group of data.groups, its name, and the value of each image that has one, as it is written there."""
-    found: dict[str, dict[str, str]] = {}
+    values_of: dict[str, dict[str, str]] = {}
     for group in data.grouping:
         if group.kind == "pattern":
-            values = _searched(group.given, group.name, taken)
+            values = _search(group.given, group.name, files)
         elif group.kind == "tag":
-            values = _tagged(group.given, taken, tags)
+            values = _tag_values(group.given, files, tags)
         else:
             assert rows is not None  # checked by the schema
             cells = zip(rows["file"], rows[tables.GROUP + group.name], strict=True)
             values = {file: cell for file, cell in cells if cell}
-        found[group.name] = values
-    return found
+        values_of[group.name] = values
+    return values_of
 
 
-def listed(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
-    """The part of each image in the user's lists. A patient in a list means all images of the patient."""
+def read_lists(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
+    """The split of each image in the user's lists: the columns of tables.LISTED. A patient in a list means all images
+    of the patient."""
     names = _Names(list(table["file"]))
     of_patient = table.groupby("patient")["file"].apply(list).to_dict()
     rows: list[tuple[str, str]] = []
-    for part, name in data.lists.given().items():
-        path = _table_path(name, f"data.lists.{part}", base, folder, root)
+    for split, name in data.lists.given().items():
+        path = _table_path(name, f"data.lists.{split}", base, folder, root)
         if path.suffix.lower() == ".csv":
             entries = list(_column(_read_csv(path), data.file_column, "data.file_column", name))
         else:
             try:
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
             except UnicodeDecodeError as error:
-                raise PipelineError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+                raise PipelineError(not_utf8(path, error)) from None
             entries = [line.strip() for line in lines if line.strip()]
         unknown = []
         for entry in dict.fromkeys(entries):
             file = names.find(entry)
-            found = [file] if file else of_patient.get(entry, [])
-            rows += [(file, part) for file in found]
-            if not found:
+            matches = [file] if file else of_patient.get(entry, [])
+            rows += [(file, split) for file in matches]
+            if not matches:
                 unknown.append(entry)
         if unknown and data.on_bad_image == "fail":
-            raise PipelineError(
-                f"data.lists.{part}: {len(unknown):,} of {len(entries):,} entries of {name} are neither an image nor a "
-                f"patient: {shorten(unknown)}. Fix the list, or ignore these entries: data.on_bad_image: drop"
-            )
+            raise PipelineError(messages.unknown_entries(split, name, unknown, len(entries)))
     listed = pd.DataFrame(rows, columns=tables.LISTED).drop_duplicates().sort_values("file", kind="stable")
     twice = listed[listed["file"].duplicated(keep=False)]
     if len(twice):
-        raise PipelineError(
-            f"data.lists: {twice['file'].nunique():,} images are in two lists: {shorten(list(twice['file'].unique()))}"
-        )
+        raise PipelineError(messages.images_in_two_lists(list(twice["file"].unique())))
     return listed

@@ -11,6 +11,7 @@ come from NumPy's ``RandomState``, whose streams are frozen (NEP 19).
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from core.images import messages
 from core.pipeline.tables import SYNTHETIC
 
 import numpy as np
@@ -37,7 +38,7 @@ def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
     images.
     """
     if images < 4 * patients:
-        raise ValueError(f"{images} images are too few for {patients} patients: each needs 4 or more")
+        raise ValueError(messages.too_few_images(images, patients))
     counts = np.full(patients, images // patients)
     counts[: images % patients] += 1
     every = max(1, patients // 20)  # every n-th patient has copies
@@ -99,16 +100,16 @@ def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.
     cover = np.zeros((count, side + WINDOW, side + WINDOW), dtype=np.int64)
     step = np.arange(WINDOW) - WINDOW // 2
     for start in range(0, total, 4096):  # bounded memory
-        part = slice(start, start + 4096)
-        inside = _blobs(random, size[part], spread[part], step)
+        chunk = slice(start, start + 4096)
+        inside = _blobs(random, size[chunk], spread[chunk], step)
         np.maximum.at(
             cover,
             (
-                image[part, None, None],
-                row[part, None, None] + step[:, None] + WINDOW // 2,
-                column[part, None, None] + step + WINDOW // 2,
+                image[chunk, None, None],
+                row[chunk, None, None] + step[:, None] + WINDOW // 2,
+                column[chunk, None, None] + step + WINDOW // 2,
             ),
-            inside * shade[part, None, None],
+            inside * shade[chunk, None, None],
         )
     half = WINDOW // 2
     cover = cover[:, half : half + side, half : half + side, None]

@@ -11,12 +11,12 @@ LOWEST, LEVELS = -(1 << 15), 1 << 17  # of the grey values in images of more tha
 WINDOW = "window"  # for levels: the first VOI window of each DICOM file
 
 
-class Unreadable(ValueError):
+class DecodeError(ValueError):
     """The file can't be decoded as an image; the message says why."""
 
 
 class Preparation(NamedTuple):
-    """``side`` in pixels; ``fit``, how images that are not square become so (squeeze, pad, crop); ``levels``, the grey
+    """``side`` in pixels; ``fit``, how images that are not square become so (stretch, pad, crop); ``levels``, the grey
     values that become black and white, WINDOW, or None for images of 8 bits."""
 
     side: int
@@ -59,7 +59,7 @@ def square(image: Image.Image, side: int, fit: str = "stretch") -> np.ndarray:
     return padded
 
 
-def scaled(values: np.ndarray, levels: tuple[int, int]) -> np.ndarray:
+def scale(values: np.ndarray, levels: tuple[int, int]) -> np.ndarray:
     """Grey values, int64, as uint8: the lower of ``levels`` and below becomes 0, the upper and above 255."""
     low, high = levels
     return np.clip((values - low) * 255 // (high - low), 0, 255).astype(np.uint8)
@@ -74,5 +74,5 @@ def percentiles(counts: np.ndarray, low: float, high: float) -> tuple[int, int]:
     """The grey values at two percentiles of a ``histogram``; the upper is at least one above the lower."""
     up_to = np.cumsum(counts)
     ranks = [max(1, np.ceil(up_to[-1] * percent / 100)) for percent in (low, high)]
-    found = [int(np.searchsorted(up_to, rank)) + LOWEST for rank in ranks]
-    return found[0], max(found[1], found[0] + 1)
+    bounds = [int(np.searchsorted(up_to, rank)) + LOWEST for rank in ranks]
+    return bounds[0], max(bounds[1], bounds[0] + 1)

@@ -8,25 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.images import archives, dicom, grouping, labels, phantom
+from core.images import archives, dicom, grouping, labels, messages, phantom
 from core.images.folders import IMAGES, walk
-from core.images.preparation import Unreadable
+from core.images.preparation import DecodeError
 from core.pipeline import files, tables, web
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.data import Data
-from core.pipeline.text import shorten
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 PACKED = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
-MOST_DOWNLOADED = 1 << 38  # bytes
+MAX_DOWNLOAD = 1 << 38  # bytes
 
 
 class Raw(NamedTuple):
     """The content of a source. ``labels`` has the columns of tables.LABELS, sorted by file; ``listed`` has those of
-    tables.LISTED; ``groups`` the groups of each image, sorted by file, and no row if none are asked for; ``content``
+    tables.LISTED; ``groups`` the groups of each image, sorted by file, and no row if data.groups is empty; ``content``
     returns the bytes of a file in ``labels``."""
 
     labels: pd.DataFrame
@@ -37,98 +36,90 @@ class Raw(NamedTuple):
 
 
 @contextmanager
-def gather(data: Data, seed: int, root: Path) -> Iterator[Raw]:
+def open_source(data: Data, seed: int, root: Path) -> Iterator[Raw]:
     """Open the source that ``data`` describes. Relative locations are relative to ``root``.
 
-    Raises PipelineError for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do not
-    match.
+    Raises PipelineError for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do
+    not match.
     """
     with files.scratch("data", "download") as scratch:  # not in /tmp, which is often small
         if data.source == "phantom":
-            yield _phantom(data, seed, scratch)
+            yield _draw_phantom(data, seed, scratch)
             return
         assert data.location is not None  # checked by the schema
         local = root / Path(data.location).expanduser()
         if data.source == "kaggle":
-            folder, known = _kaggle(data.location)
+            folder, origin = _download_kaggle(data.location)
         elif data.source == "folder":
-            folder, known = local, {}
+            folder, origin = local, {}
             if not folder.is_dir():
-                packed = ": it is a file; for an archive set data.source: archive" if folder.is_file() else ""
-                raise PipelineError(f"data.location: there is no folder {folder}{packed}")
+                raise PipelineError(messages.no_folder(folder, folder.is_file()))
         else:
             archive = local
             if "://" in data.location:
                 archive = scratch / "archive"
-                web.fetch(data.location, archive, MOST_DOWNLOADED)
+                web.fetch(data.location, archive, MAX_DOWNLOAD)
             if not archive.is_file():
-                raise PipelineError(f"data.location: there is no archive {archive}")
-            found = files.sha256(archive)
-            if data.sha256 is not None and found != data.sha256:
-                where = web.public(data.location)
-                raise PipelineError(
-                    f"{where} has the sha256 {found}, but data.sha256 is {data.sha256}: it is a different file"
-                )
-            folder, known = scratch / "unpacked", {"sha256": found}
+                raise PipelineError(messages.no_archive(archive))
+            sha256 = files.sha256(archive)
+            if data.sha256 is not None and sha256 != data.sha256:
+                raise PipelineError(messages.wrong_sha256(web.public(data.location), sha256, data.sha256))
+            folder, origin = scratch / "unpacked", {"sha256": sha256}
             folder.mkdir()
             archives.unpack(archive, folder)
-        yield collect(folder, data, root, known)
+        yield collect(folder, data, root, origin)
 
 
-def collect(folder: Path, data: Data, root: Path, known: dict[str, Any]) -> Raw:
+def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw:
     """Read labels, patients and lists of a folder, and match them with its images."""
     base = folder / data.subdir if data.subdir else folder
     if not base.is_dir():
-        raise PipelineError(f"data.subdir: there is no folder {data.subdir!r} in {data.location}")
+        raise PipelineError(messages.no_subdir(data.subdir, data.location))
     images, others = walk(base)
     if not images:
         packed = [file for file in others if Path(file).suffix.lower() in PACKED]
-        inside = f"; it contains archives, unpack them first: {shorten(packed)}" if packed else ""
-        raise PipelineError(f"{data.location} contains no image ({', '.join(sorted(IMAGES))}){inside}")
+        raise PipelineError(messages.no_images(data.location, IMAGES, packed))
 
-    faults: dict[str, list[str]] = {}
-    frames, tags = _headers(base, images, data, faults)
+    faults: dict[str, list[str]] = {}  # its keys are written to provenance.json, so they are not in the messages
+    frames, tags = _read_headers(base, images, data, faults)
     unusable = {file for files in faults.values() for file in files}
     images = [file for file in images if file not in unusable]
     classes, rows = labels.classes(images, base, folder, data, root, tags, faults)
     faults["images without a label"] = sorted(set(images) - set(classes))
-    taken = {file: name for file, name in classes.items() if data.takes(name)}
-    patients = labels.patients(taken, rows, data, tags, faults)
+    used = {file: name for file, name in classes.items() if data.takes(name)}
+    patients = labels.patients(used, rows, data, tags, faults)
 
     bad = {file for names in faults.values() for file in names}
-    kept = sorted(set(taken) - bad)
+    kept = sorted(set(used) - bad)
     faults = {what: names for what, names in faults.items() if names}
     if faults and data.on_bad_image == "fail":
-        said = [f"{data.location}: {len(names):,} {what}: {shorten(names)}" for what, names in faults.items()]
-        lost = set(faults.get(labels.LOST, []))
-        ends = sorted(Path(image).suffix for image in images if Path(image).stem in lost)
-        if ends:
-            said.append(f"{data.labels} gives file names without their extension: add {ends[0]} to them")
-        raise PipelineError("\n".join([*said, "Fix the source, or leave these images out: data.on_bad_image: drop"]))
+        stems = set(faults.get(labels.LABELS_WITHOUT_IMAGE, []))
+        extensions = sorted(Path(image).suffix for image in images if Path(image).stem in stems)
+        raise PipelineError(messages.bad_images(data, faults, extensions[0] if extensions else None))
     if data.patient_tag and data.dicom.patient == "hash":
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
-    sides = labels.sides({file: name for file, name in classes.items() if file not in bad}, data)
-    left_out = Counter(name for name in classes.values() if name not in sides)
+    label_of = labels.class_to_label({file: name for file, name in classes.items() if file not in bad}, data)
+    left_out = Counter(name for name in classes.values() if name not in label_of)
     table = pd.DataFrame(
         {
             "file": kept,
-            "label": [sides[classes[file]] for file in kept],
+            "label": [label_of[classes[file]] for file in kept],
             "patient": pd.array([patients.get(file) for file in kept], dtype="string"),
             "class": [classes[file] for file in kept],
         }
     )
     if data.groups:
-        table = grouping.table(table, labels.grouped(kept, rows, data, tags), data.grouping)
-    table = _frames_apart(table, frames).sort_values("file", ignore_index=True)
-    known = {"licence": _licence(others, base)} | known
+        table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping)
+    table = _split_frames(table, frames).sort_values("file", ignore_index=True)
+    origin = {"licence": _find_licence(others, base)} | origin
     dropped = {what: len(names) for what, names in faults.items()}
-    provenance = _provenance(data, table, known, len(others), dropped, left_out)
-    listed = labels.listed(table, base, folder, data, root)
+    provenance = _provenance(data, table, origin, len(others), dropped, left_out)
+    listed = labels.read_lists(table, base, folder, data, root)
     groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
-    return Raw(table[tables.LABELS], listed, groups, lambda file: _content(base, file, frames), provenance)
+    return Raw(table[tables.LABELS], listed, groups, lambda file: _read_content(base, file, frames), provenance)
 
 
-def _headers(
+def _read_headers(
     base: Path, images: list[str], data: Data, faults: dict[str, list[str]]
 ) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
     """Of each DICOM file, the number of its frames, and the tags that ``data`` names. Those that are no image, or have
@@ -139,19 +130,19 @@ def _headers(
     for file in images:
         if Path(file).suffix.lower() not in IMAGES:
             try:
-                frames[file], tags[file] = dicom.header(base / file, data.tags())
-            except Unreadable as reason:
+                frames[file], tags[file] = dicom.read_header(base / file, data.tags())
+            except DecodeError as reason:
                 faults.setdefault(f"files that can't be read ({reason})", []).append(file)
     faults["DICOM files without an image"] = [file for file, count in frames.items() if not count]
     if data.dicom.frames == "fail":
         faults[several] = [file for file, count in frames.items() if count > 1]
     for name in data.tags():
-        if not dicom.known(name):
-            raise PipelineError(f"data.labels, data.patient or data.groups: DICOM has no tag with the keyword {name!r}")
+        if not dicom.is_keyword(name):
+            raise PipelineError(messages.unknown_tag(name))
     return frames, tags
 
 
-def _frames_apart(table: pd.DataFrame, frames: dict[str, int]) -> pd.DataFrame:
+def _split_frames(table: pd.DataFrame, frames: dict[str, int]) -> pd.DataFrame:
     """One row for each frame instead of each file of several: FILE#0001, FILE#0002, ..."""
     counts = table["file"].map(frames).fillna(1).astype(int)
     if not (counts > 1).any():
@@ -159,39 +150,39 @@ def _frames_apart(table: pd.DataFrame, frames: dict[str, int]) -> pd.DataFrame:
     rows = table.loc[table.index.repeat(counts)]
     number = rows.groupby("file").cumcount() + 1
     several = counts.loc[rows.index] > 1
-    named = rows["file"] + [f"#{one:04d}" for one in number]
-    return rows.assign(file=rows["file"].where(~several, named)).reset_index(drop=True)
+    frame_names = rows["file"] + [f"#{frame:04d}" for frame in number]
+    return rows.assign(file=rows["file"].where(~several, frame_names)).reset_index(drop=True)
 
 
-def _content(base: Path, file: str, frames: dict[str, int]) -> bytes:
+def _read_content(base: Path, file: str, frames: dict[str, int]) -> bytes:
     """The bytes of an image; of a DICOM file, without the tags that it does not need."""
-    whole, _, number = file.rpartition("#")
+    path, _, number = file.rpartition("#")
     try:
-        if frames.get(whole, 1) > 1 and file not in frames:
-            return dicom.stripped((base / whole).read_bytes(), int(number))
+        if frames.get(path, 1) > 1 and file not in frames:
+            return dicom.deidentify((base / path).read_bytes(), int(number))
         content = (base / file).read_bytes()
-        return dicom.stripped(content, None) if file in frames else content
-    except Unreadable as reason:
-        raise PipelineError(f"{base / file}: {reason}. Remove the file from the source") from None
+        return dicom.deidentify(content, None) if file in frames else content
+    except DecodeError as reason:
+        raise PipelineError(messages.undecodable_file(base / file, reason)) from None
 
 
-def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
-    made = data.phantom
+def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
+    cfg = data.phantom
     # Keep the images on disk until they are packed: large numbers of phantoms do not fit into memory.
-    pixels = np.lib.format.open_memmap(scratch / "pixels.npy", "w+", np.uint8, (made.images, made.side, made.side, 3))
+    pixels = np.lib.format.open_memmap(scratch / "pixels.npy", "w+", np.uint8, (cfg.images, cfg.side, cfg.side, 3))
     files.reserve(scratch / "pixels.npy")
     drawn = []
-    for row, patch in enumerate(phantom.draw(made.images, made.patients, made.side, seed)):
+    for row, patch in enumerate(phantom.draw(cfg.images, cfg.patients, cfg.side, seed)):
         pixels[row] = patch.pixels
         drawn.append((patch.name, patch.label, patch.patient, str(patch.label)))
     place = {name: row for row, (name, *_) in enumerate(drawn)}
     table = tables.frame(sorted(drawn), tables.LABELS)
 
     def content(file: str) -> bytes:
-        written = io.BytesIO()
+        buffer = io.BytesIO()
         # BMP is not compressed. The bytes of a PNG would depend on the version of zlib.
-        Image.fromarray(pixels[place[file]]).save(written, "BMP")
-        return written.getvalue()
+        Image.fromarray(pixels[place[file]]).save(buffer, "BMP")
+        return buffer.getvalue()
 
     licence = {"licence": "none: synthetic images, drawn by stages/core/images/phantom.py"}
     provenance = _provenance(data, table, licence, other_files=0, dropped={}, left_out={})
@@ -201,21 +192,21 @@ def _phantom(data: Data, seed: int, scratch: Path) -> Raw:
 def _provenance(
     data: Data,
     table: pd.DataFrame,
-    known: dict[str, Any],
+    origin: dict[str, Any],
     other_files: int,
     dropped: dict[str, int],
     left_out: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The origin of the images; ``known`` can contain version, sha256 and licence; ``left_out`` has the number of
-    images of each class that is neither positive nor negative."""
+    """The content of provenance.json. ``origin`` can contain version, sha256 and licence; ``left_out`` has the number
+    of images of each class that is neither positive nor negative."""
     counts = tables.counts(table)
     return {
         "source": data.source,
         "synthetic": data.source == "phantom",
         "location": web.public(data.location) if data.location else None,
-        "version": known.get("version"),
-        "sha256": known.get("sha256"),
-        "licence": known.get("licence"),
+        "version": origin.get("version"),
+        "sha256": origin.get("sha256"),
+        "licence": origin.get("licence"),
         "images": counts["images"],
         "positives": counts["positives"],
         "patients": counts["patients"],
@@ -226,21 +217,17 @@ def _provenance(
     }
 
 
-def _kaggle(location: str) -> tuple[Path, dict[str, Any]]:
+def _download_kaggle(location: str) -> tuple[Path, dict[str, Any]]:
     import kagglehub  # takes two seconds to import
 
     try:
         folder = Path(kagglehub.dataset_download(location))
     except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
-        reason = str(error).strip().partition("\n")[0].partition(" (Caused by")[0]
-        raise PipelineError(
-            f"Kaggle's data set {location} can't be downloaded ({type(error).__name__}: {reason}). "
-            "Without a network: download it elsewhere, and use data.source: archive"
-        ) from None
+        raise PipelineError(messages.kaggle_failed(location, error)) from None
     return folder, {"version": folder.name if folder.parent.name == "versions" else None}
 
 
-def _licence(others: list[str], base: Path) -> str | None:
+def _find_licence(others: list[str], base: Path) -> str | None:
     for file in others:
         if re.fullmatch(r"licen[cs]e(\.(txt|md))?", file, re.IGNORECASE):
             lines = (base / file).read_text(encoding="utf-8", errors="replace").split("\n")

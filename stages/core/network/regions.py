@@ -1,7 +1,7 @@
 """Find the region of an image that decided its class: Grad-CAM (Selvaraju et al. 2017, ICCV), computed by captum, and
 averaged over the members of the ensemble."""
 
-from core.images import sheets
+from core.images import contact_sheets
 from core.network.ensemble import Ensemble
 from core.network.networks import Classifier
 
@@ -81,7 +81,7 @@ def gallery(
     example = torch.zeros(1, images.shape[3], *images.shape[1:3], device=device)
     found = layers(ensemble.eval(), example)
     if found is None:
-        return sheets.save("No regions: this network has no map of 4 x 4 or more", [], path, synthetic)
+        return contact_sheets.save("No regions: this network has no map of 4 x 4 or more", [], path, synthetic)
     modules, side = found
     called = chosen["probability"].to_numpy() >= threshold
     heat = maps(ensemble, modules, shown, called) if len(chosen) else np.empty((0, side, side))
@@ -94,9 +94,9 @@ def gallery(
             tiles += [shown[place], laid_over(shown[place], heat[place])]
             captions.append(f"label {entry['label']}, probability {entry['probability']:.2f}")
             captions.append(entry["file"].rpartition("/")[2])
-        rows.append(sheets.Row(f"{start + 1} to {start + len(tiles) // 2}", tiles, captions))
+        rows.append(contact_sheets.Row(f"{start + 1} to {start + len(tiles) // 2}", tiles, captions))
     title = f"Worst mistakes of the test set; bright: what argued for the class called (Grad-CAM, {side} x {side})"
-    return sheets.save(title, rows, path, synthetic)
+    return contact_sheets.save(title, rows, path, synthetic)
 
 
 def laid_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
