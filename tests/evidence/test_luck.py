@@ -98,7 +98,7 @@ def test_one_network_has_no_interval_of_the_recipe_and_says_why():
         "reason": "the seed variance of one network is unknown: set train.ensemble_size to 3 or more",
     }  # fmt: skip
     block = {"roc_auc": entry}
-    assert "how far off is not known: one network shows nothing" in verdict._luck(block)[0]
+    assert "how different is unknown: the seed variance of one network" in verdict._seed_variance(block)[0]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_verdict_says_how_much_of_the_doubt_is_luck_and_what_would_lower_it(
             "recipe": {"ci_low": 0.6, "ci_high": 0.95, "seed_variance_share": share},
         }
     }
-    (said,) = verdict._luck(block)
+    (said,) = verdict._seed_variance(block)
     assert (
         "ROC AUC 0.600 to 0.950" in said
         and f"{100 * share:.0f} % of this uncertainty comes from the random seed" in said

@@ -95,7 +95,7 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert accuracy.pop("recipe") == unknown | {"reason": luck.ALONE}
     assert accuracy == {"value": 1.0, "ci_low": pytest.approx(0.158114, abs=1e-6), "ci_high": 1.0}
     alone = {"value": 1.0, "ci_low": None, "ci_high": None, "recipe": unknown}
-    reason = "no interval: it rests on one patient, or on one group of copies"
+    reason = "no interval: it depends on one patient, or on one set of copies"
     assert blocks["test"]["sensitivity"] == alone | {"reason": reason}
     assert blocks["test_unseen"]["images"] == 0
     assert blocks["test_unseen"]["roc_auc"] == alone | {"value": None, "reason": "no image"}
@@ -196,4 +196,4 @@ def test_each_original_class_has_its_errors_counted_by_hand():
     }  # fmt: skip
     assert found["normal"]["quartiles"] == pytest.approx([0.475, 0.55, 0.625])
     assert found["cancer"]["accuracy"]["value"] == 0.5 and found["cancer"]["accuracy"]["ci_low"] is not None
-    assert found["cyst"]["accuracy"]["reason"] == "no interval: it rests on one patient, or on one group of copies"
+    assert found["cyst"]["accuracy"]["reason"] == "no interval: it depends on one patient, or on one set of copies"
