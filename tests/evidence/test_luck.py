@@ -118,7 +118,7 @@ def test_the_verdict_says_how_much_of_the_doubt_is_luck_and_what_would_lower_it(
         "ROC AUC 0.600 to 0.950" in said
         and f"{100 * share:.0f} % of this uncertainty comes from the random seed" in said
     )
-    assert f"tested: {remedy} would lower it most" in said
+    assert f"the choice of test patients: {remedy} would reduce it most" in said
 
 
 @pytest.mark.long
