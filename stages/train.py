@@ -8,7 +8,7 @@ Alone   python stages/train.py
 
 import sys
 
-from core.network import devices, inference, members, novelty, ranks
+from core.network import devices, inference, members, messages, novelty, progress, ranks
 from core.network.ensemble import Ensemble
 from core.network.members import Listener, Plan
 from core.network.state import Epoch, Fitted
@@ -59,15 +59,14 @@ def main() -> None:
     begun = provenance.fingerprint(provenance.inputs("train"))
     plan = Plan(chosen.model, rules, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
     with ranks.joined(device, minutes) as together:
-        together.agree(begun, "Parameters, data or code")
+        together.agree(begun)
         if together.rank > 0:
             with entrypoint.postponed() as stop:
                 members.train(plan, Listener(stop=stop), together)
             return
         ensemble = Ensemble([members.built(plan, number) for number in range(rules.ensemble_size)])
         parameters = sum(parameter.numel() for parameter in ensemble.members[0].parameters())
-        count = f"{rules.ensemble_size} networks of " if rules.ensemble_size > 1 else ""
-        print(f"{chosen.model.backbone}: {count}{parameters:,} parameters, {len(rows['train']):,} images to train on")
+        print(messages.start(chosen.model.backbone, rules.ensemble_size, parameters, len(rows["train"])))
         print(devices.promise(rules, device))
         made = provenance.fingerprint(provenance.machine())
         with members.opened(files.root() / ".checkpoints", begun, made, ensemble, seeds) as stores:
@@ -91,12 +90,12 @@ def main() -> None:
             for store in stores:
                 store.clear()
         for number, one in enumerate(fitted):
-            print(f"{members.name(plan, number)}kept {one.kept.line()}")
+            print(f"{members.name(plan, number)}{messages.best_epoch(one.kept)}")
 
 
 def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
-    bar = members.Bar(len(plan.seeds) * plan.chosen.epochs * len(plan.rows["train"]))
+    bar = progress.Bar(len(plan.seeds) * plan.chosen.epochs * len(plan.rows["train"]))
     with entrypoint.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
 
         def log(epoch: Epoch) -> None:
@@ -110,7 +109,7 @@ def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
         def report(number: int, epoch: Epoch) -> None:
             means.report(number, epoch)
             if not sys.stderr.isatty():
-                print(f"{members.name(plan, number)}{epoch.line()}", flush=True)
+                print(f"{members.name(plan, number)}{messages.epoch(epoch)}", flush=True)
 
         fitted = members.train(plan, Listener(report, bar.seen, stop), together)
         means.end()

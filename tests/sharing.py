@@ -44,7 +44,7 @@ def main() -> None:
 
     training.Training.validate = keeping
     with ranks.joined(torch.device("cpu"), minutes=1) as together:
-        together.agree(str(together.rank if fault == ["differ"] else 0), "Parameters, data or code")
+        together.agree(str(together.rank if fault == ["differ"] else 0))
         fitted = training.fit(
             classifier, training.Data(images, labels, rows), rules, 1, training.Watch(report), ranks=together
         )

@@ -9,7 +9,7 @@ from core.pipeline.errors import PipelineError
 import pytest
 import torch
 
-import house
+import layers
 
 MODES = ("everywhere", "machine", "none")
 
@@ -52,7 +52,7 @@ def test_equal_bytes_everywhere_are_the_default_and_can_be_given_up(monkeypatch,
 def in_process(code: str) -> str:
     """What Python code prints in a process of its own, since torch chooses and imports once."""
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=layers.STAGES, capture_output=True, text=True, check=True
     ).stdout
 
 

@@ -3,7 +3,7 @@ import math
 import random
 import re
 
-from core.network import batches, checkpoints, devices, inference, members, networks, training
+from core.network import batches, checkpoints, devices, inference, networks, progress, training
 from core.network.ensemble import Ensemble
 from core.network.optimiser import NAdam
 from core.pipeline.errors import Interrupted, PipelineError
@@ -199,14 +199,14 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_loss_images_per_second_and_time_left(chosen, data, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
-    bar = members.Bar(64)
+    bar = progress.Bar(64)
     fit(chosen, data, epochs=2, seen=bar.seen)
     bar.close()
     assert re.search(r"\d+/64 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, epoch [12]/2, loss \d\.\d+", screen.getvalue())
 
 
 def test_what_is_no_terminal_gets_no_bar(chosen, data, capsys):
-    bar = members.Bar(32)
+    bar = progress.Bar(32)
     fit(chosen, data, epochs=1, seen=bar.seen)
     bar.close()
     assert capsys.readouterr().err == ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from core.network import messages
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -103,7 +104,7 @@ def augment(
         images = _turn(images, chosen.geometry, turns.to(images.device))
     if chosen.stain:
         if images.shape[1] != 3:
-            raise PipelineError("train.augment.stain is for colour images, but these images are grey: set it to 0")
+            raise PipelineError(messages.STAIN_NEEDS_COLOUR)
         images = _restain(images, factors(chosen.stain, 3))
     if chosen.contrast:
         middle = images.mean(dim=(1, 2, 3), keepdim=True)

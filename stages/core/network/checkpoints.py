@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from core.network import messages
 from core.pipeline import files
-from core.pipeline.text import shorten
 
 import torch
 from safetensors.torch import load, save
@@ -50,11 +50,7 @@ class Store:
             if found is not None:
                 return found
             path.rename(path.with_name(f"damaged-{path.name}"))
-            print(
-                f"{path} is damaged: renamed to damaged-{path.name}; using the checkpoint before it",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(messages.damaged_checkpoint(path), file=sys.stderr, flush=True)
         return None
 
     def save(self, epoch: int, step: int, checkpoint: Checkpoint) -> None:
@@ -90,11 +86,7 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
     folder, lock = _claim(root, name)
     others = [path for path in root.glob(f"{fingerprint[:32]}-*") if not path.name.startswith(name)]
     if others:
-        print(
-            "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
-            f"{shorten([str(path) for path in others])}",
-            file=sys.stderr,
-        )
+        print(messages.checkpoints_of_other_machines(others), file=sys.stderr)
     store = Store(folder)
     for path in folder.glob(".*"):  # unfinished files of a killed process
         path.unlink()

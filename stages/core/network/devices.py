@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from core.network import messages
 from core.pipeline import pins
 from core.pipeline.errors import PipelineError
 
@@ -28,11 +29,9 @@ def choose(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise PipelineError(f"the device is {name!r}, but must be auto, cpu, cuda, or one GPU such as cuda:1") from None
+        raise PipelineError(messages.unknown_device(name)) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise PipelineError(
-            f"train.device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use auto or cpu"
-        )
+        raise PipelineError(messages.no_such_gpu(name, torch.cuda.device_count()))
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # the provenance names the GPU only if CUDA is initialised
@@ -52,36 +51,27 @@ def autocast(name: str, device: torch.device) -> torch.autocast:
 
 
 def check(chosen: Train, device: torch.device) -> None:
-    """Raise PipelineError if the parameters ask for equal bytes everywhere, and for something that rounds differently on each
-    processor."""
+    """Raise PipelineError if the parameters ask for equal bytes everywhere, and for something that rounds differently
+    on each processor."""
     if chosen.reproducible == "everywhere" and device.type == "cpu":
         for what in ("compile", "precision"):
             if (value := getattr(chosen, what)) in (True, "bf16"):
-                raise PipelineError(
-                    f"train.{what} = {value} on a CPU gives other bytes on other processors: set it to auto, or "
-                    "train.reproducible to machine"
-                )
+                raise PipelineError(messages.rounds_differently(what, value))
 
 
 def promise(chosen: Train, device: torch.device) -> str:
     """On which machines the same run gives the same bytes, for ``train.reproducible``."""
     if chosen.reproducible == "none":
-        return "Two runs give different bytes, because train.reproducible is none"
+        return messages.NOT_DETERMINISTIC
     if device.type == "cuda":
-        return f"Equal bytes are promised on the same model of GPU only ({torch.cuda.get_device_name(device)})"
+        return messages.same_on_this_gpu(torch.cuda.get_device_name(device))
     if chosen.reproducible == "machine":
-        return "Equal bytes are promised on this machine only, because train.reproducible is machine"
+        return messages.SAME_ON_THIS_MACHINE
     if not pins.has_avx2():
-        return (
-            "This processor is not an x86-64 with AVX2: figures agree with those of other machines within the "
-            "tolerance in gates.yaml only"
-        )
+        return messages.NO_AVX2
     if not pins.held():
-        return (
-            "Equal bytes are promised on this machine only, because model.backbone takes square roots in float32, "
-            "which round differently on each processor"
-        )
-    return f"Equal bytes are promised on {pins.CONTRACT}, with any number of cores"
+        return messages.SQUARE_ROOTS
+    return messages.same_on_processors(pins.CONTRACT)
 
 
 def compiles(chosen: Train, images: int, device: torch.device) -> bool:
@@ -101,9 +91,7 @@ def compiles(chosen: Train, images: int, device: torch.device) -> bool:
     except Exception as error:  # each part of the compiler has its own exceptions
         if chosen.compile == "auto":
             return False
-        needed = "a C++ compiler (Debian, Ubuntu: apt install g++)" if device.type == "cpu" else "Triton"
-        reason = str(error).strip().splitlines()[0]
-        raise PipelineError(f"train.compile is true, but compiling needs {needed}: {reason}") from None
+        raise PipelineError(messages.cannot_compile(device.type, error)) from None
     return True
 
 
@@ -130,4 +118,4 @@ def memory(remedy: str) -> Iterator[None]:
     except RuntimeError as error:  # includes OutOfMemoryError; the CPU has no specific exception
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise PipelineError(f"Not enough memory: {remedy}. ({str(error).splitlines()[0]})") from None
+        raise PipelineError(messages.out_of_memory(remedy, error)) from None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from core.network import pretrained
+from core.network import messages, pretrained
 from core.network.networks import Classifier
 from core.pipeline.errors import PipelineError
 
@@ -62,5 +62,5 @@ def restore(weights: str | Path, description: dict[str, Any]) -> Ensemble:
     try:
         found.load_state_dict(pretrained.read(Path(weights)))
     except RuntimeError as error:
-        raise PipelineError(f"{weights} does not fit its model.json: {str(error).splitlines()[-1].strip()}") from None
+        raise PipelineError(messages.wrong_weights(weights, error)) from None
     return found

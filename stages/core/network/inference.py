@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from core.network import devices
+from core.network import devices, messages
 from core.network.batches import Pixels
 from core.network.ensemble import Ensemble
 
@@ -44,7 +44,7 @@ def score(
 def probabilities(ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """Each member's probability of the positive class for the images at ``rows``: float64 (len(rows), members). They
     are computed in fp32."""
-    with devices.memory("set train.device to cpu, or lower prepare.image_size"):
+    with devices.memory(messages.LOWER_IMAGE_SIZE):
         logits = score(ensemble.to(device), Pixels(images, device), rows, nullcontext(), ensemble.each)
     return torch.sigmoid(logits.double()).numpy()
 
@@ -53,7 +53,7 @@ def features(
     ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """As ``probabilities``, and the features of the images (Ensemble.with_features): float32 (len(rows), F)."""
-    with devices.memory("set train.device to cpu, or lower prepare.image_size"):
+    with devices.memory(messages.LOWER_IMAGE_SIZE):
         found = score(ensemble.to(device), Pixels(images, device), rows, nullcontext(), ensemble.with_features)
     count = len(ensemble.members)
     return torch.sigmoid(found[:, :count].double()).numpy(), found[:, count:].numpy()

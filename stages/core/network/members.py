@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core.network import checkpoints, devices, networks, ranks, training
+from core.network import checkpoints, devices, messages, networks, ranks, training
 from core.network.checkpoints import Store
 from core.network.ensemble import Ensemble
 from core.network.networks import Classifier
@@ -33,14 +33,12 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load, save
-from tqdm import tqdm
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.schemas.model import Model
     from core.pipeline.schemas.train import Train
 
 OFTEN = 0.1  # seconds between two reports of a process on its progress
-STOPPED = f"training stopped. {training.KEPT}"
 
 
 class Plan(NamedTuple):
@@ -74,7 +72,7 @@ def seeds(seed: int, count: int) -> list[int]:
 
 def name(plan: Plan, number: int) -> str:
     """How messages name a member: "member 2: ", or "" if it is the only one."""
-    return f"member {number + 1}: " if len(plan.seeds) > 1 else ""
+    return messages.member(number, len(plan.seeds))
 
 
 def built(plan: Plan, number: int) -> Classifier:
@@ -179,12 +177,7 @@ class _Workers:
         except (EOFError, ConnectionResetError):
             process.join()
             del self.busy[pipe]
-            self.failed.append(
-                PipelineError(
-                    f"The process that trained member {number + 1} ended with exit status {process.exitcode} (-9: it "
-                    "was killed, perhaps because memory ran out). Checkpoints are kept: run the same command again"
-                )
-            )
+            self.failed.append(PipelineError(messages.process_ended(number, process.exitcode)))
             return
         if kind == "seen":
             self.listener.seen(*content)
@@ -217,7 +210,7 @@ def _told(plan: Plan, member: int, throttled: _Throttled) -> tuple[str, Any]:
         throttled.flush()
         return "fitted", (save(fitted.state), tuple(fitted.kept), fitted.epochs, fitted.stopped_early)
     except Interrupted:
-        return "failed", Interrupted(STOPPED)
+        return "failed", Interrupted(messages.STOPPED)
     except (PipelineError, OSError, MemoryError) as error:
         return "failed", error
     except Exception:
@@ -271,25 +264,6 @@ class Means:
         rows = [epochs[self.logged][1:] for epochs in self.epochs if len(epochs) > self.logged]
         self.logged += 1
         self.log(Epoch(self.logged, *np.mean(rows, axis=0).tolist()))
-
-
-class Bar:
-    """A progress bar for all members together, shown only in a terminal. It starts with the first images, because its
-    thread must not run when processes are forked."""
-
-    def __init__(self, images: int) -> None:
-        self.images = images
-        self.shown: Any = None
-
-    def seen(self, images: int, text: str) -> None:
-        if self.shown is None:
-            self.shown = tqdm(total=self.images, unit=" images", disable=None, smoothing=0.05, leave=True)
-        self.shown.set_postfix_str(text, refresh=False)
-        self.shown.update(images)
-
-    def close(self) -> None:
-        if self.shown is not None:
-            self.shown.close()
 
 
 def summarise(fitted: list[Fitted], seeds: list[int]) -> dict[str, Any]:

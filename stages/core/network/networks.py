@@ -1,17 +1,15 @@
 """Classification networks of torchvision and timm with one logit, untrained or with verified pretrained weights."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.network import pretrained
+from core.network import messages, pretrained
 from core.network.pretrained import TIMM
 from core.network.vision import torchvision
 from core.pipeline import pins
 from core.pipeline.errors import PipelineError
-from core.pipeline.text import shorten
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +26,8 @@ class Classifier(nn.Module):
     ``forward`` takes (B, C, H, W) with C 1 or 3, either uint8 or float in [0, 1], and returns float32 (B,).
     Grey images have one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are the values that the backbone
     was trained with; by default those of its library. ``arguments`` are passed to timm, for a network that differs
-    from timm's default. ``description`` contains everything that is needed to build the network again. Raises PipelineError
-    if the network does not exist or can't take images of this size.
+    from timm's default. ``description`` contains everything that is needed to build the network again. Raises
+    PipelineError if the network does not exist or can't take images of this size.
     """
 
     mean: Tensor
@@ -60,11 +58,9 @@ class Classifier(nn.Module):
                 found = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
         except (RuntimeError, AssertionError) as error:  # timm uses assert
             reason = str(error).splitlines()[0]
-            raise PipelineError(
-                f"model.backbone {backbone} can't take prepare.image_size {image_size}: {reason}"
-            ) from None
+            raise PipelineError(messages.wrong_image_size(backbone, image_size, reason)) from None
         if found.shape != (1,):
-            raise PipelineError(f"model.backbone {backbone} has several heads, or no head: choose another backbone")
+            raise PipelineError(messages.not_one_logit(backbone))
         self.train()
 
     @property
@@ -132,9 +128,9 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
     if weights == "imagenet" and not backbone.startswith(TIMM):
         state, name = pretrained.imagenet(backbone), "ImageNet"
     elif weights == "packaged":
-        state, name = pretrained.packaged(backbone, classifier.network), "the package's file"
+        state, name = pretrained.packaged(backbone, classifier.network), messages.OF_PACKAGE
     elif file is None:
-        state, name = pretrained.hub(backbone, weights), "the hub's file"
+        state, name = pretrained.hub(backbone, weights), messages.OF_HUB
     else:
         state, name = pretrained.read(file), weights
     own, first = classifier.state_dict(), "members.0."
@@ -146,35 +142,23 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
         state = {key: value for key, value in state.items() if not key.startswith(f"network.{path}.")}
         foreign = sorted(key.removeprefix("network.") for key in state.keys() - own.keys())
         if foreign:
-            raise PipelineError(
-                f"model.weights: {name} is not for {backbone}: it has {foreign[0]}{_others(foreign)}, which {backbone} "
-                "does not have"
-            )
+            raise PipelineError(messages.foreign_layers(name, backbone, foreign))
         state |= {key: value for key, value in own.items() if key.startswith(f"network.{path}.")}
     missing = sorted(own.keys() - state.keys())
     if missing:
-        raise PipelineError(f"model.weights: {name} is not for {backbone}: it lacks {missing[0]}{_others(missing)}")
+        raise PipelineError(messages.missing_layers(name, backbone, missing))
     for key, value in own.items():
         if state[key].shape != value.shape:
-            raise PipelineError(
-                f"model.weights: {name} does not fit {backbone} at prepare.image_size {image_size}: "
-                f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-            )
+            raise PipelineError(messages.wrong_shape(name, backbone, image_size, key, state[key].shape, value.shape))
     classifier.load_state_dict(state)
     return classifier
-
-
-def _others(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
     if backbone.startswith(TIMM):
         return _of_timm(backbone, image_size, arguments)
     if backbone not in backbones():
-        raise PipelineError(
-            f"model.backbone is {backbone!r}, which torchvision does not have: {_known(backbone, backbones())}"
-        )
+        raise PipelineError(messages.unknown_backbone(backbone, "torchvision", backbone, backbones()))
     special: dict[str, Any] = {}
     if backbone.startswith("vit_"):
         special = {"image_size": image_size}
@@ -185,14 +169,8 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
     try:
         network: nn.Module = torchvision.models.get_model(backbone, weights=None, **special)
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise PipelineError(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {error}") from None
+        raise PipelineError(messages.wrong_image_size(backbone, image_size, error)) from None
     return network
-
-
-def _known(name: str, names: list[str]) -> str:
-    """Names similar to ``name``, or else some of ``names``."""
-    similar = difflib.get_close_matches(name, names, 5)
-    return f"similar names are {', '.join(similar)}" if similar else f"available are {shorten(names, 10)}"
 
 
 def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
@@ -200,9 +178,7 @@ def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
 
     name = backbone.removeprefix(TIMM)
     if not timm.is_model(name):
-        raise PipelineError(
-            f"model.backbone is {backbone!r}, which timm does not have: {_known(name, timm.list_models())}"
-        )
+        raise PipelineError(messages.unknown_backbone(backbone, "timm", name, timm.list_models()))
     # Networks for one fixed size are built for this size instead; the others take any size.
     published = timm.models.get_pretrained_cfg(name)
     sized: dict[str, Any] = {"img_size": image_size} if published and published.fixed_input_size else {}
@@ -212,10 +188,7 @@ def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, **made)
     except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
-        given = f" with {', '.join(arguments)} of config.json" if arguments else ""
-        raise PipelineError(
-            f"model.backbone {backbone} can't take prepare.image_size {image_size}{given}: {error}"
-        ) from None
+        raise PipelineError(messages.wrong_image_size(backbone, image_size, error, list(arguments))) from None
     return network
 
 
@@ -227,9 +200,7 @@ def _replace_head(network: nn.Module, head: str) -> str:
         if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
     ]
     if not layers:
-        raise PipelineError(
-            "model.backbone has no layer of classes that the new head can replace: choose another backbone"
-        )
+        raise PipelineError(messages.NO_CLASS_LAYER)
     path = layers[-1]
     old = network.get_submodule(path)
     last: nn.Module

@@ -15,10 +15,6 @@ import torch
 
 K = 5
 KNOWN = 0.95
-MEANING = (
-    f"farther from the training images than {100 * KNOWN:.0f} % of the validation images are; the larger the distance, "
-    "the less reliable the probability"
-)
 MOST = 4096  # images of train or val that are used, so that a model stays small
 LEAST = 1e-3  # deviation of a feature / mean deviation: rounding errors of a constant feature must not decide
 

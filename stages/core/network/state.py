@@ -30,12 +30,6 @@ class Epoch(NamedTuple):
     val_accuracy: float
     lr: float
 
-    def line(self) -> str:
-        return (
-            f"epoch {self.number}: train loss {self.train_loss:.4f}, accuracy {self.train_accuracy:.3f}; "
-            f"val loss {self.val_loss:.4f}, accuracy {self.val_accuracy:.3f}; lr {self.lr:g}"
-        )
-
 
 class Fitted(NamedTuple):
     """The weights of the kept epoch, on the CPU, and how the training went."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.network import batches, checkpoints, devices, inference
+from core.network import batches, checkpoints, devices, inference, messages
 from core.network.batches import Pixels
 from core.network.checkpoints import Store
 from core.network.networks import Classifier
@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.schemas.train import Train
 
 LOOKED_AFTER = 50  # steps between checks that loss and weights are finite
-KEPT = "Its state is kept. Run the same command again to resume, or dvc repro --force to start from the beginning"
-LOST = "Its state is lost, because this training writes no checkpoints"
 HEEDED_AFTER = 8  # steps: several processes must stop or write a checkpoint at the same step
 
 
@@ -71,17 +69,13 @@ def fit(
 
     If ``store`` has a checkpoint, training resumes from it and gives the same bytes as without an interruption. Several
     ``ranks`` share each batch, and all return the same; ``store`` and ``watch`` are those of the first rank. Raises
-    Interrupted if ``watch`` asks to stop. Raises PipelineError if the loss becomes NaN or infinite, if memory runs out, or
-    for fewer than two training images.
+    Interrupted if ``watch`` asks to stop. Raises PipelineError if the loss becomes NaN or infinite, if memory runs out,
+    or for fewer than two training images.
     """
     if len(data.rows["train"]) < 2:
-        raise PipelineError(
-            f"{len(data.rows['train'])} image to train on is too few: batch normalisation needs at least 2"
-        )
+        raise PipelineError(messages.too_few_images(len(data.rows["train"])))
     watch = watch or Watch()
-    with devices.memory(
-        f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or choose a smaller model.backbone"
-    ):
+    with devices.memory(messages.lower_batch_size(chosen.batch_size)):
         training = Training(classifier, data, chosen, seed, watch, store, ranks or Ranks())
         training.go_on()
         for epoch in training.state.epochs:
@@ -109,7 +103,6 @@ class Training:
         ranks: Ranks,
     ) -> None:
         self.chosen, self.rows, self.watch, self.store, self.ranks = chosen, data.rows, watch, store, ranks
-        self.remedy = f"lower train.lr ({chosen.lr:g}), or set train.grad_clip_norm to 1.0"
         device = self.device = devices.choose(chosen.device)
         self.cast = devices.autocast(chosen.precision, device)
         self.classifier = _placed(classifier, chosen, device, ranks)
@@ -174,7 +167,7 @@ class Training:
         if state.step % LOOKED_AFTER == 1:  # reading a loss makes the CPU wait for the GPU
             self.look()
             loss_now = float(self.ranks.sum(state.losses[state.step - 1])) / len(whole)
-            self.doing = f"{self.watch.name}epoch {len(state.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}"
+            self.doing = messages.progress(self.watch.name, len(state.epochs) + 1, self.chosen.epochs, loss_now)
 
     def look(self) -> None:
         """Raise PipelineError if a loss or a weight is NaN or infinite."""
@@ -183,10 +176,8 @@ class Training:
         if len(bad) or not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
             at = int(bad[0]) + 1 if len(bad) else state.step
             kept = self.ranks.any(bool(self.store and self.store.paths()))
-            raise PipelineError(
-                f"{self.watch.name}At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the "
-                f"weights became NaN or infinite: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
-            )
+            place = len(state.epochs) + 1, at, len(state.order)
+            raise PipelineError(messages.not_finite(self.watch.name, *place, self.chosen.lr, kept))
 
     def validate(self) -> Epoch:
         """The figures of the epoch, after its last step. Each rank scores its share of the validation images."""
@@ -201,9 +192,7 @@ class Training:
         val_loss = float(binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight))
         number, images_each = len(state.epochs) + 1, len(self.rows["train"])
         if not math.isfinite(val_loss):
-            raise PipelineError(
-                f"{self.watch.name}The validation loss is {val_loss} after epoch {number}: {self.remedy}"
-            )
+            raise PipelineError(messages.val_loss_not_finite(self.watch.name, val_loss, number, self.chosen.lr))
         figures = [
             float(self.ranks.sum(state.losses).double().sum()) / images_each,
             float(self.ranks.sum(state.right)) / images_each,
@@ -233,19 +222,18 @@ class Training:
         if found is None:
             return
         if found.facts["compiled"] != self.compiled:
-            print("The checkpoint is not used: a compiler was added or removed, so rounding differs", file=sys.stderr)
+            print(messages.COMPILER_CHANGED, file=sys.stderr)
             return
         self.state.restore(found, self.ranks)
         self.watch.seen(self.state.images_seen, "")
         if self.ranks.rank == 0:
-            at = f"epoch {len(self.state.epochs)}, step {self.state.step}"
-            print(f"{self.watch.name}Resuming after {at}. Epochs so far:", flush=True)
+            print(messages.resuming(self.watch.name, len(self.state.epochs), self.state.step), flush=True)
 
     def heed(self) -> None:
         """Raise Interrupted if a person asked the training to stop."""
         if self.ranks.any(self.watch.stop()):
-            at = f"epoch {len(self.state.epochs)}, step {self.state.step} of {len(self.state.order)}"
-            raise Interrupted(f"training stopped after {at}. {KEPT if self.store else LOST}")
+            place = len(self.state.epochs), self.state.step, len(self.state.order)
+            raise Interrupted(messages.stopped(*place, resumable=self.store is not None))
 
 
 def _placed(classifier: Classifier, chosen: Train, device: torch.device, ranks: Ranks) -> Classifier:
