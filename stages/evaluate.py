@@ -7,7 +7,7 @@ Alone   python stages/evaluate.py
 """
 
 from core.evidence import calibration, luck, metrics, planning, subgroups
-from core.network import devices, ensemble, inference, regions
+from core.network import devices, ensemble, gradcam, inference
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.device import Device
@@ -22,7 +22,7 @@ WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
-REGIONS = "plots/gradcam.png"
+GRADCAM = "plots/gradcam.png"
 
 
 class Params(Section):
@@ -59,7 +59,7 @@ def main() -> None:
     figures |= subgroups.summarise(fresh, every[every["split"].isin(["train", "val"])], threshold, chosen.seed)
     figures["planning"] = planning.plan(metrics.scores(fresh, threshold), chosen.seed)
     figures |= {"test_in_val": len(leakage.in_val(split)), "calibration": quality}
-    regions.gallery(classifiers, images, part["test"], threshold, REGIONS, figures["synthetic"])
+    gradcam.gallery(classifiers, images, part["test"], threshold, GRADCAM, figures["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, figures)
     print(metrics.explain(figures))

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.audit import between
 from core.evidence import calibration, external, luck, metrics
 from core.images import decoder
-from core.network import devices, ensemble, inference, novelty, pretrained, regions
+from core.network import devices, ensemble, gradcam, inference, ood, pretrained
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section, Seed
@@ -31,11 +31,11 @@ FIRST_PREDICTIONS = "../data/predictions.csv"
 FIRST_METRICS = "../metrics/evaluate.json"
 WEIGHTS = "../models/model.safetensors"
 MODEL = "../models/model.json"
-NOVELTY = "../models/ood.safetensors"
+OOD = "../models/ood.safetensors"
 FIRST_PARAMS = "../params.yaml"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
-REGIONS = "plots/gradcam.png"
+GRADCAM = "plots/gradcam.png"
 
 
 class Params(Section):
@@ -79,7 +79,7 @@ def main() -> None:
     temperature = calibration.used(judged["calibration"])
     found["raw"] = each.mean(axis=1)
     found["probability"] = calibration.tempered(each.mean(axis=1), temperature)
-    found["ood"] = novelty.Novelty(**pretrained.read(Path(NOVELTY))).ratio(features) > 1
+    found["ood"] = ood.Detector(**pretrained.read(Path(OOD))).ood_score(features) > 1
     found = found.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
     found = found.join(tables.of_members(each))
 
@@ -89,7 +89,7 @@ def main() -> None:
     figures = {"synthetic": tables.is_synthetic(index), "common": common}
     figures |= external.judge(test, val, judged, first.evaluate.threshold, chosen.seed)
     fresh = metrics.unseen(test)
-    regions.gallery(classifiers, images, fresh, judged["threshold"], REGIONS, figures["synthetic"])
+    gradcam.gallery(classifiers, images, fresh, judged["threshold"], GRADCAM, figures["synthetic"])
     tables.write(found, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(found)])
     files.write_json(METRICS, figures)
     print(metrics.explain(figures))

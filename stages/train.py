@@ -8,7 +8,7 @@ Alone   python stages/train.py
 
 import sys
 
-from core.network import devices, inference, members, messages, novelty, progress, ranks
+from core.network import devices, inference, members, messages, ood, progress, ranks
 from core.network.ensemble import Ensemble
 from core.network.members import Listener, Plan
 from core.network.state import Epoch, Fitted
@@ -27,7 +27,7 @@ PREPARATION = "data/prepared/preparation.json"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
-NOVELTY = "models/ood.safetensors"
+OOD = "models/ood.safetensors"
 METRICS = "metrics/train.json"
 CURVES = "data/curves"
 
@@ -73,14 +73,14 @@ def main() -> None:
             fitted = train(plan._replace(stores=tuple(store.folder for store in stores)), together)
             for member, one in zip(ensemble.members, fitted, strict=True):
                 member.load_state_dict(one.state)
-            some = {part: novelty.some(rows[part], seeds[0]) for part in rows}
+            some = {part: ood.sample_rows(rows[part], seeds[0]) for part in rows}
             known = {part: inference.features(ensemble, images, some[part], device)[1] for part in rows}
             views = ensemble.views(known["train"].shape[1])
 
             synthetic = {"synthetic": tables.is_synthetic(split)}
             for path, tensors in (
                 (WEIGHTS, ensemble.contents()),
-                (NOVELTY, novelty.fit(**known, views=views)._asdict()),
+                (OOD, ood.fit(**known, views=views)._asdict()),
             ):
                 with files.whole(path) as unfinished:
                     unfinished.write_bytes(save(tensors))

@@ -97,7 +97,7 @@ def test_a_changed_parameter_makes_just_the_stages_stale_that_read_it(clone, key
     ("module", "expected"),
     [
         ("report/plots.py", ["report"]),
-        ("network/regions.py", ["evaluate"]),
+        ("network/gradcam.py", ["evaluate"]),
         ("commands/prediction.py", []),
         ("audit/copies.py", ["audit"]),
         ("network/state.py", ["train"]),
@@ -153,7 +153,7 @@ def test_every_figure_has_its_interval_and_the_verdict_says_what_stands_behind_i
     assert {"brier", "ece", "temperature", "applied"} <= set(figures["calibration"])
     said = (clone.folder / "metrics/verdict.md").read_text()
     assert "SYNTHETIC" in said and f"{figures['test']['patients']} patients" in said and "no medical device" in said
-    for sheet in ("regions", "audit/copies", "audit/conflicts", "audit/rejected"):
+    for sheet in ("gradcam", "audit/copies", "audit/conflicts", "audit/rejected"):
         assert Image.open(clone.folder / f"plots/{sheet}.png").width > 100
     assert not clone.run("git", "ls-files", "plots/audit", "plots/gradcam.png")
 

@@ -291,7 +291,7 @@ def connection_lost(rank: int | None, error: Exception) -> str:
     return f"Process {rank} lost the connection to another process: {reason}"
 
 
-# novelty
+# ood
 def out_of_distribution(share: float) -> str:
     """What it means for an image. ``share`` of the validation images is not out of distribution."""
     return (
