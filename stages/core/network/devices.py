@@ -69,7 +69,7 @@ def promise(chosen: Train, device: torch.device) -> str:
         return messages.SAME_ON_THIS_MACHINE
     if not pins.has_avx2():
         return messages.NO_AVX2
-    if not pins.held():
+    if not pins.is_pinned():
         return messages.SQUARE_ROOTS
     return messages.same_on_processors(pins.CONTRACT)
 
@@ -99,7 +99,7 @@ def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) ->
     """Make equal calls give equal bytes ``everywhere`` or on this ``machine`` with this number of CPU ``threads``; if
     ``reproducible`` is none, only equal random draws. To be called before torch's first operation."""
     if reproducible != "everywhere":
-        pins.release()
+        pins.unpin()
     torch.set_num_threads(threads)
     deterministic = reproducible != "none"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it, sums vary
