@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.network import members
-from core.network.ranks import Ranks
+from core.network.ranks import DistributedContext
 from core.pipeline.schemas import file
 
 import numpy as np
@@ -46,7 +46,7 @@ def seconds(backbone: str, count: int, workers: int, threads: int) -> float:
         plan = members.Plan(given.model.model_copy(update={"backbone": backbone}), chosen, list(range(count)), path,
                             random.randint(0, 2, images), rows, TOP)  # fmt: skip
         began = time.perf_counter()
-        members.train(plan, members.Listener(), Ranks())
+        members.train(plan, members.Listener(), DistributedContext())
         return time.perf_counter() - began
 
 

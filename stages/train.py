@@ -48,9 +48,9 @@ def main() -> None:
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
 
-    processes = ranks.wanted(rules.nproc_per_node, rules.device, rules.ensemble_size)
-    if ranks.number() is None and (processes > 1 or ranks.machines()):
-        ranks.launch(processes)
+    nproc = ranks.resolve_nproc(rules.nproc_per_node, rules.device, rules.ensemble_size)
+    if ranks.global_rank() is None and (nproc > 1 or ranks.multi_node()):
+        ranks.launch(nproc)
         sys.exit()  # the first process has written the outputs
 
     device = devices.choose(rules.device)
@@ -58,11 +58,11 @@ def main() -> None:
     seeds = members.seeds(params.either(rules.seed, chosen.seed), rules.ensemble_size)
     begun = provenance.fingerprint(provenance.inputs("train"))
     plan = Plan(chosen.model, rules, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
-    with ranks.joined(device, minutes) as together:
-        together.agree(begun)
-        if together.rank > 0:
+    with ranks.process_group(device, minutes) as dist:
+        dist.check_equal(begun)
+        if dist.rank > 0:
             with entrypoint.postponed() as stop:
-                members.train(plan, Listener(stop=stop), together)
+                members.train(plan, Listener(stop=stop), dist)
             return
         ensemble = Ensemble([members.built(plan, number) for number in range(rules.ensemble_size)])
         parameters = sum(parameter.numel() for parameter in ensemble.members[0].parameters())
@@ -70,7 +70,7 @@ def main() -> None:
         print(devices.promise(rules, device))
         made = provenance.fingerprint(provenance.machine())
         with members.opened(files.root() / ".checkpoints", begun, made, ensemble, seeds) as stores:
-            fitted = train(plan._replace(stores=tuple(store.folder for store in stores)), together)
+            fitted = train(plan._replace(stores=tuple(store.folder for store in stores)), dist)
             for member, one in zip(ensemble.members, fitted, strict=True):
                 member.load_state_dict(one.state)
             some = {part: ood.sample_rows(rows[part], seeds[0]) for part in rows}
@@ -93,7 +93,7 @@ def main() -> None:
             print(f"{members.name(plan, number)}{messages.best_epoch(one.kept)}")
 
 
-def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
+def train(plan: Plan, dist: ranks.DistributedContext) -> list[Fitted]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
     bar = progress.Bar(len(plan.seeds) * plan.chosen.epochs * len(plan.rows["train"]))
     with entrypoint.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
@@ -111,7 +111,7 @@ def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
             if not sys.stderr.isatty():
                 print(f"{members.name(plan, number)}{messages.epoch(epoch)}", flush=True)
 
-        fitted = members.train(plan, Listener(report, bar.seen, stop), together)
+        fitted = members.train(plan, Listener(report, bar.seen, stop), dist)
         means.end()
     bar.close()
     table = means.table(fitted)

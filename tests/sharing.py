@@ -39,17 +39,17 @@ def main() -> None:
     validate = training.Training.validate
 
     def keeping(self: training.Training) -> state.Epoch:
-        losses.append(self.ranks.sum(self.state.losses).tolist())
+        losses.append(self.dist.all_reduce(self.state.losses).tolist())
         return validate(self)
 
     training.Training.validate = keeping
-    with ranks.joined(torch.device("cpu"), minutes=1) as together:
-        together.agree(str(together.rank if fault == ["differ"] else 0))
+    with ranks.process_group(torch.device("cpu"), minutes=1) as dist:
+        dist.check_equal(str(dist.rank if fault == ["differ"] else 0))
         fitted = training.fit(
-            classifier, training.Data(images, labels, rows), rules, 1, training.Watch(report), ranks=together
+            classifier, training.Data(images, labels, rows), rules, 1, training.Watch(report), dist=dist
         )
         norms = [float(value.double().norm()) for value in fitted.state.values()]
-        Path(written).with_suffix(f".{together.rank}").write_text(json.dumps([losses, norms]))
+        Path(written).with_suffix(f".{dist.rank}").write_text(json.dumps([losses, norms]))
 
 
 main()

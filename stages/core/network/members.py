@@ -23,7 +23,7 @@ from core.network import checkpoints, devices, messages, networks, ranks, traini
 from core.network.checkpoints import Store
 from core.network.ensemble import Ensemble
 from core.network.networks import Classifier
-from core.network.ranks import Ranks
+from core.network.ranks import DistributedContext
 from core.network.state import Epoch, Fitted
 from core.network.training import Data, Watch
 from core.pipeline import files
@@ -105,16 +105,16 @@ def at_once(chosen: Train, device: torch.device) -> int:
     return max(1, len(os.sched_getaffinity(0)) // chosen.threads)
 
 
-def train(plan: Plan, listener: Listener, together: Ranks) -> list[Fitted]:
+def train(plan: Plan, listener: Listener, dist: DistributedContext) -> list[Fitted]:
     """Train all members. Raises Interrupted and PipelineError like training.fit. All ranks must call this."""
     count, device = len(plan.seeds), devices.choose(plan.chosen.device)
-    workers = 1 if together.count > 1 else min(count, at_once(plan.chosen, device))
+    workers = 1 if dist.world_size > 1 else min(count, at_once(plan.chosen, device))
     if workers > 1:
         return _Workers(plan, listener, workers, device).train()
-    return [_one(plan, number, listener, together) for number in range(count)]
+    return [_one(plan, number, listener, dist) for number in range(count)]
 
 
-def _one(plan: Plan, number: int, listener: Listener, together: Ranks) -> Fitted:
+def _one(plan: Plan, number: int, listener: Listener, dist: DistributedContext) -> Fitted:
     data = Data(files.read_array(plan.images), plan.labels, plan.rows)
     watch = Watch(
         lambda epoch: listener.report(number, epoch),
@@ -124,7 +124,7 @@ def _one(plan: Plan, number: int, listener: Listener, together: Ranks) -> Fitted
         plan.checkpoint_minutes,
     )
     store = Store(plan.stores[number]) if plan.stores else None  # only the first rank has any
-    return training.fit(built(plan, number), data, plan.chosen, plan.seeds[number], watch, store, together)
+    return training.fit(built(plan, number), data, plan.chosen, plan.seeds[number], watch, store, dist)
 
 
 class _Workers:
@@ -206,7 +206,7 @@ def _told(plan: Plan, member: int, throttled: _Throttled) -> tuple[str, Any]:
         listener = Listener(
             lambda number, epoch: throttled.pipe.send(("epoch", tuple(epoch))), throttled.seen, throttled.ending.is_set
         )
-        fitted = _one(plan, member, listener, Ranks())
+        fitted = _one(plan, member, listener, DistributedContext())
         throttled.flush()
         return "fitted", (save(fitted.state), tuple(fitted.kept), fitted.epochs, fitted.stopped_early)
     except Interrupted:

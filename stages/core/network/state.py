@@ -9,7 +9,7 @@ from core.network import batches
 from core.network.checkpoints import Checkpoint
 from core.network.networks import Classifier
 from core.network.optimiser import NAdam
-from core.network.ranks import Ranks
+from core.network.ranks import DistributedContext
 
 import numpy as np
 import torch
@@ -121,12 +121,12 @@ class State:
         assert kept is not None  # called only after ended() returned True
         return Fitted(self.kept, kept, len(self.epochs), stopped_early=len(self.epochs) < self.chosen.epochs)
 
-    def checkpoint(self, ranks: Ranks, **facts: Any) -> Checkpoint:
+    def checkpoint(self, dist: DistributedContext, **facts: Any) -> Checkpoint:
         """The whole state, with ``facts`` that decide whether it can be used later. Every rank must call this."""
-        losses, right = ranks.sum(self.losses), ranks.sum(self.right)
-        states = {"random.cpu": ranks.each(torch.get_rng_state())}
+        losses, right = dist.all_reduce(self.losses), dist.all_reduce(self.right)
+        states = {"random.cpu": dist.all_gather(torch.get_rng_state())}
         if self.device.type == "cuda":
-            states["random.cuda"] = ranks.each(torch.cuda.get_rng_state(self.device))
+            states["random.cuda"] = dist.all_gather(torch.cuda.get_rng_state(self.device))
         tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
         tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
         for number, state in self.optimiser.state_dict()["state"].items():
@@ -135,18 +135,18 @@ class State:
         known = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "plateau": self.plateau.state_dict()}
         return Checkpoint(tensors, known | facts)
 
-    def restore(self, checkpoint: Checkpoint, ranks: Ranks) -> None:
+    def restore(self, checkpoint: Checkpoint, dist: DistributedContext) -> None:
         """Set the state to that of ``checkpoint``."""
         tensors, facts = checkpoint
         self.epochs = [Epoch(*figures) for figures in facts["epochs"]]
         self.begin_epoch()
         self.step = facts["step"]
-        if ranks.rank == 0:  # the checkpoint has the sums over all ranks
+        if dist.rank == 0:  # the checkpoint has the sums over all ranks
             self.losses, self.right = tensors["losses"].to(self.device), tensors["right"].to(self.device)
         self.random.set_state(tensors["random.epoch"])
-        torch.set_rng_state(tensors["random.cpu"][ranks.rank].clone())  # torch ignores the bounds of a slice
+        torch.set_rng_state(tensors["random.cpu"][dist.rank].clone())  # torch ignores the bounds of a slice
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"][ranks.rank].clone(), self.device)
+            torch.cuda.set_rng_state(tensors["random.cuda"][dist.rank].clone(), self.device)
         self.classifier.load_state_dict(_below("weights.", tensors))
         self.kept = _below("kept.", tensors)
         for name, value in _below("optimiser.", tensors).items():
