@@ -44,7 +44,7 @@ def main() -> None:
         minutes = 1 / 6 if variant.endswith("10 s") else 1e9
         rules = chosen.train.model_copy(update={"epochs": asked.epochs})
         watch = training.Watch(checkpoint_minutes=minutes)
-        devices.repeatable(chosen.seed, threads=chosen.train.threads)
+        devices.seed_everything(chosen.seed, threads=chosen.train.threads)
         classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, images.shape[1])
         with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
             opened = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()

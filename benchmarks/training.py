@@ -67,7 +67,7 @@ class Job:
     def __init__(
         self, asked: argparse.Namespace, chosen: file.Params, contents: list[bytes], labels: np.ndarray, folder: Path
     ) -> None:
-        self.device = devices.choose(asked.device)
+        self.device = devices.get_device(asked.device)
         self.precision = devices.precision(asked.precision, self.device)
         self.model, self.seed, self.side, self.steps = chosen.model, chosen.seed, asked.side, asked.steps
         self.backbone = asked.backbone
@@ -220,7 +220,7 @@ def lightning(job: Job, workers: int) -> float:
     Trainer(
         accelerator="gpu" if cuda else "cpu", devices=[job.device.index or 0] if cuda else 1, max_epochs=2,
         precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.rules.grad_clip_norm,
-        deterministic="warn",  # as devices.repeatable sets it for all contestants
+        deterministic="warn",  # as devices.seed_everything sets it for all contestants
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, job.loader(workers))  # fmt: skip
     return module.took / job.steps
@@ -330,7 +330,7 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning suggests more workers; torch warns of nondeterminism
     chosen = file.load()
-    devices.repeatable(chosen.seed, chosen.train.reproducible, chosen.train.threads)
+    devices.seed_everything(chosen.seed, chosen.train.reproducible, chosen.train.threads)
     contents, labels = given(asked)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         job = Job(asked, chosen, contents, labels, Path(folder))

@@ -38,9 +38,9 @@ def main() -> None:
     every = every.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
     predictions = every[every["split"].isin(["val", "test"])].reset_index(drop=True)
 
-    devices.repeatable(0, chosen.train.reproducible, chosen.train.threads)
+    devices.seed_everything(0, chosen.train.reproducible, chosen.train.threads)
     classifiers = ensemble.restore(WEIGHTS, files.read_json(MODEL))
-    device = devices.choose(chosen.train.device)
+    device = devices.get_device(chosen.train.device)
     images = files.read_array(IMAGES)
     each = inference.probabilities(classifiers, images, predictions["row"].to_numpy(), device)
     asked = chosen.evaluate.calibration == "temperature"

@@ -72,9 +72,9 @@ def main() -> None:
             "data.location; if the two hospitals name patients independently, set external.patients: other"
         )
 
-    devices.repeatable(0, first.train.reproducible, first.train.threads)
+    devices.seed_everything(0, first.train.reproducible, first.train.threads)
     classifiers = ensemble.restore(WEIGHTS, description)
-    device = devices.choose(first.train.device)
+    device = devices.get_device(first.train.device)
     each, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
     temperature = calibration.used(judged["calibration"])
     found["raw"] = each.mean(axis=1)

@@ -53,7 +53,7 @@ def main() -> None:
         ranks.launch(nproc)
         sys.exit()  # the first process has written the outputs
 
-    device = devices.choose(rules.device)
+    device = devices.get_device(rules.device)
     devices.check(rules, device)
     seeds = members.seeds(params.either(rules.seed, chosen.seed), rules.ensemble_size)
     begun = provenance.fingerprint(provenance.inputs("train"))
@@ -67,7 +67,7 @@ def main() -> None:
         ensemble = Ensemble([members.built(plan, number) for number in range(rules.ensemble_size)])
         parameters = sum(parameter.numel() for parameter in ensemble.members[0].parameters())
         print(messages.start(chosen.model.backbone, rules.ensemble_size, parameters, len(rows["train"])))
-        print(devices.promise(rules, device))
+        print(devices.describe_determinism(rules, device))
         made = provenance.fingerprint(provenance.machine())
         with members.opened(files.root() / ".checkpoints", begun, made, ensemble, seeds) as stores:
             fitted = train(plan._replace(stores=tuple(store.folder for store in stores)), dist)

@@ -25,7 +25,7 @@ def main() -> None:
     grey = 60 + 120 * labels[:, None, None, None] + random.integers(0, 40, (len(labels), 32, 32, 3))
     images = grey.astype(np.uint8)
     rows = {"train": np.arange(IMAGES), "val": np.arange(IMAGES, IMAGES + 19)}
-    devices.repeatable(1)
+    devices.seed_everything(1)
     # Without ReLU and maximum, which now and then make another step from another rounding.
     classifier = networks.Classifier("timm/test_convnext", "linear", 32)
     for module in classifier.modules():

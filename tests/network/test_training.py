@@ -33,7 +33,7 @@ def fit(
     images, labels, rows = data
     known = {"epochs": 3, "batch_size": 8, "lr": 0.001, "device": "cpu", "precision": "fp32"} | changes
     rules = chosen({f"train.{name.replace('__', '.')}": value for name, value in known.items()})
-    devices.repeatable(seed)
+    devices.seed_everything(seed)
     classifier = networks.Classifier("shufflenet_v2_x0_5", head, 32)
     watch = training.Watch(report, seen, stop, checkpoint_minutes=minutes)
     return classifier, training.fit(classifier, training.Data(images, labels, rows), rules.train, seed, watch, store)
@@ -98,7 +98,7 @@ def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypa
         schedule="plateau",
     )
 
-    devices.repeatable(1)
+    devices.seed_everything(1)
     network = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).to(memory_format=torch.channels_last)
     optimiser = NAdam(list(network.parameters()), 0.001, 0.5)
     criterion = nn.BCEWithLogitsLoss()
@@ -125,7 +125,7 @@ def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypa
 
 
 def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(chosen, data):
-    devices.repeatable(1)
+    devices.seed_everything(1)
     before = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).state_dict()
     after = fit(chosen, data, freeze_backbone=True)[1].state
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, 
 
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(PipelineError, match=r"train\.device is cuda:99"):
-        devices.choose("cuda:99")
+        devices.get_device("cuda:99")
 
 
 def test_bf16_autocast_trains_too(chosen, data, monkeypatch):

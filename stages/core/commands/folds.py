@@ -17,7 +17,7 @@ def at_once(chosen: Train, members: int) -> int:
     from core.network import devices  # slow to import
     from core.network.members import at_once as trainings
 
-    return max(1, trainings(chosen, devices.choose(chosen.device)) // members)
+    return max(1, trainings(chosen, devices.get_device(chosen.device)) // members)
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:

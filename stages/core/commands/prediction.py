@@ -37,7 +37,7 @@ class Model:
         self.channels: int = description["channels"]
         self.synthetic: bool = description["synthetic"]
         self.temperature = temperature
-        self.device = devices.choose(device)
+        self.device = devices.get_device(device)
         self.ensemble = ensemble.restore(folder / WEIGHTS, description).to(self.device).eval()
         self.detector = ood.Detector(**pretrained.read(folder / OOD))
         example = torch.zeros(1, self.channels, side, side, device=self.device)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 COMPILED_FROM = 20_000  # steps: from here on a gain of 10 % outweighs one to two minutes of compiling
 
 
-def choose(name: str) -> torch.device:
+def get_device(name: str) -> torch.device:
     """The device for ``train.device``. Raises PipelineError if this machine does not have it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,22 +50,22 @@ def autocast(name: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision(name, device) == "bf16")
 
 
-def check(chosen: Train, device: torch.device) -> None:
+def check(cfg: Train, device: torch.device) -> None:
     """Raise PipelineError if the parameters ask for equal bytes everywhere, and for something that rounds differently
     on each processor."""
-    if chosen.reproducible == "everywhere" and device.type == "cpu":
-        for what in ("compile", "precision"):
-            if (value := getattr(chosen, what)) in (True, "bf16"):
-                raise PipelineError(messages.rounds_differently(what, value))
+    if cfg.reproducible == "everywhere" and device.type == "cpu":
+        for key in ("compile", "precision"):
+            if (value := getattr(cfg, key)) in (True, "bf16"):
+                raise PipelineError(messages.rounds_differently(key, value))
 
 
-def promise(chosen: Train, device: torch.device) -> str:
+def describe_determinism(cfg: Train, device: torch.device) -> str:
     """On which machines the same run gives the same bytes, for ``train.reproducible``."""
-    if chosen.reproducible == "none":
+    if cfg.reproducible == "none":
         return messages.NOT_DETERMINISTIC
     if device.type == "cuda":
         return messages.same_on_this_gpu(torch.cuda.get_device_name(device))
-    if chosen.reproducible == "machine":
+    if cfg.reproducible == "machine":
         return messages.SAME_ON_THIS_MACHINE
     if not pins.has_avx2():
         return messages.NO_AVX2
@@ -74,28 +74,28 @@ def promise(chosen: Train, device: torch.device) -> str:
     return messages.same_on_processors(pins.CONTRACT)
 
 
-def compiles(chosen: Train, images: int, device: torch.device) -> bool:
+def should_compile(cfg: Train, images: int, device: torch.device) -> bool:
     """Whether to compile the network, for ``train.compile``. Raises PipelineError if it is true but compiling fails."""
-    if chosen.compile == "auto" and (
-        chosen.reproducible == "everywhere"  # compiled code uses all instructions of the processor
+    if cfg.compile == "auto" and (
+        cfg.reproducible == "everywhere"  # compiled code uses all instructions of the processor
         or device.type != "cpu"
-        or chosen.epochs * images / chosen.batch_size < COMPILED_FROM
+        or cfg.epochs * images / cfg.batch_size < COMPILED_FROM
     ):
         return False
-    if chosen.compile is False:
+    if cfg.compile is False:
         return False
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if CUDA is missing
-    torch.use_deterministic_algorithms(chosen.reproducible != "none", warn_only=True)  # tells the compiler, too
+    torch.use_deterministic_algorithms(cfg.reproducible != "none", warn_only=True)  # tells the compiler, too
     try:
         torch.compile(torch.neg)(torch.zeros(8, device=device))
     except Exception as error:  # each part of the compiler has its own exceptions
-        if chosen.compile == "auto":
+        if cfg.compile == "auto":
             return False
         raise PipelineError(messages.cannot_compile(device.type, error)) from None
     return True
 
 
-def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) -> None:
+def seed_everything(seed: int, reproducible: str = "everywhere", threads: int = 1) -> None:
     """Make equal calls give equal bytes ``everywhere`` or on this ``machine`` with this number of CPU ``threads``; if
     ``reproducible`` is none, only equal random draws. To be called before torch's first operation."""
     if reproducible != "everywhere":
@@ -111,7 +111,7 @@ def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) ->
 
 
 @contextmanager
-def memory(remedy: str) -> Iterator[None]:
+def explain_oom(remedy: str) -> Iterator[None]:
     """Turn torch's out-of-memory errors into a PipelineError that says what to lower."""
     try:
         yield

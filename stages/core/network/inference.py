@@ -44,7 +44,7 @@ def score(
 def probabilities(ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """Each member's probability of the positive class for the images at ``rows``: float64 (len(rows), members). They
     are computed in fp32."""
-    with devices.memory(messages.LOWER_IMAGE_SIZE):
+    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
         logits = score(ensemble.to(device), Pixels(images, device), rows, nullcontext(), ensemble.each)
     return torch.sigmoid(logits.double()).numpy()
 
@@ -53,7 +53,7 @@ def features(
     ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """As ``probabilities``, and the features of the images (Ensemble.with_features): float32 (len(rows), F)."""
-    with devices.memory(messages.LOWER_IMAGE_SIZE):
+    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
         found = score(ensemble.to(device), Pixels(images, device), rows, nullcontext(), ensemble.with_features)
     count = len(ensemble.members)
     return torch.sigmoid(found[:, :count].double()).numpy(), found[:, count:].numpy()

@@ -77,7 +77,7 @@ def name(plan: Plan, number: int) -> str:
 
 def built(plan: Plan, number: int) -> Classifier:
     """A member before its training. Sets torch's seed to the member's."""
-    devices.repeatable(plan.seeds[number], plan.chosen.reproducible, plan.chosen.threads)
+    devices.seed_everything(plan.seeds[number], plan.chosen.reproducible, plan.chosen.threads)
     side = files.read_array(plan.images).shape[1]
     return networks.build(plan.model.backbone, plan.model.head, side, plan.model.weights, plan.root)
 
@@ -107,7 +107,7 @@ def at_once(chosen: Train, device: torch.device) -> int:
 
 def train(plan: Plan, listener: Listener, dist: DistributedContext) -> list[Fitted]:
     """Train all members. Raises Interrupted and PipelineError like training.fit. All ranks must call this."""
-    count, device = len(plan.seeds), devices.choose(plan.chosen.device)
+    count, device = len(plan.seeds), devices.get_device(plan.chosen.device)
     workers = 1 if dist.world_size > 1 else min(count, at_once(plan.chosen, device))
     if workers > 1:
         return _Workers(plan, listener, workers, device).train()

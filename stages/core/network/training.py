@@ -75,7 +75,7 @@ def fit(
     if len(data.rows["train"]) < 2:
         raise PipelineError(messages.too_few_images(len(data.rows["train"])))
     watch = watch or Watch()
-    with devices.memory(messages.lower_batch_size(chosen.batch_size)):
+    with devices.explain_oom(messages.lower_batch_size(chosen.batch_size)):
         training = Training(classifier, data, chosen, seed, watch, store, dist or DistributedContext())
         training.go_on()
         for epoch in training.state.epochs:
@@ -103,7 +103,7 @@ class Training:
         dist: DistributedContext,
     ) -> None:
         self.chosen, self.rows, self.watch, self.store, self.dist = chosen, data.rows, watch, store, dist
-        device = self.device = devices.choose(chosen.device)
+        device = self.device = devices.get_device(chosen.device)
         self.cast = devices.autocast(chosen.precision, device)
         self.classifier = _placed(classifier, chosen, device, dist)
         self.pixels = Pixels(data.images, device)
@@ -113,7 +113,7 @@ class Training:
         if dist.world_size > 1:
             self.network = DistributedDataParallel(self.classifier)
             torch.manual_seed(seed + dist.rank)  # for dropout: each rank has different images
-        self.compiled = devices.compiles(chosen, len(self.rows["train"]), device)
+        self.compiled = devices.should_compile(chosen, len(self.rows["train"]), device)
         self.faster = torch.compile(self.network, dynamic=False) if self.compiled else self.network
         self.state = State(self.classifier, self.rows["train"], chosen, seed)
         self.keeps = dist.any(store is not None)
