@@ -39,7 +39,7 @@ def main() -> None:
     predictions = every[every["split"].isin(["val", "test"])].reset_index(drop=True)
 
     devices.seed_everything(0, chosen.train.reproducible, chosen.train.threads)
-    classifiers = ensemble.restore(WEIGHTS, files.read_json(MODEL))
+    classifiers = ensemble.load_ensemble(WEIGHTS, files.read_json(MODEL))
     device = devices.get_device(chosen.train.device)
     images = files.read_array(IMAGES)
     each = inference.probabilities(classifiers, images, predictions["row"].to_numpy(), device)

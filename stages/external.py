@@ -73,7 +73,7 @@ def main() -> None:
         )
 
     devices.seed_everything(0, first.train.reproducible, first.train.threads)
-    classifiers = ensemble.restore(WEIGHTS, description)
+    classifiers = ensemble.load_ensemble(WEIGHTS, description)
     device = devices.get_device(first.train.device)
     each, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
     temperature = calibration.used(judged["calibration"])

@@ -28,7 +28,7 @@ def kept(classifier, folder):
     """The classifier as an ensemble, written to models/ and read again."""
     written = Ensemble([classifier])
     save_file(written.contents(), folder / "trained.safetensors")
-    return ensemble.restore(folder / "trained.safetensors", json.loads(json.dumps(written.description))).eval()
+    return ensemble.load_ensemble(folder / "trained.safetensors", json.loads(json.dumps(written.description))).eval()
 
 
 def small(head="linear"):

@@ -184,8 +184,8 @@ def test_bf16_autocast_trains_too(chosen, data, monkeypatch):
 
 def test_the_whole_set_is_read_once_per_epoch_and_no_second_time(chosen, data, monkeypatch):
     taken = []
-    read = batches.Pixels._read
-    monkeypatch.setattr(batches.Pixels, "_read", lambda self, rows: taken.append(rows) or read(self, rows))
+    read = batches.ImageLoader._read
+    monkeypatch.setattr(batches.ImageLoader, "_read", lambda self, rows: taken.append(rows) or read(self, rows))
     fit(chosen, data, epochs=2)
     counts = np.bincount(np.concatenate(taken), minlength=COUNT)
     assert (counts == 2).all()

@@ -38,7 +38,7 @@ class Model:
         self.synthetic: bool = description["synthetic"]
         self.temperature = temperature
         self.device = devices.get_device(device)
-        self.ensemble = ensemble.restore(folder / WEIGHTS, description).to(self.device).eval()
+        self.ensemble = ensemble.load_ensemble(folder / WEIGHTS, description).to(self.device).eval()
         self.detector = ood.Detector(**pretrained.read(folder / OOD))
         example = torch.zeros(1, self.channels, side, side, device=self.device)
         self.layers = gradcam.target_layers(self.ensemble, example)

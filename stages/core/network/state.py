@@ -66,7 +66,7 @@ class State:
         """Begin an epoch. Its order and augmentation depend only on the seed and the epoch's number."""
         self.random = torch.Generator().manual_seed(self.seed * 100_003 + len(self.epochs) + 1)
         shuffled = self.rows[torch.randperm(len(self.rows), generator=self.random).numpy()]
-        self.order = batches.cut(shuffled, self.chosen.batch_size)
+        self.order = batches.make_batches(shuffled, self.chosen.batch_size)
         self.step = 0
         self.losses = torch.zeros(len(self.order), device=self.device)  # summed over the images of each step
         self.right = torch.zeros((), device=self.device)

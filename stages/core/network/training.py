@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from core.network import batches, checkpoints, devices, inference, messages
-from core.network.batches import Pixels
+from core.network.batches import ImageLoader
 from core.network.checkpoints import Store
 from core.network.networks import Classifier
 from core.network.ranks import DistributedContext
@@ -106,7 +106,7 @@ class Training:
         device = self.device = devices.get_device(chosen.device)
         self.cast = devices.autocast(chosen.precision, device)
         self.classifier = _placed(classifier, chosen, device, dist)
-        self.pixels = Pixels(data.images, device)
+        self.loader = ImageLoader(data.images, device)
         self.truth = torch.from_numpy(data.labels.astype(np.float32)).to(device)
         self.weight = torch.tensor(chosen.pos_weight, device=device)
         self.network: nn.Module = self.classifier
@@ -129,7 +129,7 @@ class Training:
         left = self.state.order[self.state.step :]
         # A rank that gets no image of a small last batch takes one image of another rank, with weight 0.
         mine = [batch[share] if len(batch[share := self.dist.shard(batch)]) else batch[-1:] for batch in left]
-        for whole, taken, batch in zip(left, mine, self.pixels.stream(mine), strict=True):
+        for whole, taken, batch in zip(left, mine, self.loader.stream(mine), strict=True):
             self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)], whole)
             self.watch.seen(len(whole), self.doing)
             if self.dist.world_size == 1 or self.state.step % HEEDED_AFTER == 0:
@@ -185,7 +185,7 @@ class Training:
         logits = torch.zeros(len(rows))
         mine = slice(self.dist.rank, None, self.dist.world_size)
         if len(rows[mine]):
-            logits[mine] = inference.score(self.classifier, self.pixels, rows[mine], self.cast)
+            logits[mine] = inference.score(self.classifier, self.loader, rows[mine], self.cast)
         logits = self.dist.all_reduce(logits)
         wanted = self.truth[torch.tensor(rows, device=self.device)].cpu()
         weight = self.weight.cpu().double()
