@@ -175,17 +175,17 @@ def limit_step(job: Job) -> Callable[[], Tensor]:
 def ours(job: Job) -> float:
     """The time from the first to the last step of the second epoch, as with the peers; validation is not timed."""
     seen: list[float] = []
-    step = training.Training.one_step
+    step = training.Trainer.train_step
 
-    def watched(*given: object) -> None:
+    def timed(*args: object) -> None:
         seen.append(job.now() if len(seen) == job.steps else 0)
-        step(*given)
+        step(*args)
 
     rows = {"train": np.arange(len(job.images)), "val": np.arange(2)}
     ended: list[float] = []
     score = inference.score
     with (
-        patch.object(training.Training, "one_step", watched),
+        patch.object(training.Trainer, "train_step", timed),
         patch.object(inference, "score", lambda *given: ended.append(job.now()) or score(*given)),
     ):
         training.fit(job.classifier(), training.Data(job.images, job.labels, rows), job.rules, job.seed)
