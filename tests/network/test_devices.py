@@ -88,9 +88,9 @@ def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles()
         "network = networks.build('shufflenet_v2_x0_5', 'linear', 32, 'none', pathlib.Path())\n"
         "network(torch.zeros(2, 3, 32, 32)).sum().backward()\n"
         "optimiser.NAdam(network.parameters(), lr=0.1, weight_decay=0.1).step()\n"
-        "print(isinstance(sys.modules['torch._dynamo'], vision.Later))\n"
+        "print(isinstance(sys.modules['torch._dynamo'], vision.LazyModule))\n"
         "print(torch.compile(torch.neg, backend='eager')(torch.ones(1)).item())\n"
-        "print(isinstance(sys.modules['torch._dynamo'], vision.Later), torch._dynamo.config.cache_size_limit > 0)"
+        "print(isinstance(sys.modules['torch._dynamo'], vision.LazyModule), torch._dynamo.config.cache_size_limit > 0)"
     )
     assert in_process(code).split() == ["True", "-1.0", "False", "True"]
 

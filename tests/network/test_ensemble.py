@@ -32,7 +32,7 @@ def test_the_forward_of_an_ensemble_is_the_mean_of_its_members_probabilities():
     with torch.no_grad():
         members = torch.stack([torch.sigmoid(member(images)) for member in model.members])
         assert torch.allclose(torch.sigmoid(model(images)), members.mean(0), atol=1e-6)
-        assert torch.allclose(torch.sigmoid(model.each(images)).T, members)
+        assert torch.allclose(torch.sigmoid(model.member_logits(images)).T, members)
 
 
 def test_the_features_of_an_ensemble_are_those_of_each_member_and_counted_by_view():

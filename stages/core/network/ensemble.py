@@ -25,9 +25,9 @@ class Ensemble(nn.Module):
         self.description: dict[str, Any] = members[0].description | {"members": len(members)}
 
     def forward(self, images: Tensor) -> Tensor:
-        return mean_logit(self.each(images))
+        return mean_logit(self.member_logits(images))
 
-    def each(self, images: Tensor) -> Tensor:
+    def member_logits(self, images: Tensor) -> Tensor:
         """The logit of each member: float32 (B, members)."""
         return torch.stack([member(images) for member in self.members], dim=1)
 

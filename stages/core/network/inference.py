@@ -55,7 +55,7 @@ def probabilities(ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, devi
     ndarray of float64, shape (M, members)
     """
     with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
-        logits = score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), ensemble.each)
+        logits = score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), ensemble.member_logits)
     return torch.sigmoid(logits.double()).numpy()
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 TIMM = "timm/"  # prefix of timm's backbones
 NAMES = ("none", "imagenet", "hub", "packaged")  # for model.weights, instead of a file
-NOT_TAKEN = ("num_classes", "img_size", "in_chans")  # arguments in the hub's config.json that are ignored
-MOST_FETCHED = 1 << 33  # bytes
+IGNORED_ARGUMENTS = ("num_classes", "img_size", "in_chans")  # arguments in the hub's config.json that are ignored
+MAX_DOWNLOAD = 1 << 33  # bytes
 
 # The one package of the index that brings ImageNet weights: its backbone here, its module, file and SHA-256.
 PACKAGED = "timm/tf_efficientnet_lite0"
@@ -31,23 +31,23 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 def published(weights: Path, backbone: str) -> dict[str, Any]:
     """Mean, std and arguments in the hub's config.json in the folder of ``weights``; empty if there is no such file."""
-    beside = weights.with_name("config.json")
-    if not beside.is_file():
+    path = weights.with_name("config.json")
+    if not path.is_file():
         return {}
     try:
-        said = json.loads(beside.read_text(encoding="utf-8"))
-        trained, arguments = said.get("pretrained_cfg", {}), said.get("model_args") or {}
-        found = {name: trained[name] for name in ("mean", "std") if name in trained}
+        config = json.loads(path.read_text(encoding="utf-8"))
+        pretrained_cfg, arguments = config.get("pretrained_cfg", {}), config.get("model_args") or {}
+        options = {name: pretrained_cfg[name] for name in ("mean", "std") if name in pretrained_cfg}
         # This project sets the head and the image size. Without pooling (""), a network gives one logit per position.
-        arguments = {name: value for name, value in arguments.items() if name not in NOT_TAKEN and value != ""}
+        arguments = {name: value for name, value in arguments.items() if name not in IGNORED_ARGUMENTS and value != ""}
     except (ValueError, AttributeError) as error:
-        raise PipelineError(messages.not_a_hub_config(beside, error)) from None
+        raise PipelineError(messages.not_a_hub_config(path, error)) from None
     if not backbone.startswith(TIMM):
-        return found
-    name = said.get("architecture", backbone.removeprefix(TIMM))
+        return options
+    name = config.get("architecture", backbone.removeprefix(TIMM))
     if name.partition(".")[0] != backbone.removeprefix(TIMM).partition(".")[0]:
-        raise PipelineError(messages.config_of_another_backbone(backbone, beside, name))
-    return found | {"arguments": arguments}
+        raise PipelineError(messages.config_of_another_backbone(backbone, path, name))
+    return options | {"arguments": arguments}
 
 
 def hub(backbone: str, weights: str) -> dict[str, Tensor]:
@@ -57,13 +57,13 @@ def hub(backbone: str, weights: str) -> dict[str, Tensor]:
     import timm
     from huggingface_hub import hf_hub_download
 
-    published = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
-    if not published or not published.hf_hub_id:
+    pretrained_cfg = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
+    if not pretrained_cfg or not pretrained_cfg.hf_hub_id:
         raise PipelineError(messages.no_hub_weights(backbone))
     try:
-        path = hf_hub_download(published.hf_hub_id, "model.safetensors")
+        path = hf_hub_download(pretrained_cfg.hf_hub_id, "model.safetensors")
     except Exception as error:  # each layer of the library has its own exceptions
-        raise PipelineError(messages.hub_download_failed(published.hf_hub_id, error)) from None
+        raise PipelineError(messages.hub_download_failed(pretrained_cfg.hf_hub_id, error)) from None
     return read(Path(path))
 
 
@@ -75,10 +75,10 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
     if not path.is_file():
         try:
             with files.whole(path) as unfinished:
-                web.fetch(weights.url, unfinished, MOST_FETCHED)
-                _check(unfinished, name)
-        except PipelineError as mistake:
-            raise PipelineError(messages.imagenet_download_failed(mistake, path)) from None
+                web.fetch(weights.url, unfinished, MAX_DOWNLOAD)
+                _check_hash(unfinished, name)
+        except PipelineError as error:
+            raise PipelineError(messages.imagenet_download_failed(error, path)) from None
     return read(path)
 
 
@@ -90,24 +90,24 @@ def packaged(backbone: str, network: nn.Module) -> dict[str, Tensor]:
     if backbone != PACKAGED:
         raise PipelineError(messages.package_of_another_backbone(backbone, PACKAGED))
     module, name = FILE
-    found = find_spec(module)
-    if found is None or found.origin is None:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
         raise PipelineError(messages.package_missing(PACKAGE))
-    path = Path(found.origin).parent / name
+    path = Path(spec.origin).parent / name
     if not path.is_file() or files.sha256(path) != SHA256:
         raise PipelineError(messages.package_damaged(path, PACKAGE))
     return dict(zip(network.state_dict(), read(path).values(), strict=True))
 
 
-def _check(path: Path, name: str) -> None:
+def _check_hash(path: Path, name: str) -> None:
     """Check a file against the first digits of its sha256, which torchvision puts into its name:
     efficientnet_v2_s-dd5fe13b.pth. Raises PipelineError if they differ or are missing."""
-    published = re.search(r"-([0-9a-f]{8,})\.pth$", name)
-    if published is None:
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", name)
+    if match is None:
         raise PipelineError(messages.no_hash_in_name(name))
-    found = files.sha256(path)
-    if not found.startswith(published[1]):
-        raise PipelineError(messages.wrong_hash(name, found, published[1]))
+    sha256 = files.sha256(path)
+    if not sha256.startswith(match[1]):
+        raise PipelineError(messages.wrong_hash(name, sha256, match[1]))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PipelineError(messages.no_weights(path, NAMES))
     if path.suffix != ".safetensors":
-        _check(path, path.name)
+        _check_hash(path, path.name)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

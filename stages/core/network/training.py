@@ -52,7 +52,8 @@ class Callbacks:
     should_stop: Callable[[], bool] = lambda: False
 
 
-class Member(NamedTuple):
+@dataclass(frozen=True)
+class Member:
     """The place of a network among the ``members`` of its ensemble: ``index``, from 0."""
 
     index: int = 0
