@@ -38,7 +38,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 def trained(name: str, arguments: dict[str, Any]) -> str:
     """The hash of the weights after STEPS steps, and of the logits of a validation."""
-    devices.repeatable(1, "everywhere", threads=1)
+    devices.seed_everything(1, "everywhere", threads=1)
     backbone = name.partition(" ")[0]
     classifier, optimiser = pinned.prepared(networks.Classifier(backbone, "linear", SIDE, arguments=arguments))
     images = torch.randint(256, (IMAGES, 3, SIDE, SIDE), dtype=torch.uint8)

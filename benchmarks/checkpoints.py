@@ -42,15 +42,15 @@ def main() -> None:
 
     def seconds(variant: str) -> float:
         minutes = 1 / 6 if variant.endswith("10 s") else 1e9
-        rules = chosen.train.model_copy(update={"epochs": asked.epochs})
-        watch = training.Watch(checkpoint_minutes=minutes)
-        devices.repeatable(chosen.seed, threads=chosen.train.threads)
+        cfg = chosen.train.model_copy(update={"epochs": asked.epochs})
+        devices.seed_everything(chosen.seed, threads=chosen.train.threads)
         classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, images.shape[1])
         with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
             opened = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()
             with opened as store:
                 began = time.perf_counter()
-                training.fit(classifier, training.Data(images, labels, rows), rules, chosen.seed, watch, store)
+                data = training.Data(images, labels, rows)
+                training.fit(classifier, data, cfg, chosen.seed, store=store, checkpoint_minutes=minutes)
                 return (time.perf_counter() - began) / asked.epochs
 
     seconds(VARIANTS[0])  # warm-up: torch loads some of its parts in the first run

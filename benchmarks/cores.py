@@ -20,7 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.network import members
-from core.network.ranks import Ranks
+from core.network.ranks import DistributedContext
+from core.network.training import Callbacks
 from core.pipeline.schemas import file
 
 import numpy as np
@@ -39,14 +40,14 @@ def seconds(backbone: str, count: int, workers: int, threads: int) -> float:
     chosen = given.train.model_copy(update={"epochs": 1, "batch_size": batch, "threads": threads, "device": "cpu"})
     random = np.random.RandomState(0)
     rows = {"train": np.arange(images), "val": np.arange(batch)}
-    members.at_once = lambda chosen, device: workers
+    members.max_workers = lambda cfg, device: workers
     with tempfile.TemporaryDirectory(prefix="cores-") as place:
         path = f"{place}/images.npy"
         np.save(path, random.randint(0, 256, (images, side, side, 1)).astype(np.uint8))
-        plan = members.Plan(given.model.model_copy(update={"backbone": backbone}), chosen, list(range(count)), path,
-                            random.randint(0, 2, images), rows, TOP)  # fmt: skip
+        job = members.TrainJob(given.model.model_copy(update={"backbone": backbone}), chosen, list(range(count)), path,
+                               random.randint(0, 2, images), rows, TOP)  # fmt: skip
         began = time.perf_counter()
-        members.train(plan, members.Listener(), Ranks())
+        members.train(job, Callbacks(), DistributedContext())
         return time.perf_counter() - began
 
 

@@ -49,7 +49,7 @@ def step(classifier: networks.Classifier, optimiser: NAdam, images: torch.Tensor
 
 def step_time(mode: str, threads: int, backbone: str) -> float:
     """The median time of a training step in this process, in seconds, after two that are not counted."""
-    devices.repeatable(1, mode, threads)
+    devices.seed_everything(1, mode, threads)
     side, steps = NETWORKS[backbone]
     classifier, optimiser = prepared(networks.Classifier(backbone, "linear", side))
     images = torch.randint(256, (BATCH, 3, side, side), dtype=torch.uint8)

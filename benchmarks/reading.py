@@ -92,7 +92,7 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], list[P
             return {}, groups
         groups.append(slowed)
     if variant == "no prefetch":
-        batches.Pixels._ask = lambda self, rows: None
+        batches.ImageLoader._advise_readahead = lambda self, rows: None
     images = files.read_array(path)
     side = images.shape[1]
     chosen = file.load()
@@ -106,7 +106,7 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], list[P
         training.fit(classifier, training.Data(images, labels, parts), rules, chosen.seed)
 
     def read(rows: np.ndarray) -> None:
-        pixels = batches.Pixels(images, torch.device("cpu"))
+        pixels = batches.ImageLoader(images, torch.device("cpu"))
         for _ in pixels.stream([rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]):
             pass
 

@@ -209,8 +209,8 @@ def of_other(judged: Path, given: Path, name: str) -> list[dict[str, Any]]:
 def of_pool(clone: Path, side: int, seed: int) -> list[dict[str, Any]]:
     """The true effect of the stain, on a third of the pool; and planning from this third, held against the rest."""
     table, pixels = patches(POOL, side, seed + 30_000)
-    devices.repeatable(0, threads=1)
-    networks = ensemble.restore(clone / "models/model.safetensors", files.read_json(clone / "models/model.json"))
+    devices.seed_everything(0, threads=1)
+    networks = ensemble.load_ensemble(clone / "models/model.safetensors", files.read_json(clone / "models/model.json"))
 
     def judged(times: float, many: int) -> pd.DataFrame:
         images = stained(np.stack(pixels[:many]), times)

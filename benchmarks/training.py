@@ -67,7 +67,7 @@ class Job:
     def __init__(
         self, asked: argparse.Namespace, chosen: file.Params, contents: list[bytes], labels: np.ndarray, folder: Path
     ) -> None:
-        self.device = devices.choose(asked.device)
+        self.device = devices.get_device(asked.device)
         self.precision = devices.precision(asked.precision, self.device)
         self.model, self.seed, self.side, self.steps = chosen.model, chosen.seed, asked.side, asked.steps
         self.backbone = asked.backbone
@@ -175,17 +175,17 @@ def limit_step(job: Job) -> Callable[[], Tensor]:
 def ours(job: Job) -> float:
     """The time from the first to the last step of the second epoch, as with the peers; validation is not timed."""
     seen: list[float] = []
-    step = training.Training.one_step
+    step = training.Trainer.train_step
 
-    def watched(*given: object) -> None:
+    def timed(*args: object) -> None:
         seen.append(job.now() if len(seen) == job.steps else 0)
-        step(*given)
+        step(*args)
 
     rows = {"train": np.arange(len(job.images)), "val": np.arange(2)}
     ended: list[float] = []
     score = inference.score
     with (
-        patch.object(training.Training, "one_step", watched),
+        patch.object(training.Trainer, "train_step", timed),
         patch.object(inference, "score", lambda *given: ended.append(job.now()) or score(*given)),
     ):
         training.fit(job.classifier(), training.Data(job.images, job.labels, rows), job.rules, job.seed)
@@ -220,7 +220,7 @@ def lightning(job: Job, workers: int) -> float:
     Trainer(
         accelerator="gpu" if cuda else "cpu", devices=[job.device.index or 0] if cuda else 1, max_epochs=2,
         precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.rules.grad_clip_norm,
-        deterministic="warn",  # as devices.repeatable sets it for all contestants
+        deterministic="warn",  # as devices.seed_everything sets it for all contestants
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, job.loader(workers))  # fmt: skip
     return module.took / job.steps
@@ -330,7 +330,7 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning suggests more workers; torch warns of nondeterminism
     chosen = file.load()
-    devices.repeatable(chosen.seed, chosen.train.reproducible, chosen.train.threads)
+    devices.seed_everything(chosen.seed, chosen.train.reproducible, chosen.train.threads)
     contents, labels = given(asked)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         job = Job(asked, chosen, contents, labels, Path(folder))

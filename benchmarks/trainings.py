@@ -151,8 +151,8 @@ def judged(clone: Path) -> dict[str, np.ndarray]:
     split = tables.read(clone / "data/split.csv", tables.SPLIT)
     rows = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
     test = rows[rows["split"] == "test"]
-    devices.repeatable(0, threads=len(os.sched_getaffinity(0)))
-    found = ensemble.restore(clone / "models/model.safetensors", files.read_json(clone / "models/model.json"))
+    devices.seed_everything(0, threads=len(os.sched_getaffinity(0)))
+    found = ensemble.load_ensemble(clone / "models/model.safetensors", files.read_json(clone / "models/model.json"))
     device = torch.device("cpu")
     images = files.read_array(clone / "data/prepared/images.npy")
     fresh = drawn(images.shape[1])[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from core.commands import prediction, server
 from core.evidence import calibration
-from core.network import novelty
+from core.network import messages, ood
 from core.pipeline import entrypoint, files
 from core.report import html
 
@@ -30,7 +30,8 @@ def main() -> None:
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
     headline, *_ = html.read(files.there(VERDICT).read_text(encoding="utf-8"))
-    page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=novelty.MEANING)
+    far = messages.out_of_distribution(ood.IN_DISTRIBUTION)
+    page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=far)
     asyncio.run(server.serve(server.Page(model, page, figures["threshold"]), asked.port))
 
 

@@ -7,7 +7,7 @@ Alone   python stages/evaluate.py
 """
 
 from core.evidence import calibration, luck, messages, metrics, planning, subgroups
-from core.network import devices, ensemble, inference, regions
+from core.network import devices, ensemble, gradcam, inference
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.device import Device
@@ -23,7 +23,7 @@ MODEL = "models/model.json"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
 DETAIL = "data/detail/evaluate.json"
-REGIONS = "plots/gradcam.png"
+GRADCAM = "plots/gradcam.png"
 
 
 class Params(Section):
@@ -39,9 +39,9 @@ def main() -> None:
     every = every.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
     predictions = every[every["split"].isin(["val", "test"])].reset_index(drop=True)
 
-    devices.repeatable(0, chosen.train.reproducible, chosen.train.threads)
-    classifiers = ensemble.restore(WEIGHTS, files.read_json(MODEL))
-    device = devices.choose(chosen.train.device)
+    devices.seed_everything(0, chosen.train.reproducible, chosen.train.threads)
+    classifiers = ensemble.load_ensemble(WEIGHTS, files.read_json(MODEL))
+    device = devices.get_device(chosen.train.device)
     images = files.read_array(IMAGES)
     each = inference.probabilities(classifiers, images, predictions["row"].to_numpy(), device)
     asked = chosen.evaluate.calibration == "temperature"
@@ -60,7 +60,7 @@ def main() -> None:
     figures |= subgroups.summarise(fresh, every[every["split"].isin(["train", "val"])], threshold, chosen.seed)
     figures["planning"] = planning.plan(metrics.scores(fresh, threshold), chosen.seed)
     figures |= {"test_in_val": len(leakage.in_val(split)), "calibration": quality}
-    regions.gallery(classifiers, images, part["test"], threshold, REGIONS, figures["synthetic"])
+    gradcam.gallery(classifiers, images, part["test"], threshold, GRADCAM, figures["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, metrics.headline(figures))
     files.write_json(DETAIL, figures)

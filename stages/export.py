@@ -31,7 +31,7 @@ def main() -> None:
         raise PipelineError(f"{asked.folder} contains other files: use --folder to name a new or empty folder")
     description = files.read_json(MODELS / "model.json")
     figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
-    networks = ensemble.restore(MODELS / "model.safetensors", description)
+    networks = ensemble.load_ensemble(MODELS / "model.safetensors", description)
     images = files.read_array(IMAGES)
 
     with files.scratch(asked.folder.parent, asked.folder.name) as folder:

@@ -13,7 +13,7 @@ from pathlib import Path
 from core.audit import between
 from core.evidence import calibration, external, luck, messages, metrics
 from core.images import decoder
-from core.network import devices, ensemble, inference, novelty, pretrained, regions
+from core.network import devices, ensemble, gradcam, inference, ood, pretrained
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section, Seed
@@ -32,12 +32,12 @@ FIRST_PREDICTIONS = "../data/predictions.csv"
 FIRST_DETAIL = "../data/detail/evaluate.json"
 WEIGHTS = "../models/model.safetensors"
 MODEL = "../models/model.json"
-NOVELTY = "../models/ood.safetensors"
+OOD = "../models/ood.safetensors"
 FIRST_PARAMS = "../params.yaml"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
 DETAIL = "data/detail/evaluate.json"
-REGIONS = "plots/gradcam.png"
+GRADCAM = "plots/gradcam.png"
 
 
 class Params(Section):
@@ -67,14 +67,14 @@ def main() -> None:
     if metrics.unseen(found).empty:
         raise PipelineError(messages.no_other_set(common))
 
-    devices.repeatable(0, first.train.reproducible, first.train.threads)
-    classifiers = ensemble.restore(WEIGHTS, description)
-    device = devices.choose(first.train.device)
+    devices.seed_everything(0, first.train.reproducible, first.train.threads)
+    classifiers = ensemble.load_ensemble(WEIGHTS, description)
+    device = devices.get_device(first.train.device)
     each, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
     temperature = calibration.used(judged["calibration"])
     found["raw"] = each.mean(axis=1)
     found["probability"] = calibration.tempered(each.mean(axis=1), temperature)
-    found["ood"] = novelty.Novelty(**pretrained.read(Path(NOVELTY))).ratio(features) > 1
+    found["ood"] = ood.Detector(**pretrained.read(Path(OOD))).ood_score(features) > 1
     found = found.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
     found = found.join(tables.of_members(each))
 
@@ -84,7 +84,7 @@ def main() -> None:
     figures = {"synthetic": tables.is_synthetic(index), "common": common}
     figures |= external.judge(test, val, judged, first.evaluate.threshold, chosen.seed)
     fresh = metrics.unseen(test)
-    regions.gallery(classifiers, images, fresh, judged["threshold"], REGIONS, figures["synthetic"])
+    gradcam.gallery(classifiers, images, fresh, judged["threshold"], GRADCAM, figures["synthetic"])
     tables.write(found, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(found)])
     files.write_json(METRICS, external.headline(figures))
     files.write_json(DETAIL, figures)

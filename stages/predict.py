@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.commands import prediction
 from core.images import decoder, folders
-from core.network import novelty
+from core.network import messages, ood
 from core.pipeline import entrypoint, files
 from core.pipeline.errors import PipelineError
 
@@ -83,7 +83,8 @@ def main() -> None:
     strange = int((table["ood_score"] > 1).sum())
     if strange:
         print(
-            f"{strange:,} of {len(rows):,} images are out of distribution (ood_score above 1): {novelty.MEANING}",
+            f"{strange:,} of {len(rows):,} images are out of distribution (ood_score above 1): "
+            f"{messages.out_of_distribution(ood.IN_DISTRIBUTION)}",
             file=sys.stderr,
         )
     for written in (asked.out, asked.heatmap):

@@ -47,7 +47,7 @@ FINDINGS = "data/audit/findings.csv"
 CURVES = "data/curves"
 TRAINED = "plots/train"
 EVALUATED = "plots/evaluate"
-REGIONS = "plots/gradcam.png"
+GRADCAM = "plots/gradcam.png"
 COPIES = "plots/audit"
 REPORT = "reports/report.html"
 
@@ -85,7 +85,7 @@ def main(first: str | None = None) -> None:
 
     folders = [base, Path()] if first else [base]
     pictures = [
-        picture for folder in folders for picture in (folder / REGIONS, *sorted((folder / COPIES).glob("*.png")))
+        picture for folder in folders for picture in (folder / GRADCAM, *sorted((folder / COPIES).glob("*.png")))
     ]
     page = html.report(
         figures,

@@ -8,10 +8,12 @@ Alone   python stages/train.py
 
 import sys
 
-from core.network import devices, inference, members, novelty, ranks
+from core.network import devices, inference, members, messages, ood, ranks
 from core.network.ensemble import Ensemble
-from core.network.members import Listener, Plan
-from core.network.state import Epoch, Fitted
+from core.network.members import EpochAverager, TrainJob
+from core.network.progress import ProgressBar
+from core.network.state import Epoch, TrainResult
+from core.network.training import Callbacks
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.model import Model
@@ -27,7 +29,7 @@ PREPARATION = "data/prepared/preparation.json"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
-NOVELTY = "models/ood.safetensors"
+OOD = "models/ood.safetensors"
 METRICS = "metrics/train.json"
 DETAIL = "data/detail/train.json"
 HEADLINE = ("val_loss", "val_accuracy", "train_loss", "train_accuracy", "epochs")
@@ -42,66 +44,63 @@ class Params(Section):
 
 
 def main() -> None:
-    chosen = params.load(Params)
-    rules, minutes = chosen.train, chosen.runtime.checkpoint_minutes
+    cfg = params.load(Params)
+    minutes = cfg.runtime.checkpoint_minutes
     images = files.read_array(IMAGES)
     split = tables.read(SPLIT, tables.SPLIT)
-    rows = {part: split.loc[split["split"] == part, "row"].to_numpy() for part in ("train", "val")}
+    rows = {name: split.loc[split["split"] == name, "row"].to_numpy() for name in ("train", "val")}
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
 
-    processes = ranks.wanted(rules.nproc_per_node, rules.device, rules.ensemble_size)
-    if ranks.number() is None and (processes > 1 or ranks.machines()):
-        ranks.launch(processes)
+    nproc = ranks.resolve_nproc(cfg.train.nproc_per_node, cfg.train.device, cfg.train.ensemble_size)
+    if ranks.global_rank() is None and (nproc > 1 or ranks.multi_node()):
+        ranks.launch(nproc)
         sys.exit()  # the first process has written the outputs
 
-    device = devices.choose(rules.device)
-    devices.check(rules, device)
-    seeds = members.seeds(params.either(rules.seed, chosen.seed), rules.ensemble_size)
-    begun = provenance.fingerprint(provenance.inputs("train"))
-    plan = Plan(chosen.model, rules, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
-    with ranks.joined(device, minutes) as together:
-        together.agree(begun, "Parameters, data or code")
-        if together.rank > 0:
-            with entrypoint.postponed() as stop:
-                members.train(plan, Listener(stop=stop), together)
+    device = devices.get_device(cfg.train.device)
+    devices.check(cfg.train, device)
+    seeds = members.seeds(params.either(cfg.train.seed, cfg.seed), cfg.train.ensemble_size)
+    fingerprint = provenance.fingerprint(provenance.inputs("train"))
+    job = TrainJob(cfg.model, cfg.train, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
+    with ranks.process_group(device, minutes) as dist:
+        dist.check_equal(fingerprint)
+        if dist.rank > 0:
+            with entrypoint.postponed() as should_stop:
+                members.train(job, Callbacks(should_stop=should_stop), dist)
             return
-        ensemble = Ensemble([members.built(plan, number) for number in range(rules.ensemble_size)])
+        ensemble = Ensemble([members.build_member(job, index) for index in range(cfg.train.ensemble_size)])
         parameters = sum(parameter.numel() for parameter in ensemble.members[0].parameters())
-        count = f"{rules.ensemble_size} networks of " if rules.ensemble_size > 1 else ""
-        print(f"{chosen.model.backbone}: {count}{parameters:,} parameters, {len(rows['train']):,} images to train on")
-        print(devices.promise(rules, device))
-        made = provenance.fingerprint(provenance.machine())
-        with members.opened(files.root() / ".checkpoints", begun, made, ensemble, seeds) as stores:
-            fitted = train(plan._replace(stores=tuple(store.folder for store in stores)), together)
-            for member, one in zip(ensemble.members, fitted, strict=True):
-                member.load_state_dict(one.state)
-            some = {part: novelty.some(rows[part], seeds[0]) for part in rows}
-            known = {part: inference.features(ensemble, images, some[part], device)[1] for part in rows}
-            views = ensemble.views(known["train"].shape[1])
+        print(messages.start(cfg.model.backbone, cfg.train.ensemble_size, parameters, len(rows["train"])))
+        print(devices.describe_determinism(cfg.train, device))
+        machine = provenance.fingerprint(provenance.machine())
+        with members.opened(files.root() / ".checkpoints", fingerprint, machine, ensemble, seeds) as stores:
+            results = train(job._replace(stores=tuple(store.folder for store in stores)), dist)
+            for member, result in zip(ensemble.members, results, strict=True):
+                member.load_state_dict(result.best_state)
+            samples = {name: ood.sample_rows(rows[name], seeds[0]) for name in rows}
+            features = {name: inference.features(ensemble, images, samples[name], device)[1] for name in rows}
+            views = ensemble.views(features["train"].shape[1])
+            detector = ood.fit(features["train"], features["val"], views)
 
             synthetic = {"synthetic": tables.is_synthetic(split)}
-            for path, tensors in (
-                (WEIGHTS, ensemble.contents()),
-                (NOVELTY, novelty.fit(**known, views=views)._asdict()),
-            ):
+            for path, tensors in ((WEIGHTS, ensemble.contents()), (OOD, detector._asdict())):
                 with files.whole(path) as unfinished:
                     unfinished.write_bytes(save(tensors))
-            prepared = files.read_json(PREPARATION)
-            files.write_json(MODEL, ensemble.description | {"channels": images.shape[3]} | prepared | synthetic)
-            figures = members.summarise(fitted, seeds) | {"parameters": parameters}
+            preparation = files.read_json(PREPARATION)
+            files.write_json(MODEL, ensemble.description | {"channels": images.shape[3]} | preparation | synthetic)
+            figures = members.summarise(results, seeds) | {"parameters": parameters}
             files.write_json(METRICS, {name: figures[name] for name in HEADLINE})
             files.write_json(DETAIL, synthetic | figures)
             for store in stores:
                 store.clear()
-        for number, one in enumerate(fitted):
-            print(f"{members.name(plan, number)}kept {one.kept.line()}")
+        for index, result in enumerate(results):
+            print(f"{job.member(index).name}{messages.best_epoch(result.best_epoch)}")
 
 
-def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
+def train(job: TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
-    bar = members.Bar(len(plan.seeds) * plan.chosen.epochs * len(plan.rows["train"]))
-    with entrypoint.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+    bar = ProgressBar(len(job.seeds) * job.cfg.epochs * len(job.rows["train"]))
+    with entrypoint.postponed() as should_stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
 
         def log(epoch: Epoch) -> None:
             live.step = epoch.number
@@ -109,19 +108,19 @@ def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
                 live.log_metric(name.replace("_", "/"), value)  # train/loss
             live.next_step()
 
-        means = members.Means(len(plan.seeds), log)
+        averager = EpochAverager(len(job.seeds), log)
 
-        def report(number: int, epoch: Epoch) -> None:
-            means.report(number, epoch)
+        def on_epoch_end(index: int, epoch: Epoch) -> None:
+            averager.on_epoch_end(index, epoch)
             if not sys.stderr.isatty():
-                print(f"{members.name(plan, number)}{epoch.line()}", flush=True)
+                print(f"{job.member(index).name}{messages.epoch(epoch)}", flush=True)
 
-        fitted = members.train(plan, Listener(report, bar.seen, stop), together)
-        means.end()
+        results = members.train(job, Callbacks(on_epoch_end, bar.update, should_stop), dist)
+        averager.flush()
     bar.close()
-    table = means.table(fitted)
+    table = averager.table(results)
     tables.write(table, f"{CURVES}/members.csv", list(table.columns))
-    return fitted
+    return results
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ IMAGES, STEPS = 83, 10  # 83 images in batches of 9: the last batch has two, few
 
 
 def main() -> None:
-    parameters, written, *fault = sys.argv[1:]
-    rules = file.load(parameters).train
+    parameters, output, *fault = sys.argv[1:]
+    cfg = file.load(parameters).train
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, IMAGES + 20)
     grey = 60 + 120 * labels[:, None, None, None] + random.integers(0, 40, (len(labels), 32, 32, 3))
     images = grey.astype(np.uint8)
     rows = {"train": np.arange(IMAGES), "val": np.arange(IMAGES, IMAGES + 19)}
-    devices.repeatable(1)
+    devices.seed_everything(1)
     # Without ReLU and maximum, which now and then make another step from another rounding.
     classifier = networks.Classifier("timm/test_convnext", "linear", 32)
     for module in classifier.modules():
@@ -33,23 +33,23 @@ def main() -> None:
             module.p = 0.0
     losses: list[list[float]] = []
 
-    def report(epoch: state.Epoch) -> None:
+    def on_epoch_end(member: int, epoch: state.Epoch) -> None:
         losses.append([*epoch])
 
-    validate = training.Training.validate
+    validate = training.Trainer.validate
 
-    def keeping(self: training.Training) -> state.Epoch:
-        losses.append(self.ranks.sum(self.state.losses).tolist())
+    def validate_and_log(self: training.Trainer) -> state.Epoch:
+        losses.append(self.dist.all_reduce(self.state.losses).tolist())
         return validate(self)
 
-    training.Training.validate = keeping
-    with ranks.joined(torch.device("cpu"), minutes=1) as together:
-        together.agree(str(together.rank if fault == ["differ"] else 0), "Parameters, data or code")
-        fitted = training.fit(
-            classifier, training.Data(images, labels, rows), rules, 1, training.Watch(report), ranks=together
+    training.Trainer.validate = validate_and_log
+    with ranks.process_group(torch.device("cpu"), minutes=1) as dist:
+        dist.check_equal(str(dist.rank if fault == ["differ"] else 0))
+        result = training.fit(
+            classifier, training.Data(images, labels, rows), cfg, 1, training.Callbacks(on_epoch_end), dist=dist
         )
-        norms = [float(value.double().norm()) for value in fitted.state.values()]
-        Path(written).with_suffix(f".{together.rank}").write_text(json.dumps([losses, norms]))
+        norms = [float(value.double().norm()) for value in result.best_state.values()]
+        Path(output).with_suffix(f".{dist.rank}").write_text(json.dumps([losses, norms]))
 
 
 main()

@@ -2,11 +2,10 @@
 
 import ast
 import importlib
-import re
 
 from core.pipeline import yaml12
 from core.pipeline.schemas import file
-from core.pipeline.schemas.base import SPLITS, Section
+from core.pipeline.schemas.base import Section
 
 import pytest
 

@@ -25,9 +25,9 @@ def orientations(images):
 def test_batches_stream_in_order_with_channels_first():
     images = np.random.default_rng(1).integers(0, 256, (10, 4, 5, 3), dtype=np.uint8)
     rows = [np.array([3, 1]), np.array([9]), np.array([0, 2, 4]), np.array([5])]
-    found = list(batches.Pixels(images, torch.device("cpu")).stream(rows))
-    assert [tuple(batch.shape) for batch in found] == [(2, 3, 4, 5), (1, 3, 4, 5), (3, 3, 4, 5), (1, 3, 4, 5)]
-    for batch, numbers in zip(found, rows, strict=True):
+    streamed = list(batches.ImageLoader(images, torch.device("cpu")).stream(rows))
+    assert [tuple(batch.shape) for batch in streamed] == [(2, 3, 4, 5), (1, 3, 4, 5), (3, 3, 4, 5), (1, 3, 4, 5)]
+    for batch, numbers in zip(streamed, rows, strict=True):
         assert np.array_equal(batch.numpy(), images[numbers].transpose(0, 3, 1, 2))
 
 
@@ -37,29 +37,31 @@ def test_a_memory_map_streams_like_an_array_wherever_its_images_lie(tmp_path):
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     for part in (mapped, mapped[5:]):
         rows = np.array_split(np.random.default_rng(2).permutation(len(part)), 12)
-        found = list(batches.Pixels(part, torch.device("cpu")).stream(rows))
-        assert np.array_equal(torch.cat(found).numpy(), np.array(part)[np.concatenate(rows)].transpose(0, 3, 1, 2))
+        streamed = list(batches.ImageLoader(part, torch.device("cpu")).stream(rows))
+        assert np.array_equal(torch.cat(streamed).numpy(), np.array(part)[np.concatenate(rows)].transpose(0, 3, 1, 2))
 
 
 def test_the_disk_is_asked_for_each_image_once_and_before_it_is_read(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", np.zeros((40, 8, 8, 1), np.uint8))
-    done = []
-    ask, read = batches.Pixels._ask, batches.Pixels._read
-    monkeypatch.setattr(batches.Pixels, "_ask", lambda self, rows: done.append(("ask", rows[0])) or ask(self, rows))
-    monkeypatch.setattr(batches.Pixels, "_read", lambda self, rows: done.append(("read", rows[0])) or read(self, rows))
+    calls = []
+    loader, advise, read = batches.ImageLoader, batches.ImageLoader._advise_readahead, batches.ImageLoader._read
+    monkeypatch.setattr(
+        loader, "_advise_readahead", lambda self, rows: calls.append(("advise", rows[0])) or advise(self, rows)
+    )
+    monkeypatch.setattr(loader, "_read", lambda self, rows: calls.append(("read", rows[0])) or read(self, rows))
     rows = [np.array([number]) for number in range(40)]
-    for _ in batches.Pixels(np.load(tmp_path / "images.npy", mmap_mode="r"), torch.device("cpu")).stream(rows):
+    for _ in loader(np.load(tmp_path / "images.npy", mmap_mode="r"), torch.device("cpu")).stream(rows):
         pass
-    asked = [row for what, row in done if what == "ask"]
-    assert asked == list(range(2, 40)) and [row for what, row in done if what == "read"] == list(range(40))
-    assert all(done.index(("ask", row)) < done.index(("read", row)) for row in asked)
+    advised = [row for call, row in calls if call == "advise"]
+    assert advised == list(range(2, 40)) and [row for call, row in calls if call == "read"] == list(range(40))
+    assert all(calls.index(("advise", row)) < calls.index(("read", row)) for row in advised)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (1, [1])])
 def test_a_lone_last_image_joins_the_batch_before_it(count, sizes):
-    cut = batches.cut(np.arange(count), 4)
-    assert [len(batch) for batch in cut] == sizes
-    assert np.array_equal(np.concatenate(cut), np.arange(count))
+    rows = batches.make_batches(np.arange(count), 4)
+    assert [len(batch) for batch in rows] == sizes
+    assert np.array_equal(np.concatenate(rows), np.arange(count))
 
 
 def test_no_augmentation_changes_nothing_but_the_scale():

@@ -15,9 +15,9 @@ def checkpoint(value):
     return Checkpoint({"a": torch.full((2, 3), value)}, {"epochs": [[1, 0.1 + 0.2]], "best": float("inf")})
 
 
-def equal(found, value):
+def equal(loaded, value):
     expected = checkpoint(value)
-    return torch.equal(found.tensors["a"], expected.tensors["a"]) and found.facts == expected.facts
+    return torch.equal(loaded.tensors["a"], expected.tensors["a"]) and loaded.facts == expected.facts
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_a_damaged_one_is_set_aside_with_a_message_and_the_one_before_it_used(st
     newest = store.paths()[0]
     newest.write_bytes(damage(newest.read_bytes()))
     assert equal(store.load(), 1.0)
-    said = capsys.readouterr().err
-    assert f"{newest} is damaged: renamed to damaged-{newest.name}" in said and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert f"{newest} is damaged: renamed to damaged-{newest.name}" in error and error.count("\n") == 1
     assert newest.with_name(f"damaged-{newest.name}").is_file()
     store.paths()[0].write_bytes(b"")
     assert store.load() is None
@@ -71,9 +71,9 @@ def test_what_another_machine_kept_is_named_and_not_used(tmp_path, capsys):
         store.save(1, 0, checkpoint(1.0))
     with checkpoints.opened(tmp_path, "a" * 64, "other") as other:
         assert other.load() is None
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert (
-        said == "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
+        error == "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
         f"{store.folder}\n"
     )
 

@@ -6,30 +6,31 @@ from core.network import devices, networks
 from core.pipeline import pins, provenance
 from core.pipeline.errors import PipelineError
 
-import house
 import pytest
 import torch
+
+import layers
 
 MODES = ("everywhere", "machine", "none")
 
 
 def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(chosen, monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    rules = {value: chosen({"train.epochs": 10, "train.batch_size": 10, "train.compile": value,
+    cfgs = {value: chosen({"train.epochs": 10, "train.batch_size": 10, "train.compile": value,
                             "train.reproducible": "machine"}).train
              for value in ("auto", True, False)}  # fmt: skip
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    found = [devices.compiles(rules["auto"], images, cpu) for images in (19_999, 20_000)]
-    assert found == [False, True] and not devices.compiles(rules["auto"], 20_000, cuda)
-    assert devices.compiles(rules[True], 1, cpu) and not devices.compiles(rules[False], 20_000, cpu)
+    compiled = [devices.should_compile(cfgs["auto"], images, cpu) for images in (19_999, 20_000)]
+    assert compiled == [False, True] and not devices.should_compile(cfgs["auto"], 20_000, cuda)
+    assert devices.should_compile(cfgs[True], 1, cpu) and not devices.should_compile(cfgs[False], 20_000, cpu)
 
     def broken(function):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand much more")
 
     monkeypatch.setattr(torch, "compile", broken)
-    assert not devices.compiles(rules["auto"], 20_000, cpu)
+    assert not devices.should_compile(cfgs["auto"], 20_000, cpu)
     with pytest.raises(PipelineError, match=r"train.compile is true.*apt install g\+\+\): InvalidCxx.* found$"):
-        devices.compiles(rules[True], 1, cpu)
+        devices.should_compile(cfgs[True], 1, cpu)
 
 
 @pytest.mark.parametrize(
@@ -40,18 +41,18 @@ def test_equal_bytes_everywhere_are_the_default_and_can_be_given_up(monkeypatch,
     monkeypatch.setattr(os, "environ", os.environ.copy())
     before = torch.get_num_threads()
     try:
-        devices.repeatable(1, reproducible, threads=3)
+        devices.seed_everything(1, reproducible, threads=3)
         assert torch.are_deterministic_algorithms_enabled() is deterministic
         assert torch.backends.cudnn.benchmark is not deterministic
-        assert pins.held() is pinned and torch.get_num_threads() == 3
+        assert pins.is_pinned() is pinned and torch.get_num_threads() == 3
     finally:
-        devices.repeatable(1, threads=before)
+        devices.seed_everything(1, threads=before)
 
 
 def in_process(code: str) -> str:
     """What Python code prints in a process of its own, since torch chooses and imports once."""
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=house.STAGES, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=layers.STAGES, capture_output=True, text=True, check=True
     ).stdout
 
 
@@ -60,11 +61,11 @@ def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processo
     for reproducible in ("everywhere", "machine"):
         code = (
             "from core.network import devices, training; import torch; "
-            f"devices.repeatable(1, '{reproducible}'); print(torch.backends.cpu.get_cpu_capability())"
+            f"devices.seed_everything(1, '{reproducible}'); print(torch.backends.cpu.get_cpu_capability())"
         )
-        found = in_process(code)
+        capability = in_process(code)
         widest = "AVX512" if torch.cpu._is_avx512_supported() else "AVX2"
-        assert found.strip() == ("AVX2" if reproducible == "everywhere" else widest)
+        assert capability.strip() == ("AVX2" if reproducible == "everywhere" else widest)
 
 
 def test_what_is_asked_of_the_compilers_front_end_first_is_the_module_that_it_uses():
@@ -76,53 +77,53 @@ def test_what_is_asked_of_the_compilers_front_end_first_is_the_module_that_it_us
         "compiled = torch.compile(torch.nn.ReLU(), backend=broken)\n"
         "print(isinstance(compiled, OptimizedModule), compiled(-torch.ones(1)).item())"
     )
-    found = in_process(code)
-    assert found.split() == ["True", "0.0"]
+    assert in_process(code).split() == ["True", "0.0"]
 
 
 def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles():
     """It takes as long to import as torch itself. In a process of its own, since another test may have imported it."""
     code = (
         "import pathlib, sys, torch; from core.network import devices, networks, optimiser, vision\n"
-        "devices.repeatable(1)\n"
+        "devices.seed_everything(1)\n"
         "network = networks.build('shufflenet_v2_x0_5', 'linear', 32, 'none', pathlib.Path())\n"
         "network(torch.zeros(2, 3, 32, 32)).sum().backward()\n"
         "optimiser.NAdam(network.parameters(), lr=0.1, weight_decay=0.1).step()\n"
-        "print(isinstance(sys.modules['torch._dynamo'], vision.Later))\n"
+        "print(isinstance(sys.modules['torch._dynamo'], vision.LazyModule))\n"
         "print(torch.compile(torch.neg, backend='eager')(torch.ones(1)).item())\n"
-        "print(isinstance(sys.modules['torch._dynamo'], vision.Later), torch._dynamo.config.cache_size_limit > 0)"
+        "print(isinstance(sys.modules['torch._dynamo'], vision.LazyModule), torch._dynamo.config.cache_size_limit > 0)"
     )
-    found = in_process(code)
-    assert found.split() == ["True", "-1.0", "False", "True"]
+    assert in_process(code).split() == ["True", "-1.0", "False", "True"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16")])
 def test_what_rounds_differently_on_each_processor_is_refused_only_with_equal_bytes_everywhere(chosen, key, value):
-    rules = {name: chosen({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}
+    cfgs = {name: chosen({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}
     with pytest.raises(PipelineError, match=rf"train.{key} = {value} on a CPU gives other bytes.* to machine"):
-        devices.check(rules["everywhere"], torch.device("cpu"))
-    devices.check(rules["everywhere"], torch.device("cuda"))
-    devices.check(rules["machine"], torch.device("cpu"))
+        devices.check(cfgs["everywhere"], torch.device("cpu"))
+    devices.check(cfgs["everywhere"], torch.device("cuda"))
+    devices.check(cfgs["machine"], torch.device("cpu"))
 
 
 def test_a_run_says_where_its_bytes_are_promised(chosen, monkeypatch):
-    rules = {name: chosen({"train.reproducible": name}).train for name in MODES}
+    cfgs = {name: chosen({"train.reproducible": name}).train for name in MODES}
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
-    assert devices.promise(rules["everywhere"], cuda).endswith("the same model of GPU only (NVIDIA H100)")
-    assert devices.promise(rules["machine"], cpu).startswith("Equal bytes are promised on this machine only")
-    assert devices.promise(rules["none"], cpu).startswith("Two runs give different bytes")
-    for avx2, said in ((True, "any x86-64 with AVX2, with any number of cores"), (False, "tolerance in gates.yaml")):
+    assert devices.describe_determinism(cfgs["everywhere"], cuda).endswith("the same model of GPU only (NVIDIA H100)")
+    assert devices.describe_determinism(cfgs["machine"], cpu).startswith(
+        "Equal bytes are promised on this machine only"
+    )
+    assert devices.describe_determinism(cfgs["none"], cpu).startswith("Two runs give different bytes")
+    for avx2, text in ((True, "any x86-64 with AVX2, with any number of cores"), (False, "tolerance in gates.yaml")):
         monkeypatch.setattr(pins, "has_avx2", lambda avx2=avx2: avx2)
-        assert said in devices.promise(rules["everywhere"], cpu)
+        assert text in devices.describe_determinism(cfgs["everywhere"], cpu)
 
 
 def test_a_network_whose_roots_depend_on_the_processor_withdraws_the_promise(chosen, monkeypatch):
     """benchmarks/backbones.py trains both on an emulated processor: this one of 24 networks ends in other bytes."""
     monkeypatch.setattr(pins, "withdrawn", False)
-    rules, cpu = chosen({}).train, torch.device("cpu")
+    cfg, cpu = chosen({}).train, torch.device("cpu")
     networks.Classifier("timm/test_convnext2", "linear", 64)
-    assert "any x86-64 with AVX2" in devices.promise(rules, cpu)
+    assert "any x86-64 with AVX2" in devices.describe_determinism(cfg, cpu)
     networks.Classifier("timm/test_efficientnet_evos", "linear", 64)
-    assert "this machine only, because model.backbone takes square roots" in devices.promise(rules, cpu)
+    assert "this machine only, because model.backbone takes square roots" in devices.describe_determinism(cfg, cpu)
     assert provenance.machine()["processor"] != pins.CONTRACT

@@ -11,26 +11,26 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (48, 32, 32, 1), dtype=np.uin
 def test_probabilities_do_not_depend_on_what_else_is_in_the_batch():
     torch.manual_seed(1)
     ensemble = Ensemble([networks.Classifier("shufflenet_v2_x0_5", "linear", 32) for _ in range(2)])
-    together = inference.probabilities(ensemble, IMAGES, np.arange(10), torch.device("cpu"))
+    scores = inference.probabilities(ensemble, IMAGES, np.arange(10), torch.device("cpu"))
     alone = inference.probabilities(ensemble, IMAGES, np.array([7]), torch.device("cpu"))
-    assert together[7] == pytest.approx(alone[0], abs=1e-5)
-    assert together.shape == (10, 2) and ((together > 0) & (together < 1)).all()
+    assert scores[7] == pytest.approx(alone[0], abs=1e-5)
+    assert scores.shape == (10, 2) and ((scores > 0) & (scores < 1)).all()
 
 
 def test_images_are_scored_in_smaller_batches_when_memory_runs_out():
     classifier = networks.Classifier("shufflenet_v2_x0_5", "linear", 32)
-    pixels = batches.Pixels(IMAGES, torch.device("cpu"))
-    expected = inference.score(classifier, pixels, np.arange(32), torch.no_grad())
+    loader = batches.ImageLoader(IMAGES, torch.device("cpu"))
+    expected = inference.score(classifier, loader, np.arange(32), torch.no_grad())
     sizes = []
 
-    def little_memory(module, given):
-        sizes.append(len(given[0]))
-        if len(given[0]) > 10:
+    def little_memory(module, args):
+        sizes.append(len(args[0]))
+        if len(args[0]) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     classifier.register_forward_pre_hook(little_memory)
-    found = inference.score(classifier, pixels, np.arange(32), torch.no_grad())
-    assert torch.allclose(found, expected, atol=1e-5) and max(sizes[-4:]) <= 10 < sizes[0]
+    logits = inference.score(classifier, loader, np.arange(32), torch.no_grad())
+    assert torch.allclose(logits, expected, atol=1e-5) and max(sizes[-4:]) <= 10 < sizes[0]
     with pytest.raises(torch.OutOfMemoryError):
         classifier.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("all of it")))
-        inference.score(classifier, pixels, np.arange(32), torch.no_grad())
+        inference.score(classifier, loader, np.arange(32), torch.no_grad())

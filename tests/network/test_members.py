@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from core.network import members
-from core.network.state import Epoch, Fitted
+from core.network.state import Epoch, TrainResult
 
 import pytest
 from safetensors.torch import load
@@ -17,29 +17,29 @@ from conftest import change_parameters
 
 
 def test_ensembles_with_neighbouring_seeds_have_no_member_in_common():
-    drawn = [members.seeds(seed, 5) for seed in range(200)]
-    assert len({seed for each in drawn for seed in each}) == 1000
+    ensembles = [members.seeds(seed, 5) for seed in range(200)]
+    assert len({seed for seeds in ensembles for seed in seeds}) == 1000
     assert members.seeds(7, 1) == [7] and members.seeds(7, 5)[:2] == members.seeds(7, 2)
 
 
 def test_an_epoch_is_logged_once_all_members_have_reached_it_or_ended():
     logged = []
-    means = members.Means(2, logged.append)
+    averager = members.EpochAverager(2, logged.append)
     epochs = [Epoch(number, 0.1 * number, 0.5, 1.0, 0.5, 0.01) for number in (1, 2, 3)]
-    means.report(1, epochs[0])
-    means.report(1, epochs[1])
+    averager.on_epoch_end(1, epochs[0])
+    averager.on_epoch_end(1, epochs[1])
     assert logged == []
-    means.report(0, epochs[0]._replace(train_loss=0.3))
+    averager.on_epoch_end(0, epochs[0]._replace(train_loss=0.3))
     assert [epoch.number for epoch in logged] == [1] and logged[0].train_loss == pytest.approx(0.2)
-    means.end()  # the first member stopped early
+    averager.flush()  # the first member stopped early
     assert [epoch.number for epoch in logged] == [1, 2] and logged[1].train_loss == pytest.approx(0.2)
 
 
 def test_the_figures_of_an_ensemble_are_means_beside_those_of_each_member():
     best = [Epoch(4, 0.2, 0.9, 0.4, 0.8, 0.01), Epoch(6, 0.4, 0.7, 0.6, 0.6, 0.01)]
-    found = members.summarise([Fitted({}, one, 8, True) for one in best], [3, 99])
-    assert (found["ensemble_size"], found["best_epoch"], found["val_loss"]) == (2, 5, 0.5)
-    assert found["per_member"]["member_2"]["seed"] == 99 and found["per_member"]["member_2"]["best_epoch"] == 6
+    metrics = members.summarise([TrainResult({}, epoch, 8, True) for epoch in best], [3, 99])
+    assert (metrics["ensemble_size"], metrics["best_epoch"], metrics["val_loss"]) == (2, 5, 0.5)
+    assert metrics["per_member"]["member_2"]["seed"] == 99 and metrics["per_member"]["member_2"]["best_epoch"] == 6
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ TWO = """
 import runpy, sys
 sys.path.insert(0, "stages")
 from core.network import members
-members.at_once = lambda chosen, device: 2
+members.max_workers = lambda cfg, device: 2
 sys.argv = ["stages/train.py"]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -72,21 +72,21 @@ def start(clone):
     )  # fmt: skip
 
 
-def alive(number):
+def alive(pid):
     """Whether a process runs: it is there, and not a zombie whose new parent has not looked after it."""
     try:
-        return "State:\tZ" not in Path(f"/proc/{number}/status").read_text()
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
 
 
 def until(process, text):
-    said = ""
+    output = ""
     for line in process.stdout:
-        said += line
+        output += line
         if text in line:
-            return said
-    raise AssertionError(said)
+            return output
+    raise AssertionError(output)
 
 
 @pytest.mark.long
@@ -100,22 +100,22 @@ def test_members_have_the_same_bytes_side_by_side_one_after_another_and_after_be
     for kill in ("all", "one", "none"):
         process = start(clone)
         until(process, "epoch 1")
-        below = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        assert len(below) == 2
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2
         if kill == "all":
             process.kill()
             process.wait()
             time.sleep(1)
-            assert not any(alive(number) for number in below)  # they die with it
+            assert not any(alive(pid) for pid in children)  # they die with it
         elif kill == "one":
-            os.kill(int(below[0]), signal.SIGKILL)
-            said = process.communicate(timeout=60)[0]
+            os.kill(int(children[0]), signal.SIGKILL)
+            output = process.communicate(timeout=60)[0]
             assert process.returncode == 1
-            assert "The process that trained member 1 ended with exit status -9" in said and "Traceback" not in said
+            assert "The process that trained member 1 ended with exit status -9" in output and "Traceback" not in output
         else:
-            said = process.communicate(timeout=120)[0]
-            assert process.returncode == 0, said
-            assert "member 2: kept epoch" in said
+            output = process.communicate(timeout=120)[0]
+            assert process.returncode == 0, output
+            assert "member 2: kept epoch" in output
     assert written() == expected
     assert [*(clone.folder / ".checkpoints").glob("*")] == []
 
@@ -129,8 +129,8 @@ def test_members_that_are_interrupted_keep_their_state_and_a_member_alone_is_the
     process = start(clone)
     until(process, "epoch 1")
     process.terminate()
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130 and "Interrupted: training stopped. Its state is kept" in said
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Interrupted: training stopped. Its state is kept" in output
     assert "member 1: Resuming after epoch" in clone.run("python", "stages/train.py")
     assert written() == expected
 

@@ -28,7 +28,7 @@ def kept(classifier, folder):
     """The classifier as an ensemble, written to models/ and read again."""
     written = Ensemble([classifier])
     save_file(written.contents(), folder / "trained.safetensors")
-    return ensemble.restore(folder / "trained.safetensors", json.loads(json.dumps(written.description))).eval()
+    return ensemble.load_ensemble(folder / "trained.safetensors", json.loads(json.dumps(written.description))).eval()
 
 
 def small(head="linear"):
@@ -82,7 +82,7 @@ def test_normalisation_equals_torchvisions_own():
     from torchvision.transforms.v2.functional import normalize
 
     classifier, seen = small().eval(), []
-    classifier.network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    classifier.network.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     images = torch.rand(2, 3, 32, 32)
     classifier(images)
     assert torch.allclose(seen[0], normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), atol=1e-6)
@@ -108,16 +108,16 @@ def test_weights_of_torchvisions_form_fill_all_but_the_head(tmp_path, kind):
     (save_file if kind == ".safetensors" else torch.save)(published.state_dict(), path)
     if kind == ".pth":
         path = path.rename(tmp_path / f"w-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
-    found = networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
-    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
-    assert found.head.out_features == 1
+    classifier = networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
+    assert torch.equal(classifier.network.conv1[0].weight, published.conv1[0].weight)
+    assert classifier.head.out_features == 1
 
 
 def test_a_model_of_this_project_is_taken_whole(tmp_path):
     trained = small()
     save_file(trained.state_dict(), tmp_path / "model.safetensors")
-    found = networks.build("shufflenet_v2_x0_5", "linear", 32, "model.safetensors", tmp_path)
-    assert torch.equal(found.head.weight, trained.head.weight)
+    classifier = networks.build("shufflenet_v2_x0_5", "linear", 32, "model.safetensors", tmp_path)
+    assert torch.equal(classifier.head.weight, trained.head.weight)
 
 
 LITE = "timm/tf_efficientnet_lite0"
@@ -133,15 +133,15 @@ def test_the_packaged_weights_call_photographs_what_they_show():
         image = ImageOps.fit(Image.fromarray(pixels), (224, 224), Image.Resampling.BICUBIC)
         normal = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.inference_mode():
-            found = int(network.eval()(normal).argmax())
-        assert names.index_to_description(found) == expected
+            index = int(network.eval()(normal).argmax())
+        assert names.index_to_description(index) == expected
 
 
 def test_packaged_weights_fill_all_but_the_head_and_are_refused_elsewhere(monkeypatch, tmp_path):
-    found = networks.build(LITE, "linear", 64, "packaged", TOP)
-    stem = pretrained.packaged(LITE, found.network)["conv_stem.weight"]
-    assert torch.equal(found.network.conv_stem.weight, stem) and found.head.out_features == 1
-    assert found.description["mean"] == [0.5, 0.5, 0.5]
+    classifier = networks.build(LITE, "linear", 64, "packaged", TOP)
+    stem = pretrained.packaged(LITE, classifier.network)["conv_stem.weight"]
+    assert torch.equal(classifier.network.conv_stem.weight, stem) and classifier.head.out_features == 1
+    assert classifier.description["mean"] == [0.5, 0.5, 0.5]
     with pytest.raises(PipelineError, match=f"model.backbone is resnet18: the package is for {LITE}"):
         networks.build("resnet18", "linear", 64, "packaged", TOP)
     (tmp_path / "another").mkdir()
@@ -207,7 +207,7 @@ def test_imagenet_weights_without_network_say_which_file_goes_where(hub, monkeyp
 
 
 def test_imagenet_weights_that_come_damaged_are_not_kept(hub, monkeypatch):
-    monkeypatch.setattr(urllib.request.OpenerDirector, "open", lambda self, *given, **options: io.BytesIO(b"half"))
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", lambda self, *args, **options: io.BytesIO(b"half"))
     with pytest.raises(
         PipelineError, match="efficientnet_v2_s-dd5fe13b.pth has the sha256 .* should start with dd5fe13b"
     ):
@@ -229,8 +229,8 @@ def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_ca
         torchvision.models, "get_model_weights",
         lambda name: SimpleNamespace(DEFAULT=SimpleNamespace(url=f"https://download.pytorch.org/models/{cached.name}")),
     )  # fmt: skip
-    found = networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
-    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+    classifier = networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
+    assert torch.equal(classifier.network.conv1[0].weight, published.conv1[0].weight)
 
 
 @pytest.mark.parametrize(("backbone", "size"), [("inception_v3", 64), ("alexnet", 32), ("vgg11", 16)])
@@ -245,26 +245,26 @@ def test_a_backbone_of_timm_sees_what_timm_would_give_it(name, tmp_path):
     sized = {"img_size": 64} if "vit_tiny" in name else {}
     published = timm.create_model(name, pretrained=False, **sized).eval()
     save_file(published.state_dict(), tmp_path / "weights.safetensors")
-    found = networks.build(f"timm/{name}", "selu", 64, "weights.safetensors", tmp_path).eval()
+    classifier = networks.build(f"timm/{name}", "selu", 64, "weights.safetensors", tmp_path).eval()
     seen = []
-    published.get_submodule(found.head_path).register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    published.get_submodule(classifier.head_path).register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     mean, std = (torch.tensor(published.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     published((images / 255 - mean) / std)
-    both = found.with_features(images)
-    looks, content = found.views(both.shape[1] - 1)
+    both = classifier.with_features(images)
+    looks, content = classifier.views(both.shape[1] - 1)
     assert torch.allclose(both[:, 1 + looks :], seen[0].flatten(1), atol=1e-5) and looks > 0 and content > 0
-    assert torch.equal(both[:, 0], found(images)) and both.shape[0] == 2
-    assert torch.equal(kept(found, tmp_path)(images), both[:, 0])
+    assert torch.equal(both[:, 0], classifier(images)) and both.shape[0] == 2
+    assert torch.equal(kept(classifier, tmp_path)(images), both[:, 0])
 
 
 def test_mean_and_deviation_that_the_hub_publishes_beside_the_weights_count_and_stay(tmp_path):
     save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "model.safetensors")
     own = {"mean": [0.7, 0.6, 0.7], "std": [0.2, 0.2, 0.1]}  # a foundation model: no classes, another normalisation
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", "pretrained_cfg": own}))
-    found = networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
-    assert found.description | own == found.description
-    assert torch.allclose(found.mean.flatten(), torch.tensor(own["mean"]))
+    classifier = networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
+    assert classifier.description | own == classifier.description
+    assert torch.allclose(classifier.mean.flatten(), torch.tensor(own["mean"]))
 
 
 @pytest.mark.parametrize(
@@ -287,15 +287,15 @@ def test_a_transformer_that_timm_builds_from_the_hubs_arguments_gives_its_featur
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     config = {"architecture": "vit_tiny_patch16_224", "model_args": published | layers}
     (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3}}))
-    found = networks.build("timm/vit_tiny_patch16_224", "linear", 64, "model.safetensors", tmp_path).eval()
+    classifier = networks.build("timm/vit_tiny_patch16_224", "linear", 64, "model.safetensors", tmp_path).eval()
     images = torch.rand(2, 3, 64, 64)
-    features = found.with_features(images)
+    features = classifier.with_features(images)
     assert torch.allclose(features[:, -192:], network(images), atol=1e-5)
-    assert torch.equal(kept(found, tmp_path)(images), features[:, 0])
+    assert torch.equal(kept(classifier, tmp_path)(images), features[:, 0])
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ("{", "is not a config.json of the hub"),
         ("[]", "is not a config.json of the hub"),
@@ -304,10 +304,10 @@ def test_a_transformer_that_timm_builds_from_the_hubs_arguments_gives_its_featur
         ('{"model_args": {"block": {}, "act_layer": "none_such"}}', "with block, act_layer of config.json"),
     ],
 )
-def test_a_config_that_does_not_fit_is_said(config, said, tmp_path):
+def test_a_config_that_does_not_fit_is_said(config, message, tmp_path):
     save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(PipelineError, match=said):
+    with pytest.raises(PipelineError, match=message):
         networks.build("timm/resnet10t", "linear", 64, "model.safetensors", tmp_path)
 
 
@@ -320,12 +320,12 @@ def test_timms_weights_from_the_hub_are_read_and_its_absence_is_said(tmp_path, m
     published = timm.create_model("resnet10t")
     save_file(published.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(tmp_path / file))
-    found = networks.build("timm/resnet10t", "linear", 64, "hub", tmp_path)
-    assert torch.equal(found.network.conv1[0].weight, published.conv1[0].weight)
+    classifier = networks.build("timm/resnet10t", "linear", 64, "hub", tmp_path)
+    assert torch.equal(classifier.network.conv1[0].weight, published.conv1[0].weight)
 
 
 @pytest.mark.parametrize(
-    ("backbone", "weights", "said"),
+    ("backbone", "weights", "message"),
     [
         ("timm/resnet10x", "none", "timm does not have: similar names are .*resnet10t"),
         ("timm/resnet10t", "imagenet", "hub is for backbones of timm, imagenet for"),
@@ -338,8 +338,8 @@ def test_timms_weights_from_the_hub_are_read_and_its_absence_is_said(tmp_path, m
         ),
     ],
 )
-def test_what_timm_can_not_give_is_said(tmp_path, backbone, weights, said):
+def test_what_timm_can_not_give_is_said(tmp_path, backbone, weights, message):
     more = timm.create_model("resnet10t").state_dict() | {"gamma": torch.ones(3)}
     save_file(more, tmp_path / "more.safetensors")
-    with pytest.raises(PipelineError, match=said):
+    with pytest.raises(PipelineError, match=message):
         networks.build(backbone, "linear", 64, weights, tmp_path)

@@ -1,4 +1,4 @@
-from core.network.optimiser import AT_ONCE, SMALL, NAdam
+from core.network.optimiser import CHUNK_SIZE, SMALL, NAdam
 
 import pytest
 import torch
@@ -11,24 +11,24 @@ def test_two_hundred_steps_agree_with_torch_in_float64_to_a_millionth(weight_dec
     random = torch.Generator().manual_seed(1)
     first = torch.randn(1000, generator=random)
     scale = 10 ** (8 * torch.rand(1000, generator=random) - 6)
-    mine = torch.nn.Parameter(first.clone())
+    ours = torch.nn.Parameter(first.clone())
     exact, plain = (torch.nn.Parameter(first.to(dtype, copy=True)) for dtype in (torch.float64, torch.float32))
-    known = {"weight_decay": weight_decay, "decoupled_weight_decay": True}
+    options = {"weight_decay": weight_decay, "decoupled_weight_decay": True}
     optimisers = [
-        NAdam([mine], 0.001, weight_decay),
-        *(torch.optim.NAdam([one], lr=0.001, **known) for one in (exact, plain)),
+        NAdam([ours], 0.001, weight_decay),
+        *(torch.optim.NAdam([parameter], lr=0.001, **options) for parameter in (exact, plain)),
     ]
     for step in range(200):
         gradient = torch.randn(1000, generator=random) * scale * (torch.rand(1000, generator=random) > 0.1)
-        for optimiser, parameter in zip(optimisers, (mine, exact, plain), strict=True):
+        for optimiser, parameter in zip(optimisers, (ours, exact, plain), strict=True):
             optimiser.param_groups[0]["lr"] = 0.001 if step < 100 else 0.0003
             parameter.grad = gradient.to(parameter.dtype)
             optimiser.step()
-    mine, exact, plain = (one.detach().double() for one in (mine, exact, plain))
+    ours, exact, plain = (parameter.detach().double() for parameter in (ours, exact, plain))
     for other in (exact, plain):
-        assert float((mine - other).norm() / other.norm()) < 1e-6
-        assert float(((mine - other).abs() / (other.abs() + 1e-3)).max()) < 1e-5
-    assert float((mine - first).norm() / first.norm()) > 0.005
+        assert float((ours - other).norm() / other.norm()) < 1e-6
+        assert float(((ours - other).abs() / (other.abs() + 1e-3)).max()) < 1e-5
+    assert float((ours - first).norm() / first.norm()) > 0.005
 
 
 def network():
@@ -40,39 +40,38 @@ def network():
 
 
 def test_small_and_large_parameters_of_a_network_agree_with_torch_in_float64():
-    mine, exact = network(), network().double()
-    assert mine[5].weight.numel() > AT_ONCE and mine[3].weight.numel() < SMALL
-    known = {"lr": 0.001, "weight_decay": 0.1}
-    other = torch.optim.NAdam(exact.parameters(), decoupled_weight_decay=True, **known)
-    optimisers = NAdam(list(mine.parameters()), **known), other
-    before = [value.clone() for value in mine.parameters()]
+    ours, exact = network(), network().double()
+    assert ours[5].weight.numel() > CHUNK_SIZE and ours[3].weight.numel() < SMALL
+    options = {"lr": 0.001, "weight_decay": 0.1}
+    other = torch.optim.NAdam(exact.parameters(), decoupled_weight_decay=True, **options)
+    optimisers = NAdam(list(ours.parameters()), **options), other
+    before = [value.clone() for value in ours.parameters()]
     for step in range(5):
         images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(step))
-        for model, optimiser in zip((mine, exact), optimisers, strict=True):
+        for model, optimiser in zip((ours, exact), optimisers, strict=True):
             optimiser.zero_grad()
             model(images.to(model[0].weight.dtype)).square().mean().backward()
             optimiser.step()
-    for old, one, other in zip(before, mine.parameters(), exact.parameters(), strict=True):
-        off = (one.detach() - other.detach()).norm() / other.detach().norm()
-        assert float(off) < 1e-5 and not torch.equal(old, one)
-    assert mine[3].weight.is_contiguous(memory_format=torch.channels_last)
+    for old, new, expected in zip(before, ours.parameters(), exact.parameters(), strict=True):
+        error = (new.detach() - expected.detach()).norm() / expected.detach().norm()
+        assert float(error) < 1e-5 and not torch.equal(old, new)
+    assert ours[3].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_is_updated_has_all_gradients_and_a_second_step_does_not_use_them_again():
     model = network()
     optimiser = NAdam(list(model.parameters()), 0.001, 0.0)
     model(torch.rand(8, 1, 16, 16)).mean().backward()
-    squares = sum(float(each.grad.square().sum()) for each in model.parameters())
-    given = optimiser.gather()
-    assert len(given) == 2 and sum(float(each.grad.square().sum()) for each in given) == pytest.approx(
-        squares, rel=1e-5
-    )
-    assert all(one is other for one, other in zip(given, optimiser.gather(), strict=True))
+    squares = sum(float(parameter.grad.square().sum()) for parameter in model.parameters())
+    gathered = optimiser.gather()
+    assert len(gathered) == 2
+    assert sum(float(tensor.grad.square().sum()) for tensor in gathered) == pytest.approx(squares, rel=1e-5)
+    assert all(tensor is again for tensor, again in zip(gathered, optimiser.gather(), strict=True))
     optimiser.step()
     optimiser.zero_grad()
-    after = [each.clone() for each in model.parameters()]
+    after = [parameter.clone() for parameter in model.parameters()]
     optimiser.step()
-    assert all(torch.equal(one, other) for one, other in zip(after, model.parameters(), strict=True))
+    assert all(torch.equal(old, new) for old, new in zip(after, model.parameters(), strict=True))
 
 
 def test_a_parameter_without_gradient_stays_as_it_is():

@@ -3,9 +3,10 @@ import math
 import random
 import re
 
-from core.network import batches, checkpoints, devices, inference, members, networks, training
+from core.network import batches, checkpoints, devices, inference, networks, training
 from core.network.ensemble import Ensemble
 from core.network.optimiser import NAdam
+from core.network.progress import ProgressBar
 from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
@@ -28,43 +29,44 @@ def data():
 
 def fit(
     chosen, data, seed=1, report=lambda epoch: None, head="linear", store=None, stop=lambda: False,
-    seen=lambda images, text: None, minutes=5.0, **changes,
+    progress=lambda images, text: None, minutes=5.0, **changes,
 ):  # fmt: skip
     images, labels, rows = data
-    known = {"epochs": 3, "batch_size": 8, "lr": 0.001, "device": "cpu", "precision": "fp32"} | changes
-    rules = chosen({f"train.{name.replace('__', '.')}": value for name, value in known.items()})
-    devices.repeatable(seed)
+    changes = {"epochs": 3, "batch_size": 8, "lr": 0.001, "device": "cpu", "precision": "fp32"} | changes
+    cfg = chosen({f"train.{name.replace('__', '.')}": value for name, value in changes.items()}).train
+    devices.seed_everything(seed)
     classifier = networks.Classifier("shufflenet_v2_x0_5", head, 32)
-    watch = training.Watch(report, seen, stop, checkpoint_minutes=minutes)
-    return classifier, training.fit(classifier, training.Data(images, labels, rows), rules.train, seed, watch, store)
+    callbacks = training.Callbacks(lambda member, epoch: report(epoch), progress, stop)
+    arrays = training.Data(images, labels, rows)
+    return classifier, training.fit(classifier, arrays, cfg, seed, callbacks, store, checkpoint_minutes=minutes)
 
 
 def losses(classifier, state, data):
     images, labels, rows = data
     classifier.load_state_dict(state)
-    chances = inference.probabilities(Ensemble([classifier]), images, rows["val"], torch.device("cpu"))[:, 0]
-    truth = labels[rows["val"]]
-    return -np.mean(truth * np.log(chances) + (1 - truth) * np.log(1 - chances))
+    probabilities = inference.probabilities(Ensemble([classifier]), images, rows["val"], torch.device("cpu"))[:, 0]
+    targets = labels[rows["val"]]
+    return -np.mean(targets * np.log(probabilities) + (1 - targets) * np.log(1 - probabilities))
 
 
-def test_the_kept_epochs_weights_are_really_kept(chosen, data):
+def test_the_weights_of_the_best_epoch_are_returned(chosen, data):
     """The original project kept a reference, and so the last epoch's."""
     epochs = []
     # Labels of validation turned round: what is learned makes the last epoch worse than the first.
     _, labels, rows = data
     labels[rows["val"]] = 1 - labels[rows["val"]]
-    classifier, fitted = fit(chosen, data, report=epochs.append, epochs=6, schedule="plateau")
+    classifier, result = fit(chosen, data, report=epochs.append, epochs=6, schedule="plateau")
     last = losses(classifier, {name: value.clone() for name, value in classifier.state_dict().items()}, data)
-    assert fitted.kept == min(epochs, key=lambda epoch: epoch.val_loss) and fitted.kept.number < 6
-    assert losses(classifier, fitted.state, data) == pytest.approx(fitted.kept.val_loss, rel=1e-4)
-    assert last == pytest.approx(epochs[-1].val_loss, rel=0.05) and last > fitted.kept.val_loss * 1.01
+    assert result.best_epoch == min(epochs, key=lambda epoch: epoch.val_loss) and result.best_epoch.number < 6
+    assert losses(classifier, result.best_state, data) == pytest.approx(result.best_epoch.val_loss, rel=1e-4)
+    assert last == pytest.approx(epochs[-1].val_loss, rel=0.05) and last > result.best_epoch.val_loss * 1.01
 
 
 def test_equal_seeds_give_equal_bytes_and_others_not(chosen, data):
     first, again, other = (fit(chosen, data, seed)[1] for seed in (1, 1, 2))
-    assert first.kept == again.kept
-    assert all(torch.equal(first.state[name], again.state[name]) for name in first.state)
-    assert not all(torch.equal(first.state[name], other.state[name]) for name in first.state)
+    assert first.best_epoch == again.best_epoch
+    assert all(torch.equal(first.best_state[name], again.best_state[name]) for name in first.best_state)
+    assert not all(torch.equal(first.best_state[name], other.best_state[name]) for name in first.best_state)
 
 
 def test_training_lowers_the_loss(chosen, data):
@@ -75,12 +77,12 @@ def test_training_lowers_the_loss(chosen, data):
 
 def test_it_stops_after_so_many_epochs_without_improvement_and_lowers_the_rate_before(chosen, data):
     epochs = []
-    fitted = fit(
+    result = fit(
         chosen, data, report=epochs.append, epochs=40, lr=0.3, early_stopping=4, schedule="plateau", plateau_patience=1
     )[1]
-    assert fitted.stopped_early and fitted.epochs == len(epochs) == fitted.kept.number + 4 < 40
+    assert result.stopped_early and result.epochs == len(epochs) == result.best_epoch.number + 4 < 40
     # More than one epoch without improvement: from the third on the rate is 0.3 of what it was.
-    assert epochs[fitted.kept.number + 2].lr == pytest.approx(0.3 * epochs[fitted.kept.number + 1].lr)
+    assert epochs[result.best_epoch.number + 2].lr == pytest.approx(0.3 * epochs[result.best_epoch.number + 1].lr)
 
 
 def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypatch):
@@ -98,36 +100,36 @@ def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypa
         schedule="plateau",
     )
 
-    devices.repeatable(1)
+    devices.seed_everything(1)
     network = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).to(memory_format=torch.channels_last)
     optimiser = NAdam(list(network.parameters()), 0.001, 0.5)
     criterion = nn.BCEWithLogitsLoss()
     order = rows["train"][torch.randperm(32, generator=torch.Generator().manual_seed(100_004)).numpy()]
-    total = right = 0.0
+    total = num_correct = 0.0
     for start in range(0, 32, 8):
-        taken = order[start : start + 8]
-        truth = torch.tensor(labels[taken], dtype=torch.float32)
-        logits = network(torch.tensor(images[taken]).permute(0, 3, 1, 2))
-        loss = criterion(logits, truth)
+        batch = order[start : start + 8]
+        targets = torch.tensor(labels[batch], dtype=torch.float32)
+        logits = network(torch.tensor(images[batch]).permute(0, 3, 1, 2))
+        loss = criterion(logits, targets)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         total += loss.item() * 8
-        right += ((logits > 0) == (truth > 0.5)).sum().item()
+        num_correct += ((logits > 0) == (targets > 0.5)).sum().item()
     network.eval()
     with torch.no_grad():
-        held = network(torch.tensor(images[rows["val"]]).permute(0, 3, 1, 2))
-    truth = torch.tensor(labels[rows["val"]], dtype=torch.float32)
+        val_logits = network(torch.tensor(images[rows["val"]]).permute(0, 3, 1, 2))
+    targets = torch.tensor(labels[rows["val"]], dtype=torch.float32)
     assert epochs[0].train_loss == pytest.approx(total / 32, rel=1e-5)
-    assert epochs[0].train_accuracy == right / 32
-    assert epochs[0].val_loss == pytest.approx(criterion(held, truth).item(), rel=1e-4)
-    assert epochs[0].val_accuracy == pytest.approx(((held > 0) == (truth > 0.5)).double().mean().item())
+    assert epochs[0].train_accuracy == num_correct / 32
+    assert epochs[0].val_loss == pytest.approx(criterion(val_logits, targets).item(), rel=1e-4)
+    assert epochs[0].val_accuracy == pytest.approx(((val_logits > 0) == (targets > 0.5)).double().mean().item())
 
 
 def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(chosen, data):
-    devices.repeatable(1)
+    devices.seed_everything(1)
     before = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).state_dict()
-    after = fit(chosen, data, freeze_backbone=True)[1].state
+    after = fit(chosen, data, freeze_backbone=True)[1].best_state
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"network.fc.weight", "network.fc.bias"}
 
@@ -142,15 +144,15 @@ def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
 
 
 def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch):
-    seen = []
-    clip = lambda parameters, norm: seen.append((sum(each.grad.numel() for each in parameters), norm))  # noqa: E731
+    calls = []
+    clip = lambda parameters, norm: calls.append((sum(p.grad.numel() for p in parameters), norm))  # noqa: E731
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip)
     (network, plain), (_, decayed) = (
         fit(chosen, data, epochs=2, grad_clip_norm=0.5, weight_decay=decay) for decay in (0.0, 0.5)
     )
-    assert set(seen) == {(sum(each.numel() for each in network.parameters()), 0.5)}
+    assert set(calls) == {(sum(parameter.numel() for parameter in network.parameters()), 0.5)}
     name = "network.fc.weight"
-    assert not torch.equal(plain.state[name], decayed.state[name])
+    assert not torch.equal(plain.best_state[name], decayed.best_state[name])
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, data, monkeypatch):
@@ -165,29 +167,29 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, 
 
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(PipelineError, match=r"train\.device is cuda:99"):
-        devices.choose("cuda:99")
+        devices.get_device("cuda:99")
 
 
 def test_bf16_autocast_trains_too(chosen, data, monkeypatch):
-    seen = set()
+    dtypes = set()
     forward = networks.Classifier.forward
 
     def spied(self, images):
-        seen.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        dtypes.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
         return forward(self, images)
 
     monkeypatch.setattr(networks.Classifier, "forward", spied)
-    fitted = fit(chosen, data, epochs=1, precision="bf16")[1]
-    assert torch.bfloat16 in seen
-    assert math.isfinite(fitted.kept.val_loss) and fitted.state["network.fc.weight"].dtype == torch.float32
+    result = fit(chosen, data, epochs=1, precision="bf16")[1]
+    assert torch.bfloat16 in dtypes
+    assert math.isfinite(result.best_epoch.val_loss) and result.best_state["network.fc.weight"].dtype == torch.float32
 
 
 def test_the_whole_set_is_read_once_per_epoch_and_no_second_time(chosen, data, monkeypatch):
-    taken = []
-    read = batches.Pixels._read
-    monkeypatch.setattr(batches.Pixels, "_read", lambda self, rows: taken.append(rows) or read(self, rows))
+    read_rows = []
+    read = batches.ImageLoader._read
+    monkeypatch.setattr(batches.ImageLoader, "_read", lambda self, rows: read_rows.append(rows) or read(self, rows))
     fit(chosen, data, epochs=2)
-    counts = np.bincount(np.concatenate(taken), minlength=COUNT)
+    counts = np.bincount(np.concatenate(read_rows), minlength=COUNT)
     assert (counts == 2).all()
 
 
@@ -199,25 +201,25 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_loss_images_per_second_and_time_left(chosen, data, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
-    bar = members.Bar(64)
-    fit(chosen, data, epochs=2, seen=bar.seen)
+    bar = ProgressBar(64)
+    fit(chosen, data, epochs=2, progress=bar.update)
     bar.close()
     assert re.search(r"\d+/64 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, epoch [12]/2, loss \d\.\d+", screen.getvalue())
 
 
 def test_what_is_no_terminal_gets_no_bar(chosen, data, capsys):
-    bar = members.Bar(32)
-    fit(chosen, data, epochs=1, seen=bar.seen)
+    bar = ProgressBar(32)
+    fit(chosen, data, epochs=1, progress=bar.update)
     bar.close()
     assert capsys.readouterr().err == ""
 
 
 def test_every_training_batch_is_augmented_and_no_validation_batch(chosen, data, monkeypatch):
-    seen = []
+    sizes = []
     augment = batches.augment
-    monkeypatch.setattr(batches, "augment", lambda *given: seen.append(len(given[0])) or augment(*given))
+    monkeypatch.setattr(batches, "augment", lambda *args: sizes.append(len(args[0])) or augment(*args))
     fit(chosen, data, epochs=2)
-    assert sum(seen) == 2 * 32
+    assert sum(sizes) == 2 * 32
 
 
 def test_the_rate_follows_the_validation_loss_and_not_that_of_training(chosen, data):
@@ -249,8 +251,8 @@ def after(steps):
     return lambda: next(calls) >= steps
 
 
-def facts(fitted, epochs):
-    return fitted.kept, fitted.epochs, [tuple(epoch) for epoch in epochs]
+def facts(result, epochs):
+    return result.best_epoch, result.epochs, [tuple(epoch) for epoch in epochs]
 
 
 # Four steps an epoch: within the first epoch, at the end of its last step, within a later one, and again and again.
@@ -259,19 +261,19 @@ def facts(fitted, epochs):
 def test_a_training_that_was_stopped_ends_with_the_same_bytes(chosen, data, tmp_path, stops, schedule):
     # Dropout draws from torch's own random state; the rate falls from the second epoch without improvement on.
     rules = {"epochs": 5, "lr": 0.1, "augment__brightness": 0.1} | schedule
-    whole: list = []
-    expected = fit(chosen, data, report=whole.append, head="selu", **rules)[1]
-    assert len({epoch.lr for epoch in whole}) > 1
+    epochs: list = []
+    expected = fit(chosen, data, report=epochs.append, head="selu", **rules)[1]
+    assert len({epoch.lr for epoch in epochs}) > 1
 
     for steps in stops:
         with checkpoints.opened(tmp_path, "a", "m") as store, pytest.raises(Interrupted, match="again to resume, or"):
             fit(chosen, data, head="selu", store=store, stop=after(steps), **rules)
         torch.manual_seed(99)
-    seen: list = []
+    resumed_epochs: list = []
     with checkpoints.opened(tmp_path, "a", "m") as store:
-        fitted = fit(chosen, data, report=seen.append, head="selu", store=store, **rules)[1]
-    assert facts(fitted, seen) == facts(expected, whole)
-    assert save(fitted.state) == save(expected.state)
+        result = fit(chosen, data, report=resumed_epochs.append, head="selu", store=store, **rules)[1]
+    assert facts(result, resumed_epochs) == facts(expected, epochs)
+    assert save(result.best_state) == save(expected.best_state)
 
 
 def resumed(chosen, data, folder, **rules):
@@ -287,9 +289,11 @@ def resumed(chosen, data, folder, **rules):
 @pytest.mark.slow  # it compiles
 def test_a_compiled_training_ends_with_the_same_bytes_too_and_sees_the_losses_of_a_plain_one(chosen, data, tmp_path):
     expected = fit(chosen, data, head="selu", compile=True, reproducible="machine")[1]
-    assert save(resumed(chosen, data, tmp_path, compile=True, reproducible="machine").state) == save(expected.state)
+    assert save(resumed(chosen, data, tmp_path, compile=True, reproducible="machine").best_state) == save(
+        expected.best_state
+    )
     # At a small rate, where rounding does not grow, and without dropout, which draws in another way once compiled.
-    plain, compiled = (fit(chosen, data, epochs=1, lr=1e-6, compile=value)[1].kept for value in (False, True))
+    plain, compiled = (fit(chosen, data, epochs=1, lr=1e-6, compile=value)[1].best_epoch for value in (False, True))
     assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
     assert compiled.val_loss == pytest.approx(plain.val_loss, rel=1e-3) and compiled != plain
 
@@ -300,32 +304,31 @@ def test_a_checkpoint_from_before_the_compiler_came_is_not_used(chosen, data, tm
     with checkpoints.opened(tmp_path, "a", "m") as store:
         with pytest.raises(Interrupted):
             fit(chosen, data, epochs=2, store=store, stop=after(2))
-        assert save(fit(chosen, data, epochs=2, store=store, compile=True, reproducible="machine")[1].state) == save(
-            expected.state
-        )
+        result = fit(chosen, data, epochs=2, store=store, compile=True, reproducible="machine")[1]
+    assert save(result.best_state) == save(expected.best_state)
     assert "checkpoint is not used: a compiler" in capsys.readouterr().err
 
 
 def test_a_training_that_was_done_but_for_its_outputs_is_not_done_again(chosen, data, tmp_path, monkeypatch):
     with checkpoints.opened(tmp_path, "a", "m") as store:
         first = fit(chosen, data, store=store)[1]
-    monkeypatch.setattr(training.Training, "one_step", None)
+    monkeypatch.setattr(training.Trainer, "train_step", None)
     with checkpoints.opened(tmp_path, "a", "m") as store:
         again = fit(chosen, data, store=store)[1]
-    assert save(again.state) == save(first.state) and again[1:] == first[1:]
+    assert save(again.best_state) == save(first.best_state) and again[1:] == first[1:]
 
 
 def test_a_checkpoint_is_written_after_each_epoch_and_so_many_minutes(chosen, data, tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(checkpoints.Store, "save", lambda self, epoch, step, checkpoint: kept.append((epoch, step)))
+    saved = []
+    monkeypatch.setattr(checkpoints.Store, "save", lambda self, epoch, step, checkpoint: saved.append((epoch, step)))
     with checkpoints.opened(tmp_path, "a", "m") as store:
         fit(chosen, data, store=store, epochs=2)
-        assert kept == [(1, 0), (2, 0)]
-        kept.clear()
+        assert saved == [(1, 0), (2, 0)]
+        saved.clear()
         clock = iter(range(0, 100_000, 70))  # seconds: each look at the clock is 70 s after the one before
         monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
         fit(chosen, data, store=store, epochs=1, minutes=2)
-    assert kept == [(0, 2), (0, 4), (1, 0)]  # a step takes 70 s, and 140 are more than 120
+    assert saved == [(0, 2), (0, 4), (1, 0)]  # a step takes 70 s, and 140 are more than 120
 
 
 def test_training_draws_from_no_random_state_that_a_checkpoint_lacks(chosen, data):
@@ -346,12 +349,12 @@ def test_a_loss_that_becomes_no_number_leaves_the_last_good_checkpoint(chosen, d
     with checkpoints.opened(tmp_path, "a", "m") as store:
         with pytest.raises(PipelineError, match="At epoch 2, step 3 of 4 .* The last good checkpoint is kept"):
             fit(chosen, data, store=store)
-        kept = store.load()
-    assert len(kept.facts["epochs"]) == 1
-    assert all(value.isfinite().all() for value in kept.tensors.values())
+        checkpoint = store.load()
+    assert len(checkpoint.facts["epochs"]) == 1
+    assert all(value.isfinite().all() for value in checkpoint.tensors.values())
 
 
-def test_weights_that_are_no_numbers_are_never_kept(chosen, data, tmp_path, monkeypatch):
+def test_weights_that_are_no_numbers_are_never_saved(chosen, data, tmp_path, monkeypatch):
     """A loss may still be finite when the step that it asks for is not."""
 
     def spoil(parameters, norm):

@@ -65,7 +65,9 @@ def test_the_record_names_the_processor_only_where_the_bytes_depend_on_it(monkey
     here = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].splitlines()[0]
     assert provenance.machine()["processor"] == "any x86-64 with AVX2"
     assert "instructions" not in provenance.machine()
-    assert torch.__version__.startswith(provenance.machine()["packages"]["torch"])  # it is loaded, so its instructions count
+    assert torch.__version__.startswith(
+        provenance.machine()["packages"]["torch"]
+    )  # it is loaded, so its instructions count
     monkeypatch.delenv("MKL_CBWR")
     assert provenance.machine()["processor"] == here and provenance.machine()["instructions"]
 

@@ -16,9 +16,9 @@ def at_once(chosen: Train, members: int) -> int:
     """How many folds of so many members this machine can train at the same time, each member on cores or a GPU of its
     own; at least 1."""
     from core.network import devices  # slow to import
-    from core.network.members import at_once as trainings
+    from core.network.members import max_workers
 
-    return max(1, trainings(chosen, devices.choose(chosen.device)) // members)
+    return max(1, max_workers(chosen, devices.get_device(chosen.device)) // members)
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from core.evidence import calibration
 from core.images import decoder
 from core.images.preparation import DecodeError, Preparation
-from core.network import devices, ensemble, inference, novelty, pretrained, regions
+from core.network import devices, ensemble, gradcam, inference, ood, pretrained
 from core.pipeline import files
 
 import numpy as np
@@ -15,13 +15,13 @@ from PIL import Image
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
-NOVELTY = "ood.safetensors"
+OOD = "ood.safetensors"
 SHOWN = 256  # minimum side, in pixels, of an image that is shown to people
 
 
 class Scores(NamedTuple):
     """Of N images: ``probability`` of the positive class, float64 (N,), and ``ood_score``, float64 (N,), which is above
-    1 if the image is out of distribution (core.network.novelty)."""
+    1 if the image is out of distribution (core.network.ood)."""
 
     probability: np.ndarray
     ood_score: np.ndarray
@@ -37,11 +37,11 @@ class Model:
         self.channels: int = description["channels"]
         self.synthetic: bool = description["synthetic"]
         self.temperature = temperature
-        self.device = devices.choose(device)
-        self.ensemble = ensemble.restore(folder / WEIGHTS, description).to(self.device).eval()
-        self.novelty = novelty.Novelty(**pretrained.read(folder / NOVELTY))
+        self.device = devices.get_device(device)
+        self.ensemble = ensemble.load_ensemble(folder / WEIGHTS, description).to(self.device).eval()
+        self.detector = ood.Detector(**pretrained.read(folder / OOD))
         example = torch.zeros(1, self.channels, side, side, device=self.device)
-        self.layers = regions.layers(self.ensemble, example)
+        self.layers = gradcam.target_layers(self.ensemble, example)
 
     def fit(self, found: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:
         """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
@@ -52,15 +52,15 @@ class Model:
     def scores(self, stack: np.ndarray, rows: np.ndarray) -> Scores:
         """The scores of the images at ``rows`` of ``stack``, uint8 (N, side, side, C)."""
         each, features = inference.features(self.ensemble, stack, rows, self.device)
-        return Scores(calibration.tempered(each.mean(axis=1), self.temperature), self.novelty.ratio(features))
+        return Scores(calibration.tempered(each.mean(axis=1), self.temperature), self.detector.ood_score(features))
 
     def heatmap(self, image: np.ndarray, positive: bool) -> Image.Image:
         """An image uint8 (side, side, C), overlaid with the regions that support the predicted class (Grad-CAM). If
         the network has no map of 4 x 4 or more, only the image."""
         if self.layers is None:
             return picture(image)
-        heat = regions.maps(self.ensemble, self.layers[0], image[None], np.array([positive]))
-        return picture(regions.laid_over(image, heat[0]))
+        heat = gradcam.heatmaps(self.ensemble, self.layers[0], image[None], np.array([positive]))
+        return picture(gradcam.overlay(image, heat[0]))
 
 
 def picture(image: np.ndarray) -> Image.Image:

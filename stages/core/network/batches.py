@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from core.network import messages
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -21,14 +22,20 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
 READ_AHEAD = 2  # batches that are read into memory before they are needed
-ASKED_AHEAD = 6  # batches that the system is asked to read from disk in advance
+ADVISED_AHEAD = 6  # batches that the system is told to read from disk in advance
 
 
-class Pixels:
-    """The image array, uint8 (N, H, W, C).
+class ImageLoader:
+    """Reads batches of images and moves them to the device.
 
     A GPU holds the whole array if it takes less than half of the free GPU memory. Otherwise batches are read from the
     memory map ahead of their use.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (N, H, W, C)
+        An array or a memory map.
+    device : torch.device
     """
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
@@ -46,33 +53,33 @@ class Pixels:
             for rows in batches:
                 yield self.resident[torch.tensor(rows, device=self.device)].permute(0, 3, 1, 2)
             return
-        for rows in batches[READ_AHEAD:ASKED_AHEAD]:
-            self._ask(rows)
+        for rows in batches[READ_AHEAD:ADVISED_AHEAD]:
+            self._advise_readahead(rows)
         with ThreadPoolExecutor(1) as reader:
             waiting = [reader.submit(self._read, rows) for rows in batches[:READ_AHEAD]]
             for number in range(len(batches)):
                 batch = waiting.pop(0).result()
-                for rows in batches[number + ASKED_AHEAD : number + ASKED_AHEAD + 1]:
-                    self._ask(rows)
+                for rows in batches[number + ADVISED_AHEAD : number + ADVISED_AHEAD + 1]:
+                    self._advise_readahead(rows)
                 for rows in batches[number + READ_AHEAD : number + READ_AHEAD + 1]:
                     waiting.append(reader.submit(self._read, rows))
                 yield batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
-    def _ask(self, rows: np.ndarray) -> None:
+    def _advise_readahead(self, rows: np.ndarray) -> None:
         """Ask the system to read these images into its cache, all at once: reading page by page takes far longer."""
         if self.mapped:
             size = self.images[0].nbytes
-            first = self.images.offset % mmap.ALLOCATIONGRANULARITY
+            offset = self.images.offset % mmap.ALLOCATIONGRANULARITY
             for row in rows.tolist():
-                begin = (first + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
-                self.mapped.madvise(mmap.MADV_WILLNEED, begin, first + (row + 1) * size - begin)
+                begin = (offset + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
+                self.mapped.madvise(mmap.MADV_WILLNEED, begin, offset + (row + 1) * size - begin)
 
     def _read(self, rows: np.ndarray) -> Tensor:
         batch = torch.from_numpy(self.images[rows])
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
 
-def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def make_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Split ``rows`` into batches of ``size``. A single last row is added to the batch before it, because batch
     normalisation can't train on one image."""
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -82,53 +89,69 @@ def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def augment(
-    images: Tensor, chosen: Augment, random: torch.Generator, count: int | None = None, first: int = 0
+    images: Tensor, cfg: Augment, generator: torch.Generator, batch_size: int | None = None, start: int = 0
 ) -> Tensor:
-    """Augment each image of a batch separately: float in [0, 1], (B, C, H, W), from uint8 or float.
+    """Augment each image separately.
 
-    Random numbers are drawn from ``random`` on the CPU, so they are the same for every device. ``images`` can be a part
-    of a batch of ``count`` images that starts at image ``first``: each image is then changed as in the whole batch.
-    Raises PipelineError for stain jitter on grey images.
+    Random numbers are drawn on the CPU, so they are the same for every device. ``images`` can be a part of a batch:
+    each image is then changed as in the whole batch.
+
+    Parameters
+    ----------
+    images : Tensor of uint8 or float32, shape (B, C, H, W)
+        Floats are in [0, 1].
+    batch_size, start : int
+        The number of images in the batch that ``images`` is a part of, and the position of its first image there.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, C, H, W)
+        In [0, 1].
+
+    Raises
+    ------
+    PipelineError
+        For stain jitter on grey images.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    count, mine = count or len(images), slice(first, first + len(images))
+    size, part = batch_size or len(images), slice(start, start + len(images))
 
     def factors(strength: float, columns: int = 1) -> Tensor:
-        drawn = 1 + strength * (2 * torch.rand(count, columns, generator=random) - 1)
-        return drawn[mine].to(images.device)
+        drawn = 1 + strength * (2 * torch.rand(size, columns, generator=generator) - 1)
+        return drawn[part].to(images.device)
 
-    if chosen.geometry != "none":
-        turns = torch.randint(2, (3, count), generator=random)[:, mine] == 1
-        images = _turn(images, chosen.geometry, turns.to(images.device))
-    if chosen.stain:
+    if cfg.geometry != "none":
+        flips = torch.randint(2, (3, size), generator=generator)[:, part] == 1
+        images = _flip(images, cfg.geometry, flips.to(images.device))
+    if cfg.stain:
         if images.shape[1] != 3:
-            raise PipelineError("train.augment.stain is for colour images, but these images are grey: set it to 0")
-        images = _restain(images, factors(chosen.stain, 3))
-    if chosen.contrast:
-        middle = images.mean(dim=(1, 2, 3), keepdim=True)
-        images = middle + (images - middle) * factors(chosen.contrast).view(-1, 1, 1, 1)
-    if chosen.brightness:
-        images = images * factors(chosen.brightness).view(-1, 1, 1, 1)
+            raise PipelineError(messages.STAIN_NEEDS_COLOUR)
+        images = _stain_jitter(images, factors(cfg.stain, 3))
+    if cfg.contrast:
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        images = mean + (images - mean) * factors(cfg.contrast).view(-1, 1, 1, 1)
+    if cfg.brightness:
+        images = images * factors(cfg.brightness).view(-1, 1, 1, 1)
     return images.clamp(0, 1)
 
 
-def _turn(images: Tensor, geometry: str, turns: Tensor) -> Tensor:
-    """Flip each image left-right, flip it top-bottom, and transpose it, as ``turns`` says: bool (3, B), in this order.
+def _flip(images: Tensor, geometry: str, flips: Tensor) -> Tensor:
+    """Flip each image left-right, flip it top-bottom, and transpose it, as ``flips`` says: bool (3, B), in this order.
 
     With geometry "d4", these are the eight symmetries of a square; "flips" does not transpose, and "hflip" only flips
     left-right.
     """
-    across, down, over = turns
-    images = torch.where(across.view(-1, 1, 1, 1), images.flip(3), images)
+    horizontal, vertical, transposed = flips
+    images = torch.where(horizontal.view(-1, 1, 1, 1), images.flip(3), images)
     if geometry != "hflip":
-        images = torch.where(down.view(-1, 1, 1, 1), images.flip(2), images)
+        images = torch.where(vertical.view(-1, 1, 1, 1), images.flip(2), images)
     if geometry == "d4":
-        images = torch.where(over.view(-1, 1, 1, 1), images.transpose(2, 3), images)
+        images = torch.where(transposed.view(-1, 1, 1, 1), images.transpose(2, 3), images)
     return images
 
 
-def _restain(images: Tensor, factors: Tensor) -> Tensor:
+def _stain_jitter(images: Tensor, factors: Tensor) -> Tensor:
     """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3).
 
     Transmitted light decreases exponentially with the amount of stain (Beer-Lambert law), so the amounts are linear in

@@ -18,14 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from core.network import messages
 from core.pipeline import files
-from core.pipeline.text import shorten
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-KEPT = 2  # checkpoints, in case the newest one is damaged
+MAX_TO_KEEP = 2  # checkpoints, in case the newest one is damaged
 FACTS = "facts"
 NAME = re.compile(r"\d+-\d+-([0-9a-f]{64})\.safetensors")
 
@@ -46,24 +46,20 @@ class Store:
     def load(self) -> Checkpoint | None:
         """The newest undamaged checkpoint, or None. Damaged files are renamed, with a message on stderr."""
         for path in self.paths():
-            found = _read(path)
-            if found is not None:
-                return found
+            checkpoint = _read(path)
+            if checkpoint is not None:
+                return checkpoint
             path.rename(path.with_name(f"damaged-{path.name}"))
-            print(
-                f"{path} is damaged: renamed to damaged-{path.name}; using the checkpoint before it",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(messages.damaged_checkpoint(path), file=sys.stderr, flush=True)
         return None
 
     def save(self, epoch: int, step: int, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint after ``step`` steps of ``epoch``, completely or not at all; keep the newest KEPT."""
+        """Write a checkpoint after ``step`` steps of ``epoch``, completely or not at all; keep only the newest ones."""
         content = pack(checkpoint)
         digest = hashlib.sha256(content).hexdigest()
         with files.whole(self.folder / f"{epoch:06d}-{step:09d}-{digest}.safetensors") as unfinished:
             unfinished.write_bytes(content)
-        for path in self.paths()[KEPT:]:
+        for path in self.paths()[MAX_TO_KEEP:]:
             path.unlink()
 
     def clear(self) -> None:
@@ -87,14 +83,10 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
     stderr and not used: the result would be that of neither machine.
     """
     name = f"{fingerprint[:32]}-{machine[:8]}"
-    folder, lock = _claim(root, name)
+    folder, lock = _lock_folder(root, name)
     others = [path for path in root.glob(f"{fingerprint[:32]}-*") if not path.name.startswith(name)]
     if others:
-        print(
-            "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
-            f"{shorten([str(path) for path in others])}",
-            file=sys.stderr,
-        )
+        print(messages.checkpoints_of_other_machines(others), file=sys.stderr)
     store = Store(folder)
     for path in folder.glob(".*"):  # unfinished files of a killed process
         path.unlink()
@@ -106,7 +98,7 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
         lock.close()
 
 
-def _claim(root: Path, name: str) -> tuple[Path, IO[bytes]]:
+def _lock_folder(root: Path, name: str) -> tuple[Path, IO[bytes]]:
     for number in itertools.count(1):
         folder = root / f"{name}-{number}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,17 +128,17 @@ def pack(checkpoint: Checkpoint) -> bytes:
         flat.setdefault(kind, []).append(tensor.detach().flatten())
         layout.append((name, kind, tuple(tensor.shape)))
     facts = json.dumps({"facts": checkpoint.facts, "layout": layout}).encode()
-    joined = {kind: torch.cat(tensors).cpu() for kind, tensors in flat.items()}
-    return save(joined | {FACTS: torch.frombuffer(bytearray(facts), dtype=torch.uint8)})
+    vectors = {kind: torch.cat(tensors).cpu() for kind, tensors in flat.items()}
+    return save(vectors | {FACTS: torch.frombuffer(bytearray(facts), dtype=torch.uint8)})
 
 
 def unpack(content: bytes) -> Checkpoint:
     """The inverse of ``pack``."""
     flat = load(content)
     facts = json.loads(flat.pop(FACTS).numpy().tobytes())
-    tensors, begun = {}, dict.fromkeys(flat, 0)
+    tensors, offsets = {}, dict.fromkeys(flat, 0)
     for name, kind, shape in facts["layout"]:
-        end = begun[kind] + math.prod(shape)
-        tensors[name] = flat[kind][begun[kind] : end].view(shape).clone()
-        begun[kind] = end
+        end = offsets[kind] + math.prod(shape)
+        tensors[name] = flat[kind][offsets[kind] : end].view(shape).clone()
+        offsets[kind] = end
     return Checkpoint(tensors, facts["facts"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from core.network import messages
 from core.pipeline import pins
 from core.pipeline.errors import PipelineError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 COMPILED_FROM = 20_000  # steps: from here on a gain of 10 % outweighs one to two minutes of compiling
 
 
-def choose(name: str) -> torch.device:
+def get_device(name: str) -> torch.device:
     """The device for ``train.device``. Raises PipelineError if this machine does not have it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,11 +29,9 @@ def choose(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise PipelineError(f"the device is {name!r}, but must be auto, cpu, cuda, or one GPU such as cuda:1") from None
+        raise PipelineError(messages.unknown_device(name)) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise PipelineError(
-            f"train.device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use auto or cpu"
-        )
+        raise PipelineError(messages.no_such_gpu(name, torch.cuda.device_count()))
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # the provenance names the GPU only if CUDA is initialised
@@ -51,67 +50,56 @@ def autocast(name: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision(name, device) == "bf16")
 
 
-def check(chosen: Train, device: torch.device) -> None:
-    """Raise PipelineError if the parameters ask for equal bytes everywhere, and for something that rounds differently on each
-    processor."""
-    if chosen.reproducible == "everywhere" and device.type == "cpu":
-        for what in ("compile", "precision"):
-            if (value := getattr(chosen, what)) in (True, "bf16"):
-                raise PipelineError(
-                    f"train.{what} = {value} on a CPU gives other bytes on other processors: set it to auto, or "
-                    "train.reproducible to machine"
-                )
+def check(cfg: Train, device: torch.device) -> None:
+    """Raise PipelineError if the parameters ask for equal bytes everywhere, and for something that rounds differently
+    on each processor."""
+    if cfg.reproducible == "everywhere" and device.type == "cpu":
+        for key in ("compile", "precision"):
+            if (value := getattr(cfg, key)) in (True, "bf16"):
+                raise PipelineError(messages.rounds_differently(key, value))
 
 
-def promise(chosen: Train, device: torch.device) -> str:
+def describe_determinism(cfg: Train, device: torch.device) -> str:
     """On which machines the same run gives the same bytes, for ``train.reproducible``."""
-    if chosen.reproducible == "none":
-        return "Two runs give different bytes, because train.reproducible is none"
+    if cfg.reproducible == "none":
+        return messages.NOT_DETERMINISTIC
     if device.type == "cuda":
-        return f"Equal bytes are promised on the same model of GPU only ({torch.cuda.get_device_name(device)})"
-    if chosen.reproducible == "machine":
-        return "Equal bytes are promised on this machine only, because train.reproducible is machine"
+        return messages.same_on_this_gpu(torch.cuda.get_device_name(device))
+    if cfg.reproducible == "machine":
+        return messages.SAME_ON_THIS_MACHINE
     if not pins.has_avx2():
-        return (
-            "This processor is not an x86-64 with AVX2: figures agree with those of other machines within the "
-            "tolerance in gates.yaml only"
-        )
-    if not pins.held():
-        return (
-            "Equal bytes are promised on this machine only, because model.backbone takes square roots in float32, "
-            "which round differently on each processor"
-        )
-    return f"Equal bytes are promised on {pins.CONTRACT}, with any number of cores"
+        return messages.NO_AVX2
+    if not pins.is_pinned():
+        return messages.SQUARE_ROOTS
+    return messages.same_on_processors(pins.CONTRACT)
 
 
-def compiles(chosen: Train, images: int, device: torch.device) -> bool:
+def should_compile(cfg: Train, images: int, device: torch.device) -> bool:
     """Whether to compile the network, for ``train.compile``. Raises PipelineError if it is true but compiling fails."""
-    if chosen.compile == "auto" and (
-        chosen.reproducible == "everywhere"  # compiled code uses all instructions of the processor
+    if cfg.compile == "auto" and (
+        cfg.reproducible == "everywhere"  # compiled code uses all instructions of the processor
         or device.type != "cpu"
-        or chosen.epochs * images / chosen.batch_size < COMPILED_FROM
+        or cfg.epochs * images / cfg.batch_size < COMPILED_FROM
     ):
         return False
-    if chosen.compile is False:
+    if cfg.compile is False:
         return False
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if CUDA is missing
-    torch.use_deterministic_algorithms(chosen.reproducible != "none", warn_only=True)  # tells the compiler, too
+    torch.use_deterministic_algorithms(cfg.reproducible != "none", warn_only=True)  # tells the compiler, too
     try:
         torch.compile(torch.neg)(torch.zeros(8, device=device))
     except Exception as error:  # each part of the compiler has its own exceptions
-        if chosen.compile == "auto":
+        if cfg.compile == "auto":
             return False
-        needed = "a C++ compiler (Debian, Ubuntu: apt install g++)" if device.type == "cpu" else "Triton"
-        reason = str(error).strip().splitlines()[0]
-        raise PipelineError(f"train.compile is true, but compiling needs {needed}: {reason}") from None
+        raise PipelineError(messages.cannot_compile(device.type, error)) from None
     return True
 
 
-def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) -> None:
+def seed_everything(seed: int, reproducible: str = "everywhere", threads: int = 1) -> None:
     """Make equal calls give equal bytes ``everywhere`` or on this ``machine`` with this number of CPU ``threads``; if
     ``reproducible`` is none, only equal random draws. To be called before torch's first operation."""
     if reproducible != "everywhere":
-        pins.release()
+        pins.unpin()
     torch.set_num_threads(threads)
     deterministic = reproducible != "none"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it, sums vary
@@ -123,11 +111,11 @@ def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) ->
 
 
 @contextmanager
-def memory(remedy: str) -> Iterator[None]:
+def explain_oom(remedy: str) -> Iterator[None]:
     """Turn torch's out-of-memory errors into a PipelineError that says what to lower."""
     try:
         yield
     except RuntimeError as error:  # includes OutOfMemoryError; the CPU has no specific exception
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise PipelineError(f"Not enough memory: {remedy}. ({str(error).splitlines()[0]})") from None
+        raise PipelineError(messages.out_of_memory(remedy, error)) from None

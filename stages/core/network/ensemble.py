@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from core.network import pretrained
+from core.network import messages, pretrained
 from core.network.networks import Classifier
 from core.pipeline.errors import PipelineError
 
@@ -25,16 +25,16 @@ class Ensemble(nn.Module):
         self.description: dict[str, Any] = members[0].description | {"members": len(members)}
 
     def forward(self, images: Tensor) -> Tensor:
-        return together(self.each(images))
+        return mean_logit(self.member_logits(images))
 
-    def each(self, images: Tensor) -> Tensor:
+    def member_logits(self, images: Tensor) -> Tensor:
         """The logit of each member: float32 (B, members)."""
         return torch.stack([member(images) for member in self.members], dim=1)
 
     def with_features(self, images: Tensor) -> Tensor:
         """float32 (B, members + F): the logit of each member, then the features of each (Classifier.with_features)."""
-        found = [member.with_features(images) for member in self.members]  # type: ignore[operator]
-        return torch.cat([every[:, :1] for every in found] + [every[:, 1:] for every in found], dim=1)
+        outputs = [member.with_features(images) for member in self.members]  # type: ignore[operator]
+        return torch.cat([output[:, :1] for output in outputs] + [output[:, 1:] for output in outputs], dim=1)
 
     def contents(self) -> dict[str, Tensor]:
         """The weights on the CPU, by name, as safetensors stores them."""
@@ -42,25 +42,34 @@ class Ensemble(nn.Module):
 
     def views(self, features: int) -> list[int]:
         """How many of the ``features`` belong to each view of each member (Classifier.views)."""
-        each: list[int] = self.members[0].views(features // len(self.members))  # type: ignore[operator]
-        return each * len(self.members)
+        views: list[int] = self.members[0].views(features // len(self.members))  # type: ignore[operator]
+        return views * len(self.members)
 
 
-def together(logits: Tensor) -> Tensor:
-    """The logit of the mean probability, (B,), from the logits of the members, (B, members). It does not overflow."""
+def mean_logit(logits: Tensor) -> Tensor:
+    """The logit of the mean probability, without overflow.
+
+    Parameters
+    ----------
+    logits : Tensor of float32, shape (B, members)
+
+    Returns
+    -------
+    Tensor of float32, shape (B,)
+    """
     if logits.shape[1] == 1:
         return logits[:, 0]
     return torch.logsumexp(logsigmoid(logits), dim=1) - torch.logsumexp(logsigmoid(-logits), dim=1)
 
 
-def restore(weights: str | Path, description: dict[str, Any]) -> Ensemble:
+def load_ensemble(weights: str | Path, description: dict[str, Any]) -> Ensemble:
     """Load the ensemble of models/. ``description`` is the content of its model.json, with backbone, head, image_size
     (pixels), mean, std, arguments and members. Raises PipelineError if the weights belong to another network."""
     names = ("backbone", "head", "image_size", "mean", "std", "arguments")
-    told = {name: description[name] for name in names if name in description}
-    found = Ensemble([Classifier(**told) for _ in range(description.get("members", 1))])
+    arguments = {name: description[name] for name in names if name in description}
+    ensemble = Ensemble([Classifier(**arguments) for _ in range(description.get("members", 1))])
     try:
-        found.load_state_dict(pretrained.read(Path(weights)))
+        ensemble.load_state_dict(pretrained.read(Path(weights)))
     except RuntimeError as error:
-        raise PipelineError(f"{weights} does not fit its model.json: {str(error).splitlines()[-1].strip()}") from None
-    return found
+        raise PipelineError(messages.wrong_weights(weights, error)) from None
+    return ensemble

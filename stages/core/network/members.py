@@ -19,13 +19,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core.network import checkpoints, devices, networks, ranks, training
+from core.network import checkpoints, devices, messages, networks, ranks, training
 from core.network.checkpoints import Store
 from core.network.ensemble import Ensemble
 from core.network.networks import Classifier
-from core.network.ranks import Ranks
-from core.network.state import Epoch, Fitted
-from core.network.training import Data, Watch
+from core.network.ranks import DistributedContext
+from core.network.state import Epoch, TrainResult
+from core.network.training import Callbacks, Data, Member
 from core.pipeline import files
 from core.pipeline.errors import Interrupted, PipelineError
 
@@ -33,22 +33,20 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load, save
-from tqdm import tqdm
 
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.schemas.model import Model
     from core.pipeline.schemas.train import Train
 
-OFTEN = 0.1  # seconds between two reports of a process on its progress
-STOPPED = f"training stopped. {training.KEPT}"
+REPORT_EVERY = 0.1  # seconds between two reports of a process on its progress
 
 
-class Plan(NamedTuple):
+class TrainJob(NamedTuple):
     """What is needed to train each member: the arguments of training.fit, the file of the images (N, H, W, C), the
     folder that model.weights is relative to, the folder of each member's checkpoints, and the minutes between them."""
 
     model: Model
-    chosen: Train
+    cfg: Train
     seeds: list[int]
     images: str
     labels: np.ndarray
@@ -57,31 +55,21 @@ class Plan(NamedTuple):
     stores: tuple[Path, ...] = ()
     checkpoint_minutes: float = 5.0
 
-
-class Listener(NamedTuple):
-    """``report`` is called with the number of the member, from 0, and its epoch; the others are those of Watch."""
-
-    report: Callable[[int, Epoch], None] = lambda number, epoch: None
-    seen: Callable[[int, str], None] = lambda images, text: None
-    stop: Callable[[], bool] = lambda: False
+    def member(self, index: int) -> Member:
+        return Member(index, len(self.seeds))
 
 
-def seeds(seed: int, count: int) -> list[int]:
+def seeds(seed: int, members: int) -> list[int]:
     """The seed of each member. The first has ``seed`` itself; the others are drawn, so that ensembles with neighbouring
     seeds have no member in common."""
-    return [seed, *(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) for number in range(1, count))]
+    return [seed, *(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]) for index in range(1, members))]
 
 
-def name(plan: Plan, number: int) -> str:
-    """How messages name a member: "member 2: ", or "" if it is the only one."""
-    return f"member {number + 1}: " if len(plan.seeds) > 1 else ""
-
-
-def built(plan: Plan, number: int) -> Classifier:
+def build_member(job: TrainJob, index: int) -> Classifier:
     """A member before its training. Sets torch's seed to the member's."""
-    devices.repeatable(plan.seeds[number], plan.chosen.reproducible, plan.chosen.threads)
-    side = files.read_array(plan.images).shape[1]
-    return networks.build(plan.model.backbone, plan.model.head, side, plan.model.weights, plan.root)
+    devices.seed_everything(job.seeds[index], job.cfg.reproducible, job.cfg.threads)
+    side = files.read_array(job.images).shape[1]
+    return networks.build(job.model.backbone, job.model.head, side, job.model.weights, job.root)
 
 
 @contextmanager
@@ -91,218 +79,197 @@ def opened(root: Path, fingerprint: str, machine: str, ensemble: Ensemble, seeds
     with ExitStack() as stack:
         stores = []
         for member, seed in zip(ensemble.members, seeds, strict=True):
-            first = hashlib.sha256(save(member.state_dict())).hexdigest()
-            begun = hashlib.sha256(f"{fingerprint} {seed} {first}".encode()).hexdigest()
-            stores.append(stack.enter_context(checkpoints.opened(root, begun, machine)))
+            weights = hashlib.sha256(save(member.state_dict())).hexdigest()
+            inputs = hashlib.sha256(f"{fingerprint} {seed} {weights}".encode()).hexdigest()
+            stores.append(stack.enter_context(checkpoints.opened(root, inputs, machine)))
         if files.forced():
             for store in stores:
                 store.clear()
         yield stores
 
 
-def at_once(chosen: Train, device: torch.device) -> int:
+def max_workers(cfg: Train, device: torch.device) -> int:
     """How many members this machine can train at the same time."""
     if device.type == "cuda":
-        return torch.cuda.device_count() if chosen.device in ("auto", "cuda") else 1
-    return max(1, len(os.sched_getaffinity(0)) // chosen.threads)
+        return torch.cuda.device_count() if cfg.device in ("auto", "cuda") else 1
+    return max(1, len(os.sched_getaffinity(0)) // cfg.threads)
 
 
-def train(plan: Plan, listener: Listener, together: Ranks) -> list[Fitted]:
+def train(job: TrainJob, callbacks: Callbacks, dist: DistributedContext) -> list[TrainResult]:
     """Train all members. Raises Interrupted and PipelineError like training.fit. All ranks must call this."""
-    count, device = len(plan.seeds), devices.choose(plan.chosen.device)
-    workers = 1 if together.count > 1 else min(count, at_once(plan.chosen, device))
+    members, device = len(job.seeds), devices.get_device(job.cfg.device)
+    workers = 1 if dist.world_size > 1 else min(members, max_workers(job.cfg, device))
     if workers > 1:
-        return _Workers(plan, listener, workers, device).train()
-    return [_one(plan, number, listener, together) for number in range(count)]
+        return _WorkerPool(job, callbacks, workers, device).train()
+    return [_train_member(job, index, callbacks, dist) for index in range(members)]
 
 
-def _one(plan: Plan, number: int, listener: Listener, together: Ranks) -> Fitted:
-    data = Data(files.read_array(plan.images), plan.labels, plan.rows)
-    watch = Watch(
-        lambda epoch: listener.report(number, epoch),
-        listener.seen,
-        listener.stop,
-        name(plan, number),
-        plan.checkpoint_minutes,
-    )
-    store = Store(plan.stores[number]) if plan.stores else None  # only the first rank has any
-    return training.fit(built(plan, number), data, plan.chosen, plan.seeds[number], watch, store, together)
+def _train_member(job: TrainJob, index: int, callbacks: Callbacks, dist: DistributedContext) -> TrainResult:
+    data = Data(files.read_array(job.images), job.labels, job.rows)
+    store = Store(job.stores[index]) if job.stores else None  # only the first rank has any
+    return training.fit(
+        build_member(job, index), data, job.cfg, job.seeds[index], callbacks, store, dist, job.member(index),
+        job.checkpoint_minutes,
+    )  # fmt: skip
 
 
-class _Workers:
+class _WorkerPool:
     """Processes that each train one member after another, and this process, which gives out the members."""
 
-    def __init__(self, plan: Plan, listener: Listener, count: int, device: torch.device) -> None:
-        self.listener, self.waiting = listener, list(range(len(plan.seeds)))
-        self.found: dict[int, Fitted] = {}
-        self.failed: list[BaseException] = []
+    def __init__(self, job: TrainJob, callbacks: Callbacks, workers: int, device: torch.device) -> None:
+        self.callbacks, self.queue = callbacks, list(range(len(job.seeds)))
+        self.results: dict[int, TrainResult] = {}
+        self.errors: list[BaseException] = []
         # A forked process starts at once, but can use neither CUDA nor OpenMP's threads.
-        forks = device.type == "cpu" and plan.chosen.threads == 1
+        forks = device.type == "cpu" and job.cfg.threads == 1
         context = multiprocessing.get_context("fork" if forks else "spawn")
-        self.ending = context.Event()
+        self.stop = context.Event()
         self.busy: dict[Connection, tuple[Any, int]] = {}
-        for place in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(plan, theirs, self.ending, place), daemon=True)  # type: ignore[attr-defined]
+        for local_rank in range(workers):
+            pipe, end = context.Pipe()
+            process = context.Process(target=_work, args=(job, end, self.stop, local_rank), daemon=True)  # type: ignore[attr-defined]
             process.start()
-            theirs.close()
-            self._give(ours, process)
+            end.close()
+            self._submit(pipe, process)
 
-    def train(self) -> list[Fitted]:
+    def train(self) -> list[TrainResult]:
         try:
             while self.busy:
-                for pipe in wait(list(self.busy), timeout=OFTEN):
-                    self._hear(pipe)  # type: ignore[arg-type]
-                if self.listener.stop() or self.failed:
-                    self.ending.set()
+                for pipe in wait(list(self.busy), timeout=REPORT_EVERY):
+                    self._receive(pipe)  # type: ignore[arg-type]
+                if self.callbacks.should_stop() or self.errors:
+                    self.stop.set()
         finally:
             for process, _ in self.busy.values():  # none, unless this process was interrupted
                 process.kill()
-        for error in sorted(self.failed, key=lambda error: isinstance(error, Interrupted)):
+        for error in sorted(self.errors, key=lambda error: isinstance(error, Interrupted)):
             raise error
-        return [self.found[number] for number in sorted(self.found)]
+        return [self.results[index] for index in sorted(self.results)]
 
-    def _give(self, pipe: Connection, process: Any) -> None:
+    def _submit(self, pipe: Connection, process: Any) -> None:
         """Give the next member to an idle process, or let it end."""
-        if self.waiting and not self.failed:
-            self.busy[pipe] = process, self.waiting[0]
-            pipe.send(self.waiting.pop(0))
+        if self.queue and not self.errors:
+            self.busy[pipe] = process, self.queue[0]
+            pipe.send(self.queue.pop(0))
         else:
             self.busy.pop(pipe, None)
             pipe.send(None)
             process.join()
 
-    def _hear(self, pipe: Connection) -> None:
-        process, number = self.busy[pipe]
+    def _receive(self, pipe: Connection) -> None:
+        process, index = self.busy[pipe]
         try:
             kind, content = pipe.recv()
         except (EOFError, ConnectionResetError):
             process.join()
             del self.busy[pipe]
-            self.failed.append(
-                PipelineError(
-                    f"The process that trained member {number + 1} ended with exit status {process.exitcode} (-9: it "
-                    "was killed, perhaps because memory ran out). Checkpoints are kept: run the same command again"
-                )
-            )
+            self.errors.append(PipelineError(messages.process_ended(index, process.exitcode)))
             return
-        if kind == "seen":
-            self.listener.seen(*content)
+        if kind == "progress":
+            self.callbacks.on_progress(*content)
         elif kind == "epoch":
-            self.listener.report(number, Epoch(*content))
+            self.callbacks.on_epoch_end(index, Epoch(*content))
         else:
-            if kind == "fitted":
-                self.found[number] = Fitted(load(content[0]), Epoch(*content[1]), *content[2:])
+            if kind == "result":
+                weights, best_epoch, epochs, stopped_early = content
+                self.results[index] = TrainResult(load(weights), Epoch(*best_epoch), epochs, stopped_early)
             else:
-                self.failed.append(content)
-            self._give(pipe, process)
+                self.errors.append(content)
+            self._submit(pipe, process)
 
 
-def _work(plan: Plan, pipe: Connection, ending: Any, place: int) -> None:
-    """The main function of a process: train the members whose numbers come through the pipe."""
+def _work(job: TrainJob, pipe: Connection, stop: Any, local_rank: int) -> None:
+    """The main function of a process: train the members whose indices come through the pipe."""
     ranks.die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent tells it when to stop
         signal.signal(number, signal.SIG_IGN)
-    os.environ["LOCAL_RANK"] = str(place)  # the GPU of this process
-    for member in iter(pipe.recv, None):
-        pipe.send(_told(plan, member, _Throttled(pipe, ending)))
+    os.environ["LOCAL_RANK"] = str(local_rank)  # the GPU of this process
+    for index in iter(pipe.recv, None):
+        pipe.send(_run_member(job, index, _ProgressSender(pipe), stop))
 
 
-def _told(plan: Plan, member: int, throttled: _Throttled) -> tuple[str, Any]:
+def _run_member(job: TrainJob, index: int, sender: _ProgressSender, stop: Any) -> tuple[str, Any]:
+    """The last message of a training to the parent: ("result", ...) or ("error", exception)."""
     try:
-        listener = Listener(
-            lambda number, epoch: throttled.pipe.send(("epoch", tuple(epoch))), throttled.seen, throttled.ending.is_set
+        callbacks = Callbacks(
+            lambda member, epoch: sender.pipe.send(("epoch", tuple(epoch))), sender.on_progress, stop.is_set
         )
-        fitted = _one(plan, member, listener, Ranks())
-        throttled.flush()
-        return "fitted", (save(fitted.state), tuple(fitted.kept), fitted.epochs, fitted.stopped_early)
+        result = _train_member(job, index, callbacks, DistributedContext())
+        sender.flush()
+        return "result", (save(result.best_state), tuple(result.best_epoch), result.epochs, result.stopped_early)
     except Interrupted:
-        return "failed", Interrupted(STOPPED)
+        return "error", Interrupted(messages.STOPPED)
     except (PipelineError, OSError, MemoryError) as error:
-        return "failed", error
+        return "error", error
     except Exception:
-        return "failed", RuntimeError(traceback.format_exc())
+        return "error", RuntimeError(traceback.format_exc())
 
 
-class _Throttled:
-    """Sends the number of images seen through a pipe, every OFTEN seconds."""
+class _ProgressSender:
+    """Sends the number of images of the last steps through a pipe, every REPORT_EVERY seconds."""
 
-    def __init__(self, pipe: Connection, ending: Any) -> None:
-        self.pipe, self.ending, self.images, self.text, self.sent = pipe, ending, 0, "", time.monotonic()
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self.images, self.text, self.sent_at = pipe, 0, "", time.monotonic()
 
-    def seen(self, images: int, text: str) -> None:
+    def on_progress(self, images: int, text: str) -> None:
         self.images, self.text = self.images + images, text
-        if time.monotonic() - self.sent >= OFTEN:
+        if time.monotonic() - self.sent_at >= REPORT_EVERY:
             self.flush()
 
     def flush(self) -> None:
-        self.pipe.send(("seen", (self.images, self.text)))
-        self.images, self.sent = 0, time.monotonic()
+        self.pipe.send(("progress", (self.images, self.text)))
+        self.images, self.sent_at = 0, time.monotonic()
 
 
-class Means:
+class EpochAverager:
     """Calls ``log`` with the mean figures of each epoch, over the members that trained so long. An epoch is logged when
     every member has reached it or ended."""
 
-    def __init__(self, count: int, log: Callable[[Epoch], None]) -> None:
-        self.epochs: list[list[Epoch]] = [[] for _ in range(count)]
+    def __init__(self, members: int, log: Callable[[Epoch], None]) -> None:
+        self.epochs: list[list[Epoch]] = [[] for _ in range(members)]
         self.log, self.logged = log, 0
 
-    def report(self, number: int, epoch: Epoch) -> None:
-        self.epochs[number].append(epoch)
+    def on_epoch_end(self, member: int, epoch: Epoch) -> None:
+        self.epochs[member].append(epoch)
         while all(len(epochs) > self.logged for epochs in self.epochs):
-            self._next()
+            self._log_next()
 
-    def end(self) -> None:
+    def flush(self) -> None:
         """Log the epochs that only some members have reached."""
         while any(len(epochs) > self.logged for epochs in self.epochs):
-            self._next()
+            self._log_next()
 
-    def table(self, fitted: list[Fitted]) -> pd.DataFrame:
-        """All epochs: the member, from 1, the epoch and its figures, and whether it was kept."""
+    def table(self, results: list[TrainResult]) -> pd.DataFrame:
+        """All epochs: the member, from 1, the epoch and its figures, and whether its weights were kept."""
         rows = [
-            (number, *epoch, epoch.number == one.kept.number)
-            for number, (epochs, one) in enumerate(zip(self.epochs, fitted, strict=True), start=1)
+            (member, *epoch, epoch.number == result.best_epoch.number)
+            for member, (epochs, result) in enumerate(zip(self.epochs, results, strict=True), start=1)
             for epoch in epochs
         ]
         return pd.DataFrame(rows, columns=["member", "epoch", *Epoch._fields[1:], "kept"])
 
-    def _next(self) -> None:
+    def _log_next(self) -> None:
         rows = [epochs[self.logged][1:] for epochs in self.epochs if len(epochs) > self.logged]
         self.logged += 1
         self.log(Epoch(self.logged, *np.mean(rows, axis=0).tolist()))
 
 
-class Bar:
-    """A progress bar for all members together, shown only in a terminal. It starts with the first images, because its
-    thread must not run when processes are forked."""
-
-    def __init__(self, images: int) -> None:
-        self.images = images
-        self.shown: Any = None
-
-    def seen(self, images: int, text: str) -> None:
-        if self.shown is None:
-            self.shown = tqdm(total=self.images, unit=" images", disable=None, smoothing=0.05, leave=True)
-        self.shown.set_postfix_str(text, refresh=False)
-        self.shown.update(images)
-
-    def close(self) -> None:
-        if self.shown is not None:
-            self.shown.close()
-
-
-def summarise(fitted: list[Fitted], seeds: list[int]) -> dict[str, Any]:
+def summarise(results: list[TrainResult], seeds: list[int]) -> dict[str, Any]:
     """How the training went, for metrics/train.json: the means over the members, and each member's own figures."""
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    each = [
-        {"seed": seed, "best_epoch": one.kept.number, "epochs": one.epochs, "stopped_early": one.stopped_early}
-        | {name: getattr(one.kept, name) for name in names}
-        for one, seed in zip(fitted, seeds, strict=True)
+    entries = [
+        {
+            "seed": seed,
+            "best_epoch": result.best_epoch.number,
+            "epochs": result.epochs,
+            "stopped_early": result.stopped_early,
+        }
+        | {name: getattr(result.best_epoch, name) for name in names}
+        for result, seed in zip(results, seeds, strict=True)
     ]
-    means = {name: float(np.mean([one[name] for one in each])) for name in ("best_epoch", "epochs", *names)}
+    means = {name: float(np.mean([entry[name] for entry in entries])) for name in ("best_epoch", "epochs", *names)}
     return (
-        {"ensemble_size": len(each)}
+        {"ensemble_size": len(entries)}
         | means
-        | {"per_member": {f"member_{at}": one for at, one in enumerate(each, start=1)}}
+        | {"per_member": {f"member_{number}": entry for number, entry in enumerate(entries, start=1)}}
     )

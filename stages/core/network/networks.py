@@ -1,17 +1,15 @@
 """Classification networks of torchvision and timm with one logit, untrained or with verified pretrained weights."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.network import pretrained
+from core.network import messages, pretrained
 from core.network.pretrained import TIMM
 from core.network.vision import torchvision
 from core.pipeline import pins
 from core.pipeline.errors import PipelineError
-from core.pipeline.text import shorten
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +26,8 @@ class Classifier(nn.Module):
     ``forward`` takes (B, C, H, W) with C 1 or 3, either uint8 or float in [0, 1], and returns float32 (B,).
     Grey images have one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are the values that the backbone
     was trained with; by default those of its library. ``arguments`` are passed to timm, for a network that differs
-    from timm's default. ``description`` contains everything that is needed to build the network again. Raises PipelineError
-    if the network does not exist or can't take images of this size.
+    from timm's default. ``description`` contains everything that is needed to build the network again. Raises
+    PipelineError if the network does not exist or can't take images of this size.
     """
 
     mean: Tensor
@@ -48,23 +46,21 @@ class Classifier(nn.Module):
         network = _network(backbone, image_size, arguments or {})
         self.head_path = _replace_head(network, head)
         self.network = network
-        known = getattr(network, "pretrained_cfg", {"mean": MEAN, "std": STD})
-        mean, std = list(mean or known["mean"]), list(std or known["std"])
+        pretrained_cfg = getattr(network, "pretrained_cfg", {"mean": MEAN, "std": STD})
+        mean, std = list(mean or pretrained_cfg["mean"]), list(std or pretrained_cfg["std"])
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.description = {"backbone": backbone, "head": head, "image_size": image_size, "mean": mean, "std": std}
         if arguments:
             self.description["arguments"] = arguments
         try:
-            with torch.inference_mode(), _Roots():  # type: ignore[no-untyped-call]
-                found = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
+            with torch.inference_mode(), _SquareRootDetector():  # type: ignore[no-untyped-call]
+                logit = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
         except (RuntimeError, AssertionError) as error:  # timm uses assert
             reason = str(error).splitlines()[0]
-            raise PipelineError(
-                f"model.backbone {backbone} can't take prepare.image_size {image_size}: {reason}"
-            ) from None
-        if found.shape != (1,):
-            raise PipelineError(f"model.backbone {backbone} has several heads, or no head: choose another backbone")
+            raise PipelineError(messages.wrong_image_size(backbone, image_size, reason)) from None
+        if logit.shape != (1,):
+            raise PipelineError(messages.not_one_logit(backbone))
         self.train()
 
     @property
@@ -74,36 +70,46 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        normal = (images - self.mean) / self.std  # one channel becomes three here
-        logit: Tensor = self.network(normal.contiguous(memory_format=torch.channels_last))
+        normalised = (images - self.mean) / self.std  # one channel becomes three here
+        logit: Tensor = self.network(normalised.contiguous(memory_format=torch.channels_last))
         return logit.flatten().float()
 
     def with_features(self, images: Tensor) -> Tensor:
-        """float32 (B, 1 + A + D): the logit; the appearance, which is mean and standard deviation of each map of the
-        first convolution (A); and the input of the head, where a map is averaged over its positions (D)."""
-        seen: dict[str, Tensor] = {}
-        hooks = [self.head.register_forward_pre_hook(lambda head, given: seen.update(content=given[0]))]
-        if self._first is not None:
-            hooks.append(self._first.register_forward_hook(lambda first, given, maps: seen.update(looks=maps)))
+        """The logit and the features of each image, for core.network.ood.
+
+        Parameters
+        ----------
+        images : Tensor of uint8 or float32, shape (B, C, H, W)
+
+        Returns
+        -------
+        Tensor of float32, shape (B, 1 + A + D)
+            The logit; the appearance, which is mean and standard deviation of each map of the first convolution (A);
+            and the input of the head, where a map is averaged over its positions (D).
+        """
+        outputs: dict[str, Tensor] = {}
+        hooks = [self.head.register_forward_pre_hook(lambda head, args: outputs.update(head_input=args[0]))]
+        if self._first_conv is not None:
+            hooks.append(self._first_conv.register_forward_hook(lambda conv, args, maps: outputs.update(maps=maps)))
         logit = self(images)
         for hook in hooks:
             hook.remove()
-        maps, content = seen.get("looks"), seen["content"].float()
-        looks = [] if maps is None else [maps.float().mean((2, 3)), maps.float().std((2, 3), correction=0)]
-        content = content.mean((2, 3)) if content.ndim == 4 else content.flatten(1)
-        return torch.cat([logit[:, None], *looks, content], dim=1)
+        maps, head_input = outputs.get("maps"), outputs["head_input"].float()
+        appearance = [] if maps is None else [maps.float().mean((2, 3)), maps.float().std((2, 3), correction=0)]
+        head_input = head_input.mean((2, 3)) if head_input.ndim == 4 else head_input.flatten(1)
+        return torch.cat([logit[:, None], *appearance, head_input], dim=1)
 
     def views(self, features: int) -> list[int]:
         """How many of the ``features`` are appearance (A), and how many are input of the head (D), if not 0."""
-        looks = 0 if self._first is None else 2 * self._first.out_channels
-        return [count for count in (looks, features - looks) if count]
+        appearance = 0 if self._first_conv is None else 2 * self._first_conv.out_channels
+        return [size for size in (appearance, features - appearance) if size]
 
     @property
-    def _first(self) -> nn.Conv2d | None:
+    def _first_conv(self) -> nn.Conv2d | None:
         return next((layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d)), None)
 
 
-class _Roots(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _SquareRootDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Withdraws the promise of equal bytes if a network takes square roots: of float32, they depend on the processor
     (core.network.optimiser)."""
 
@@ -130,92 +136,70 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
     if weights == "none":
         return classifier
     if weights == "imagenet" and not backbone.startswith(TIMM):
-        state, name = pretrained.imagenet(backbone), "ImageNet"
+        state, source = pretrained.imagenet(backbone), "ImageNet"
     elif weights == "packaged":
-        state, name = pretrained.packaged(backbone, classifier.network), "the package's file"
+        state, source = pretrained.packaged(backbone, classifier.network), messages.OF_PACKAGE
     elif file is None:
-        state, name = pretrained.hub(backbone, weights), "the hub's file"
+        state, source = pretrained.hub(backbone, weights), messages.OF_HUB
     else:
-        state, name = pretrained.read(file), weights
-    own, first = classifier.state_dict(), "members.0."
-    if all(f"{first}{key}" in state for key in own):  # an ensemble of this project: its first member
-        state = {key: state[f"{first}{key}"] for key in own}
-    if state.keys() != own.keys():  # a backbone as its library publishes it: all layers but the last fit
+        state, source = pretrained.read(file), weights
+    expected, prefix = classifier.state_dict(), "members.0."
+    if all(f"{prefix}{key}" in state for key in expected):  # an ensemble of this project: its first member
+        state = {key: state[f"{prefix}{key}"] for key in expected}
+    if state.keys() != expected.keys():  # a backbone as its library publishes it: all layers but the last fit
         path = classifier.head_path
         state = {f"network.{key}": value for key, value in state.items() if not re.match(r"aux\d|AuxLogits", key)}
         state = {key: value for key, value in state.items() if not key.startswith(f"network.{path}.")}
-        foreign = sorted(key.removeprefix("network.") for key in state.keys() - own.keys())
+        foreign = sorted(key.removeprefix("network.") for key in state.keys() - expected.keys())
         if foreign:
-            raise PipelineError(
-                f"model.weights: {name} is not for {backbone}: it has {foreign[0]}{_others(foreign)}, which {backbone} "
-                "does not have"
-            )
-        state |= {key: value for key, value in own.items() if key.startswith(f"network.{path}.")}
-    missing = sorted(own.keys() - state.keys())
+            raise PipelineError(messages.foreign_layers(source, backbone, foreign))
+        state |= {key: value for key, value in expected.items() if key.startswith(f"network.{path}.")}
+    missing = sorted(expected.keys() - state.keys())
     if missing:
-        raise PipelineError(f"model.weights: {name} is not for {backbone}: it lacks {missing[0]}{_others(missing)}")
-    for key, value in own.items():
+        raise PipelineError(messages.missing_layers(source, backbone, missing))
+    for key, value in expected.items():
         if state[key].shape != value.shape:
-            raise PipelineError(
-                f"model.weights: {name} does not fit {backbone} at prepare.image_size {image_size}: "
-                f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-            )
+            raise PipelineError(messages.wrong_shape(source, backbone, image_size, key, state[key].shape, value.shape))
     classifier.load_state_dict(state)
     return classifier
 
 
-def _others(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
 def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
     if backbone.startswith(TIMM):
-        return _of_timm(backbone, image_size, arguments)
+        return _timm_network(backbone, image_size, arguments)
     if backbone not in backbones():
-        raise PipelineError(
-            f"model.backbone is {backbone!r}, which torchvision does not have: {_known(backbone, backbones())}"
-        )
-    special: dict[str, Any] = {}
+        raise PipelineError(messages.unknown_backbone(backbone, "torchvision", backbone, backbones()))
+    options: dict[str, Any] = {}
     if backbone.startswith("vit_"):
-        special = {"image_size": image_size}
+        options = {"image_size": image_size}
     elif backbone.startswith("maxvit"):
-        special = {"input_size": (image_size, image_size)}
+        options = {"input_size": (image_size, image_size)}
     elif backbone in ("googlenet", "inception_v3"):
-        special = {"aux_logits": False, "init_weights": True}
+        options = {"aux_logits": False, "init_weights": True}
     try:
-        network: nn.Module = torchvision.models.get_model(backbone, weights=None, **special)
+        network: nn.Module = torchvision.models.get_model(backbone, weights=None, **options)
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise PipelineError(f"model.backbone {backbone} can't take prepare.image_size {image_size}: {error}") from None
+        raise PipelineError(messages.wrong_image_size(backbone, image_size, error)) from None
     return network
 
 
-def _known(name: str, names: list[str]) -> str:
-    """Names similar to ``name``, or else some of ``names``."""
-    similar = difflib.get_close_matches(name, names, 5)
-    return f"similar names are {', '.join(similar)}" if similar else f"available are {shorten(names, 10)}"
-
-
-def _of_timm(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
+def _timm_network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
     import timm  # imported only if needed, because it is slow
 
     name = backbone.removeprefix(TIMM)
     if not timm.is_model(name):
-        raise PipelineError(
-            f"model.backbone is {backbone!r}, which timm does not have: {_known(name, timm.list_models())}"
-        )
+        raise PipelineError(messages.unknown_backbone(backbone, "timm", name, timm.list_models()))
     # Networks for one fixed size are built for this size instead; the others take any size.
-    published = timm.models.get_pretrained_cfg(name)
-    sized: dict[str, Any] = {"img_size": image_size} if published and published.fixed_input_size else {}
+    pretrained_cfg = timm.models.get_pretrained_cfg(name)
+    is_fixed = pretrained_cfg and pretrained_cfg.fixed_input_size
+    size: dict[str, Any] = {"img_size": image_size} if is_fixed else {}
     # JSON has no classes, so it gives layers by name: "mlp_layer": "SwiGLUPacked".
     layers = {key: getattr(timm.layers, str(value), value) for key, value in arguments.items() if "_layer" in key}
-    made = {"num_classes": IMAGENET_CLASSES} | arguments | layers | sized
+    options = {"num_classes": IMAGENET_CLASSES} | arguments | layers | size
     try:
-        network: nn.Module = timm.create_model(name, pretrained=False, **made)
+        network: nn.Module = timm.create_model(name, pretrained=False, **options)
     except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
-        given = f" with {', '.join(arguments)} of config.json" if arguments else ""
-        raise PipelineError(
-            f"model.backbone {backbone} can't take prepare.image_size {image_size}{given}: {error}"
-        ) from None
+        raise PipelineError(messages.wrong_image_size(backbone, image_size, error, list(arguments))) from None
     return network
 
 
@@ -227,17 +211,15 @@ def _replace_head(network: nn.Module, head: str) -> str:
         if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
     ]
     if not layers:
-        raise PipelineError(
-            "model.backbone has no layer of classes that the new head can replace: choose another backbone"
-        )
+        raise PipelineError(messages.NO_CLASS_LAYER)
     path = layers[-1]
     old = network.get_submodule(path)
-    last: nn.Module
+    new: nn.Module
     if isinstance(old, nn.Conv2d):  # SqueezeNet ends in a convolution, a ReLU and a mean
-        last = nn.Conv2d(old.in_channels, 1, old.kernel_size)  # type: ignore[arg-type]
+        new = nn.Conv2d(old.in_channels, 1, old.kernel_size)  # type: ignore[arg-type]
     else:
         assert isinstance(old, nn.Linear)
-        last = nn.Linear(old.in_features, 1)
+        new = nn.Linear(old.in_features, 1)
     parent_path, _, name = path.rpartition(".")
     parent = network.get_submodule(parent_path)
     if isinstance(parent, nn.Sequential):
@@ -247,6 +229,6 @@ def _replace_head(network: nn.Module, head: str) -> str:
         if head == "selu" and position and isinstance(parent[position - 1], nn.Dropout):
             parent[position - 1] = nn.Identity()  # the new head has its own dropout
     if head == "selu":
-        last = nn.Sequential(nn.Dropout(0.2), nn.SELU(), last)
-    setattr(parent, name, last)
+        new = nn.Sequential(nn.Dropout(0.2), nn.SELU(), new)
+    setattr(parent, name, new)
     return path

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 SMALL = 1 << 16  # tensors of fewer numbers are updated together, as calling an operation takes longer than computing it
-AT_ONCE = 1 << 16  # numbers of a large tensor that are updated together: they stay in the processor's cache
+CHUNK_SIZE = 1 << 16  # numbers of a large tensor that are updated together: they stay in the processor's cache
 
 
 class NAdam(torch.optim.NAdam):
@@ -21,36 +21,46 @@ class NAdam(torch.optim.NAdam):
     """
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
-        self.small = [each for each in parameters if each.device.type == "cpu" and each.numel() < SMALL]
-        self.vector = nn.Parameter(torch.zeros(sum(each.numel() for each in self.small)))
+        self.small = [
+            parameter for parameter in parameters if parameter.device.type == "cpu" and parameter.numel() < SMALL
+        ]
+        self.vector = nn.Parameter(torch.zeros(sum(parameter.numel() for parameter in self.small)))
         self.gradient = torch.zeros_like(self.vector)
         self.places = self._parts(self.gradient)
-        for each, part in zip(self.small, self._parts(self.vector.detach()), strict=True):
-            each.data = part.copy_(each.detach())
-        known = {id(each) for each in self.small}
-        large = [each for each in parameters if id(each) not in known]
-        together = [self.vector, *large] if self.small else large
-        super().__init__(together, lr=lr, weight_decay=weight_decay, decoupled_weight_decay=True)
+        for parameter, part in zip(self.small, self._parts(self.vector.detach()), strict=True):
+            parameter.data = part.copy_(parameter.detach())
+        small = {id(parameter) for parameter in self.small}
+        large = [parameter for parameter in parameters if id(parameter) not in small]
+        super().__init__(
+            [self.vector, *large] if self.small else large,
+            lr=lr,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=True,
+        )
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """The part of ``vector`` for each small parameter, with its shape and memory layout."""
-        starts = np.cumsum([0, *(each.numel() for each in self.small)]).tolist()
-        return [vector.as_strided(each.size(), each.stride(), at) for each, at in zip(self.small, starts, strict=False)]
+        starts = np.cumsum([0, *(parameter.numel() for parameter in self.small)]).tolist()
+        return [
+            vector.as_strided(parameter.size(), parameter.stride(), start)
+            for parameter, start in zip(self.small, starts, strict=False)
+        ]
 
     def gather(self) -> list[Tensor]:
         """What is updated, after the gradients of the small parameters have moved into their vector's."""
-        found: list[Tensor] = self.param_groups[0]["params"]
-        given = [each.grad for each in self.small]
-        if any(gradient is not None for gradient in given):
-            torch._foreach_copy_(self.places, [torch.zeros(()) if gradient is None else gradient for gradient in given])
+        parameters: list[Tensor] = self.param_groups[0]["params"]
+        gradients = [parameter.grad for parameter in self.small]
+        if any(gradient is not None for gradient in gradients):
+            zero = torch.zeros(())
+            torch._foreach_copy_(self.places, [zero if gradient is None else gradient for gradient in gradients])
             self.vector.grad = self.gradient
-            for each in self.small:
-                each.grad = None
-        return found
+            for parameter in self.small:
+                parameter.grad = None
+        return parameters
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for each in (*self.small, *self.param_groups[0]["params"]):
-            each.grad = None
+        for parameter in (*self.small, *self.param_groups[0]["params"]):
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -76,8 +86,8 @@ class NAdam(torch.optim.NAdam):
         correction = math.sqrt(1 - beta2**step)
         if gradient.stride() != parameter.stride():
             gradient = torch.empty_like(parameter).copy_(gradient)
-        lines = [_line(each) for each in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
-        for weights, slope, mean, square in zip(*(torch.split(line, AT_ONCE) for line in lines), strict=True):
+        lines = [_line(tensor) for tensor in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
+        for weights, slope, mean, square in zip(*(torch.split(line, CHUNK_SIZE) for line in lines), strict=True):
             mean.lerp_(slope, 1 - beta1)
             square.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
             root = torch.from_numpy(np.sqrt(square.numpy())).add_(group["eps"] * correction)
@@ -86,6 +96,6 @@ class NAdam(torch.optim.NAdam):
             weights.addcdiv_(mean, root, value=-lr * correction * mu_next / (1 - product * mu_next))
 
 
-def _line(values: Tensor) -> Tensor:
+def _line(tensor: Tensor) -> Tensor:
     """The numbers of a tensor without gaps in the order of the memory."""
-    return values.detach().as_strided((values.numel(),), (1,))
+    return tensor.detach().as_strided((tensor.numel(),), (1,))

@@ -1,7 +1,7 @@
 """Train one network with several processes. torchrun starts them as ranks, and restarts all of them if one dies.
 
-The code of the training is the same for one process and for several: all exchange goes through ``Ranks``, which does
-nothing for a single process. No data that the ranks exchange is unpickled.
+The code of the training is the same for one process and for several: all exchange goes through ``DistributedContext``,
+which does nothing for a single process. No data that the ranks exchange is unpickled.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from core.network import messages
 from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
@@ -22,101 +23,95 @@ import torch
 from torch import Tensor, distributed
 
 RESTARTS = 3  # how often all processes are restarted after one died
-ENDED = "TRAINING_ENDED"  # environment variable: the file for an error that a restart can't fix
+ERROR_FILE = "TRAINING_ENDED"  # environment variable: the file for an error that a restart can't fix
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-class Ranks:
-    """The processes of a training. This one is number ``rank`` of ``count``, counted from 0.
+class DistributedContext:
+    """The processes of a training. This one is number ``rank`` of ``world_size``, counted from 0.
 
     The first rank writes all files. It is on the machine that runs DVC. If no machine does, it is the first rank of
-    torchrun, which orders machines by name.
+    torchrun, which orders machines by name. ``leader`` is its number in torchrun.
     """
 
     def __init__(self) -> None:
-        self.rank, self.count, self.leader = 0, 1, 0
+        self.rank, self.world_size, self.leader = 0, 1, 0
         if distributed.is_initialized():
-            self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
+            self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
             runs_dvc = "DVC_STAGE" in os.environ and os.environ["LOCAL_RANK"] == "0"
-            self.leader = int(self.each(torch.tensor(int(runs_dvc))).argmax())
-            self.rank = (self.rank - self.leader) % self.count
+            self.leader = int(self.all_gather(torch.tensor(int(runs_dvc))).argmax())
+            self.rank = (self.rank - self.leader) % self.world_size
             os.environ["RANK"] = str(self.rank)
 
-    def share(self, rows: np.ndarray) -> slice:
+    def shard(self, rows: np.ndarray) -> slice:
         """This rank's part of a batch: parts are in order and as equal as possible, and empty if images are too few."""
-        return slice(len(rows) * self.rank // self.count, len(rows) * (self.rank + 1) // self.count)
+        return slice(len(rows) * self.rank // self.world_size, len(rows) * (self.rank + 1) // self.world_size)
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, on each rank."""
-        if self.count > 1:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, on each rank; of a single process, ``tensor`` itself."""
+        if self.world_size > 1:
             tensor = tensor.clone()
             distributed.all_reduce(tensor)
         return tensor
 
-    def any(self, true: bool) -> bool:
-        return true if self.count == 1 else bool(self.sum(torch.tensor(int(true))))
+    def any(self, value: bool) -> bool:
+        """Whether ``value`` is true on any rank."""
+        return value if self.world_size == 1 else bool(self.all_reduce(torch.tensor(int(value))))
 
-    def of_first(self, tensor: Tensor) -> Tensor:
-        """The first rank's tensor, on each rank."""
-        if self.count > 1:
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """The first rank's tensor, on each rank. It is written into ``tensor``, which has its shape and dtype."""
+        if self.world_size > 1:
             distributed.broadcast(tensor, self.leader)
         return tensor
 
-    def bytes_of_first(self, content: bytes) -> bytes:
-        if self.count == 1:
+    def broadcast_bytes(self, content: bytes) -> bytes:
+        """The first rank's bytes, on each rank."""
+        if self.world_size == 1:
             return content
-        size = int(self.of_first(torch.tensor(len(content))))
-        given = (
-            torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-        )
-        return self.of_first(given if self.rank == 0 else torch.empty(size, dtype=torch.uint8)).numpy().tobytes()
+        size = int(self.broadcast(torch.tensor(len(content))))
+        own = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        return self.broadcast(own if self.rank == 0 else torch.empty(size, dtype=torch.uint8)).numpy().tobytes()
 
-    def each(self, tensor: Tensor) -> Tensor:
-        """The tensors of all ranks, stacked in order: (count, ...)."""
-        if self.count == 1:
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, stacked in order: (world_size, ...)."""
+        if self.world_size == 1:
             return tensor[None]
-        found = [torch.empty_like(tensor) for _ in range(self.count)]
-        distributed.all_gather(found, tensor)
-        return torch.stack(found[self.leader :] + found[: self.leader])
+        tensors = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        distributed.all_gather(tensors, tensor)
+        return torch.stack(tensors[self.leader :] + tensors[: self.leader])
 
-    def agree(self, text: str, what: str) -> None:
-        """Raise PipelineError if ``text`` differs between ranks. The message calls it ``what``."""
+    def check_equal(self, text: str) -> None:
+        """Raise PipelineError if ``text``, which identifies parameters, data and code, differs between ranks."""
         digest = torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
-        found = self.each(digest)
-        others = [str(rank) for rank in range(self.count) if not torch.equal(found[rank], found[0])]
+        digests = self.all_gather(digest)
+        others = [rank for rank in range(self.world_size) if not torch.equal(digests[rank], digests[0])]
         if others:
-            raise PipelineError(
-                f"{what} of process {', '.join(others)} differ from those of process 0: use the same commit and "
-                "parameters on all machines, and run dvc pull on each"
-            )
+            raise PipelineError(messages.ranks_differ(others))
 
 
-def number() -> int | None:
+def global_rank() -> int | None:
     """The number of this process in torchrun; None if torchrun did not start it."""
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
-def machines() -> bool:
+def multi_node() -> bool:
     """Whether torchrun's environment variables (PET_NNODES and so on) ask for several machines."""
     return os.environ.get("PET_NNODES", "1") != "1"
 
 
-def wanted(processes: str | int, device: str, members: int) -> int:
-    """How many processes share the batches of each of ``members`` networks on this machine; 1 if members can train side
-    by side instead. Raises PipelineError if it has fewer GPUs."""
+def resolve_nproc(nproc: str | int, device: str, members: int) -> int:
+    """How many processes share the batches of each of ``members`` networks on this machine, for train.nproc_per_node;
+    1 if members can train side by side instead. Raises PipelineError if it has fewer GPUs."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if processes == "auto":
+    if nproc == "auto":
         return gpus if gpus > members and device in ("auto", "cuda") else 1
-    if gpus and int(processes) > 1 and (device not in ("auto", "cuda") or int(processes) > gpus):
-        raise PipelineError(
-            f"train.nproc_per_node is {processes}, and each process needs its own GPU, but train.device is {device} on a "
-            f"machine with {gpus} GPUs: set both to auto"
-        )
-    return int(processes)
+    if gpus and int(nproc) > 1 and (device not in ("auto", "cuda") or int(nproc) > gpus):
+        raise PipelineError(messages.too_few_gpus(nproc, device, gpus))
+    return int(nproc)
 
 
-def launch(count: int) -> None:
-    """Run this script as ``count`` ranks until the training ends, together with other machines if the environment names
+def launch(nproc: int) -> None:
+    """Run this script as ``nproc`` ranks until the training ends, together with other machines if the environment names
     them. Raises the PipelineError or Interrupted of a rank."""
     from torch.distributed import run  # torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -124,39 +119,28 @@ def launch(count: int) -> None:
     from torch.distributed.elastic.rendezvous.api import RendezvousError
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun prints a warning; each process sets train.threads
-    others = ["--rdzv-backend", "c10d"] if machines() else ["--standalone"]
-    if machines() and "PET_RDZV_ENDPOINT" not in os.environ:
-        raise PipelineError(
-            "PET_NNODES is set, but PET_RDZV_ENDPOINT is not: set it to the first machine, as gpu1:29400"
-        )
-    if machines() and "DVC_STAGE" in os.environ:
+    rendezvous = ["--rdzv-backend", "c10d"] if multi_node() else ["--standalone"]
+    if multi_node() and "PET_RDZV_ENDPOINT" not in os.environ:
+        raise PipelineError(messages.NO_ENDPOINT)
+    if multi_node() and "DVC_STAGE" in os.environ:
         os.environ.setdefault("PET_RDZV_CONF", "is_host=1")  # torchrun identifies machines by name only
-    asked = [*others, "--nproc-per-node", str(count), "--max-restarts", str(RESTARTS), *sys.argv]
+    args = [*rendezvous, "--nproc-per-node", str(nproc), "--max-restarts", str(RESTARTS), *sys.argv]
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else restarted ranks get addresses of dead ones
     with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "said"
-        os.environ[ENDED] = str(said)
+        error_file = Path(folder) / "error"
+        os.environ[ERROR_FILE] = str(error_file)
         try:
-            run.run(run.parse_args(asked))  # type: ignore[no-untyped-call]
+            run.run(run.parse_args(args))  # type: ignore[no-untyped-call]
         except SignalException:
-            raise Interrupted(
-                "training stopped. The last checkpoint is kept. Run the same command again to resume from it, or dvc "
-                "repro --force to start from the beginning"
-            ) from None
+            raise Interrupted(messages.RANKS_STOPPED) from None
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
-            if not said.exists():
-                raise PipelineError(
-                    f"Process {rank} of the training ended {RESTARTS + 1} times with exit status {failure.exitcode}: "
-                    "see its output above. The last checkpoint is kept"
-                ) from None
+            if not error_file.exists():
+                raise PipelineError(messages.rank_failed(rank, RESTARTS + 1, failure.exitcode)) from None
         except RendezvousError as error:
-            raise PipelineError(
-                f"The machines did not find each other, or lost the first machine ({error}): check PET_RDZV_ENDPOINT. "
-                "Run the same command on each machine again to resume from the last checkpoint"
-            ) from None
-        if said.exists():
-            raise PipelineError(said.read_text(encoding="utf-8"))
+            raise PipelineError(messages.machines_lost(error)) from None
+        if error_file.exists():
+            raise PipelineError(error_file.read_text(encoding="utf-8"))
 
 
 def die_with_parent() -> None:
@@ -165,31 +149,31 @@ def die_with_parent() -> None:
 
 
 @contextmanager
-def joined(device: torch.device, minutes: float) -> Iterator[Ranks]:
+def process_group(device: torch.device, minutes: float) -> Iterator[DistributedContext]:
     """Connect this process to the others if torchrun started it; otherwise it is the only rank.
 
     A process that does not answer for ``minutes`` (at least half a minute) counts as lost.
     """
-    if number() is None:
-        yield Ranks()
+    if global_rank() is None:
+        yield DistributedContext()
         return
     die_with_parent()  # a rank must not outlive its torchrun
-    said = Path(os.environ[ENDED]) if ENDED in os.environ else None  # None: a person started torchrun
-    if said and said.exists():  # another rank had an error that a restart can't fix
+    # None: a person started torchrun
+    error_file = Path(os.environ[ERROR_FILE]) if ERROR_FILE in os.environ else None
+    if error_file and error_file.exists():  # another rank had an error that a restart can't fix
         sys.exit(0)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         distributed.init_process_group(backend, timeout=timedelta(minutes=max(minutes, 0.5)))
-        yield Ranks()
+        yield DistributedContext()
         distributed.destroy_process_group()
-    except PipelineError as mistake:
-        if said is None:
+    except PipelineError as error:
+        if error_file is None:
             raise
-        said.write_text(str(mistake), encoding="utf-8")
+        error_file.write_text(str(error), encoding="utf-8")
         sys.exit(0)  # otherwise torchrun would restart all ranks, which can't help
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        print(f"Process {number()} lost the connection to another process: {reason}", file=sys.stderr, flush=True)
+        print(messages.connection_lost(global_rank(), error), file=sys.stderr, flush=True)
         sys.exit(1)

@@ -9,7 +9,7 @@ from core.network import batches
 from core.network.checkpoints import Checkpoint
 from core.network.networks import Classifier
 from core.network.optimiser import NAdam
-from core.network.ranks import Ranks
+from core.network.ranks import DistributedContext
 
 import numpy as np
 import torch
@@ -30,18 +30,13 @@ class Epoch(NamedTuple):
     val_accuracy: float
     lr: float
 
-    def line(self) -> str:
-        return (
-            f"epoch {self.number}: train loss {self.train_loss:.4f}, accuracy {self.train_accuracy:.3f}; "
-            f"val loss {self.val_loss:.4f}, accuracy {self.val_accuracy:.3f}; lr {self.lr:g}"
-        )
 
+class TrainResult(NamedTuple):
+    """The weights of the best epoch, on the CPU, and how the training went. With the cosine schedule, the last epoch
+    counts as the best."""
 
-class Fitted(NamedTuple):
-    """The weights of the kept epoch, on the CPU, and how the training went."""
-
-    state: dict[str, Tensor]
-    kept: Epoch
+    best_state: dict[str, Tensor]
+    best_epoch: Epoch
     epochs: int
     stopped_early: bool
 
@@ -52,117 +47,118 @@ class State:
     The random states of Python and NumPy are not part of it, because training does not use them. Nor is a gradient
     scaler, because no precision needs one.
 
-    ``rows`` are the row numbers (M,) of the training images. ``losses`` and ``right`` are sums over this rank's images
-    in the current epoch.
+    ``rows`` are the row numbers (M,) of the training images. ``losses`` and ``num_correct`` are sums over this rank's
+    images in the current epoch.
     """
 
-    def __init__(self, classifier: Classifier, rows: np.ndarray, chosen: Train, seed: int) -> None:
-        self.classifier, self.rows, self.chosen, self.seed = classifier, rows, chosen, seed
+    def __init__(self, classifier: Classifier, rows: np.ndarray, cfg: Train, seed: int) -> None:
+        self.classifier, self.rows, self.cfg, self.seed = classifier, rows, cfg, seed
         self.device = classifier.mean.device
-        trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-        self.optimiser = NAdam(trained, chosen.lr, chosen.weight_decay)
+        trainable = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+        self.optimiser = NAdam(trainable, cfg.lr, cfg.weight_decay)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimiser, factor=chosen.plateau_factor, patience=chosen.plateau_patience
+            self.optimiser, factor=cfg.plateau_factor, patience=cfg.plateau_patience
         )
         self.epochs: list[Epoch] = []
-        self.kept: dict[str, Tensor] = {}
+        self.best_state: dict[str, Tensor] = {}
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
         """Begin an epoch. Its order and augmentation depend only on the seed and the epoch's number."""
         self.random = torch.Generator().manual_seed(self.seed * 100_003 + len(self.epochs) + 1)
         shuffled = self.rows[torch.randperm(len(self.rows), generator=self.random).numpy()]
-        self.order = batches.cut(shuffled, self.chosen.batch_size)
+        self.order = batches.make_batches(shuffled, self.cfg.batch_size)
         self.step = 0
         self.losses = torch.zeros(len(self.order), device=self.device)  # summed over the images of each step
-        self.right = torch.zeros((), device=self.device)
+        self.num_correct = torch.zeros((), device=self.device)
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Keep a copy of the weights if the epoch is the one to keep so far, and begin the next one."""
+        """Copy the weights if the epoch is the best so far, and begin the next one."""
         self.epochs.append(epoch)
-        if self.kept_epoch() is epoch:
+        if self.best_epoch() is epoch:
             # Copies: the original project kept references, and so saved the last epoch's weights.
             # Contiguous: safetensors needs it.
-            self.kept = {
+            self.best_state = {
                 name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
                 for name, value in self.classifier.state_dict().items()
             }
-        if self.chosen.schedule == "plateau":
+        if self.cfg.schedule == "plateau":
             self.plateau.step(epoch.val_loss)
         self.begin_epoch()
 
-    def set_rate(self) -> None:
+    def set_lr(self) -> None:
         """Set the learning rate of the next step. Cosine: it rises linearly for an epoch, and falls from there to 0
         after the last step along half a cosine (Loshchilov and Hutter 2017, SGDR, ICLR, equation 5)."""
-        if self.chosen.schedule == "cosine":
-            done = len(self.epochs) + self.step / len(self.order)  # epochs
-            rising = min(1.0, done + 1 / len(self.order))
-            falling = 0.5 * (1 + math.cos(math.pi * done / self.chosen.epochs))
-            self.optimiser.param_groups[0]["lr"] = self.chosen.lr * rising * falling
+        if self.cfg.schedule == "cosine":
+            progress = len(self.epochs) + self.step / len(self.order)  # epochs
+            warmup = min(1.0, progress + 1 / len(self.order))
+            decay = 0.5 * (1 + math.cos(math.pi * progress / self.cfg.epochs))
+            self.optimiser.param_groups[0]["lr"] = self.cfg.lr * warmup * decay
 
     @property
     def lr(self) -> float:
-        rate: float = self.optimiser.param_groups[0]["lr"]
-        return rate
+        lr: float = self.optimiser.param_groups[0]["lr"]
+        return lr
 
     @property
     def images_seen(self) -> int:
         return len(self.epochs) * len(self.rows) + sum(map(len, self.order[: self.step]))
 
-    def kept_epoch(self) -> Epoch | None:
+    def best_epoch(self) -> Epoch | None:
         """Plateau: the epoch with the lowest validation loss so far. Cosine: the last epoch, once it is done. There the
         rate is almost 0, so it is steadier than one that a few validation patients choose."""
-        if self.chosen.schedule == "plateau":
+        if self.cfg.schedule == "plateau":
             return min(self.epochs, key=lambda epoch: epoch.val_loss, default=None)
-        return self.epochs[-1] if len(self.epochs) == self.chosen.epochs else None
+        return self.epochs[-1] if len(self.epochs) == self.cfg.epochs else None
 
     def ended(self) -> bool:
-        kept, done = self.kept_epoch(), len(self.epochs)
-        if self.chosen.schedule == "cosine" or kept is None:
-            return done == self.chosen.epochs
-        return done == self.chosen.epochs or done - kept.number >= self.chosen.early_stopping
+        best, epochs = self.best_epoch(), len(self.epochs)
+        if self.cfg.schedule == "cosine" or best is None:
+            return epochs == self.cfg.epochs
+        return epochs == self.cfg.epochs or epochs - best.number >= self.cfg.early_stopping
 
-    def fitted(self) -> Fitted:
-        kept = self.kept_epoch()
-        assert kept is not None  # called only after ended() returned True
-        return Fitted(self.kept, kept, len(self.epochs), stopped_early=len(self.epochs) < self.chosen.epochs)
+    def result(self) -> TrainResult:
+        best = self.best_epoch()
+        assert best is not None  # called only after ended() returned True
+        return TrainResult(self.best_state, best, len(self.epochs), stopped_early=len(self.epochs) < self.cfg.epochs)
 
-    def checkpoint(self, ranks: Ranks, **facts: Any) -> Checkpoint:
+    def checkpoint(self, dist: DistributedContext, **facts: Any) -> Checkpoint:
         """The whole state, with ``facts`` that decide whether it can be used later. Every rank must call this."""
-        losses, right = ranks.sum(self.losses), ranks.sum(self.right)
-        states = {"random.cpu": ranks.each(torch.get_rng_state())}
+        losses, num_correct = dist.all_reduce(self.losses), dist.all_reduce(self.num_correct)
+        states = {"random.cpu": dist.all_gather(torch.get_rng_state())}
         if self.device.type == "cuda":
-            states["random.cuda"] = ranks.each(torch.cuda.get_rng_state(self.device))
+            states["random.cuda"] = dist.all_gather(torch.cuda.get_rng_state(self.device))
         tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
-        tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
         for number, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-        tensors |= {"losses": losses, "right": right, "random.epoch": self.random.get_state()} | states
-        known = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "plateau": self.plateau.state_dict()}
-        return Checkpoint(tensors, known | facts)
+        tensors |= {"losses": losses, "num_correct": num_correct, "random.epoch": self.random.get_state()} | states
+        progress = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "plateau": self.plateau.state_dict()}
+        return Checkpoint(tensors, progress | facts)
 
-    def restore(self, checkpoint: Checkpoint, ranks: Ranks) -> None:
+    def restore(self, checkpoint: Checkpoint, dist: DistributedContext) -> None:
         """Set the state to that of ``checkpoint``."""
         tensors, facts = checkpoint
         self.epochs = [Epoch(*figures) for figures in facts["epochs"]]
         self.begin_epoch()
         self.step = facts["step"]
-        if ranks.rank == 0:  # the checkpoint has the sums over all ranks
-            self.losses, self.right = tensors["losses"].to(self.device), tensors["right"].to(self.device)
+        if dist.rank == 0:  # the checkpoint has the sums over all ranks
+            self.losses = tensors["losses"].to(self.device)
+            self.num_correct = tensors["num_correct"].to(self.device)
         self.random.set_state(tensors["random.epoch"])
-        torch.set_rng_state(tensors["random.cpu"][ranks.rank].clone())  # torch ignores the bounds of a slice
+        torch.set_rng_state(tensors["random.cpu"][dist.rank].clone())  # torch ignores the bounds of a slice
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"][ranks.rank].clone(), self.device)
-        self.classifier.load_state_dict(_below("weights.", tensors))
-        self.kept = _below("kept.", tensors)
-        for name, value in _below("optimiser.", tensors).items():
-            number, _, what = name.partition(".")
+            torch.cuda.set_rng_state(tensors["random.cuda"][dist.rank].clone(), self.device)
+        self.classifier.load_state_dict(_with_prefix("weights.", tensors))
+        self.best_state = _with_prefix("best.", tensors)
+        for name, value in _with_prefix("optimiser.", tensors).items():
+            number, _, key = name.partition(".")
             parameter = self.optimiser.gather()[int(number)]  # moments get its memory layout, counters stay on the CPU
-            moment = value.shape == parameter.shape
-            self.optimiser.state[parameter][what] = torch.empty_like(parameter).copy_(value) if moment else value
+            is_moment = value.shape == parameter.shape
+            self.optimiser.state[parameter][key] = torch.empty_like(parameter).copy_(value) if is_moment else value
         self.optimiser.param_groups[0]["lr"] = facts["lr"]
         self.plateau.load_state_dict(facts["plateau"])
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

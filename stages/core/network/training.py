@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.network import batches, checkpoints, devices, inference
-from core.network.batches import Pixels
-from core.network.checkpoints import Store
+from core.network import batches, checkpoints, devices, inference, messages
+from core.network.batches import ImageLoader
+from core.network.checkpoints import Checkpoint, Store
 from core.network.networks import Classifier
-from core.network.ranks import Ranks
-from core.network.state import Epoch, Fitted, State
+from core.network.ranks import DistributedContext
+from core.network.state import Epoch, State, TrainResult
 from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
@@ -26,10 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.schemas.train import Train
 
-LOOKED_AFTER = 50  # steps between checks that loss and weights are finite
-KEPT = "Its state is kept. Run the same command again to resume, or dvc repro --force to start from the beginning"
-LOST = "Its state is lost, because this training writes no checkpoints"
-HEEDED_AFTER = 8  # steps: several processes must stop or write a checkpoint at the same step
+CHECK_EVERY = 50  # steps between checks that loss and weights are finite
+SYNC_EVERY = 8  # steps: several processes must stop or write a checkpoint at the same step
 
 
 class Data(NamedTuple):
@@ -41,218 +39,251 @@ class Data(NamedTuple):
 
 
 @dataclass
-class Watch:
-    """What a training tells and asks while it runs.
+class Callbacks:
+    """Functions that a training calls while it runs.
 
-    ``report`` is called for each epoch, including those before the checkpoint; ``seen`` with the number of images that
-    a step took, or that a resumed training had taken, and a text for people. Once ``stop`` returns True, training ends
-    after the current step. ``name`` tells the training from others, for example "member 2: ". A
-    checkpoint is written after each epoch and every ``checkpoint_minutes``.
+    ``on_epoch_end`` gets the index of the network in its ensemble, from 0, and each epoch, including those before the
+    checkpoint. ``on_progress`` gets the number of images that a step took, or that a resumed training had taken, and a
+    text for people. Once ``should_stop`` returns True, training ends after the current step.
     """
 
-    report: Callable[[Epoch], None] = lambda epoch: None
-    seen: Callable[[int, str], None] = lambda images, text: None
-    stop: Callable[[], bool] = lambda: False
-    name: str = ""
-    checkpoint_minutes: float = 5.0
+    on_epoch_end: Callable[[int, Epoch], None] = lambda member, epoch: None
+    on_progress: Callable[[int, str], None] = lambda images, text: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Member:
+    """The place of a network among the ``members`` of its ensemble: ``index``, from 0."""
+
+    index: int = 0
+    members: int = 1
+
+    @property
+    def name(self) -> str:
+        """How messages name it: "member 2: ", or "" if it is the only one."""
+        return messages.member(self.index, self.members)
 
 
 def fit(
     classifier: Classifier,
     data: Data,
-    chosen: Train,
+    cfg: Train,
     seed: int,
-    watch: Watch | None = None,
+    callbacks: Callbacks | None = None,
     store: Store | None = None,
-    ranks: Ranks | None = None,
-) -> Fitted:
-    """Train for all epochs and keep the last one; with the schedule plateau, until the validation loss stops improving,
-    and keep the best one. Returns the weights of the kept epoch.
+    dist: DistributedContext | None = None,
+    member: Member | None = None,
+    checkpoint_minutes: float = 5.0,
+) -> TrainResult:
+    """Train for all epochs and return the last one; with the schedule plateau, until the validation loss stops
+    improving, and return the best one.
 
-    If ``store`` has a checkpoint, training resumes from it and gives the same bytes as without an interruption. Several
-    ``ranks`` share each batch, and all return the same; ``store`` and ``watch`` are those of the first rank. Raises
-    Interrupted if ``watch`` asks to stop. Raises PipelineError if the loss becomes NaN or infinite, if memory runs out, or
-    for fewer than two training images.
+    Parameters
+    ----------
+    classifier : Classifier
+        Changed in place: it ends with the weights of the last epoch.
+    callbacks, store
+        Those of the first rank. A checkpoint is written to ``store`` after each epoch and every
+        ``checkpoint_minutes``. If it has one, training resumes from it and gives the same bytes as without an
+        interruption.
+    dist : DistributedContext
+        Its ranks share each batch, and all return the same.
+
+    Raises
+    ------
+    Interrupted
+        If ``callbacks`` ask to stop.
+    PipelineError
+        If the loss becomes NaN or infinite, if memory runs out, or for fewer than two training images.
     """
     if len(data.rows["train"]) < 2:
-        raise PipelineError(
-            f"{len(data.rows['train'])} image to train on is too few: batch normalisation needs at least 2"
-        )
-    watch = watch or Watch()
-    with devices.memory(
-        f"lower train.batch_size ({chosen.batch_size}) or prepare.image_size, or choose a smaller model.backbone"
-    ):
-        training = Training(classifier, data, chosen, seed, watch, store, ranks or Ranks())
-        training.go_on()
-        for epoch in training.state.epochs:
-            watch.report(epoch)
-        while not training.state.ended():
-            training.one_epoch()
-            watch.report(training.state.epochs[-1])
-            training.keep()
-            if not training.state.ended():
-                training.heed()
-    return training.state.fitted()
+        raise PipelineError(messages.too_few_images(len(data.rows["train"])))
+    with devices.explain_oom(messages.lower_batch_size(cfg.batch_size)):
+        trainer = Trainer(
+            classifier, data, cfg, seed, callbacks or Callbacks(), store, dist or DistributedContext(),
+            member or Member(), checkpoint_minutes,
+        )  # fmt: skip
+        return trainer.fit()
 
 
-class Training:
-    """The loop of a training: its steps, its validation, and saving and resuming its ``state``."""
+class Trainer:
+    """The loop of a training: its steps, its validation, and saving and resuming its ``state``. See ``fit``."""
 
     def __init__(
-        self,
-        classifier: Classifier,
-        data: Data,
-        chosen: Train,
-        seed: int,
-        watch: Watch,
-        store: Store | None,
-        ranks: Ranks,
-    ) -> None:
-        self.chosen, self.rows, self.watch, self.store, self.ranks = chosen, data.rows, watch, store, ranks
-        self.remedy = f"lower train.lr ({chosen.lr:g}), or set train.grad_clip_norm to 1.0"
-        device = self.device = devices.choose(chosen.device)
-        self.cast = devices.autocast(chosen.precision, device)
-        self.classifier = _placed(classifier, chosen, device, ranks)
-        self.pixels = Pixels(data.images, device)
-        self.truth = torch.from_numpy(data.labels.astype(np.float32)).to(device)
-        self.weight = torch.tensor(chosen.pos_weight, device=device)
+        self, classifier: Classifier, data: Data, cfg: Train, seed: int, callbacks: Callbacks, store: Store | None,
+        dist: DistributedContext, member: Member, checkpoint_minutes: float,
+    ) -> None:  # fmt: skip
+        self.cfg, self.rows, self.callbacks, self.store, self.dist = cfg, data.rows, callbacks, store, dist
+        self.member, self.checkpoint_seconds = member, 60 * checkpoint_minutes
+        device = self.device = devices.get_device(cfg.device)
+        self.cast = devices.autocast(cfg.precision, device)
+        self.classifier = _to_device(classifier, cfg, device, dist)
+        self.loader = ImageLoader(data.images, device)
+        self.labels = torch.from_numpy(data.labels.astype(np.float32)).to(device)
+        self.pos_weight = torch.tensor(cfg.pos_weight, device=device)
         self.network: nn.Module = self.classifier
-        if ranks.count > 1:
+        if dist.world_size > 1:
             self.network = DistributedDataParallel(self.classifier)
-            torch.manual_seed(seed + ranks.rank)  # for dropout: each rank has different images
-        self.compiled = devices.compiles(chosen, len(self.rows["train"]), device)
-        self.faster = torch.compile(self.network, dynamic=False) if self.compiled else self.network
-        self.state = State(self.classifier, self.rows["train"], chosen, seed)
-        self.keeps = ranks.any(store is not None)
-        self.kept_at = time.monotonic()
-        self.doing = ""
+            torch.manual_seed(seed + dist.rank)  # for dropout: each rank has different images
+        self.compiles = devices.should_compile(cfg, len(self.rows["train"]), device)
+        self.compiled_model = torch.compile(self.network, dynamic=False) if self.compiles else self.network
+        self.state = State(self.classifier, self.rows["train"], cfg, seed)
+        self.saves = dist.any(store is not None)
+        self.saved_at = time.monotonic()
+        self.progress = ""
 
-    def one_epoch(self) -> None:
+    def fit(self) -> TrainResult:
+        self.resume()
+        for epoch in self.state.epochs:
+            self.callbacks.on_epoch_end(self.member.index, epoch)
+        while not self.state.ended():
+            self.train_epoch()
+            self.callbacks.on_epoch_end(self.member.index, self.state.epochs[-1])
+            self.save_checkpoint()
+            if not self.state.ended():
+                self.raise_if_stopped()
+        return self.state.result()
+
+    def train_epoch(self) -> None:
         """Train from the current step to the end of the epoch, and validate."""
-        self.classifier.train()
-        if self.chosen.freeze_backbone:
-            self.classifier.eval()
-            self.classifier.head.train()
-        left = self.state.order[self.state.step :]
-        # A rank that gets no image of a small last batch takes one image of another rank, with weight 0.
-        mine = [batch[share] if len(batch[share := self.ranks.share(batch)]) else batch[-1:] for batch in left]
-        for whole, taken, batch in zip(left, mine, self.pixels.stream(mine), strict=True):
-            self.one_step(batch, self.truth[torch.tensor(taken, device=self.device)], whole)
-            self.watch.seen(len(whole), self.doing)
-            if self.ranks.count == 1 or self.state.step % HEEDED_AFTER == 0:
-                late = time.monotonic() - self.kept_at > 60 * self.watch.checkpoint_minutes
-                if self.ranks.any(self.watch.stop() or late):
-                    self.keep()
-                    self.heed()
-        self.look()
-        for value in self.classifier.buffers():  # batch normalisation: each rank uses its own images
-            self.ranks.of_first(value)
+        _set_train_mode(self.classifier, self.cfg.freeze_backbone)
+        global_batches = self.state.order[self.state.step :]
+        local_batches = [_local_batch(batch, self.dist) for batch in global_batches]
+        streamed = self.loader.stream(local_batches)
+        for global_batch, local_batch, images in zip(global_batches, local_batches, streamed, strict=True):
+            self.train_step(images, self.labels[torch.tensor(local_batch, device=self.device)], global_batch)
+            self.callbacks.on_progress(len(global_batch), self.progress)
+            if self.dist.world_size == 1 or self.state.step % SYNC_EVERY == 0:
+                is_due = time.monotonic() - self.saved_at > self.checkpoint_seconds
+                if self.dist.any(self.callbacks.should_stop() or is_due):
+                    self.save_checkpoint()
+                    self.raise_if_stopped()
+        self.check_finite()
+        for buffer in self.classifier.buffers():  # batch normalisation: each rank uses its own images
+            self.dist.broadcast(buffer)
         self.state.end_epoch(self.validate())
 
-    def one_step(self, batch: Tensor, target: Tensor, whole: np.ndarray) -> None:
-        """Take one step with ``batch``, this rank's images of the ``whole`` batch of all ranks."""
-        state = self.state
-        state.set_rate()
-        share = self.ranks.share(whole)
-        images = batches.augment(batch, self.chosen.augment, state.random, len(whole), min(share.start, len(whole) - 1))
+    def train_step(self, images: Tensor, labels: Tensor, global_batch: np.ndarray) -> None:
+        """Take one step. ``images``, uint8 (B, C, H, W), and ``labels``, float32 (B,), are this rank's part of the
+        ``global_batch`` of all ranks, given by its row numbers."""
+        state, size = self.state, len(global_batch)
+        state.set_lr()
+        shard = self.dist.shard(global_batch)
+        images = batches.augment(images, self.cfg.augment, state.random, size, min(shard.start, size - 1))
         # The last batch of an epoch can be smaller, and would need compiling again.
-        network = self.faster if len(whole) == self.chosen.batch_size else self.network
+        network = self.compiled_model if size == self.cfg.batch_size else self.network
         with self.cast:
-            logit = network(images)
-        loss = binary_cross_entropy_with_logits(logit, target, pos_weight=self.weight)
-        counted = share.stop - share.start
-        if self.ranks.count > 1:  # averaging over ranks then gives the gradient of the whole batch's mean loss
-            loss = loss * (counted * self.ranks.count / len(whole))
+            logits = network(images)
+        loss = binary_cross_entropy_with_logits(logits, labels, pos_weight=self.pos_weight)
+        local_size = shard.stop - shard.start
+        if self.dist.world_size > 1:  # averaging over ranks then gives the gradient of the global batch's mean loss
+            loss = loss * (local_size * self.dist.world_size / size)
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.chosen.grad_clip_norm is not None:
-            nn.utils.clip_grad_norm_(state.optimiser.gather(), self.chosen.grad_clip_norm)
+        if self.cfg.grad_clip_norm is not None:
+            nn.utils.clip_grad_norm_(state.optimiser.gather(), self.cfg.grad_clip_norm)
         state.optimiser.step()
-        state.losses[state.step] = loss.detach() * (len(whole) / self.ranks.count)
-        state.right += ((logit.detach() > 0) == (target > 0.5))[:counted].sum()
+        state.losses[state.step] = loss.detach() * (size / self.dist.world_size)
+        state.num_correct += ((logits.detach() > 0) == (labels > 0.5))[:local_size].sum()
         state.step += 1
-        if state.step % LOOKED_AFTER == 1:  # reading a loss makes the CPU wait for the GPU
-            self.look()
-            loss_now = float(self.ranks.sum(state.losses[state.step - 1])) / len(whole)
-            self.doing = f"{self.watch.name}epoch {len(state.epochs) + 1}/{self.chosen.epochs}, loss {loss_now:.4f}"
+        if state.step % CHECK_EVERY == 1:  # reading a loss makes the CPU wait for the GPU
+            self.check_finite()
+            mean_loss = float(self.dist.all_reduce(state.losses[state.step - 1])) / size
+            self.progress = messages.progress(self.member.name, len(state.epochs) + 1, self.cfg.epochs, mean_loss)
 
-    def look(self) -> None:
+    def check_finite(self) -> None:
         """Raise PipelineError if a loss or a weight is NaN or infinite."""
         state = self.state
-        bad = torch.nonzero(~torch.isfinite(self.ranks.sum(state.losses[: state.step]))).flatten()
+        bad = torch.nonzero(~torch.isfinite(self.dist.all_reduce(state.losses[: state.step]))).flatten()
         if len(bad) or not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
-            at = int(bad[0]) + 1 if len(bad) else state.step
-            kept = self.ranks.any(bool(self.store and self.store.paths()))
-            raise PipelineError(
-                f"{self.watch.name}At epoch {len(state.epochs) + 1}, step {at} of {len(state.order)} the loss or the "
-                f"weights became NaN or infinite: {self.remedy}.{' The last good checkpoint is kept.' if kept else ''}"
-            )
+            place = len(state.epochs) + 1, int(bad[0]) + 1 if len(bad) else state.step, len(state.order)
+            saved = self.dist.any(bool(self.store and self.store.paths()))
+            raise PipelineError(messages.not_finite(self.member.name, *place, self.cfg.lr, saved))
 
     def validate(self) -> Epoch:
-        """The figures of the epoch, after its last step. Each rank scores its share of the validation images."""
+        """The figures of the epoch, after its last step. Each rank scores its shard of the validation images."""
         state, rows = self.state, self.rows["val"]
         logits = torch.zeros(len(rows))
-        mine = slice(self.ranks.rank, None, self.ranks.count)
-        if len(rows[mine]):
-            logits[mine] = inference.score(self.classifier, self.pixels, rows[mine], self.cast)
-        logits = self.ranks.sum(logits)
-        wanted = self.truth[torch.tensor(rows, device=self.device)].cpu()
-        weight = self.weight.cpu().double()
-        val_loss = float(binary_cross_entropy_with_logits(logits.double(), wanted.double(), pos_weight=weight))
-        number, images_each = len(state.epochs) + 1, len(self.rows["train"])
+        shard = slice(self.dist.rank, None, self.dist.world_size)
+        if len(rows[shard]):
+            logits[shard] = inference.score(self.classifier, self.loader, rows[shard], self.cast)
+        logits = self.dist.all_reduce(logits)
+        labels = self.labels[torch.tensor(rows, device=self.device)].cpu()
+        pos_weight = self.pos_weight.cpu().double()
+        val_loss = float(binary_cross_entropy_with_logits(logits.double(), labels.double(), pos_weight=pos_weight))
+        number, images = len(state.epochs) + 1, len(self.rows["train"])
         if not math.isfinite(val_loss):
-            raise PipelineError(
-                f"{self.watch.name}The validation loss is {val_loss} after epoch {number}: {self.remedy}"
-            )
+            raise PipelineError(messages.val_loss_not_finite(self.member.name, val_loss, number, self.cfg.lr))
         figures = [
-            float(self.ranks.sum(state.losses).double().sum()) / images_each,
-            float(self.ranks.sum(state.right)) / images_each,
+            float(self.dist.all_reduce(state.losses).double().sum()) / images,
+            float(self.dist.all_reduce(state.num_correct)) / images,
             val_loss,
-            float(((logits > 0) == (wanted > 0.5)).double().mean()),
+            float(((logits > 0) == (labels > 0.5)).double().mean()),
             state.lr,
         ]
         # All ranks use the first rank's figures: different rounding must not stop them at different epochs.
-        return Epoch(number, *self.ranks.of_first(torch.tensor(figures, dtype=torch.float64)).tolist())
+        return Epoch(number, *self.dist.broadcast(torch.tensor(figures, dtype=torch.float64)).tolist())
 
-    def keep(self) -> None:
+    def save_checkpoint(self) -> None:
         """Write a checkpoint of the current state. Raises PipelineError instead if a loss or a weight is not finite."""
-        if not self.keeps:
+        if not self.saves:
             return
-        self.look()
-        checkpoint = self.state.checkpoint(self.ranks, compiled=self.compiled)
-        self.kept_at = time.monotonic()
+        self.check_finite()
+        checkpoint = self.state.checkpoint(self.dist, compiled=self.compiles)
+        self.saved_at = time.monotonic()
         if self.store is not None:
             self.store.save(len(self.state.epochs), self.state.step, checkpoint)
 
-    def go_on(self) -> None:
-        """Resume from the newest checkpoint, if there is one."""
-        found = self.store.load() if self.store else None
-        if self.ranks.count > 1:  # only the first rank's machine has the checkpoint
-            content = self.ranks.bytes_of_first(checkpoints.pack(found) if found else b"")
-            found = checkpoints.unpack(content) if content else None
-        if found is None:
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, if there is one."""
+        checkpoint = _newest_checkpoint(self.store, self.dist)
+        if checkpoint is None:
             return
-        if found.facts["compiled"] != self.compiled:
-            print("The checkpoint is not used: a compiler was added or removed, so rounding differs", file=sys.stderr)
+        if checkpoint.facts["compiled"] != self.compiles:
+            print(messages.COMPILER_CHANGED, file=sys.stderr)
             return
-        self.state.restore(found, self.ranks)
-        self.watch.seen(self.state.images_seen, "")
-        if self.ranks.rank == 0:
-            at = f"epoch {len(self.state.epochs)}, step {self.state.step}"
-            print(f"{self.watch.name}Resuming after {at}. Epochs so far:", flush=True)
+        self.state.restore(checkpoint, self.dist)
+        self.callbacks.on_progress(self.state.images_seen, "")
+        if self.dist.rank == 0:
+            print(messages.resuming(self.member.name, len(self.state.epochs), self.state.step), flush=True)
 
-    def heed(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Interrupted if a person asked the training to stop."""
-        if self.ranks.any(self.watch.stop()):
-            at = f"epoch {len(self.state.epochs)}, step {self.state.step} of {len(self.state.order)}"
-            raise Interrupted(f"training stopped after {at}. {KEPT if self.store else LOST}")
+        if self.dist.any(self.callbacks.should_stop()):
+            place = len(self.state.epochs), self.state.step, len(self.state.order)
+            raise Interrupted(messages.stopped(*place, resumable=self.store is not None))
 
 
-def _placed(classifier: Classifier, chosen: Train, device: torch.device, ranks: Ranks) -> Classifier:
+def _to_device(classifier: Classifier, cfg: Train, device: torch.device, dist: DistributedContext) -> Classifier:
     """The network on its device. With a frozen backbone, only the head is trainable."""
-    if ranks.count > 1 and device.type == "cuda":  # torch has none for the CPU: there each rank uses its own images
+    if dist.world_size > 1 and device.type == "cuda":  # torch has none for the CPU: there each rank uses its own images
         classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
-    if chosen.freeze_backbone:
+    if cfg.freeze_backbone:
         classifier.requires_grad_(False)
         classifier.head.requires_grad_(True)
     return classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _set_train_mode(classifier: Classifier, freeze_backbone: bool) -> None:
+    """With a frozen backbone, its running means stay, too."""
+    classifier.train()
+    if freeze_backbone:
+        classifier.eval()
+        classifier.head.train()
+
+
+def _local_batch(global_batch: np.ndarray, dist: DistributedContext) -> np.ndarray:
+    """This rank's part of a batch. If a small last batch has no image for it, one image of another rank, which gets
+    weight 0."""
+    local_batch = global_batch[dist.shard(global_batch)]
+    return local_batch if len(local_batch) else global_batch[-1:]
+
+
+def _newest_checkpoint(store: Store | None, dist: DistributedContext) -> Checkpoint | None:
+    """The first rank's newest checkpoint, on each rank: only its machine has it."""
+    checkpoint = store.load() if store else None
+    if dist.world_size == 1:
+        return checkpoint
+    content = dist.broadcast_bytes(checkpoints.pack(checkpoint) if checkpoint else b"")
+    return checkpoints.unpack(content) if content else None

@@ -18,29 +18,29 @@ import torch
 NAME = "torch._dynamo"
 
 
-class Later(ModuleType):
-    """Has the attributes ``known``. Any other replaces the stand-ins by the real modules."""
+class LazyModule(ModuleType):
+    """Has these ``attributes``. Any other replaces the stand-ins by the real modules."""
 
-    def __init__(self, name: str, **known: Any) -> None:
+    def __init__(self, name: str, **attributes: Any) -> None:
         super().__init__(name)
-        self.__dict__.update(known, __spec__=PathFinder.find_spec(NAME, torch.__path__))
+        self.__dict__.update(attributes, __spec__=PathFinder.find_spec(NAME, torch.__path__))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and (self.__name__, name) != (NAME, "__path__"):  # asked of every module, by inspect
             raise AttributeError(name)
-        for known in (NAME, f"{NAME}.utils"):
-            if isinstance(sys.modules.get(known), Later):
-                del sys.modules[known]
+        for module in (NAME, f"{NAME}.utils"):
+            if isinstance(sys.modules.get(module), LazyModule):
+                del sys.modules[module]
         return getattr(importlib.import_module(self.__name__), name)
 
 
-class Loaded:
+class LoadedFinder:
     """Finds the submodules that the real module has imported. Python looks for a submodule once it has its parent's
     path. The stand-in imports the real module when asked for it, and Python would run the submodule a second time."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        known = name.startswith(f"{NAME}.") and name in sys.modules
-        return ModuleSpec(name, self) if known else None  # type: ignore[arg-type]
+        is_loaded = name.startswith(f"{NAME}.") and name in sys.modules
+        return ModuleSpec(name, self) if is_loaded else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return sys.modules[spec.name]
@@ -49,16 +49,16 @@ class Loaded:
         pass
 
 
-def _disable(function: Callable[..., Any], *given: Any, **more: Any) -> Callable[..., Any]:
+def _disable(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
     return function
 
 
-def _alone() -> Any:
+def _import_torchvision() -> Any:
     if NAME not in sys.modules:
-        utils = Later(f"{NAME}.utils", is_compile_supported=lambda device: False)
-        sys.modules |= {NAME: Later(NAME, utils=utils, disable=_disable), utils.__name__: utils}
-        sys.meta_path.insert(0, Loaded())
+        utils = LazyModule(f"{NAME}.utils", is_compile_supported=lambda device: False)
+        sys.modules |= {NAME: LazyModule(NAME, utils=utils, disable=_disable), utils.__name__: utils}
+        sys.meta_path.insert(0, LoadedFinder())
     return importlib.import_module("torchvision")
 
 
-torchvision = _alone()
+torchvision = _import_torchvision()

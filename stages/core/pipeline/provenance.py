@@ -54,12 +54,12 @@ def machine() -> dict[str, Any]:
             found["gpu"] = torch.cuda.get_device_name()
             found["cuda"] = torch.version.cuda
             found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        elif not pins.held():
+        elif not pins.is_pinned():
             found["instructions"] = torch.backends.cpu.get_cpu_capability()
         if "WORLD_SIZE" in os.environ:  # set by torchrun
             found["processes"] = int(os.environ["WORLD_SIZE"])
     if "gpu" not in found:
-        found["processor"] = pins.CONTRACT if pins.held() else _processor()
+        found["processor"] = pins.CONTRACT if pins.is_pinned() else _processor()
     return found | {"packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}}
 
 

@@ -1,6 +1,6 @@
 """Measure the share of images that a model flags as out of distribution, for its own set and for other images.
 
-    python benchmarks/novelty.py [FOLDER ...]
+    python benchmarks/ood.py [FOLDER ...]
 
 Uses the model and the images of the current repository (run dvc repro first). Other images are those below each FOLDER,
 phantoms with a seed that no default run uses (SYNTHETIC; grey if the model takes grey images), noise, and images of one
@@ -29,8 +29,8 @@ def main() -> None:
     images = files.read_array("data/prepared/images.npy")
     split = tables.read("data/split.csv", tables.SPLIT)
     random = np.random.default_rng(1)
-    shape = (200, model.side, model.side, model.channels)
-    drawn = np.stack([patch.pixels for patch in phantom.draw(240, 12, model.side, seed=12345)])
+    shape = (200, model.preparation.side, model.preparation.side, model.channels)
+    drawn = np.stack([patch.pixels for patch in phantom.draw(240, 12, model.preparation.side, seed=12345)])
     known = {f"own, {part}": images[split.loc[split["split"] == part, "row"]] for part in ("val", "test")}
     others = {
         "phantoms": drawn if model.channels == 3 else decoder.grey_levels(drawn)[..., None],
@@ -43,8 +43,8 @@ def main() -> None:
         stack, why = model.fit(list(found))
         others[str(folder)] = stack[[not reason for reason in why]]
     for name, stack in (known | others).items():
-        unlike = model.scores(np.ascontiguousarray(stack), np.arange(len(stack))).unlike > 1
-        print(f"{name:40} {len(stack):6,} images, {unlike.mean():.3f} flagged")
+        flagged = model.scores(np.ascontiguousarray(stack), np.arange(len(stack))).ood_score > 1
+        print(f"{name:40} {len(stack):6,} images, {flagged.mean():.3f} flagged")
 
 
 if __name__ == "__main__":

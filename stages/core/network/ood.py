@@ -1,0 +1,103 @@
+"""Detect out-of-distribution images by their distance to the training set in feature space.
+
+There are two views of an image (networks.Classifier.with_features): its appearance, from the first convolution, and the
+input of the head. The input of the head alone misses differences that training never had to learn. In each view the
+distance is taken to the k-th nearest training image (Sun et al. 2022, Out-of-distribution detection with deep nearest
+neighbors, ICML, section 3), with each feature divided by its standard deviation in training. Each distance is divided
+by the limit of its view. The larger of the two ratios, divided by a common limit, is the score: above 1, the image is
+out of distribution. The common limit is chosen so that a share of IN_DISTRIBUTION of the validation images is not
+above 1.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+K = 5
+IN_DISTRIBUTION = 0.95
+MAX_IMAGES = 4096  # of train or val that are used, so that a model stays small
+MIN_DEVIATION = 1e-3  # of a feature / mean deviation: rounding errors of a constant feature must not decide
+
+
+class Detector(NamedTuple):
+    """The fitted detector. models/ood.safetensors holds its fields by name.
+
+    Attributes
+    ----------
+    known : Tensor of float32, shape (n, F)
+        Features of the training images, standardised by ``mean`` and ``deviation``.
+    mean, deviation : Tensor of float32, shape (F,)
+    views : Tensor of int64, shape (V,)
+        The number of features in each view.
+    limits : Tensor of float32, shape (V,)
+        The limit of the distance in each view.
+    limit : Tensor of float32, shape ()
+        The limit of the larger ratio of a distance to its limit.
+    """
+
+    known: Tensor
+    mean: Tensor
+    deviation: Tensor
+    views: Tensor
+    limits: Tensor
+    limit: Tensor
+
+    def ood_score(self, features: np.ndarray) -> np.ndarray:
+        """How far images are from the training set; above 1, an image is out of distribution.
+
+        Parameters
+        ----------
+        features : ndarray of float32, shape (N, F)
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+        """
+        ratios = self._distances(features) / self.limits
+        return (ratios.amax(1) / self.limit).double().numpy()
+
+    def _distances(self, features: np.ndarray) -> Tensor:
+        """The distance to the k-th nearest training image in each view: (N, V)."""
+        standardised = (torch.from_numpy(features) - self.mean) / self.deviation
+        ends = self.views.cumsum(0).tolist()
+        views = [slice(end - size, end) for end, size in zip(ends, self.views.tolist(), strict=True)]
+        return torch.stack([_kth_distance(standardised[:, view], self.known[:, view]) for view in views], dim=1)
+
+
+def sample_rows(rows: np.ndarray, seed: int) -> np.ndarray:
+    """At most MAX_IMAGES of ``rows``, chosen at random."""
+    if len(rows) <= MAX_IMAGES:
+        return rows
+    return np.sort(np.random.RandomState(seed).choice(rows, MAX_IMAGES, replace=False))
+
+
+def fit(train: np.ndarray, val: np.ndarray, views: list[int]) -> Detector:
+    """Fit a detector.
+
+    Parameters
+    ----------
+    train, val : ndarray of float32, shape (n, F)
+        Features of training and validation images.
+    views : list of int
+        The number of features in each view.
+    """
+    features = torch.from_numpy(train)
+    mean, deviation = features.mean(0), features.std(0, correction=0)
+    deviation = deviation.clamp(min=MIN_DEVIATION * max(float(deviation.mean()), 1e-12))
+    ones = torch.ones(len(views))
+    detector = Detector((features - mean) / deviation, mean, deviation, torch.tensor(views), ones, torch.ones(()))
+    limits = torch.quantile(detector._distances(val), IN_DISTRIBUTION, dim=0).clamp(min=1e-6)
+    detector = detector._replace(limits=limits)
+    scores = torch.from_numpy(detector.ood_score(val))
+    return detector._replace(limit=torch.quantile(scores, IN_DISTRIBUTION).float())
+
+
+def _kth_distance(features: Tensor, known: Tensor) -> Tensor:
+    """The distance of each row of ``features`` to the k-th nearest row of ``known``, in bounded memory."""
+    distances = [torch.empty(0)]
+    for start in range(0, len(features), 1024):
+        chunk = torch.cdist(features[start : start + 1024].double(), known.double())
+        distances.append(chunk.topk(min(K, len(known)), largest=False).values[:, -1].float())
+    return torch.cat(distances)
