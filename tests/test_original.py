@@ -1,4 +1,4 @@
-"""The original's images, where they are at hand: its claim, its cause, and what a model of them finds out of distribution."""
+"""The images of the original, where they are at hand: its claim, its cause, and out-of-distribution images."""
 
 import re
 import zipfile

@@ -158,8 +158,8 @@ def test_the_verdict_speaks_of_both_sets():
     said = verdict.render_verdict(figures, other_set(figures, 0.1))
     assert "External validation: Better than chance: ROC AUC" in said and "The test set leaks" not in said
     assert (
-        "120 of its images are excluded, because they are also in the first set: 40 exact copies, 60 near copies, 20 other"
-        in said
+        "120 of its images are excluded, because they are also in the first set: 40 exact copies, 60 near copies, "
+        "20 other images of its patients" in said
     )
     assert "ROC AUC 0.100 (0.050 to 0.150)" in said and "Significant drop: ROC AUC." in said
     assert "Patients are unknown, so some of them can be in both sets." in said

@@ -67,7 +67,7 @@ def _leak(figures: dict[str, Any]) -> list[str]:
     if not non_leaking["images"]:
         lines = [f"**The test set leaks.** {'; '.join(seen)}. No test image is free of leaks."]
     effects = [
-        f"{_words(name)} {test[name]['value']:.3f} on all test images, {non_leaking[name]['value']:.3f} without the leak"
+        f"{_words(name)} {test[name]['value']:.3f} on all test images, {non_leaking[name]['value']:.3f} without leaks"
         for name, difference in figures["leak"].items()
         if difference is not None
     ]
@@ -86,7 +86,8 @@ def _headline(figures: dict[str, Any]) -> str:
         return f"{NOTHING}: every test image is a copy of a training image, or of a patient in training."
     area = block["roc_auc"]
     if area["value"] is None:
-        return f"{warning}{NOTHING}: {area['reason']} {'among the non-leaking test images' if leaks else 'in the test set'}."
+        where = "among the non-leaking test images" if leaks else "in the test set"
+        return f"{warning}{NOTHING}: {area['reason']} {where}."
     if block["positive_components"] == 1:
         source = "one image and its copies" if block["patients"] is None else "one patient"
         return f"{warning}{NOTHING}: all positives{on} come from {source}."
@@ -168,7 +169,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
             f"**Possible shortcut**: {_escaped(name)} alone, without any image, predicts the class with ROC AUC "
             f"{format_metric(shortcut['group_only_auc'])} on the test images. If the images show it, the network can "
             f"have learned it. ROC AUC of the network among images of the same {_escaped(name)}: "
-            f"{inside['reason'] if inside['value'] is None else format_metric(inside)}; over all: {format_metric(area)}."
+            f"{inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: {format_metric(area)}."
         )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
@@ -208,8 +209,8 @@ def _seed_variance(block: dict[str, Any]) -> list[str]:
     remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else "more test patients"
     return [
         f"For new patients and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
-        f"this uncertainty comes from the random seed, the rest from the choice of test patients: {remedy} would reduce "
-        "it most."
+        "this uncertainty comes from the random seed, the rest from the choice of test patients: "
+        f"{remedy} would reduce it most."
     ]
 
 
