@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from core.pipeline import messages
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -163,8 +164,9 @@ def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
     try:
         yield there(path)
     except faults as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PipelineError(f"{path} is damaged ({reason}): delete it, then run dvc repro") from None
+        with open(path, "rb") as file:
+            text = file.read(CHUNK).decode(errors="replace")
+        raise PipelineError(messages.damaged(path, text, error)) from None
 
 
 def read_array(path: str | Path) -> np.ndarray:
