@@ -8,7 +8,7 @@ WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 3 ? c
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-long test-all test-fast lint check audit demo export bench peers lock clean
+.PHONY: help repro test test-long test-all test-fast lint check exps audit demo export bench peers lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,6 +43,9 @@ lint: .venv/ready  ## style and types
 
 check: .venv/ready  ## the gates: dvc.lock is fresh, the result repeats, it is no worse than on TARGET (main)
 	python stages/check.py $(GATES) --target $(TARGET)
+
+exps: .venv/ready  ## list experiments in 120 columns: changed parameters, ROC AUC, sensitivity, specificity
+	@python stages/exps.py $(TARGET)
 
 audit: .venv/ready  ## check the locked packages: withdrawn, in quarantine, known vulnerabilities
 	python .ci/audit.py

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from core.commands import comparison, gates, revisions
-from core.pipeline import entrypoint, files, yaml12
+from core.pipeline import entrypoint, files, messages, yaml12
 from core.pipeline.errors import PipelineError
 
 from compare import load
 
 DATA_STAGES = ["download", "prepare", "audit", "split"]
 STAGES = [*DATA_STAGES, "train", "evaluate", "report"]
+BY_HAND = ["params.yaml", "dvc.yaml"]  # files that people write
+LOCK = "dvc.lock"
 METRICS = ["audit", "split", "train", "evaluate"]
 PROVENANCE = "metrics/provenance/train.json"
 
@@ -46,8 +48,11 @@ def main() -> None:
 
 
 def fresh(target: str) -> tuple[list[str], str]:
-    said = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True)
-    return gates.stale(said.stdout + said.stderr), "dvc.lock matches code, parameters and data"
+    faults = gates.conflicts([*map(files.there, BY_HAND), files.there(LOCK), *sorted(Path("metrics").rglob("*.json"))])
+    if not faults:
+        said = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True)
+        faults = gates.stale(said.stdout + said.stderr)
+    return faults[:1], "dvc.lock matches code, parameters and data"
 
 
 def repeat(target: str) -> tuple[list[str], str]:
@@ -88,7 +93,11 @@ def cloned() -> Iterator[Path]:
 
 
 def lock(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml12.load((folder / "dvc.lock").read_text(encoding="utf-8"))
+    text = files.there(folder / LOCK).read_text(encoding="utf-8")
+    try:
+        content: dict[str, Any] = yaml12.load(text)
+    except yaml12.YAMLError as error:
+        raise PipelineError(messages.not_yaml(LOCK, text, error)) from None
     return content
 
 

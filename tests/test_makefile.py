@@ -39,6 +39,7 @@ def test_help_lists_every_target_that_has_a_description(make):
         "test-fast",
         "lint",
         "check",
+        "exps",
         "audit",
         "demo",
         "export",

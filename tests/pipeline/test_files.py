@@ -83,6 +83,20 @@ def test_what_another_process_takes_for_a_leftover_before_it_is_locked_is_made_a
     assert (tmp_path / "a.txt").read_text() == "whole"
 
 
+def test_conflict_markers_in_json_and_tables_are_named_with_the_command_that_resolves_them(tmp_path):
+    path = tmp_path / "metrics/a.json"
+    path.parent.mkdir()
+    for text, expected in (
+        ("<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n", "run git checkout HEAD dvc.lock metrics plots && dvc repro"),
+        ("{", "is damaged .*: delete it, then run dvc repro"),
+    ):
+        path.write_text(text)
+        for read in (files.read_json, lambda path: tables.read(path, tables.LISTED)):
+            with pytest.raises(PipelineError, match=expected) as caught:
+                read(path)
+            assert "\n" not in str(caught.value) and path.read_text() == text
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [

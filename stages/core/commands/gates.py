@@ -1,10 +1,12 @@
 """The checks of a pull request: dvc.lock is up to date, the run is repeatable, and the result is not worse."""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 from core.commands import comparison
-from core.pipeline import files, yaml12
+from core.pipeline import files, messages, yaml12
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section
 from core.pipeline.text import shorten
@@ -27,10 +29,13 @@ class Limits(Section):
 
 def limits(path: str = LIMITS) -> Limits:
     """Read gates.yaml. Raises PipelineError if it is not valid."""
+    text = files.there(path).read_text(encoding="utf-8")
     try:
-        return Limits.model_validate(yaml12.load(files.there(path).read_text(encoding="utf-8")))
+        return Limits.model_validate(yaml12.load(text))
     except yaml12.YAMLError as error:
-        raise PipelineError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise PipelineError(
+            messages.conflict(path, text) or f"{path} is not YAML: {' '.join(str(error).split())}"
+        ) from None
     except ValidationError as error:
         fault = error.errors()[0]
         raise PipelineError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
@@ -50,11 +55,16 @@ def figure(metrics: dict[str, Any], name: str) -> float | None:
 
 def stale(said: str) -> list[str]:
     """The faults in the output of ``dvc repro --allow-missing --dry``, which exits with 0 even if stages are stale."""
-    stages = re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", said)
-    if stages or FRESH not in said:
-        what = f"{shorten(stages, 10)} would run" if stages else " ".join(said.split())
+    if stages := re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", said):
+        what = f"{shorten(stages, 10)} would run"
         return [f"dvc.lock does not match code, parameters or data: {what}. Run dvc repro and commit the changes"]
-    return []
+    return [] if FRESH in said else [f"DVC can't compare dvc.lock with the files: {' '.join(said.split())}"]
+
+
+def conflicts(paths: Iterable[Path]) -> list[str]:
+    """The files in which git left conflict markers: one line each."""
+    lines = [messages.conflict(path, path.read_text(encoding="utf-8", errors="replace")) for path in paths]
+    return [line for line in lines if line]
 
 
 def other_bytes(committed: dict[str, Any], made: dict[str, Any], stages: list[str]) -> list[str]:

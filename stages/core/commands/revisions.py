@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from core.evidence import calibration
-from core.pipeline import files, tables, yaml12
+from core.pipeline import files, messages, tables, yaml12
 from core.pipeline.errors import PipelineError
 
 import dvc.api
@@ -37,26 +37,44 @@ def text(revision: str, path: str) -> str:
 
 
 def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
+    content = text(revision, path)
     try:
-        return tables.parse(io.StringIO(text(revision, path)), columns)
+        return tables.parse(io.StringIO(content), columns)
     except ValueError as error:
-        raise PipelineError(f"{path} of {revision} is not a table of this pipeline: {error}") from None
+        raise PipelineError(
+            _conflict(revision, path, content) or f"{path} of {revision} is not a table of this pipeline: {error}"
+        ) from None
 
 
 def decisions(revision: str, path: str) -> tuple[float, float]:
     """The threshold and the temperature in metrics/evaluate.json of a revision."""
+    content = text(revision, path)
     try:
-        figures = json.loads(text(revision, path))
+        figures = json.loads(content)
         return float(figures["threshold"]), calibration.used(figures["calibration"])
     except (ValueError, KeyError, TypeError):
         raise PipelineError(
-            f"{path} of {revision} contains no threshold or calibration: it was not written by this pipeline"
+            _conflict(revision, path, content)
+            or f"{path} of {revision} contains no threshold or calibration: it was not written by this pipeline"
         ) from None
 
 
 def parameters(revision: str, path: str) -> dict[str, Any]:
     """All parameters, with dotted keys such as ``train.lr``."""
-    return flat(yaml12.load(text(revision, path)))
+    content = text(revision, path)
+    try:
+        return flat(yaml12.load(content))
+    except yaml12.YAMLError as error:
+        raise PipelineError(
+            _conflict(revision, path, content) or messages.not_yaml(f"{path} of {revision}", content, error)
+        ) from None
+
+
+def _conflict(revision: str, path: str, content: str) -> str | None:
+    """The message if git left conflict markers in a file of a revision; otherwise None."""
+    if revision == WORKSPACE or messages.conflict(path, content) is None:
+        return messages.conflict(path, content)
+    return f"{path} of {revision} has conflict markers of git, which were committed: see docs/branches.md"
 
 
 def flat(given: dict[str, Any], before: str = "") -> dict[str, Any]:

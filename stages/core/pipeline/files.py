@@ -164,8 +164,9 @@ def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
     try:
         yield there(path)
     except faults as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PipelineError(messages.damaged(path, reason)) from None
+        with open(path, "rb") as file:
+            text = file.read(CHUNK).decode(errors="replace")
+        raise PipelineError(messages.damaged(path, text, error)) from None
 
 
 def read_array(path: str | Path) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)  # git leaves these lines where a merge could not decide
-RESOLVE = "git checkout --ours dvc.lock metrics plots && dvc repro"
+RESOLVE = "git checkout HEAD dvc.lock metrics plots && dvc repro"  # docs/branches.md
 RENAMED = {
     "data.within": "data.subdir",
     "data.unusable": "data.on_bad_image",
@@ -28,13 +28,27 @@ def not_utf8(path: str | Path, error: UnicodeDecodeError) -> str:
 
 
 def not_yaml(path: str | Path, text: str, error: Exception) -> str:
-    if CONFLICT.search(text):
-        return f"{path} has conflict markers of git: edit it, keep one side of each conflict, and run git add {path}"
+    if in_conflict := conflict(path, text):
+        return in_conflict
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f"{path} is not YAML: {' '.join(str(error).split())}"
     problem = str(getattr(error, "problem", None) or getattr(error, "context", "")).splitlines()[0]
     return f"{path}, line {mark.line + 1}: {problem}"
+
+
+def conflict(path: str | Path, text: str) -> str | None:
+    """The message if git left conflict markers in ``text``, the content of ``path``; otherwise None."""
+    if not CONFLICT.search(text):
+        return None
+    if Path(path).name == "dvc.lock" or {"metrics", "plots"} & set(Path(path).parts):
+        return f"{path} has conflict markers of git: run {RESOLVE}, then git commit --all"
+    return f"{path} has conflict markers of git: edit it, keep one side of each conflict, and run git add {path}"
+
+
+def damaged(path: str | Path, text: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return conflict(path, text) or f"{path} is damaged ({reason}): delete it, then run dvc repro"
 
 
 def not_a_mapping(path: str | Path, values: object) -> str:
@@ -71,10 +85,6 @@ def wrong_parameters(path: str | Path, errors: Iterable[Mapping[str, Any]], keys
 
 def missing(path: str | Path) -> str:
     return f"{path} is missing: create it with dvc repro, or fetch it with dvc pull"
-
-
-def damaged(path: str | Path, reason: str) -> str:
-    return f"{path} is damaged ({reason}): delete it, then run dvc repro"
 
 
 def missing_columns(columns: Iterable[str]) -> str:

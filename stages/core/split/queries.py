@@ -76,7 +76,7 @@ class Tables:
             reason = str(error).partition("\n")[0][:200]
             if isinstance(error, duckdb.DataError | duckdb.InvalidInputException):  # in the lines of a file
                 names = " or ".join(map(str, self._paths))
-                raise PipelineError(messages.damaged(names, reason)) from None
+                raise PipelineError(messages.damaged(names, "", error)) from None
             if isinstance(error, duckdb.OperationalError):  # no place for what does not fit into MEMORY
                 raise OSError(errno.ENOSPC, reason, str(self._folder)) from None
             raise
