@@ -25,9 +25,9 @@ from core.evidence import luck, metrics
 from core.evidence.bootstrap import Scores
 from core.images import phantom
 from core.network import devices, ensemble, inference
-from core.pipeline import files, tables
-from core.pipeline.schemas import file
-from core.split import groups, leakage
+from core.pipeline import components, files, tables
+from core.pipeline.schemas import params_yaml
+from core.split import leakage
 
 import numpy as np
 import pandas as pd
@@ -149,7 +149,7 @@ def table_of(columns: dict[str, np.ndarray], each: np.ndarray) -> pd.DataFrame:
 def judged(clone: Path) -> dict[str, np.ndarray]:
     """What each member in a clone says of its test images and of the FRESH images."""
     split = tables.read(clone / "data/split.csv", tables.SPLIT)
-    rows = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
+    rows = split.join(leakage.shared_with_train(split)).assign(unit=components.units(split))
     test = rows[rows["split"] == "test"]
     devices.repeatable(0, threads=len(os.sched_getaffinity(0)))
     found = ensemble.restore(clone / "models/model.safetensors", files.read_json(clone / "models/model.json"))
@@ -177,4 +177,4 @@ def drawn(side: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def members() -> int:
     """The number of members of the default recipe."""
-    return file.load(TOP / "params.yaml").train.ensemble_size
+    return params_yaml.load(TOP / "params.yaml").train.ensemble_size

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from core.audit import copies, messages, quality
 from core.images import decoder
-from core.pipeline import entrypoint, files, tables
-from core.split import queries
+from core.pipeline import entrypoint, files, queries, tables
 
 LABELS = "data/raw/labels.csv"
 INDEX = "data/prepared/index.csv"

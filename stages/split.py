@@ -7,11 +7,11 @@ Alone   python stages/split.py
 
 from pathlib import Path
 
-from core.pipeline import entrypoint, files, params, tables
+from core.pipeline import entrypoint, files, params, queries, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import SPLITS, Section, Seed
 from core.pipeline.schemas.split import Split
-from core.split import assignment, leakage, messages, queries
+from core.split import assignment, leakage, messages
 
 LISTS = "data/raw/lists.csv"
 INDEX = "data/prepared/index.csv"

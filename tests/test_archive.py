@@ -3,9 +3,9 @@
 from core.audit import copies, hashes, quality
 from core.images import decoder, sources
 from core.images.preparation import Preparation
-from core.pipeline import tables
-from core.pipeline.schemas import file
-from core.split import assignment, leakage, queries
+from core.pipeline import queries, tables
+from core.pipeline.schemas import params_yaml
+from core.split import assignment, leakage
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def index(shared, tmp_path_factory):
     """The index, lists and grey thumbnails of the real archive, as download and prepare make them."""
     folder = tmp_path_factory.mktemp("archive")
     location = {"data.location": str(shared / "breast-histopathology-images-modified.tar")}
-    chosen = file.load(change_parameters(folder / "params.yaml", RECIPE | location))
+    chosen = params_yaml.load(change_parameters(folder / "params.yaml", RECIPE | location))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with sources.open_source(chosen.data, 1, folder) as raw:

@@ -1,6 +1,6 @@
 from core.audit import copies, hashes
 from core.images import decoder
-from core.split import groups
+from core.pipeline import components
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def test_copies_of_two_kinds_that_fill_each_others_neighbourhood_are_still_one_c
     versions = [recompressed(image, quality) for image in (original, shifted) for quality in range(50, 75)]
     grey = np.unique(thumbnails([original, *versions]), axis=0)
     found, _ = search(grey)
-    assert len(set(groups.linked(len(grey), *np.array(sorted(found)).T))) == 1
+    assert len(set(components.linked(len(grey), *np.array(sorted(found)).T))) == 1
 
 
 def test_few_images_of_which_none_are_alike_are_searched_without_an_error(mammograms):

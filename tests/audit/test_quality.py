@@ -1,6 +1,5 @@
 from core.audit import copies, messages, quality
-from core.pipeline import tables
-from core.split import queries
+from core.pipeline import queries, tables
 
 import imagehash
 import numpy as np

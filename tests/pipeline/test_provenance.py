@@ -36,13 +36,13 @@ def test_the_fingerprint_changes_with_parameters_code_and_data_of_the_stage_and_
     change_parameters(place / "params.yaml", {"train.lr": 0.5})
     (place / "stages/core/network/training.py").write_text("")
     (place / "stages/core/split/__pycache__").mkdir()
-    (place / "stages/core/split/__pycache__/groups.cpython-311.pyc").write_bytes(b"compiled")
+    (place / "stages/core/split/__pycache__/leakage.cpython-311.pyc").write_bytes(b"compiled")
     (place / "params.yaml").write_text("# a comment\n" + (place / "params.yaml").read_text())
     assert found() == first
     seen = {first}
     change_parameters(place / "params.yaml", {"seed": 7})
     seen.add(found())
-    (place / "stages/core/split/groups.py").write_text("# changed\n")
+    (place / "stages/core/split/leakage.py").write_text("# changed\n")
     seen.add(found())
     (place / "data/audit/clusters.csv").write_text("changed")
     seen.add(found())
@@ -65,7 +65,8 @@ def test_the_record_names_the_processor_only_where_the_bytes_depend_on_it(monkey
     here = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].splitlines()[0]
     assert provenance.machine()["processor"] == "any x86-64 with AVX2"
     assert "instructions" not in provenance.machine()
-    assert torch.__version__.startswith(provenance.machine()["packages"]["torch"])  # it is loaded, so its instructions count
+    # PyTorch is loaded, so its instructions count.
+    assert torch.__version__.startswith(provenance.machine()["packages"]["torch"])
     monkeypatch.delenv("MKL_CBWR")
     assert provenance.machine()["processor"] == here and provenance.machine()["instructions"]
 
@@ -73,8 +74,8 @@ def test_the_record_names_the_processor_only_where_the_bytes_depend_on_it(monkey
 def test_code_and_parameters_that_change_during_a_run_are_an_error(place):
     """DVC hashes them after the run, so the lock would vouch for code that the result is not of."""
     provenance.inputs("split")
-    (place / "stages/core/split/groups.py").write_text("# changed\n")
-    with pytest.raises(PipelineError, match="stages/core/split/groups.py changed while split ran"):
+    (place / "stages/core/split/leakage.py").write_text("# changed\n")
+    with pytest.raises(PipelineError, match="stages/core/split/leakage.py changed while split ran"):
         provenance.record("split")
     provenance.inputs.cache_clear()
     provenance.inputs("split")

@@ -1,5 +1,5 @@
 from core.audit import quality
-from core.pipeline import tables
+from core.pipeline import queries, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import SPLITS
 from core.pipeline.schemas.split import Split
@@ -352,3 +352,32 @@ def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
         PipelineError, match="Copies join 10 patients into one component, for example f000, f003, f006 and 7 more"
     ):
         assign(index(rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=IMAGES, seed=st.integers(0, 9), strategy=st.sampled_from(["patient", "stable"]),
+    duplicates=st.sampled_from(["together", "drop", "keep"]), folds=st.sampled_from([None, 3]),
+)  # fmt: skip
+def test_images_gathered_by_patient_are_split_as_each_image_alone(rows, seed, strategy, duplicates, folds):
+    images = index(rows).assign(
+        pixels_sha256=lambda table: table["pixels_sha256"].where(table.index % 3 == 0, table["file"])
+    )
+    copies, cfg = clusters(images), rules(strategy=strategy, duplicates=duplicates, folds=folds)
+    images = images[tables.INDEX[:4]]
+    results = []
+    with queries.opened(None) as database:
+        database.add("images", images)
+        database.add("clusters", copies)
+        database.add("listed", NONE)
+        for by_image, rows_of in enumerate([queries.condensed(database), queries.singly(database)]):
+            try:
+                split = assignment.assign(rows_of, copies, cfg, seed)
+            except PipelineError as error:
+                results.append(str(error))
+                continue
+            figures = assignment.summarise(split, cfg), leakage.measure(split, copies), leakage.left_out(split)
+            spread_rows = queries.spread(images, split, ["cluster", "component", "split"])
+            results.append((figures, spread_rows[tables.SPLIT].to_csv()))
+            assert by_image == (len(split) == len(images)) or len(images) == images["patient"].nunique()
+    assert results[0] == results[1]

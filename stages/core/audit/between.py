@@ -4,7 +4,7 @@ from typing import Any
 
 from core.audit import copies, hashes
 from core.images.decoder import Grey
-from core.split import groups
+from core.pipeline import components
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,8 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients
     near, _ = copies.near_pairs(grey, hashes.read(list(both["phash"])), np.flatnonzero(new), asked)
     pair = pd.Series(range(len(near)))
     ends = [pair.set_axis(near["one"].to_numpy()), pair.set_axis(near["other"].to_numpy())]
-    both["cluster"] = groups.joined(both, [both["pixels_sha256"], pd.concat(ends)])
-    unit = groups.units(both)
+    both["cluster"] = components.joined(both, [both["pixels_sha256"], pd.concat(ends)])
+    unit = components.units(both)
     trained = (both["split"] == "train").to_numpy()
     of_known = unit.isin(unit[trained]).astype("boolean").mask(both["patient"].isna())
     found = both.assign(

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.audit import hashes, neighbours
 from core.images.decoder import Grey
-from core.pipeline import files
-from core.split import groups, queries
+from core.pipeline import components, files, queries
 
 import numpy as np
 import pandas as pd
@@ -73,7 +72,7 @@ def near_pairs(
         same = _best(pd.concat([same, joined]))
         ends, of = np.unique(joined[["one", "other"]].to_numpy(), return_inverse=True)
         of = of.reshape(-1, 2)
-        first = np.unique(groups.linked(len(ends), of[:, 0], of[:, 1]), return_index=True)[1]
+        first = np.unique(components.linked(len(ends), of[:, 0], of[:, 1]), return_index=True)[1]
         asked = np.sort(ends[first])
         if len(asked):
             kept = np.ones(len(members), dtype=bool)

@@ -5,10 +5,9 @@ from typing import Any
 from core.audit import copies, hashes
 from core.images import contact_sheets, dicom
 from core.images.decoder import Grey
-from core.pipeline import files, tables
+from core.pipeline import components, files, queries, tables
+from core.pipeline.queries import Tables
 from core.pipeline.text import shorten
-from core.split import groups, queries
-from core.split.queries import Tables
 
 import numpy as np
 import pandas as pd
@@ -73,7 +72,7 @@ def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     closest = ends.assign(pixels_sha256=ends["file"].map(of_file)).set_index("pixels_sha256")
     touched = images[images["pixels_sha256"].isin(closest.index)]
     nodes = pd.Index(closest.index)
-    joined = groups.linked(
+    joined = components.linked(
         len(nodes), nodes.get_indexer(near["one"].map(of_file)), nodes.get_indexer(near["other"].map(of_file))
     )
     number = pd.factorize(touched["pixels_sha256"].map(dict(zip(nodes, joined, strict=True))))[0]
@@ -266,7 +265,7 @@ def _positive_groups(gathered: pd.DataFrame, clusters: pd.DataFrame) -> int:
     """``gathered`` is from queries.condensed. An image of an unknown patient without copies is a group of its own."""
     alone = gathered["patient"].isna() & gathered["single"].isna()
     positive = gathered["label"] == 1
-    joined = groups.of(gathered, clusters)[positive & ~alone].nunique()
+    joined = components.of(gathered, clusters)[positive & ~alone].nunique()
     return joined + tables.number(gathered[positive & alone])
 
 

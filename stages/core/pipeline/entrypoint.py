@@ -15,7 +15,7 @@ from typing import IO
 
 from core.pipeline import files, params, pins, provenance
 from core.pipeline.errors import Interrupted, PipelineError
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -42,7 +42,7 @@ def stage(main: Callable[..., None], **options: str) -> None:
         held = None if joins else _alone(path)
         pins.check()
         for parameters in {params.PATH, *provenance.parameters(path.stem)}:
-            file.load(parameters)
+            params_yaml.load(parameters)
         provenance.inputs(path.stem)
         main(**given)
         if os.environ.get(RANK, "0") == "0":

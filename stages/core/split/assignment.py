@@ -3,11 +3,11 @@
 import hmac
 from typing import Any
 
-from core.pipeline import tables
+from core.pipeline import components, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import SPLITS
 from core.pipeline.schemas.split import Split
-from core.split import groups, messages
+from core.split import messages
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,9 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
     are missing, or if a split would be empty.
     """
     split = index.reset_index(drop=True)
-    copied = groups.copied(split, clusters)
+    copied = components.copied(split, clusters)
     # Exact and near copies of one image are in the same cluster.
-    split["cluster"] = groups.joined(split.loc[copied.index.unique().sort_values()], [copied]).reindex(split.index)
+    split["cluster"] = components.joined(split.loc[copied.index.unique().sort_values()], [copied]).reindex(split.index)
 
     by_patient = gathers(cfg)
     if by_patient and split["patient"].isna().any():
@@ -44,10 +44,10 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
     ties = []
     if by_patient:
         # Patients who share an image count as one person, even if only one copy is kept.
-        ties.append(split["patient"] if cfg.duplicates == "keep" else groups.persons(split))
+        ties.append(split["patient"] if cfg.duplicates == "keep" else components.persons(split))
     if cfg.duplicates == "together":
         ties.append(split["cluster"])
-    split["component"] = groups.joined(split, ties)
+    split["component"] = components.joined(split, ties)
 
     split["split"] = pd.array(["dropped"] * len(split), dtype="string")
     if cfg.strategy == "predefined":
@@ -63,8 +63,8 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
         if not (split["split"] == name).any():
             if cfg.strategy == "predefined":
                 raise PipelineError(messages.empty_list(name))
-            components = split["component"].nunique()
-            raise PipelineError(messages.empty_split(name, components, cfg, *_largest_component(split)))
+            count = split["component"].nunique()
+            raise PipelineError(messages.empty_split(name, count, cfg, *_largest_component(split)))
     return split
 
 
@@ -99,7 +99,7 @@ def _straddling(split: pd.DataFrame, hashed: "pd.Series[str]", cfg: Split) -> np
     if cfg.duplicates == "keep":
         return np.zeros(len(split), dtype=bool)
     order = hashed.map({name: number for number, name in enumerate(SPLITS)})
-    return (order > order.groupby(groups.persons(split)).transform("min")).to_numpy(dtype=bool)
+    return (order > order.groupby(components.persons(split)).transform("min")).to_numpy(dtype=bool)
 
 
 def _largest_component(split: pd.DataFrame) -> tuple[int, list[str]]:

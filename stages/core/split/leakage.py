@@ -2,8 +2,8 @@
 
 from typing import Any, Literal, NamedTuple
 
-from core.pipeline import tables
-from core.split import groups, messages
+from core.pipeline import components, tables
+from core.split import messages
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
 
 def _shared(split: pd.DataFrame, name: str) -> pd.DataFrame:
     inside = split["split"] == name
-    person = groups.persons(split)
+    person = components.persons(split)
     known = person.isin(person[inside].dropna()).astype("boolean")
     return pd.DataFrame(
         {
@@ -31,7 +31,7 @@ def _shared(split: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
     """``split`` with the columns of shared_with_train and exact_in_train: whether train contains an exact copy."""
-    exact = groups.copied(split, clusters, "exact")
+    exact = components.copied(split, clusters, "exact")
     trained = exact[exact.index.isin(split.index[split["split"] == "train"])]
     there = split.index.isin(exact.index[exact.isin(trained)])
     return split.join(shared_with_train(split)).assign(exact_in_train=there)

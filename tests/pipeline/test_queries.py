@@ -1,17 +1,11 @@
 import signal
 
-from core.pipeline import tables
+from core.pipeline import queries, tables
 from core.pipeline.errors import PipelineError
-from core.split import assignment, leakage, queries
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_assignment import IMAGES, clusters, index, rules
-
-NO_LISTS = pd.DataFrame(columns=tables.LISTED)
 
 
 def images(names):
@@ -82,32 +76,3 @@ def test_a_signal_interrupts_a_query(tmp_path):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not list(tmp_path.iterdir())
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=IMAGES, seed=st.integers(0, 9), strategy=st.sampled_from(["patient", "stable"]),
-    duplicates=st.sampled_from(["together", "drop", "keep"]), folds=st.sampled_from([None, 3]),
-)  # fmt: skip
-def test_images_gathered_by_patient_are_split_as_each_image_alone(rows, seed, strategy, duplicates, folds):
-    every = index(rows).assign(
-        pixels_sha256=lambda table: table["pixels_sha256"].where(table.index % 3 == 0, table["file"])
-    )
-    copied, chosen = clusters(every), rules(strategy=strategy, duplicates=duplicates, folds=folds)
-    every = every[tables.INDEX[:4]]
-    told = []
-    with queries.opened(None) as known:
-        known.add("images", every)
-        known.add("clusters", copied)
-        known.add("listed", NO_LISTS)
-        for singly, given_rows in enumerate([queries.condensed(known), queries.singly(known)]):
-            try:
-                split = assignment.assign(given_rows, copied, chosen, seed)
-            except PipelineError as mistake:
-                told.append(str(mistake))
-                continue
-            figures = assignment.summarise(split, chosen), leakage.measure(split, copied), leakage.left_out(split)
-            spread = queries.spread(every, split, ["cluster", "component", "split"])
-            told.append((figures, spread[tables.SPLIT].to_csv()))
-            assert singly == (len(split) == len(every)) or len(every) == every["patient"].nunique()
-    assert told[0] == told[1]
