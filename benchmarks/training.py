@@ -290,7 +290,7 @@ def given(asked: argparse.Namespace) -> tuple[list[bytes], np.ndarray]:
     """The image files (at most steps * batch) and their labels."""
     most = asked.steps * asked.batch
     if asked.archive:
-        with tarfile.open(files.there(asked.archive)) as archive:
+        with tarfile.open(files.require(asked.archive)) as archive:
             table = pd.read_csv(archive.extractfile("data.csv"))[:most]
             contents = [archive.extractfile(f"Images/{name}").read() for name in table["Filename"]]
         return contents, table["Target"].to_numpy()

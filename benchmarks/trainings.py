@@ -112,7 +112,7 @@ def recorded(
             found = pd.DataFrame([{"set": seed} | row for row in rows(seed, recipe)])
             known = found if known.empty else pd.concat([known, found], ignore_index=True)
             if not recipe:
-                with files.whole(path) as unfinished:
+                with files.atomic_write(path) as unfinished:
                     known.sort_values("set", kind="stable").to_csv(unfinished, index=False, float_format="%.6g")
     return known[known["set"].isin(seeds)].reset_index(drop=True)
 
@@ -130,7 +130,7 @@ def trained(seed: int, members: int, changes: dict[str, Any]) -> Trained:
             subprocess.run([sys.executable, "-c", RUN, *STAGES], cwd=clone, check=True, capture_output=True,
                            env=os.environ | {"DVC_ROOT": str(clone)})  # fmt: skip
             content = judged(clone)
-        with files.whole(path) as unfinished:
+        with files.atomic_write(path) as unfinished:
             np.savez_compressed(unfinished, **content)
     with np.load(path) as kept:
         columns = {name: kept[f"test_{name}"] for name in ("file", "label", "patient", "unit")}

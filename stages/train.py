@@ -63,7 +63,7 @@ def main() -> None:
     with ranks.joined(device, minutes) as together:
         together.agree(begun, "Parameters, data or code")
         if together.rank > 0:
-            with entrypoint.postponed() as stop:
+            with entrypoint.deferred_signals() as stop:
                 members.train(plan, Listener(stop=stop), together)
             return
         ensemble = Ensemble([members.built(plan, number) for number in range(rules.ensemble_size)])
@@ -85,7 +85,7 @@ def main() -> None:
                 (WEIGHTS, ensemble.contents()),
                 (NOVELTY, novelty.fit(**known, views=views)._asdict()),
             ):
-                with files.whole(path) as unfinished:
+                with files.atomic_write(path) as unfinished:
                     unfinished.write_bytes(save(tensors))
             prepared = files.read_json(PREPARATION)
             files.write_json(MODEL, ensemble.description | {"channels": images.shape[3]} | prepared | synthetic)
@@ -101,7 +101,7 @@ def main() -> None:
 def train(plan: Plan, together: ranks.Ranks) -> list[Fitted]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
     bar = members.Bar(len(plan.seeds) * plan.chosen.epochs * len(plan.rows["train"]))
-    with entrypoint.postponed() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+    with entrypoint.deferred_signals() as stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
 
         def log(epoch: Epoch) -> None:
             live.step = epoch.number

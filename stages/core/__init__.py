@@ -8,4 +8,4 @@ pipeline
 
 from core.pipeline import pins
 
-pins.hold()  # before NumPy is imported
+pins.pin()  # before NumPy is imported

@@ -43,7 +43,7 @@ def test_equal_bytes_everywhere_are_the_default_and_can_be_given_up(monkeypatch,
         devices.repeatable(1, reproducible, threads=3)
         assert torch.are_deterministic_algorithms_enabled() is deterministic
         assert torch.backends.cudnn.benchmark is not deterministic
-        assert pins.held() is pinned and torch.get_num_threads() == 3
+        assert pins.is_pinned() is pinned and torch.get_num_threads() == 3
     finally:
         devices.repeatable(1, threads=before)
 

@@ -193,8 +193,8 @@ def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
     before = sorted(tmp_path.iterdir())
     try:
         params_yaml.load(path)
-    except PipelineError as mistake:
-        assert str(mistake).startswith(f"{path}")
+    except PipelineError as error:
+        assert str(error).startswith(f"{path}")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -213,8 +213,8 @@ def test_no_text_in_the_place_of_a_value_gives_a_traceback(tmp_path, line, value
     path.write_text(TEXT.replace(line, f"{line.partition(':')[0]}: {value}", 1), encoding="utf-8", errors="replace")
     try:
         params_yaml.load(path)
-    except PipelineError as mistake:
-        assert str(mistake).startswith(f"{path}")
+    except PipelineError as error:
+        assert str(error).startswith(f"{path}")
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -26,26 +26,26 @@ def place(tmp_path, monkeypatch):
     provenance.inputs.cache_clear()
 
 
-def found():
+def fingerprint():
     provenance.inputs.cache_clear()
     return provenance.fingerprint(provenance.inputs("split"))
 
 
 def test_the_fingerprint_changes_with_parameters_code_and_data_of_the_stage_and_with_nothing_else(place):
-    first = found()
+    first = fingerprint()
     change_parameters(place / "params.yaml", {"train.lr": 0.5})
     (place / "stages/core/network/training.py").write_text("")
     (place / "stages/core/split/__pycache__").mkdir()
     (place / "stages/core/split/__pycache__/leakage.cpython-311.pyc").write_bytes(b"compiled")
     (place / "params.yaml").write_text("# a comment\n" + (place / "params.yaml").read_text())
-    assert found() == first
+    assert fingerprint() == first
     seen = {first}
     change_parameters(place / "params.yaml", {"seed": 7})
-    seen.add(found())
+    seen.add(fingerprint())
     (place / "stages/core/split/leakage.py").write_text("# changed\n")
-    seen.add(found())
+    seen.add(fingerprint())
     (place / "data/audit/clusters.csv").write_text("changed")
-    seen.add(found())
+    seen.add(fingerprint())
     assert len(seen) == 4
 
 
@@ -54,7 +54,7 @@ def test_the_record_names_versions_and_machine_and_no_time_or_path(place):
     provenance.record("split")
     text = (place / "metrics/provenance/split.json").read_text()
     content = json.loads(text)
-    assert content["fingerprint"] == found() and content["stage"] == "split"
+    assert content["fingerprint"] == fingerprint() and content["stage"] == "split"
     assert content["packages"]["numpy"] == __import__("numpy").__version__
     assert str(place) not in text and "/" not in text
     provenance.record("split")

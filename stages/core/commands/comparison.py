@@ -64,7 +64,7 @@ def _units(runs: tuple[Run, Run], files: "pd.Series[Any]") -> np.ndarray:
     for run in runs:
         of_run = run.split.set_index("file")
         ties += [of_run["patient"], of_run["cluster"]]
-    joined = components.joined(images, ties)
+    joined = components.union(images, ties)
     return joined.loc[files].to_numpy(dtype=np.int64)
 
 

@@ -28,7 +28,7 @@ class Limits(Section):
 def limits(path: str = LIMITS) -> Limits:
     """Read gates.yaml. Raises PipelineError if it is not valid."""
     try:
-        return Limits.model_validate(yaml12.load(files.there(path).read_text(encoding="utf-8")))
+        return Limits.model_validate(yaml12.load(files.require(path).read_text(encoding="utf-8")))
     except yaml12.YAMLError as error:
         raise PipelineError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

@@ -76,7 +76,7 @@ def promise(chosen: Train, device: torch.device) -> str:
             "This processor is not an x86-64 with AVX2: figures agree with those of other machines within the "
             "tolerance in gates.yaml only"
         )
-    if not pins.held():
+    if not pins.is_pinned():
         return (
             "Equal bytes are promised on this machine only, because model.backbone takes square roots in float32, "
             "which round differently on each processor"
@@ -111,7 +111,7 @@ def repeatable(seed: int, reproducible: str = "everywhere", threads: int = 1) ->
     """Make equal calls give equal bytes ``everywhere`` or on this ``machine`` with this number of CPU ``threads``; if
     ``reproducible`` is none, only equal random draws. To be called before torch's first operation."""
     if reproducible != "everywhere":
-        pins.release()
+        pins.unpin()
     torch.set_num_threads(threads)
     deterministic = reproducible != "none"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it, sums vary

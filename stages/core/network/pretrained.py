@@ -84,7 +84,7 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         try:
-            with files.whole(path) as unfinished:
+            with files.atomic_write(path) as unfinished:
                 web.fetch(weights.url, unfinished, MOST_FETCHED)
                 _check(unfinished, name)
         except PipelineError as mistake:

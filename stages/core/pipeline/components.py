@@ -1,57 +1,94 @@
-"""Groups of images that belong together: images of one patient, and copies."""
+"""Connected components of images: images of one patient and copies of an image belong together."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array, csgraph
 
 
-def linked(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Number the connected components of ``count`` nodes with links from ``one`` to ``other``: int32 (count,)."""
-    graph = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
+def connected_components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Number the connected components of an undirected graph.
+
+    Parameters
+    ----------
+    count : int
+        Number of nodes.
+    first, second : ndarray of int, shape (E,)
+        Edge ``i`` connects the nodes ``first[i]`` and ``second[i]``, each from 0 to ``count`` - 1.
+
+    Returns
+    -------
+    ndarray of int32, shape (count,)
+        The component of each node, numbered from 0.
+    """
+    graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
+    return csgraph.connected_components(graph, directed=False)[1]
 
 
-def joined(table: pd.DataFrame, ties: list["pd.Series[Any]"]) -> "pd.Series[int]":
-    """Number the groups of rows: rows with an equal value in any of ``ties`` are in one group.
+def union(table: pd.DataFrame, keys: list["pd.Series[Any]"]) -> "pd.Series[int]":
+    """Number the components of rows. Rows with an equal value in any of ``keys`` are in the same component.
 
-    Returns Int64 on the table's index. A tie refers to rows by the table's index, and can contain a row several
-    times. Missing values join nothing.
+    Parameters
+    ----------
+    table : DataFrame
+        Only its index is used, which must be unique.
+    keys : list of Series
+        Each refers to rows by the index of ``table``, and can contain a row several times or not at all. Missing values
+        connect nothing.
+
+    Returns
+    -------
+    Series of Int64
+        The component of each row of ``table``, numbered from 0 in the order of the rows.
     """
     rows, nodes, total = [], [], len(table)
-    for tie in ties:
-        codes, values = pd.factorize(tie)
-        place = table.index.get_indexer(tie.index)
-        known = (codes >= 0) & (place >= 0)
-        rows.append(place[known])
-        nodes.append(total + codes[known])
+    for key in keys:
+        codes, values = pd.factorize(key)
+        position = table.index.get_indexer(key.index)
+        valid = (codes >= 0) & (position >= 0)
+        rows.append(position[valid])
+        nodes.append(total + codes[valid])
         total += len(values)
-    numbers = linked(total, np.concatenate([*rows, []]).astype(int), np.concatenate([*nodes, []]).astype(int))
+    numbers = connected_components(
+        total, np.concatenate([*rows, []]).astype(int), np.concatenate([*nodes, []]).astype(int)
+    )
     return pd.Series(pd.factorize(numbers[: len(table)])[0], index=table.index, dtype="Int64")
 
 
-def copied(images: pd.DataFrame, clusters: pd.DataFrame, kind: str | None = None) -> "pd.Series[Any]":
-    """The clusters of ``kind`` (None: both kinds) of the images that are copies, on the index of ``images``.
+def copy_clusters(images: pd.DataFrame, clusters: pd.DataFrame, kind: str | None = None) -> "pd.Series[Any]":
+    """The clusters of copies that images are in.
 
-    An image in an exact and a near cluster occurs twice; an image without copies does not occur, and may have no file.
+    Parameters
+    ----------
+    images : DataFrame
+        Has the column file, which may be missing for images without copies.
+    clusters : DataFrame
+        Has the columns of tables.CLUSTERS.
+    kind : {"exact", "near"}, optional
+        By default, clusters of both kinds.
+
+    Returns
+    -------
+    Series
+        The cluster numbers, on the index of ``images``. An image in an exact and a near cluster occurs twice. An image
+        without copies does not occur.
     """
-    wanted = clusters if kind is None else clusters[clusters["kind"] == kind]
+    rows = clusters if kind is None else clusters[clusters["kind"] == kind]
     names = images["file"].dropna()
-    row = pd.Series(names.index, index=names)
-    wanted = wanted[wanted["file"].isin(row.index)]
-    return pd.Series(wanted["cluster"].to_numpy(), index=row[wanted["file"]].to_numpy())
+    position = pd.Series(names.index, index=names)
+    rows = rows[rows["file"].isin(position.index)]
+    return pd.Series(rows["cluster"].to_numpy(), index=position[rows["file"]].to_numpy())
 
 
-def of(images: pd.DataFrame, clusters: pd.DataFrame) -> "pd.Series[int]":
-    """The group of each image: images of one patient and copies are joined, also indirectly through other images."""
-    return joined(images, [images["patient"], copied(images, clusters)])
+def of_images(images: pd.DataFrame, clusters: pd.DataFrame) -> "pd.Series[int]":
+    """The component of each image: images of one patient and copies are joined, also through other images."""
+    return union(images, [images["patient"], copy_clusters(images, clusters)])
 
 
 def units(split: pd.DataFrame) -> "pd.Series[int]":
     """The unit of resampling of each image: images of one patient and copies are joined, also indirectly."""
-    return joined(split, [split["patient"], split["cluster"]])
+    return union(split, [split["patient"], split["cluster"]])
 
 
 def persons(split: pd.DataFrame) -> "pd.Series[int]":

@@ -40,7 +40,7 @@ PATIENCE = ("GOMP_SPINCOUNT", "1000")
 withdrawn = False  # whether this process computes something whose bytes depend on the processor all the same
 
 
-def hold() -> None:
+def pin() -> None:
     """Set all settings in the environment of this process and of those it starts."""
     if platform.machine() == "x86_64":
         for name in UNSET:
@@ -49,13 +49,13 @@ def hold() -> None:
     os.environ.setdefault(*PATIENCE)
 
 
-def release() -> None:
+def unpin() -> None:
     """Let PyTorch use everything that this processor has. To be called before its first operation."""
     for name in TRAINING:
         os.environ.pop(name, None)
 
 
-def held() -> bool:
+def is_pinned() -> bool:
     """Whether this process, as far as it does not use a GPU, computes the bytes of the CONTRACT."""
     return (
         has_avx2()
@@ -75,6 +75,6 @@ def has_avx2() -> bool:
 
 def check() -> None:
     """Raise PipelineError if the environment has a setting that can't be overridden, as the C library has read it."""
-    given = os.environ.get("GLIBC_TUNABLES", "")
-    if "hwcaps" in given:
-        raise PipelineError(messages.hwcaps(given))
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "hwcaps" in tunables:
+        raise PipelineError(messages.hwcaps(tunables))

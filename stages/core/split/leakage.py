@@ -18,23 +18,23 @@ def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shared(split: pd.DataFrame, name: str) -> pd.DataFrame:
-    inside = split["split"] == name
+    in_split = split["split"] == name
     person = components.persons(split)
-    known = person.isin(person[inside].dropna()).astype("boolean")
+    shared = person.isin(person[in_split].dropna()).astype("boolean")
     return pd.DataFrame(
         {
-            f"copy_in_{name}": split["cluster"].isin(split.loc[inside, "cluster"].dropna()).astype("boolean"),
-            f"patient_in_{name}": known.mask(split["patient"].isna()),
+            f"copy_in_{name}": split["cluster"].isin(split.loc[in_split, "cluster"].dropna()).astype("boolean"),
+            f"patient_in_{name}": shared.mask(split["patient"].isna()),
         }
     )
 
 
-def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
+def _exact_and_shared(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
     """``split`` with the columns of shared_with_train and exact_in_train: whether train contains an exact copy."""
-    exact = components.copied(split, clusters, "exact")
-    trained = exact[exact.index.isin(split.index[split["split"] == "train"])]
-    there = split.index.isin(exact.index[exact.isin(trained)])
-    return split.join(shared_with_train(split)).assign(exact_in_train=there)
+    exact = components.copy_clusters(split, clusters, "exact")
+    train_clusters = exact[exact.index.isin(split.index[split["split"] == "train"])]
+    exact_in_train = split.index.isin(exact.index[exact.isin(train_clusters)])
+    return split.join(shared_with_train(split)).assign(exact_in_train=exact_in_train)
 
 
 def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
@@ -43,7 +43,7 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
     An image counts as a near copy only if it is not an exact copy. ``test_in_train`` counts test images with a copy or
     their patient in training, ``test_in_val`` in validation, which can choose the epoch and the threshold.
     """
-    shared = _known_by_train(split, clusters)
+    shared = _exact_and_shared(split, clusters)
     leak: dict[str, int | None] = {}
     for name in ("test", "val"):
         rows = shared[shared["split"] == name]
@@ -51,9 +51,9 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
         leak[f"{name}_copies_in_train"] = tables.number(exact)
         leak[f"{name}_positive_copies_in_train"] = tables.number(exact[exact["label"] == 1])
         leak[f"{name}_near_copies_in_train"] = tables.number(rows[rows["copy_in_train"] & ~rows["exact_in_train"]])
-        known = rows["patient"].notna().any()
-        of_known = rows[rows["patient_in_train"].fillna(False)]
-        leak[f"{name}_patients_in_train"] = tables.number(of_known) if known else None
+        has_patients = rows["patient"].notna().any()
+        patient_shared = rows[rows["patient_in_train"].fillna(False)]
+        leak[f"{name}_patients_in_train"] = tables.number(patient_shared) if has_patients else None
     test = shared[shared["split"] == "test"]
     seen = test["copy_in_train"].fillna(False) | test["patient_in_train"].fillna(False)
     leak["test_in_train"] = tables.number(test[seen.astype(bool)])
@@ -79,11 +79,13 @@ class Leak(NamedTuple):
 
 def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
     """The kinds of leak that a split has; empty if it has none."""
-    shared = _known_by_train(split, clusters)
+    shared = _exact_and_shared(split, clusters)
     test = shared[shared["split"] == "test"]
-    of_patients = test[test["patient_in_train"].fillna(False)]
-    of_val = in_val(split)
-    files = of_val["file"].fillna(of_val["patient"]).drop_duplicates()  # a row of several images may have no file
+    patient_shared = test[test["patient_in_train"].fillna(False)]
+    shared_with_val = in_val(split)
+    files = (
+        shared_with_val["file"].fillna(shared_with_val["patient"]).drop_duplicates()
+    )  # a row of several images may have no file
     rows: list[tuple[Any, pd.DataFrame, list[str]]] = [
         (kind, copies, list(copies["file"]))
         for kind, copies in (
@@ -91,7 +93,10 @@ def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
             ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
         )
     ]
-    rows += [("patients", of_patients, sorted(of_patients["patient"].unique())), ("validation", of_val, list(files))]
+    rows += [
+        ("patients", patient_shared, sorted(patient_shared["patient"].unique())),
+        ("validation", shared_with_val, list(files)),
+    ]
     return [
         Leak(kind, tables.number(images), images["patient"].nunique(), names)
         for kind, images, names in rows
