@@ -54,7 +54,8 @@ def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
 
 
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
-    """Read ``columns``, and those of members and groups if there are any."""
+    """Read ``columns`` of CSV text, and those of members and groups if there are any. Raises ValueError if a column is
+    missing or a value is not of its type."""
     header = next(csv.reader(text), [])
     text.seek(0)
     group_columns = [name for name in header if name.startswith(GROUP)]

@@ -9,10 +9,18 @@ import pandas as pd
 
 
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
-    """For each row, whether train contains a copy of the image (exact or near), and an image of its patient.
+    """Whether train contains a copy of each image (exact or near), and an image of its patient.
 
-    Boolean columns copy_in_train and patient_in_train; the latter is missing if the patient is unknown. Patients who
-    share an image, even a dropped one, count as one patient.
+    Parameters
+    ----------
+    split : DataFrame
+        Has the columns patient, cluster and split, as from assignment.assign.
+
+    Returns
+    -------
+    DataFrame
+        Boolean columns copy_in_train and patient_in_train, on the index of ``split``. The latter is missing if the
+        patient is unknown. Patients who share an image, even a dropped one, count as one patient.
     """
     return _shared(split, "train")
 
@@ -78,14 +86,14 @@ class Leak(NamedTuple):
 
 
 def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
-    """The kinds of leak that a split has; empty if it has none."""
+    """The kinds of leak that a split has; empty if it has none. ``split`` is from assignment.assign, and ``clusters``
+    has the columns of tables.CLUSTERS."""
     shared = _exact_and_shared(split, clusters)
     test = shared[shared["split"] == "test"]
     patient_shared = test[test["patient_in_train"].fillna(False)]
     shared_with_val = in_val(split)
-    files = (
-        shared_with_val["file"].fillna(shared_with_val["patient"]).drop_duplicates()
-    )  # a row of several images may have no file
+    # A row of several images may have no file.
+    files = shared_with_val["file"].fillna(shared_with_val["patient"]).drop_duplicates()
     rows: list[tuple[Any, pd.DataFrame, list[str]]] = [
         (kind, copies, list(copies["file"]))
         for kind, copies in (
