@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.network import checkpoints, devices, networks, training
 from core.pipeline import files, tables
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 
 VARIANTS = ("without checkpoints", "a checkpoint per epoch", "a checkpoint every 10 s")
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    chosen = file.load()
+    chosen = params_yaml.load()
     images = files.read_array("data/prepared/images.npy")
     split = tables.read("data/split.csv", tables.SPLIT)
     rows = {part: split.loc[split["split"] == part, "row"].to_numpy() for part in ("train", "val")}

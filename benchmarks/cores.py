@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.network import members
 from core.network.ranks import DistributedContext
 from core.network.training import Callbacks
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 
 import numpy as np
 
@@ -36,7 +36,7 @@ NETWORKS = {"shufflenet_v2_x0_5": (64, 1600, 32), "efficientnet_v2_s": (128, 64,
 def seconds(backbone: str, count: int, workers: int, threads: int) -> float:
     """Train ``count`` members for an epoch, ``workers`` of them side by side."""
     side, images, batch = NETWORKS[backbone]
-    given = file.load(TOP / "params.yaml")
+    given = params_yaml.load(TOP / "params.yaml")
     chosen = given.train.model_copy(update={"epochs": 1, "batch_size": batch, "threads": threads, "device": "cpu"})
     random = np.random.RandomState(0)
     rows = {"train": np.arange(images), "val": np.arange(batch)}

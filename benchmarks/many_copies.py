@@ -108,12 +108,12 @@ def search(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float
     watching = threading.Thread(target=watch)
     watching.start()
     began, worked = time.perf_counter(), time.process_time()
-    members = np.flatnonzero(copies.levels(grey)[1] >= copies.FLAT)
+    members = np.flatnonzero(copies.levels(grey)[1] >= copies.MIN_STD)
     found, _ = copies.near_pairs(grey, phash, members)
     took, worked = time.perf_counter() - began, time.process_time() - worked
     ended.set()
     watching.join()
-    return found[["one", "other"]].to_numpy(), members, took, worked, most
+    return found[["first", "second"]].to_numpy(), members, took, worked, most
 
 
 def score(pairs: np.ndarray, members: np.ndarray, chosen: np.ndarray) -> tuple[list[float], float, int]:

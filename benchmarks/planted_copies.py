@@ -73,8 +73,8 @@ def thumbnails(images: list[Image.Image]) -> np.ndarray:
 def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
     """The pairs found, and the correlations of the closest rejected pairs."""
     phash = hashes.bits(hashes.coefficients(grey))
-    found, rejected = copies.near_pairs(grey, phash, np.flatnonzero(copies.levels(grey)[1] >= copies.FLAT))
-    return set(zip(found["one"], found["other"], strict=True)), rejected["correlation"].to_numpy()
+    found, rejected = copies.near_pairs(grey, phash, np.flatnonzero(copies.levels(grey)[1] >= copies.MIN_STD))
+    return set(zip(found["first"], found["second"], strict=True)), rejected["correlation"].to_numpy()
 
 
 def plant(

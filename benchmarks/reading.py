@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.network import batches, networks, training
 from core.pipeline import files
+from core.pipeline.schemas import params_yaml
 
 VARIANTS = ("in memory", "larger", "slow disk", "no prefetch")
 BATCH = 64
@@ -95,7 +96,7 @@ def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], list[P
         batches.ImageLoader._advise_readahead = lambda self, rows: None
     images = files.read_array(path)
     side = images.shape[1]
-    chosen = file.load()
+    chosen = params_yaml.load()
     rules = chosen.train.model_copy(update={"epochs": 1, "batch_size": BATCH, "device": "cpu"})
     labels = np.arange(len(images)) % 2
     order = np.random.default_rng(2).permutation(len(images))

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.evidence import metrics, planning, subgroups
 from core.images import phantom
 from core.network import devices, ensemble, inference
-from core.pipeline import files, tables
-from core.split import groups
+from core.pipeline import components, files, tables
 
 import numpy as np
 import pandas as pd
@@ -176,7 +175,7 @@ def of_groups(figures: dict[str, Any]) -> list[dict[str, Any]]:
 def of_ages(clone: Path, seed: int) -> list[dict[str, Any]]:
     """In how many of AGES further draws of the age it is called different, as if three groups were looked at."""
     split = tables.read(clone / "data/split.csv", tables.SPLIT)
-    test = split[split["split"] == "test"].assign(unit=groups.units(split))
+    test = split[split["split"] == "test"].assign(unit=components.units(split))
     predictions = tables.read(clone / "data/predictions.csv", tables.PREDICTIONS)
     test = test.merge(predictions[["file", "probability"]], on="file")
     patient, names = pd.factorize(test["patient"])

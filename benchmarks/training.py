@@ -53,7 +53,7 @@ from core.images import decoder  # noqa: E402
 from core.images.preparation import Preparation  # noqa: E402
 from core.network import batches, devices, inference, networks, training  # noqa: E402
 from core.pipeline import files, provenance, tables  # noqa: E402
-from core.pipeline.schemas import file  # noqa: E402
+from core.pipeline.schemas import params_yaml  # noqa: E402
 
 PREPARED = Path("data/prepared/images.npy")
 WARM = 3  # untimed first steps
@@ -65,7 +65,12 @@ class Job:
     """What all contestants share: images, labels, initial weights, loss, training parameters and clock."""
 
     def __init__(
-        self, asked: argparse.Namespace, chosen: file.Params, contents: list[bytes], labels: np.ndarray, folder: Path
+        self,
+        asked: argparse.Namespace,
+        chosen: params_yaml.Params,
+        contents: list[bytes],
+        labels: np.ndarray,
+        folder: Path,
     ) -> None:
         self.device = devices.get_device(asked.device)
         self.precision = devices.precision(asked.precision, self.device)
@@ -285,7 +290,7 @@ def given(asked: argparse.Namespace) -> tuple[list[bytes], np.ndarray]:
     """The image files (at most steps * batch) and their labels."""
     most = asked.steps * asked.batch
     if asked.archive:
-        with tarfile.open(files.there(asked.archive)) as archive:
+        with tarfile.open(files.require(asked.archive)) as archive:
             table = pd.read_csv(archive.extractfile("data.csv"))[:most]
             contents = [archive.extractfile(f"Images/{name}").read() for name in table["Filename"]]
         return contents, table["Target"].to_numpy()
@@ -329,7 +334,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=989, help="dense bf16 peak of the GPU (989: H100, H200)")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning suggests more workers; torch warns of nondeterminism
-    chosen = file.load()
+    chosen = params_yaml.load()
     devices.seed_everything(chosen.seed, chosen.train.reproducible, chosen.train.threads)
     contents, labels = given(asked)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:

@@ -25,9 +25,9 @@ from core.evidence import luck, metrics
 from core.evidence.bootstrap import Scores
 from core.images import phantom
 from core.network import devices, ensemble, inference
-from core.pipeline import files, tables
-from core.pipeline.schemas import file
-from core.split import groups, leakage
+from core.pipeline import components, files, tables
+from core.pipeline.schemas import params_yaml
+from core.split import leakage
 
 import numpy as np
 import pandas as pd
@@ -112,7 +112,7 @@ def recorded(
             found = pd.DataFrame([{"set": seed} | row for row in rows(seed, recipe)])
             known = found if known.empty else pd.concat([known, found], ignore_index=True)
             if not recipe:
-                with files.whole(path) as unfinished:
+                with files.atomic_write(path) as unfinished:
                     known.sort_values("set", kind="stable").to_csv(unfinished, index=False, float_format="%.6g")
     return known[known["set"].isin(seeds)].reset_index(drop=True)
 
@@ -130,7 +130,7 @@ def trained(seed: int, members: int, changes: dict[str, Any]) -> Trained:
             subprocess.run([sys.executable, "-c", RUN, *STAGES], cwd=clone, check=True, capture_output=True,
                            env=os.environ | {"DVC_ROOT": str(clone)})  # fmt: skip
             content = judged(clone)
-        with files.whole(path) as unfinished:
+        with files.atomic_write(path) as unfinished:
             np.savez_compressed(unfinished, **content)
     with np.load(path) as kept:
         columns = {name: kept[f"test_{name}"] for name in ("file", "label", "patient", "unit")}
@@ -149,7 +149,7 @@ def table_of(columns: dict[str, np.ndarray], each: np.ndarray) -> pd.DataFrame:
 def judged(clone: Path) -> dict[str, np.ndarray]:
     """What each member in a clone says of its test images and of the FRESH images."""
     split = tables.read(clone / "data/split.csv", tables.SPLIT)
-    rows = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
+    rows = split.join(leakage.shared_with_train(split)).assign(unit=components.units(split))
     test = rows[rows["split"] == "test"]
     devices.seed_everything(0, threads=len(os.sched_getaffinity(0)))
     found = ensemble.load_ensemble(clone / "models/model.safetensors", files.read_json(clone / "models/model.json"))
@@ -177,4 +177,4 @@ def drawn(side: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def members() -> int:
     """The number of members of the default recipe."""
-    return file.load(TOP / "params.yaml").train.ensemble_size
+    return params_yaml.load(TOP / "params.yaml").train.ensemble_size

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from core.audit import copies, messages, quality
 from core.images import decoder
-from core.pipeline import entrypoint, files, tables
-from core.split import queries
+from core.pipeline import entrypoint, files, queries, tables
 
 LABELS = "data/raw/labels.csv"
 INDEX = "data/prepared/index.csv"
@@ -26,7 +25,7 @@ def main() -> None:
     thumbnails = files.read_array(THUMBNAILS)
     grey = decoder.Grey(thumbnails)
     folder = str(Path(CLUSTERS).parent)
-    with queries.opened(folder) as database:
+    with queries.open_database(folder) as database:
         levels = copies.levels(grey, folder)
         database.add_file("images", INDEX, tables.INDEX)
         database.add_file("labelled", LABELS, ["file"])
@@ -42,7 +41,7 @@ def main() -> None:
     tables.write(findings, FINDINGS, tables.FINDINGS)
     files.write_json(METRICS, {name: figures[name] for name in quality.HEADLINE})
     files.write_json(DETAIL, figures)
-    print(messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT))
+    print(messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD))
 
 
 if __name__ == "__main__":

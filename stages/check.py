@@ -48,7 +48,9 @@ def main() -> None:
 
 
 def fresh(target: str) -> tuple[list[str], str]:
-    faults = gates.conflicts([*map(files.there, BY_HAND), files.there(LOCK), *sorted(Path("metrics").rglob("*.json"))])
+    faults = gates.conflicts(
+        [*map(files.there, BY_HAND), files.require(LOCK), *sorted(Path("metrics").rglob("*.json"))]
+    )
     if not faults:
         said = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True)
         faults = gates.stale(said.stdout + said.stderr)
@@ -93,7 +95,7 @@ def cloned() -> Iterator[Path]:
 
 
 def lock(folder: Path) -> dict[str, Any]:
-    text = files.there(folder / LOCK).read_text(encoding="utf-8")
+    text = files.require(folder / LOCK).read_text(encoding="utf-8")
     try:
         content: dict[str, Any] = yaml12.load(text)
     except yaml12.YAMLError as error:

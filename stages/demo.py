@@ -29,7 +29,7 @@ def main() -> None:
     model = prediction.Model(Path("models"), asked.device, calibration.used(figures["calibration"]))
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
-    headline, *_ = html.read(files.there(VERDICT).read_text(encoding="utf-8"))
+    headline, *_ = html.read(files.require(VERDICT).read_text(encoding="utf-8"))
     far = messages.out_of_distribution(ood.IN_DISTRIBUTION)
     page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=far)
     asyncio.run(server.serve(server.Page(model, page, figures["threshold"]), asked.port))

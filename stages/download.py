@@ -29,7 +29,11 @@ class Params(Section):
 def main() -> None:
     cfg = params.load(Params)
     seed = params.either(cfg.data.phantom.seed, cfg.seed)
-    with unchanged(cfg.data), sources.open_source(cfg.data, seed, files.root()) as raw, files.whole(IMAGES) as archive:
+    with (
+        unchanged(cfg.data),
+        sources.open_source(cfg.data, seed, files.root()) as raw,
+        files.atomic_write(IMAGES) as archive,
+    ):
         decoder.pack(raw.labels["file"], raw.content, archive)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)

@@ -8,11 +8,11 @@ Alone   python stages/evaluate.py
 
 from core.evidence import calibration, luck, messages, metrics, planning, subgroups
 from core.network import devices, ensemble, gradcam, inference
-from core.pipeline import entrypoint, files, params, tables
+from core.pipeline import components, entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.device import Device
 from core.pipeline.schemas.evaluate import Evaluate
-from core.split import groups, leakage
+from core.split import leakage
 
 LABELS = "data/raw/labels.csv"
 GROUPS = "data/raw/groups.csv"
@@ -35,7 +35,7 @@ class Params(Section):
 def main() -> None:
     chosen = params.load(Params)
     split = tables.read(SPLIT, tables.SPLIT)
-    every = split.join(leakage.shared_with_train(split)).assign(unit=groups.units(split))
+    every = split.join(leakage.shared_with_train(split)).assign(unit=components.units(split))
     every = every.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
     predictions = every[every["split"].isin(["val", "test"])].reset_index(drop=True)
 

@@ -36,7 +36,7 @@ def main() -> None:
 
     with files.scratch(asked.folder.parent, asked.folder.name) as folder:
         for name in ("model.safetensors", "model.json", "ood.safetensors"):
-            shutil.copyfile(files.there(MODELS / name), folder / name)
+            shutil.copyfile(files.require(MODELS / name), folder / name)
         worst = export.onnx(networks, images, folder / "model.onnx")
         files.write_json(folder / export.CONFIG, export.config(description, figures["evaluate"]))
         files.write_json(folder / "preprocessor_config.json", export.preprocessing(description))
@@ -44,7 +44,7 @@ def main() -> None:
             export.CARD, **figures, description=description, parameters=params.read(),
             source=files.read_json(SOURCE), opset=export.OPSET, worst=worst, measures=html.MEASURES,
             library=export.library(description),
-            verdict=files.there(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
+            verdict=files.require(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
         )  # fmt: skip
         files.write_text(folder / "README.md", card)
         asked.folder.mkdir(exist_ok=True)

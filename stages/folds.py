@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.commands import folds, revisions
 from core.evidence import luck, verdict
-from core.pipeline import entrypoint, files, tables
+from core.pipeline import components, entrypoint, files, tables
 from core.pipeline.errors import PipelineError
-from core.pipeline.schemas import file
-from core.split import groups
+from core.pipeline.schemas import params_yaml
 
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
@@ -31,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.folds < 2:
         raise PipelineError(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
-    chosen = file.load()
+    chosen = params_yaml.load()
     known = dict(change.partition("=")[::2] for change in asked.set_param)
     given = known.get("train.ensemble_size", "")
     networks = int(given) if given.isdecimal() else chosen.train.ensemble_size  # DVC refuses what is no number
@@ -50,7 +49,7 @@ def main() -> None:
     predictions, thresholds = [], []
     for name in names:
         split = revisions.table(name, SPLIT, tables.SPLIT)
-        units = groups.units(split).set_axis(split["file"])
+        units = components.units(split).set_axis(split["file"])
         found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
         threshold, temperature = revisions.decisions(name, METRICS)
         predictions.append(luck.leave_out(found.assign(unit=found["file"].map(units)), temperature))

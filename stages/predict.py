@@ -65,7 +65,7 @@ def main() -> None:
         if asked.heatmap:
             for at, (probability, _) in scores.items():
                 below = [part for part in Path(some[at]).parts if part not in ("..", Path(some[at]).anchor)]
-                with files.whole(asked.heatmap.joinpath(*below[:-1], below[-1] + ".png")) as unfinished:
+                with files.atomic_write(asked.heatmap.joinpath(*below[:-1], below[-1] + ".png")) as unfinished:
                     model.heatmap(stack[at], probability >= 0.5).save(unfinished)
         bar.update(len(some))
     bar.close()

@@ -44,7 +44,11 @@ def main(like: str | None = None) -> None:
     on_bad_image = params.load(LikeParams).data.on_bad_image
 
     kept, unreadable = 0, []
-    with files.whole(IMAGES) as images, files.whole(THUMBNAILS) as thumbnails, files.whole(INDEX) as index:
+    with (
+        files.atomic_write(IMAGES) as images,
+        files.atomic_write(THUMBNAILS) as thumbnails,
+        files.atomic_write(INDEX) as index,
+    ):
         large, small = decoder.Stack(images, count, spec.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
         pictures = iter(tqdm(decoder.decode_packed(ARCHIVE, decoder.picture, spec), "decode", count, disable=None))
         for labels in tables.chunks(LABELS, tables.LABELS):

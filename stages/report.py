@@ -132,7 +132,7 @@ def write_plots(judged: Judged, evaluated: dict[str, Any], epochs: pd.DataFrame)
     for path in sorted(
         path for path in Path(CURVES).rglob("*") if path.is_file()
     ):  # in git, so that branches can be compared
-        with files.whole(TRAINED / path.relative_to(CURVES)) as unfinished:
+        with files.atomic_write(TRAINED / path.relative_to(CURVES)) as unfinished:
             shutil.copyfile(path, unfinished)
     plots.evaluation(judged, evaluated, f"{EVALUATED}/evaluation.png")
     plots.training(epochs, f"{EVALUATED}/training.png", evaluated["synthetic"])

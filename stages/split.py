@@ -7,11 +7,11 @@ Alone   python stages/split.py
 
 from pathlib import Path
 
-from core.pipeline import entrypoint, files, params, tables
+from core.pipeline import entrypoint, files, params, queries, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import SPLITS, Section, Seed
 from core.pipeline.schemas.split import Split
-from core.split import assignment, leakage, messages, queries
+from core.split import assignment, leakage, messages
 
 LISTS = "data/raw/lists.csv"
 INDEX = "data/prepared/index.csv"
@@ -29,11 +29,12 @@ class Params(Section):
 def main() -> None:
     cfg = params.load(Params)
     clusters = tables.read(CLUSTERS, tables.CLUSTERS)
-    with queries.opened(Path(SPLIT).parent) as database:
+    with queries.open_database(Path(SPLIT).parent) as database:
         database.add_file("images", INDEX, tables.INDEX[:4])
         database.add_file("listed", LISTS, tables.LISTED)
         database.add("clusters", clusters)
-        images = queries.condensed(database) if assignment.gathers(cfg.split) else queries.singly(database)
+        by_patient = assignment.keeps_patients_together(cfg.split)
+        images = queries.by_patient(database) if by_patient else queries.by_image(database)
         synthetic = queries.are_synthetic(database)
 
     split = assignment.assign(images, clusters, cfg.split, params.either(cfg.split.seed, cfg.seed))
@@ -41,9 +42,9 @@ def main() -> None:
     if leak and cfg.split.on_leak == "fail":
         raise PipelineError(messages.refused(leak))
     figures = assignment.summarise(split, cfg.split) | {"leak": leakage.measure(split, clusters)}
-    with files.whole(SPLIT) as unfinished:
+    with files.atomic_write(SPLIT) as unfinished:
         for chunk in tables.chunks(INDEX, tables.INDEX[:4]):
-            rows = queries.spread(chunk, split, ["cluster", "component", "split"])
+            rows = queries.expand(chunk, split, ["cluster", "component", "split"])
             tables.append(rows, unfinished, tables.SPLIT)
     files.write_json(METRICS, assignment.headline(figures))
     files.write_json(DETAIL, {"synthetic": synthetic} | figures)

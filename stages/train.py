@@ -65,7 +65,7 @@ def main() -> None:
     with ranks.process_group(device, minutes) as dist:
         dist.check_equal(fingerprint)
         if dist.rank > 0:
-            with entrypoint.postponed() as should_stop:
+            with entrypoint.deferred_signals() as should_stop:
                 members.train(job, Callbacks(should_stop=should_stop), dist)
             return
         ensemble = Ensemble([members.build_member(job, index) for index in range(cfg.train.ensemble_size)])
@@ -84,7 +84,7 @@ def main() -> None:
 
             synthetic = {"synthetic": tables.is_synthetic(split)}
             for path, tensors in ((WEIGHTS, ensemble.contents()), (OOD, detector._asdict())):
-                with files.whole(path) as unfinished:
+                with files.atomic_write(path) as unfinished:
                     unfinished.write_bytes(save(tensors))
             preparation = files.read_json(PREPARATION)
             files.write_json(MODEL, ensemble.description | {"channels": images.shape[3]} | preparation | synthetic)
@@ -100,7 +100,10 @@ def main() -> None:
 def train(job: TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
     bar = ProgressBar(len(job.seeds) * job.cfg.epochs * len(job.rows["train"]))
-    with entrypoint.postponed() as should_stop, Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live:
+    with (
+        entrypoint.deferred_signals() as should_stop,
+        Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live,
+    ):
 
         def log(epoch: Epoch) -> None:
             live.step = epoch.number

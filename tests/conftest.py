@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 
 import numpy as np
 import pytest
@@ -55,13 +55,13 @@ def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], file.Params]:
+def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], params_yaml.Params]:
     """A function that returns the project's parameters with changes, checked by the schema."""
 
-    def change(changes: dict[str, Any]) -> file.Params:
+    def change(changes: dict[str, Any]) -> params_yaml.Params:
         path = change_parameters(tmp_path / "changed.yaml", changes)
         try:
-            return file.load(path)
+            return params_yaml.load(path)
         finally:
             path.unlink()
 

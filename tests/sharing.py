@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from core.network import devices, networks, ranks, state, training
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ IMAGES, STEPS = 83, 10  # 83 images in batches of 9: the last batch has two, few
 
 def main() -> None:
     parameters, output, *fault = sys.argv[1:]
-    cfg = file.load(parameters).train
+    cfg = params_yaml.load(parameters).train
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, IMAGES + 20)
     grey = 60 + 120 * labels[:, None, None, None] + random.integers(0, 40, (len(labels), 32, 32, 3))

@@ -3,9 +3,9 @@
 from core.audit import copies, hashes, quality
 from core.images import decoder, sources
 from core.images.preparation import Preparation
-from core.pipeline import tables
-from core.pipeline.schemas import file
-from core.split import assignment, leakage, queries
+from core.pipeline import queries, tables
+from core.pipeline.schemas import params_yaml
+from core.split import assignment, leakage
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def index(shared, tmp_path_factory):
     """The index, lists and grey thumbnails of the real archive, as download and prepare make them."""
     folder = tmp_path_factory.mktemp("archive")
     location = {"data.location": str(shared / "breast-histopathology-images-modified.tar")}
-    chosen = file.load(change_parameters(folder / "params.yaml", RECIPE | location))
+    chosen = params_yaml.load(change_parameters(folder / "params.yaml", RECIPE | location))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with sources.open_source(chosen.data, 1, folder) as raw:
@@ -49,15 +49,15 @@ def test_the_audit_finds_what_is_known_of_the_originals_images(index, tmp_path):
         "positives": 956, "distinct_positives": 13, "patients": 163, "positive_patients": 3, "label_conflicts": 0,
         "unreadable": 0,
     }  # fmt: skip
-    with queries.opened(tmp_path) as known_images:
-        known_images.add("images", images)
-        alike, near, rejected = quality.find_copies(known_images, grey, levels[1])
+    with queries.open_database(tmp_path) as database:
+        database.add("images", images)
+        alike, near, rejected = quality.find_copies(database, grey, levels[1])
         clusters = quality.cluster(alike, near)
-        known_images.add("clusters", clusters)
+        database.add("clusters", clusters)
         conflicts = quality.conflicts(alike, clusters)
-        known_images.add("labelled", images[["file"]])
-        findings = quality.find(known_images, alike, clusters, conflicts, levels)
-        figures = quality.summarise(known_images, alike, clusters, near, conflicts, findings)
+        database.add("labelled", images[["file"]])
+        findings = quality.find(database, alike, clusters, conflicts, levels)
+        figures = quality.summarise(database, alike, clusters, near, conflicts, findings)
     assert {name: figures[name] for name in known} == known
     assert set(images["width"]) == set(images["height"]) == {512} and set(images["mode"]) == {"L"}
     # The second field of the name is the image's id: two pairs of equal images have different ones.
@@ -68,18 +68,18 @@ def test_the_audit_finds_what_is_known_of_the_originals_images(index, tmp_path):
     # Near copies were looked at by eye: of patients 24347 and 4659 the same breast in the same view, twice. The
     # closest pair rejected, at 0.938, are two positives of 12725: by eye one exposure, with more contrast in one.
     assert (
-        sorted(near["one"].str.split("_").str[0])
+        sorted(near["first"].str.split("_").str[0])
         == ["Images/24347", "Images/4659"]
-        == sorted(near["other"].str.split("_").str[0])
+        == sorted(near["second"].str.split("_").str[0])
     )
-    assert rejected["one"][0].startswith("Images/12725_1289574047_") and len(rejected) == 100
+    assert rejected["first"][0].startswith("Images/12725_1289574047_") and len(rejected) == 100
     assert figures["near_pairs"] == 2 and figures["near_label_conflicts"] == figures["patients_sharing_images"] == 0
 
 
 @pytest.mark.slow
 def test_the_authors_split_is_read_and_its_leak_counted(index, chosen):
     images, listed, _ = index
-    clusters = quality.cluster(images, pd.DataFrame(columns=["one", "other", *copies.PAIRS[2:]]))
+    clusters = quality.cluster(images, pd.DataFrame(columns=copies.PAIRS))
     rules = chosen({"split.strategy": "predefined", "split.duplicates": "keep", "split.on_leak": "report"}).split
     given = images.assign(listed=images["file"].map(listed.set_index("file")["split"]))
     split = assignment.assign(given, clusters, rules, seed=1)

@@ -4,7 +4,7 @@ import ast
 import importlib
 
 from core.pipeline import yaml12
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 from core.pipeline.schemas.base import Section
 
 import pytest
@@ -82,7 +82,8 @@ def test_a_stage_can_read_exactly_the_parameters_that_it_declares(stage):
 
 
 def test_the_schema_has_the_keys_of_params_yaml_and_no_stage_declares_runtime():
-    assert leaves(file.Params) - leaves(PARAMS) == {"external.patients"} and leaves(PARAMS) < leaves(file.Params)
+    declared = leaves(params_yaml.Params)
+    assert declared - leaves(PARAMS) == {"external.patients"} and leaves(PARAMS) < declared
     assert not [stage for stage in STAGES if "runtime" in str(STAGES[stage].get("params"))]
 
 
@@ -202,4 +203,4 @@ def test_the_other_set_is_described_by_the_same_keys():
 
     first, other = (yaml12.load((TOP / path / "params.yaml").read_text()) for path in (".", "recipes/external"))
     assert keys(first["data"]) == keys(other["data"])
-    assert file.load(TOP / "recipes/external/params.yaml").external.patients == "other"
+    assert params_yaml.load(TOP / "recipes/external/params.yaml").external.patients == "other"

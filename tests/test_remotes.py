@@ -164,24 +164,31 @@ def test_what_one_clone_pushes_another_pulls_and_computes_nothing(clone, kind, t
 
 
 @pytest.mark.long
-def test_what_a_colleague_computed_and_did_not_commit_is_taken_from_the_shared_run_cache(clone, tmp_path):
-    """Two clones of one commit and a remote. The other one has computed nothing. The records of the committed run are
-    lost, as where its outputs were pulled."""
-    shutil.rmtree(clone.folder / ".dvc/cache/runs", ignore_errors=True)
-    other = Clone(tmp_path / "other")
-    clone.run("git", "clone", "-q", ".", other.folder)
-    for one in (clone, other):
-        one.run("dvc", "remote", "add", "--local", "--default", "store", tmp_path / "store")
-        one.change("train.lr", 0.002)
+def test_an_experiment_that_a_colleague_did_not_commit_is_applied_without_computing_anything(clone, tmp_path):
+    """Two clones of one commit, a git remote and a DVC remote. The colleague's clone has computed nothing."""
+    bare, colleague = tmp_path / "bare.git", Clone(tmp_path / "colleague")
+    clone.run("git", "init", "-q", "--bare", "-b", "main", bare)
+    clone.run("git", "remote", "add", "origin", bare)
+    clone.run("git", "push", "-q", "origin", "main")
+    clone.run("git", "clone", "-q", bare, colleague.folder)
+    for copy in (clone, colleague):
+        copy.run("dvc", "remote", "add", "--local", "--default", "store", tmp_path / "store")
+    clone.change("train.lr", 0.002)
     try:
         clone.run("dvc", "repro")
         clone.run("bash", "-ec", SHARE)
-        said = other.run("bash", "-ec", TAKE)
-        assert re.findall(r"Running stage '(\w+)'", said) == ["report"], said  # plots are outside DVC's cache
+        output = colleague.run("bash", "-ec", TAKE)
+        assert "Running stage" not in output and "Data and pipelines are up to date" in output
         for path in ("dvc.lock", "models/model.safetensors", "metrics/evaluate.json", "reports/report.html"):
-            assert (other.folder / path).read_bytes() == (clone.folder / path).read_bytes()
+            assert (colleague.folder / path).read_bytes() == (clone.folder / path).read_bytes()
+        assert "lr: 0.002" in (colleague.folder / "params.yaml").read_text()
+        colleague.change("evaluate.threshold", 0.4)
+        output = colleague.run("dvc", "repro", "--pull")
+        assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "report"]
     finally:
+        clone.run("dvc", "exp", "remove", "shared")
         (clone.folder / ".dvc/config.local").unlink()
+        clone.run("git", "remote", "remove", "origin")
 
 
 @pytest.mark.long

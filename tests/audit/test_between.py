@@ -38,40 +38,40 @@ def sets():
 
 
 def test_copies_and_patients_of_the_first_set_are_found_and_counted_once_each(sets):
-    found = between.compare(*sets, same_patients=True)
-    assert found["copy_in_train"].tolist() == [True, True, False, False, False, False]
-    assert found["exact"].tolist() == [True, False, False, False, False, False]
+    compared = between.compare(*sets, same_patients=True)
+    assert compared["copy_in_train"].tolist() == [True, True, False, False, False, False]
+    assert compared["exact"].tolist() == [True, False, False, False, False, False]
     # y is a person of the first set, as one image of y is; so is a.
-    assert found["patient_in_train"].tolist() == [True, True, True, True, False, False]
-    assert between.summarise(found, sets[0], True) == {
+    assert compared["patient_in_train"].tolist() == [True, True, True, True, False, False]
+    assert between.summarise(compared, sets[0], True) == {
         "images": 6, "exact_copies": 1, "near_copies": 1, "of_known_patients": 2, "patients": "compared",
     }  # fmt: skip
-    assert found["file"].tolist() == sets[1]["file"].tolist() and found["patient"].tolist() == list("xyyazw")
+    assert compared["file"].tolist() == sets[1]["file"].tolist() and compared["patient"].tolist() == list("xyyazw")
 
 
 def test_equal_names_of_independent_hospitals_are_different_patients(sets):
-    found = between.compare(*sets, same_patients=False)
-    assert found["patient_in_train"].tolist() == [True, True, True, False, False, False]
-    assert between.summarise(found, sets[0], False)["patients"] == "other"
+    compared = between.compare(*sets, same_patients=False)
+    assert compared["patient_in_train"].tolist() == [True, True, True, False, False, False]
+    assert between.summarise(compared, sets[0], False)["patients"] == "other"
 
 
 def test_where_patients_are_not_known_copies_are_still_found(sets):
     first, second, grey = sets
-    found = between.compare(first, second.assign(patient=None).astype({"patient": "string"}), grey, True)
-    assert found["copy_in_train"].sum() == 2 and found["patient_in_train"].isna().all()
-    assert between.summarise(found, first, True)["patients"] == "not known"
+    compared = between.compare(first, second.assign(patient=None).astype({"patient": "string"}), grey, True)
+    assert compared["copy_in_train"].sum() == 2 and compared["patient_in_train"].isna().all()
+    assert between.summarise(compared, first, True)["patients"] == "not known"
 
 
 def test_a_patient_with_a_copy_is_known_although_the_names_of_the_first_set_are_not(sets):
     first, second, grey = sets
     first = first.assign(patient=None).astype({"patient": "string"})
-    found = between.compare(first, second, grey, True)
-    assert found["patient_in_train"].tolist() == [True, True, True, False, False, False]
-    assert between.summarise(found, first, True)["patients"] == "not known"
+    compared = between.compare(first, second, grey, True)
+    assert compared["patient_in_train"].tolist() == [True, True, True, False, False, False]
+    assert between.summarise(compared, first, True)["patients"] == "not known"
 
 
 def test_two_stacks_are_read_as_one(sets):
     grey = sets[2]
-    whole = np.concatenate([grey[:6], grey[6:]])
+    stacked = np.concatenate([grey[:6], grey[6:]])
     rows = np.array([11, 0, 6, 5, 3])
-    assert len(grey) == 12 and (grey[rows] == whole[rows]).all() and (grey[4:8] == whole[4:8]).all()
+    assert len(grey) == 12 and (grey[rows] == stacked[rows]).all() and (grey[4:8] == stacked[4:8]).all()

@@ -1,6 +1,6 @@
 from core.audit import copies, hashes
 from core.images import decoder
-from core.split import groups
+from core.pipeline import components
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from PIL import Image
 import many_copies
 from planted_copies import CHANGES, phantoms, plant, recompressed, search, thumbnails
 
-ASKED = [
+PROMISED = [
     name for name in CHANGES if "corner" not in name and "padded" not in name
 ]  # the rest is measured and reported, not promised
 
@@ -38,14 +38,14 @@ def mammograms(shared):
     return list(images.values()), grey, search(grey)[0]
 
 
-@pytest.mark.parametrize("change", ASKED)
+@pytest.mark.parametrize("change", PROMISED)
 def test_changed_copies_of_phantoms_are_found_and_nothing_else(synthetic, change):
     images, grey, own = synthetic
     recall, precision = plant(grey, own, images, CHANGES[change], np.arange(0, len(images), 5))
     assert recall >= 0.95 and precision >= 0.99
 
 
-@pytest.mark.parametrize("change", ASKED)
+@pytest.mark.parametrize("change", PROMISED)
 def test_changed_copies_of_mammograms_are_found_and_nothing_else(mammograms, change):
     images, grey, own = mammograms
     recall, precision = plant(grey, own, images, CHANGES[change], np.arange(0, len(images), 3))
@@ -53,9 +53,9 @@ def test_changed_copies_of_mammograms_are_found_and_nothing_else(mammograms, cha
 
 
 def test_different_views_of_a_breast_are_no_copies_though_their_hashes_are_close(mammograms):
-    found, rejected = search(mammograms[1])
-    assert not found and len(rejected)  # the hash proposed some, the correlation refused them all
-    assert rejected.max() < copies.SAME
+    pairs, rejected = search(mammograms[1])
+    assert not pairs and len(rejected)  # the hash proposed some, the correlation refused them all
+    assert rejected.max() < copies.MIN_CORRELATION
 
 
 def test_mean_and_spread_are_numpys_however_many_images_there_are():
@@ -91,32 +91,32 @@ def test_two_images_that_are_copies_are_found(synthetic):
 def test_the_order_of_the_images_does_not_matter(synthetic):
     images = synthetic[0]
     grey = thumbnails([*images[:60], *(CHANGES["mirrored"](image) for image in images[:20])])
-    found, _ = search(grey)
+    pairs, _ = search(grey)
     back, _ = search(grey[::-1])
-    assert found == {(len(grey) - 1 - other, len(grey) - 1 - one) for one, other in back} and len(found) >= 20
+    assert pairs == {(len(grey) - 1 - second, len(grey) - 1 - first) for first, second in back} and len(pairs) >= 20
 
 
 def test_the_number_of_cores_does_not_matter(synthetic, monkeypatch):
     grey = thumbnails([*synthetic[0][:60], *(CHANGES["mirrored"](image) for image in synthetic[0][:20])])
     phash = hashes.bits(hashes.coefficients(grey))
-    found = {}
+    results = {}
     for cores in (1, 5):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
-        monkeypatch.setattr(copies, "AT_ONCE", 16)
-        monkeypatch.setattr(copies, "IMAGES", 16)
-        found[cores] = copies.near_pairs(grey, phash, np.arange(len(grey)))
-    assert all(one.equals(other) for one, other in zip(found[1], found[5], strict=True)) and len(found[1][0]) >= 20
+        monkeypatch.setattr(copies, "BATCH", 16)
+        monkeypatch.setattr(copies, "CHUNK_IMAGES", 16)
+        results[cores] = copies.near_pairs(grey, phash, np.arange(len(grey)))
+    assert all(one.equals(five) for one, five in zip(results[1], results[5], strict=True)) and len(results[1][0]) >= 20
 
 
 @pytest.mark.slow
 def test_copies_are_found_among_patches_cut_from_few_pictures(tmp_path):
     pictures = many_copies.pictures(None, 700)
     patches = (patch for picture in pictures for patch in many_copies.cut(picture, many_copies.SIDE))
-    chosen = np.random.RandomState(2).permutation(3000)[: 40 * len(CHANGES)].reshape(len(CHANGES), 40)
-    assert many_copies.write(tmp_path / "cut.npy", patches, 3000, chosen) == 3000
+    copied = np.random.RandomState(2).permutation(3000)[: 40 * len(CHANGES)].reshape(len(CHANGES), 40)
+    assert many_copies.write(tmp_path / "cut.npy", patches, 3000, copied) == 3000
     pairs, members, *_ = many_copies.search(np.load(tmp_path / "cut.npy", mmap_mode="r"))
-    recall, precision, own = many_copies.score(pairs, members, chosen)
-    assert min(each for each, name in zip(recall, CHANGES, strict=True) if name in ASKED) >= 0.95
+    recall, precision, own = many_copies.score(pairs, members, copied)
+    assert min(value for value, name in zip(recall, CHANGES, strict=True) if name in PROMISED) >= 0.95
     assert precision >= 0.99 and own == 0
 
 
@@ -125,8 +125,8 @@ def test_copies_of_two_kinds_that_fill_each_others_neighbourhood_are_still_one_c
     shifted = CHANGES["cropped by 4 % at one corner"](original)
     versions = [recompressed(image, quality) for image in (original, shifted) for quality in range(50, 75)]
     grey = np.unique(thumbnails([original, *versions]), axis=0)
-    found, _ = search(grey)
-    assert len(set(groups.linked(len(grey), *np.array(sorted(found)).T))) == 1
+    pairs, _ = search(grey)
+    assert len(set(components.connected_components(len(grey), *np.array(sorted(pairs)).T))) == 1
 
 
 def test_few_images_of_which_none_are_alike_are_searched_without_an_error(mammograms):

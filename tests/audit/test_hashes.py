@@ -22,15 +22,17 @@ def test_the_hash_is_imagehashs(grey):
 @pytest.mark.parametrize("crop", copies.CROPS)
 def test_images_are_shrunk_together_as_pillow_shrinks_each(grey, crop):
     box = (crop * 64, crop * 64, (1 - crop) * 64, (1 - crop) * 64)
-    each = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.LANCZOS, box=box)) for image in grey]
-    assert np.array_equal(hashes._shrunk(grey, crop), np.stack(each))
+    separate = [
+        np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.LANCZOS, box=box)) for image in grey
+    ]
+    assert np.array_equal(hashes._shrink(grey, crop), np.stack(separate))
 
 
 @pytest.mark.parametrize("turn", range(8))
 def test_turned_coefficients_are_those_of_turned_images(grey, turn):
-    small = hashes._shrunk(grey, 0.0)
-    expected = hashes.bits(hashes.coefficients(copies.turned(small, turn)))
-    assert np.array_equal(hashes.bits(hashes.turned(hashes.coefficients(small), turn)), expected)
+    small = hashes._shrink(grey, 0.0)
+    expected = hashes.bits(hashes.coefficients(copies.apply_turn(small, turn)))
+    assert np.array_equal(hashes.bits(hashes.apply_turn(hashes.coefficients(small), turn)), expected)
 
 
 def test_no_images_have_no_hashes():

@@ -1,6 +1,5 @@
 from core.audit import copies, messages, quality
-from core.pipeline import tables
-from core.split import queries
+from core.pipeline import queries, tables
 
 import imagehash
 import numpy as np
@@ -28,55 +27,65 @@ SET = index(
         ("f", 0, "s", "z"),
     ]
 )
-NONE = pd.DataFrame(columns=["one", "other", *copies.PAIRS[2:]])
+NONE = pd.DataFrame(columns=copies.PAIRS)
 random = np.random.RandomState(0)
 GREY = random.randint(90, 110, (6, 64, 64)).astype(np.uint8)
 
 
 def near(*pairs):
-    return pd.DataFrame([(one, other, 6, how) for one, other, how in pairs], columns=NONE.columns)
+    return pd.DataFrame([(first, second, 6, correlation) for first, second, correlation in pairs], columns=NONE.columns)
 
 
 def audited(images, pairs=NONE, grey=GREY, unreadable=()):
     clusters = quality.cluster(images, pairs)
     conflicts = quality.conflicts(images, clusters)
     levels = copies.levels(grey[: len(images)])
-    with queries.opened(None) as known:
-        known.add("images", images)
-        known.add("clusters", clusters)
-        known.add("labelled", pd.DataFrame({"file": [*images["file"], *unreadable]}))
-        findings = quality.find(known, images, clusters, conflicts, levels)
-        return clusters, findings, quality.summarise(known, images, clusters, pairs, conflicts, findings)
+    with queries.open_database(None) as database:
+        database.add("images", images)
+        database.add("clusters", clusters)
+        database.add("labelled", pd.DataFrame({"file": [*images["file"], *unreadable]}))
+        findings = quality.find(database, images, clusters, conflicts, levels)
+        return clusters, findings, quality.summarise(database, images, clusters, pairs, conflicts, findings)
 
 
 def search(images, grey):
     """The near copies, after hashing as stages/prepare.py does."""
     images = images.assign(phash=[str(imagehash.phash(Image.fromarray(image))) for image in grey])
-    with queries.opened(None) as known:
-        known.add("images", images)
-        return quality.find_copies(known, grey, copies.levels(grey)[1])[1]
+    with queries.open_database(None) as database:
+        database.add("images", images)
+        return quality.find_copies(database, grey, copies.levels(grey)[1])[1]
 
 
 def test_images_of_equal_pixels_are_one_cluster():
-    found = quality.cluster(SET, NONE)
-    assert list(found.columns) == tables.CLUSTERS
-    assert list(zip(found["file"], found["cluster"], strict=True)) == [("a", 0), ("b", 0), ("d", 1), ("e", 1), ("f", 1)]
-    assert set(found["kind"]) == {"exact"} and set(found["distance"]) == {0} and set(found["correlation"]) == {1.0}
+    clusters = quality.cluster(SET, NONE)
+    assert list(clusters.columns) == tables.CLUSTERS
+    assert list(zip(clusters["file"], clusters["cluster"], strict=True)) == [
+        ("a", 0),
+        ("b", 0),
+        ("d", 1),
+        ("e", 1),
+        ("f", 1),
+    ]
+    assert (
+        set(clusters["kind"]) == {"exact"}
+        and set(clusters["distance"]) == {0}
+        and set(clusters["correlation"]) == {1.0}
+    )
 
 
 def test_near_copies_take_their_exact_copies_along_and_say_how_near():
-    found = quality.cluster(SET, near(("a", "c", 0.97)))
-    rows = found[found["kind"] == "near"]
+    clusters = quality.cluster(SET, near(("a", "c", 0.97)))
+    rows = clusters[clusters["kind"] == "near"]
     assert list(rows["file"]) == ["a", "b", "c"] and set(rows["cluster"]) == {2}
     assert set(rows["distance"]) == {6} and set(rows["correlation"]) == {0.97}
-    assert list(found.loc[found["kind"] == "exact", "file"]) == ["a", "b", "d", "e", "f"]
+    assert list(clusters.loc[clusters["kind"] == "exact", "file"]) == ["a", "b", "d", "e", "f"]
 
 
 def test_near_copies_of_near_copies_are_one_cluster_with_the_closest_pair_of_each():
     images = index([(name, 0, None, name) for name in "abcdef"])
-    found = quality.cluster(images, near(("a", "b", 0.99), ("b", "c", 0.97), ("d", "e", 0.98)))
-    assert dict(zip(found["file"], found["cluster"], strict=True)) == {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1}
-    assert list(found["correlation"]) == [0.99, 0.99, 0.97, 0.98, 0.98]
+    clusters = quality.cluster(images, near(("a", "b", 0.99), ("b", "c", 0.97), ("d", "e", 0.98)))
+    assert dict(zip(clusters["file"], clusters["cluster"], strict=True)) == {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1}
+    assert list(clusters["correlation"]) == [0.99, 0.99, 0.97, 0.98, 0.98]
 
 
 def test_the_figures_equal_a_count_by_hand():
@@ -97,20 +106,20 @@ def test_copies_with_different_labels_are_a_conflict_once():
     # Of the near ones c agrees with d, and e was counted already.
     assert quality.conflicts(SET, clusters) == {"exact": [["d", "e", "f"]], "near": []}
     clusters, findings, figures = audited(SET)
-    found = findings[findings["finding"] == "conflict"].set_index("file")["detail"]
-    assert dict(found) == {
+    details = findings[findings["finding"] == "conflict"].set_index("file")["detail"]
+    assert dict(details) == {
         "d": "label 0, not so its exact copies e",
         "e": "label 1, not so its exact copies d and 1 more",
         "f": "label 0, not so its exact copies e",
     }
-    text = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
+    text = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD)
     assert "3 images whose copies have a different label" in text and "d, e, f" in text and "split.duplicates" in text
 
 
 def test_copies_under_two_patients_are_found():
     _, findings, _ = audited(SET)
-    found = findings[findings["finding"] == "two-patients"].set_index("file")["detail"]
-    assert dict(found) == {
+    details = findings[findings["finding"] == "two-patients"].set_index("file")["detail"]
+    assert dict(details) == {
         "a": "patient p, its copies are of q", "b": "patient q, its copies are of p",
         "d": "patient r, its copies are of s", "e": "patient r, its copies are of s",
         "f": "patient s, its copies are of r",
@@ -137,22 +146,22 @@ def test_blank_faint_dark_and_odd_images_are_named_and_ordinary_ones_are_not():
     assert detail["i03"] == "all grey level 100" and detail["i17"] == "129 x 64, median 64 x 64"
     assert figures["blank"] == figures["near_blank"] == 1
     assert figures["outliers"] == {"size": 1, "mode": 1, "brightness": 1}
-    said = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
-    assert all(words in said for words in ("1 image with only one grey level", "i17", "i11", "i13"))
+    text = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD)
+    assert all(words in text for words in ("1 image with only one grey level", "i17", "i11", "i13"))
 
 
 def test_unreadable_images_are_named():
     _, findings, figures = audited(SET, unreadable=["gone"])
     assert figures["unreadable"] == 1 and "gone" in set(findings["file"])
-    assert "data.on_bad_image: drop" in messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
+    assert "data.on_bad_image: drop" in messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD)
 
 
 @pytest.mark.parametrize(("positive", "words"), [(2, "one will have no positive image"), (5, "split.folds"), (12, "")])
 def test_too_few_positive_patients_are_said(positive, words):
     images = index([(f"f{n}", int(n < positive), f"p{n}", str(n)) for n in range(40)])
     _, findings, figures = audited(images, grey=random.randint(0, 255, (40, 64, 64)).astype(np.uint8))
-    said = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
-    assert words in said and ("positive patients" in said) == (positive < 10)
+    text = messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD)
+    assert words in text and ("positive patients" in text) == (positive < 10)
 
 
 def test_unknown_patients_are_null_and_not_none_at_all():
@@ -162,7 +171,7 @@ def test_unknown_patients_are_null_and_not_none_at_all():
         assert figures[name] is None
     assert figures["images_per_patient"] == {"min": None, "median": None, "max": None}
     assert figures["positive_components"] == 2
-    assert "data.patient" in messages.summary(figures, findings, tables.FEW_PATIENTS, copies.FLAT)
+    assert "data.patient" in messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD)
 
 
 def test_a_set_without_copies_has_no_clusters():
@@ -173,8 +182,8 @@ def test_a_set_without_copies_has_no_clusters():
 def test_near_copies_are_sought_among_distinct_images_alone_and_named_by_file():
     grey = np.stack([GREY[0], GREY[0], GREY[0][:, ::-1], GREY[1], GREY[2], GREY[3]]) * 2
     images = SET.assign(pixels_sha256=["x", "x", "y", "z", "u", "v"])
-    found = search(images, grey)
-    assert [tuple(pair) for pair in found[["one", "other"]].to_numpy()] == [("a", "c")]
+    pairs = search(images, grey)
+    assert [tuple(pair) for pair in pairs[["first", "second"]].to_numpy()] == [("a", "c")]
 
 
 @pytest.mark.parametrize("grey", [np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((64, 64), np.uint8), GREY])
@@ -187,10 +196,12 @@ def test_a_set_of_blank_or_of_unlike_images_has_no_near_copies(grey):
 
 @pytest.mark.parametrize("empty", [True, False])
 def test_clusters_read_back_as_they_were_written(tmp_path, empty):
-    found = quality.cluster(SET[: 1 if empty else 6], NONE if empty else near(("a", "c", 0.97)))
-    tables.write(found, tmp_path / "c.csv", tables.CLUSTERS)
+    clusters = quality.cluster(SET[: 1 if empty else 6], NONE if empty else near(("a", "c", 0.97)))
+    tables.write(clusters, tmp_path / "c.csv", tables.CLUSTERS)
     back = tables.read(tmp_path / "c.csv", tables.CLUSTERS)
-    assert back["cluster"].tolist() == found["cluster"].tolist() and back["file"].tolist() == found["file"].tolist()
+    assert (
+        back["cluster"].tolist() == clusters["cluster"].tolist() and back["file"].tolist() == clusters["file"].tolist()
+    )
 
 
 def test_every_conflict_is_on_its_sheet_and_a_set_without_any_says_so(tmp_path):

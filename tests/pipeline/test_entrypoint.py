@@ -26,24 +26,24 @@ def run(tmp_path, body, **options):
 
 
 @pytest.mark.parametrize(
-    ("argument", "status", "said"),
+    ("argument", "status", "message"),
     [("--help", 0, "\n\nLook for copies.\n"), ("--seed=2", 2, "--set-param KEY=VALUE\nstage.py: error: unrecognized")],
 )
-def test_a_stage_says_what_it_does_and_takes_no_arguments(tmp_path, argument, status, said):
+def test_a_stage_says_what_it_does_and_takes_no_arguments(tmp_path, argument, status, message):
     script = tmp_path / "stage.py"
     script.write_text(
         '"""Look for copies."""\nfrom core.pipeline import entrypoint\nentrypoint.stage(lambda: print("ran"))\n'
     )
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, script, argument], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(TOP / "stages")},
     )  # fmt: skip
-    assert found.returncode == status and said in found.stdout + found.stderr
-    assert "ran" not in found.stdout
+    assert result.returncode == status and message in result.stdout + result.stderr
+    assert "ran" not in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "message"),
     [
         (
             "OSError(28, 'No space left on device', 'a.csv')",
@@ -61,10 +61,10 @@ def test_a_stage_says_what_it_does_and_takes_no_arguments(tmp_path, argument, st
         ("MemoryError('9 GiB')", "Not enough memory (9 GiB)"),
     ],
 )
-def test_what_the_machine_did_is_one_line(tmp_path, raised, said):
+def test_what_the_machine_did_is_one_line(tmp_path, raised, message):
     process = run(tmp_path, f"raise {raised}")
     out, err = process.communicate()
-    assert process.returncode == 1 and out == "" and err.startswith(said) and err.count("\n") == 1
+    assert process.returncode == 1 and out == "" and err.startswith(message) and err.count("\n") == 1
 
 
 def test_what_the_code_did_wrong_still_shows_where(tmp_path):
@@ -75,7 +75,10 @@ def test_what_the_code_did_wrong_still_shows_where(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_script_leaves_nothing_half_written_and_says_so(tmp_path, number):
     (tmp_path / "a.txt").write_text("old")
-    body = "with files.whole('a.txt') as half:\n    half.write_text('ha')\n    print('now', flush=True)\n"
+    body = (
+        "with files.atomic_write('a.txt') as unfinished:\n"
+        "    unfinished.write_text('ha')\n    print('now', flush=True)\n"
+    )
     process = run(tmp_path, body + "    time.sleep(60)")
     assert process.stdout.readline() == "now\n"
     process.send_signal(number)
@@ -87,16 +90,16 @@ def test_an_interrupted_script_leaves_nothing_half_written_and_says_so(tmp_path,
 
 def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
     body = (
-        "with files.whole('a.txt') as half, files.scratch('.', 'b') as folder:\n"
-        "    half.write_text('ha')\n    (folder / 'c').write_text('c')\n"
+        "with files.atomic_write('a.txt') as unfinished, files.scratch('.', 'b') as folder:\n"
+        "    unfinished.write_text('ha')\n    (folder / 'c').write_text('c')\n"
         "    print('now', flush=True)\n    time.sleep(60)"
     )
     killed, living = run(tmp_path, body), run(tmp_path, body)
     assert killed.stdout.readline() == living.stdout.readline() == "now\n"
     killed.kill()
     killed.wait()
-    with files.whole(tmp_path / "a.txt") as half, files.scratch(tmp_path, "b"):
-        half.write_text("whole")
+    with files.atomic_write(tmp_path / "a.txt") as unfinished, files.scratch(tmp_path, "b"):
+        unfinished.write_text("whole")
         here = [path.name for path in tmp_path.iterdir() if "unfinished" in path.name]
         assert not [name for name in here if f".{killed.pid}." in name]
         assert len([name for name in here if f".{living.pid}." in name]) == 2
@@ -121,9 +124,9 @@ def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
     assert process.stderr.read() == "" and process.wait() == 1
 
 
-def test_the_first_wish_to_stop_is_postponed_and_the_second_is_not():
+def test_the_first_wish_to_stop_is_deferred_and_the_second_is_not():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), entrypoint.postponed() as stop:
+    with pytest.raises(KeyboardInterrupt), entrypoint.deferred_signals() as stop:
         assert not stop()
         signal.raise_signal(signal.SIGINT)
         assert stop()
@@ -144,7 +147,7 @@ def test_a_second_run_of_a_stage_waits_for_the_first(tmp_path):
     script = tmp_path / "stage.py"
     script.write_text(
         "import time\nfrom core.pipeline import entrypoint\nfrom pathlib import Path\n"
-        "held = entrypoint._alone(Path('stage.py'))\n"
+        "lock = entrypoint._wait_for_lock(Path('stage.py'))\n"
         "print('in', flush=True)\ntime.sleep(1.5)\nprint('out', flush=True)\n"
     )
     start = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,

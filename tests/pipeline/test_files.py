@@ -13,10 +13,10 @@ from conftest import TOP
 def test_a_file_is_whole_or_not_there_and_what_was_there_stays(tmp_path):
     path = tmp_path / "deep" / "a.txt"
     files.write_text(path, "old")
-    with pytest.raises(RuntimeError), files.whole(path) as unfinished:
+    with pytest.raises(RuntimeError), files.atomic_write(path) as unfinished:
         unfinished.write_text("half")
         raise RuntimeError
-    assert path.read_text() == "old" and [each.name for each in path.parent.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old" and [file.name for file in path.parent.iterdir()] == ["a.txt"]
 
 
 def test_json_reads_back_exactly_and_takes_no_nan(tmp_path):
@@ -35,13 +35,13 @@ def test_what_another_stage_should_have_written_is_named_where_it_is_missing(tmp
 
 
 def test_an_array_on_disk_keeps_the_rows_that_are_wanted(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROWS", 7)
-    kept = np.random.RandomState(1).randint(2, size=100).astype(bool)
+    monkeypatch.setattr(files, "CHUNK_ROWS", 7)
+    mask = np.random.RandomState(1).randint(2, size=100).astype(bool)
     for values in (np.arange(300).reshape(100, 3).astype(np.int16), range(100)):
-        found = files.compressed(values, kept, tmp_path)
-        assert isinstance(found, np.memmap) and np.array_equal(found, np.asarray(values)[kept])
-        assert found.dtype == np.asarray(values).dtype
-    assert len(files.compressed(range(100), ~kept & kept, tmp_path)) == 0 and not list(tmp_path.iterdir())
+        rows = files.select_rows(values, mask, tmp_path)
+        assert isinstance(rows, np.memmap) and np.array_equal(rows, np.asarray(values)[mask])
+        assert rows.dtype == np.asarray(values).dtype
+    assert len(files.select_rows(range(100), ~mask & mask, tmp_path)) == 0 and not list(tmp_path.iterdir())
 
 
 def test_the_hash_is_the_published_one(tmp_path):
@@ -67,19 +67,19 @@ def test_tables_keep_names_that_look_like_numbers_or_nothing_and_floats_exactly(
 
 
 def test_what_another_process_takes_for_a_leftover_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
-    claim, removed = files.claim, []
+    lock_file, removed = files.lock_file, []
 
     def late(path, wait):
-        held = claim(path, wait)
+        lock = lock_file(path, wait)
         if path.name not in removed:
             removed.append(path.name)
             path.unlink()
-        return held
+        return lock
 
-    monkeypatch.setattr(files, "claim", late)
-    with files.whole(tmp_path / "a.txt") as half, files.scratch(tmp_path, "b") as folder:
-        assert half.is_file() and (folder / files.LOCK).is_file() and len(removed) == 2
-        half.write_text("whole")
+    monkeypatch.setattr(files, "lock_file", late)
+    with files.atomic_write(tmp_path / "a.txt") as unfinished, files.scratch(tmp_path, "b") as folder:
+        assert unfinished.is_file() and (folder / files.LOCK).is_file() and len(removed) == 2
+        unfinished.write_text("whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
 
 
@@ -111,7 +111,7 @@ def test_force_is_read_from_the_command_line_of_dvc(tmp_path, command, expected)
         "code = 'from core.pipeline import files; print(files.forced())'\n"
         "subprocess.run(['/bin/sh', '-c', f'{sys.executable} -c \"{code}\"; true'])\n"
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, tmp_path / "dvc", *command.split()], cwd=TOP / "stages", capture_output=True, text=True
     )
-    assert said.stdout.strip() == str(expected), said.stderr
+    assert result.stdout.strip() == str(expected), result.stderr

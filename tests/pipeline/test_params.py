@@ -3,7 +3,7 @@ from itertools import pairwise
 
 from core.pipeline import params, yaml12
 from core.pipeline.errors import PipelineError
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.prepare import BadImages, Prepare
 
@@ -25,7 +25,7 @@ def load(tmp_path, old="", new=""):
     assert old in TEXT
     path = tmp_path / "params.yaml"
     path.write_text(TEXT.replace(old, new, 1))
-    return file.load(path)
+    return params_yaml.load(path)
 
 
 def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
@@ -156,7 +156,7 @@ def test_a_seed_of_its_own_counts_before_the_common_one_even_if_it_is_0():
 def test_every_key_has_a_comment_above_it():
     lines = TEXT.splitlines()
     bare = [line.strip() for above, line in pairwise(lines) if re.match(r" *\w+:", line) and "#" not in above + line]
-    headings = {f"{name}:" for name in (*file.Params.model_fields, "augment", "dicom", "phantom")}
+    headings = {f"{name}:" for name in (*params_yaml.Params.model_fields, "augment", "dicom", "phantom")}
     assert set(bare) - headings == {"images: 1200", "train:", "val:", "test:", "val: 0.1", "test: 0.2"} - headings
 
 
@@ -192,9 +192,9 @@ def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
     path.write_text(yaml.safe_dump(document))
     before = sorted(tmp_path.iterdir())
     try:
-        file.load(path)
-    except PipelineError as mistake:
-        assert str(mistake).startswith(f"{path}")
+        params_yaml.load(path)
+    except PipelineError as error:
+        assert str(error).startswith(f"{path}")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -212,9 +212,9 @@ def test_no_text_in_the_place_of_a_value_gives_a_traceback(tmp_path, line, value
     path = tmp_path / "params.yaml"
     path.write_text(TEXT.replace(line, f"{line.partition(':')[0]}: {value}", 1), encoding="utf-8", errors="replace")
     try:
-        file.load(path)
-    except PipelineError as mistake:
-        assert str(mistake).startswith(f"{path}")
+        params_yaml.load(path)
+    except PipelineError as error:
+        assert str(error).startswith(f"{path}")
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

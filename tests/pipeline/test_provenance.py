@@ -26,26 +26,26 @@ def place(tmp_path, monkeypatch):
     provenance.inputs.cache_clear()
 
 
-def found():
+def fingerprint():
     provenance.inputs.cache_clear()
     return provenance.fingerprint(provenance.inputs("split"))
 
 
 def test_the_fingerprint_changes_with_parameters_code_and_data_of_the_stage_and_with_nothing_else(place):
-    first = found()
+    first = fingerprint()
     change_parameters(place / "params.yaml", {"train.lr": 0.5})
     (place / "stages/core/network/training.py").write_text("")
     (place / "stages/core/split/__pycache__").mkdir()
-    (place / "stages/core/split/__pycache__/groups.cpython-311.pyc").write_bytes(b"compiled")
+    (place / "stages/core/split/__pycache__/leakage.cpython-311.pyc").write_bytes(b"compiled")
     (place / "params.yaml").write_text("# a comment\n" + (place / "params.yaml").read_text())
-    assert found() == first
+    assert fingerprint() == first
     seen = {first}
     change_parameters(place / "params.yaml", {"seed": 7})
-    seen.add(found())
-    (place / "stages/core/split/groups.py").write_text("# changed\n")
-    seen.add(found())
+    seen.add(fingerprint())
+    (place / "stages/core/split/leakage.py").write_text("# changed\n")
+    seen.add(fingerprint())
     (place / "data/audit/clusters.csv").write_text("changed")
-    seen.add(found())
+    seen.add(fingerprint())
     assert len(seen) == 4
 
 
@@ -54,7 +54,7 @@ def test_the_record_names_versions_and_machine_and_no_time_or_path(place):
     provenance.record("split")
     text = (place / "metrics/provenance/split.json").read_text()
     content = json.loads(text)
-    assert content["fingerprint"] == found() and content["stage"] == "split"
+    assert content["fingerprint"] == fingerprint() and content["stage"] == "split"
     assert content["packages"]["numpy"] == __import__("numpy").__version__
     assert str(place) not in text and "/" not in text
     provenance.record("split")
@@ -65,9 +65,8 @@ def test_the_record_names_the_processor_only_where_the_bytes_depend_on_it(monkey
     here = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].splitlines()[0]
     assert provenance.machine()["processor"] == "any x86-64 with AVX2"
     assert "instructions" not in provenance.machine()
-    assert torch.__version__.startswith(
-        provenance.machine()["packages"]["torch"]
-    )  # it is loaded, so its instructions count
+    # PyTorch is loaded, so its instructions count.
+    assert torch.__version__.startswith(provenance.machine()["packages"]["torch"])
     monkeypatch.delenv("MKL_CBWR")
     assert provenance.machine()["processor"] == here and provenance.machine()["instructions"]
 
@@ -75,8 +74,8 @@ def test_the_record_names_the_processor_only_where_the_bytes_depend_on_it(monkey
 def test_code_and_parameters_that_change_during_a_run_are_an_error(place):
     """DVC hashes them after the run, so the lock would vouch for code that the result is not of."""
     provenance.inputs("split")
-    (place / "stages/core/split/groups.py").write_text("# changed\n")
-    with pytest.raises(PipelineError, match="stages/core/split/groups.py changed while split ran"):
+    (place / "stages/core/split/leakage.py").write_text("# changed\n")
+    with pytest.raises(PipelineError, match="stages/core/split/leakage.py changed while split ran"):
         provenance.record("split")
     provenance.inputs.cache_clear()
     provenance.inputs("split")

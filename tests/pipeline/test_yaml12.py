@@ -18,8 +18,8 @@ from conftest import TOP
 )  # fmt: skip
 def test_scalars_are_those_of_the_core_schema_of_yaml_1_2(written, meant):
     """Expected by hand from YAML 1.2.2, section 10.3.2."""
-    found = yaml12.load(f"key: {written}")["key"]
-    assert found == meant and type(found) is type(meant)
+    value = yaml12.load(f"key: {written}")["key"]
+    assert value == meant and type(value) is type(meant)
 
 
 def test_the_projects_own_files_are_read_as_dvcs_reader_reads_them():

@@ -1,5 +1,5 @@
-from core.audit import quality
-from core.pipeline import tables
+from core.audit import copies, quality
+from core.pipeline import queries, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import SPLITS
 from core.pipeline.schemas.split import Split
@@ -15,9 +15,11 @@ NONE = pd.DataFrame(columns=tables.LISTED)
 
 
 def rules(**changes):
-    known = {"strategy": "patient", "duplicates": "together", "on_leak": "fail", "train": 0.7, "val": 0.1, "test": 0.2,
-             "folds": None, "fold": 1, "seed": None}  # fmt: skip
-    return Split(**(known | changes))
+    defaults = {
+        "strategy": "patient", "duplicates": "together", "on_leak": "fail", "train": 0.7, "val": 0.1, "test": 0.2,
+        "folds": None, "fold": 1, "seed": None,
+    }  # fmt: skip
+    return Split(**(defaults | changes))
 
 
 def index(rows):
@@ -28,7 +30,7 @@ def index(rows):
     return table.astype({"file": "string", "patient": "string"})
 
 
-NO_NEAR = pd.DataFrame(columns=["one", "other", "distance", "correlation"])
+NO_NEAR = pd.DataFrame(columns=copies.PAIRS)
 
 
 def clusters(images, near=()):
@@ -38,8 +40,8 @@ def clusters(images, near=()):
 
 
 def assign(images, seed=1, listed=NONE, near=(), **changes):
-    given = images.assign(listed=images["file"].map(listed.set_index("file")["split"]).astype("string"))
-    return assignment.assign(given, clusters(images, near), rules(**changes), seed)
+    rows = images.assign(listed=images["file"].map(listed.set_index("file")["split"]).astype("string"))
+    return assignment.assign(rows, clusters(images, near), rules(**changes), seed)
 
 
 def lists(parts):
@@ -59,8 +61,8 @@ def test_copies_and_patients_never_land_on_both_sides_of_the_split(rows, seed):
     images = index(rows)
     try:
         split = assign(images, seed)
-    except PipelineError as mistake:
-        assert "would get no image" in str(mistake)  # copies tied all patients together
+    except PipelineError as error:
+        assert "would get no image" in str(error)  # copies tied all patients together
         return
     placed = images.assign(split=split["split"])
     assert (placed.groupby("patient")["split"].nunique() == 1).all()
@@ -87,10 +89,10 @@ def test_images_alone_meet_the_fractions_of_each_label_to_one_image():
     images = index([(int(n < 300), f"p{n}", str(n)) for n in range(1000)])
     split = assign(images, strategy="image")
     for label, count in ((1, 300), (0, 700)):
-        found = split[split["label"] == label]["split"].value_counts()
-        assert [abs(found[part] - count * share) <= 1 for part, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True)] == [
-            True
-        ] * 3
+        counts = split[split["label"] == label]["split"].value_counts()
+        assert [
+            abs(counts[part] - count * share) <= 1 for part, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True)
+        ] == [True] * 3
 
 
 def test_whole_patients_meet_the_fractions_nearly():
@@ -100,9 +102,9 @@ def test_whole_patients_meet_the_fractions_nearly():
     ]
     split = assign(index(rows))
     for part, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
-        found = split[split["split"] == part]
-        assert len(found) / len(split) == pytest.approx(share, abs=0.01)
-        assert found["label"].mean() == pytest.approx(split["label"].mean(), abs=0.02)
+        members = split[split["split"] == part]
+        assert len(members) / len(split) == pytest.approx(share, abs=0.01)
+        assert members["label"].mean() == pytest.approx(split["label"].mean(), abs=0.02)
 
 
 def test_each_part_gets_one_of_three_positive_patients_however_unequal():
@@ -154,13 +156,13 @@ def arriving(rounds):
     """Sets of images that grow: new patients, new images of known ones, and copies across patients."""
     random, rows = np.random.default_rng(5), []
     for arrival in range(rounds):
-        known = len({patient for _, patient, _ in rows})
+        patients = len({patient for _, patient, _ in rows})
         for number in range(60):
-            patient = random.integers(0, known + 30) if number % 3 else known + number
+            patient = random.integers(0, patients + 30) if number % 3 else patients + number
             rows.append((int(random.integers(0, 2)), f"p{patient}", f"{arrival}-{number}"))
         if arrival:
             for copy in range(4):  # an exact copy, under another patient
-                rows.append((rows[copy * 7][0], f"p{random.integers(0, known)}", rows[copy * 7 + arrival][2]))
+                rows.append((rows[copy * 7][0], f"p{random.integers(0, patients)}", rows[copy * 7 + arrival][2]))
         yield index(rows)
 
 
@@ -188,8 +190,8 @@ def test_a_stable_split_has_about_the_fractions_asked_for_and_its_seed_draws_ano
     split = assign(images, strategy="stable")
     share = split["split"].value_counts(normalize=True)
     assert abs(share["train"] - 0.7) < 0.025 and abs(share["val"] - 0.1) < 0.02 and abs(share["test"] - 0.2) < 0.025
-    other = assign(images, seed=2, strategy="stable")
-    assert 0.3 < (split["split"] != other["split"]).mean() < 0.6
+    reseeded = assign(images, seed=2, strategy="stable")
+    assert 0.3 < (split["split"] != reseeded["split"]).mean() < 0.6
     folds = [assign(images, strategy="stable", folds=5, fold=fold)["split"] == "test" for fold in (1, 2, 3, 4, 5)]
     assert (sum(folds) == 1).all()  # every image is tested in one fold
 
@@ -259,14 +261,14 @@ def test_near_copies_of_different_patients_stay_together_and_are_counted_where_t
     near = [(f"f{n:03d}", f"f{n + 1:03d}") for n in range(0, 60, 2)]
     split = assign(images, near=near)
     part = split.set_index("file")["split"]
-    assert all(part[one] == part[other] for one, other in near)
+    assert all(part[first] == part[second] for first, second in near)
 
     apart = assign(images, near=near, strategy="predefined", duplicates="keep",
                    listed=lists(["train", "test"] * 20 + ["val"] * 20))  # fmt: skip
     leak = leakage.measure(apart, clusters(images, near))
     assert (leak["test_copies_in_train"], leak["test_near_copies_in_train"]) == (0, 20)
-    said = leakage.explain(apart, clusters(images, near))
-    assert "20 of 20 test images are near copies of a training image: f001, f003" in said
+    text = leakage.explain(apart, clusters(images, near))
+    assert "20 of 20 test images are near copies of a training image: f001, f003" in text
 
 
 def test_drop_keeps_one_of_near_copies_too():
@@ -294,8 +296,8 @@ def test_folds_share_the_rest_between_train_and_val_as_asked():
     images = index([(n % 2, f"p{n}", str(n)) for n in range(900)])
     split = assign(images, folds=3, fold=2, train=0.6, val=0.2)
     assert split["split"].value_counts().to_dict() == {"train": 450, "test": 300, "val": 150}
-    chosen = rules(folds=3, fold=2, train=0.6, val=0.2)
-    off = [assignment.summarise(split, chosen)[part]["deviation"] for part in SPLITS]
+    cfg = rules(folds=3, fold=2, train=0.6, val=0.2)
+    off = [assignment.summarise(split, cfg)[part]["deviation"] for part in SPLITS]
     assert off == [{"images": 0, "positives": 0}] * 3
 
 
@@ -305,16 +307,16 @@ def test_the_deviation_from_the_fractions_is_the_one_counted_by_hand():
     split = assign(images, train=0.7, val=0.2, test=0.1)
     figures = assignment.summarise(split, rules(train=0.7, val=0.2, test=0.1))
     share = {part: (split["split"] == part).mean() for part in SPLITS}
-    for part, asked in (("train", 0.7), ("val", 0.2), ("test", 0.1)):
-        assert figures[part]["deviation"]["images"] == pytest.approx(share[part] - asked)
+    for part, requested in (("train", 0.7), ("val", 0.2), ("test", 0.1)):
+        assert figures[part]["deviation"]["images"] == pytest.approx(share[part] - requested)
     assert "off by" in messages.summary(figures, SPLITS)
 
 
 def test_fewer_positive_groups_than_parts_are_said_with_what_helps():
     images = index([(int(n < 8), f"p{n // 4}", str(n)) for n in range(80)])
     split = assign(images)
-    said = messages.summary(assignment.summarise(split, rules()), SPLITS)
-    assert "2 components with a positive image are too few for 3 splits" in said and "split.folds" in said
+    text = messages.summary(assignment.summarise(split, rules()), SPLITS)
+    assert "2 components with a positive image are too few for 3 splits" in text and "split.folds" in text
 
 
 @pytest.mark.parametrize("duplicates", ["together", "drop"])
@@ -341,8 +343,8 @@ def test_a_test_set_that_validation_knows_is_refused_and_counted():
     split = assign(images, listed=lists(["train", "val", "val", "test", "test"]), strategy="predefined",
                    duplicates="keep")  # fmt: skip
     assert leakage.measure(split, clusters(images))["test_in_val"] == 2
-    said = leakage.explain(split, clusters(images))
-    assert "2 of 2 test images have a copy or their patient in validation" in said and "f003, f004" in said
+    text = leakage.explain(split, clusters(images))
+    assert "2 of 2 test images have a copy or their patient in validation" in text and "f003, f004" in text
 
 
 def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
@@ -352,3 +354,32 @@ def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
         PipelineError, match="Copies join 10 patients into one component, for example f000, f003, f006 and 7 more"
     ):
         assign(index(rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=IMAGES, seed=st.integers(0, 9), strategy=st.sampled_from(["patient", "stable"]),
+    duplicates=st.sampled_from(["together", "drop", "keep"]), folds=st.sampled_from([None, 3]),
+)  # fmt: skip
+def test_images_gathered_by_patient_are_split_as_each_image_alone(rows, seed, strategy, duplicates, folds):
+    images = index(rows).assign(
+        pixels_sha256=lambda table: table["pixels_sha256"].where(table.index % 3 == 0, table["file"])
+    )
+    copied, cfg = clusters(images), rules(strategy=strategy, duplicates=duplicates, folds=folds)
+    images = images[tables.INDEX[:4]]
+    results = []
+    with queries.open_database(None) as database:
+        database.add("images", images)
+        database.add("clusters", copied)
+        database.add("listed", NONE)
+        for by_image, rows_of in enumerate([queries.by_patient(database), queries.by_image(database)]):
+            try:
+                split = assignment.assign(rows_of, copied, cfg, seed)
+            except PipelineError as error:
+                results.append(str(error))
+                continue
+            figures = assignment.summarise(split, cfg), leakage.measure(split, copied), leakage.left_out(split)
+            spread_rows = queries.expand(images, split, ["cluster", "component", "split"])
+            results.append((figures, spread_rows[tables.SPLIT].to_csv()))
+            assert by_image == (len(split) == len(images)) or len(images) == images["patient"].nunique()
+    assert results[0] == results[1]

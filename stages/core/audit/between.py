@@ -4,51 +4,65 @@ from typing import Any
 
 from core.audit import copies, hashes
 from core.images.decoder import Grey
-from core.split import groups
+from core.pipeline import components
 
 import numpy as np
 import pandas as pd
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients: bool) -> pd.DataFrame:
-    """``second`` with the columns unit, copy_in_train and patient_in_train, as if ``first`` were all training images.
+    """Find the images of ``second`` that are, or whose patients are, in ``first``.
 
-    Both have the columns of tables.INDEX; ``grey`` is uint8 (N, 64, 64), their thumbnails one after another. With
-    ``same_patients``, a patient of the same name in both sets is one person. Patients who share an image are one person
-    in any case. An image without known patient has a missing value in patient_in_train.
+    Parameters
+    ----------
+    first, second : DataFrame
+        The model's set and the other one, with the columns of tables.INDEX.
+    grey : Grey
+        uint8, shape (N, 64, 64): the thumbnails of ``first``, followed by those of ``second``.
+    same_patients : bool
+        Whether a patient of the same name in both sets is one person. Patients who share an image are one person in any
+        case.
+
+    Returns
+    -------
+    DataFrame
+        ``second`` with more columns: unit (of resampling), exact (whether ``first`` contains an exact copy), and
+        copy_in_train and patient_in_train as in leakage.shared_with_train, as if ``first`` were all training images.
     """
     both = pd.concat([first.assign(split="train"), second.assign(split="test")], ignore_index=True)
     if not same_patients:
         both["patient"] = both["split"] + " " + both["patient"]
-    new = ~both["pixels_sha256"].duplicated().to_numpy() & (copies.levels(grey)[1] >= copies.FLAT)
-    asked = np.flatnonzero(new & (both["split"] == "test").to_numpy())
-    near, _ = copies.near_pairs(grey, hashes.read(list(both["phash"])), np.flatnonzero(new), asked)
+    new = ~both["pixels_sha256"].duplicated().to_numpy() & (copies.levels(grey)[1] >= copies.MIN_STD)
+    queried = np.flatnonzero(new & (both["split"] == "test").to_numpy())
+    near, _ = copies.near_pairs(grey, hashes.read(list(both["phash"])), np.flatnonzero(new), queried)
     pair = pd.Series(range(len(near)))
-    ends = [pair.set_axis(near["one"].to_numpy()), pair.set_axis(near["other"].to_numpy())]
-    both["cluster"] = groups.joined(both, [both["pixels_sha256"], pd.concat(ends)])
-    unit = groups.units(both)
-    trained = (both["split"] == "train").to_numpy()
-    of_known = unit.isin(unit[trained]).astype("boolean").mask(both["patient"].isna())
-    found = both.assign(
+    ends = [pair.set_axis(near["first"].to_numpy()), pair.set_axis(near["second"].to_numpy())]
+    both["cluster"] = components.union(both, [both["pixels_sha256"], pd.concat(ends)])
+    unit = components.units(both)
+    in_first = (both["split"] == "train").to_numpy()
+    patient_in_first = unit.isin(unit[in_first]).astype("boolean").mask(both["patient"].isna())
+    compared = both.assign(
         unit=unit,
         exact=both["pixels_sha256"].isin(first["pixels_sha256"]),
-        copy_in_train=both["cluster"].isin(both.loc[trained, "cluster"]).astype("boolean"),
-        patient_in_train=of_known,
+        copy_in_train=both["cluster"].isin(both.loc[in_first, "cluster"]).astype("boolean"),
+        patient_in_train=patient_in_first,
     )
-    return found[~trained].reset_index(drop=True).assign(patient=second["patient"].to_numpy())
+    return compared[~in_first].reset_index(drop=True).assign(patient=second["patient"].to_numpy())
 
 
-def summarise(found: pd.DataFrame, first: pd.DataFrame, same_patients: bool) -> dict[str, Any]:
-    """What the two sets have in common, from ``compare``: numbers of images of the second set. Each is counted once:
-    as an exact copy, as a near copy, or as another image of a patient of the first set. ``patients`` says whether their
-    names were compared."""
-    copied = found["copy_in_train"].astype(bool)
-    of_known = found["patient_in_train"].fillna(False).astype(bool)
-    known = first["patient"].notna().any() and found["patient"].notna().any()
+def summarise(second: pd.DataFrame, first: pd.DataFrame, same_patients: bool) -> dict[str, Any]:
+    """Count the images of the second set that are also in the first; ``second`` is from ``compare``.
+
+    Each image is counted once: as an exact copy, as a near copy, or as another image of a patient of the first set.
+    ``patients`` says whether the names of the patients were compared.
+    """
+    copied = second["copy_in_train"].astype(bool)
+    patient_shared = second["patient_in_train"].fillna(False).astype(bool)
+    has_patients = first["patient"].notna().any() and second["patient"].notna().any()
     return {
-        "images": len(found),
-        "exact_copies": int(found["exact"].sum()),
-        "near_copies": int((copied & ~found["exact"]).sum()),
-        "of_known_patients": int((of_known & ~copied).sum()),
-        "patients": "compared" if known and same_patients else "other" if known else "not known",
+        "images": len(second),
+        "exact_copies": int(second["exact"].sum()),
+        "near_copies": int((copied & ~second["exact"]).sum()),
+        "of_known_patients": int((patient_shared & ~copied).sum()),
+        "patients": "compared" if has_patients and same_patients else "other" if has_patients else "not known",
     }

@@ -8,24 +8,34 @@ from PIL import Image
 from scipy.fft import dct
 
 SIDE = 32  # pixels: images are resized to a square of this side
-KEPT = 8  # lowest frequencies that are kept along each side
-AT_ONCE = 1024
+FREQUENCIES = 8  # lowest frequencies that are kept along each side
+CHUNK = 1024  # images that are in memory at a time
 
 
-def coefficients(grey: np.ndarray, crop: float = 0.0, kept: int = KEPT) -> np.ndarray:
-    """The lowest DCT coefficients of images uint8 (N, H, H), with the share ``crop`` of each side cut off.
+def coefficients(grey: np.ndarray, crop: float = 0.0, count: int = FREQUENCIES) -> np.ndarray:
+    """The lowest coefficients of the discrete cosine transform (DCT) of images.
 
-    float64 (N, kept, kept).
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (N, H, H)
+    crop : float
+        Share of the image that is cut off at each side, from 0 to 0.5.
+    count : int
+        Number of frequencies along each side, K.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K, K)
     """
-    found = np.empty((len(grey), kept, kept))
-    for start in range(0, len(grey), AT_ONCE):  # bounded memory
-        small = _shrunk(grey[start : start + AT_ONCE], crop).astype(np.float64)
-        found[start : start + AT_ONCE] = dct(dct(small, axis=1)[:, :kept], axis=2)[:, :, :kept]
-    return found
+    lowest = np.empty((len(grey), count, count))
+    for start in range(0, len(grey), CHUNK):  # bounded memory
+        small = _shrink(grey[start : start + CHUNK], crop).astype(np.float64)
+        lowest[start : start + CHUNK] = dct(dct(small, axis=1)[:, :count], axis=2)[:, :, :count]
+    return lowest
 
 
-def turned(frequencies: np.ndarray, turn: int) -> np.ndarray:
-    """Coefficients (N, K, K) of the same images after copies.turned with this ``turn``."""
+def apply_turn(frequencies: np.ndarray, turn: int) -> np.ndarray:
+    """Coefficients (N, K, K) of the same images after copies.apply_turn with this ``turn``."""
     across = np.resize([1.0, -1.0], frequencies.shape[2])  # mirroring changes the sign of every odd frequency
     down = across[:, None]
     if turn >= 4:
@@ -42,31 +52,31 @@ def turned(frequencies: np.ndarray, turn: int) -> np.ndarray:
 
 def bits(frequencies: np.ndarray) -> np.ndarray:
     """Which coefficients (N, 8, 8) are above their median: uint8 (N, 8), one byte per row of imagehash's matrix."""
-    flat = frequencies.reshape(len(frequencies), KEPT * KEPT)
+    flat = frequencies.reshape(len(frequencies), FREQUENCIES * FREQUENCIES)
     return np.packbits(flat > np.median(flat, axis=1, keepdims=True), axis=1)
 
 
 def words(hashes: np.ndarray) -> list[str]:
     """Hashes uint8 (N, 8) as hexadecimal, as imagehash writes them."""
-    together = hashes.tobytes().hex()
-    return [together[start : start + 16] for start in range(0, len(together), 16)]
+    digits = hashes.tobytes().hex()
+    return [digits[start : start + 16] for start in range(0, len(digits), 16)]
 
 
 def read(words: list[str]) -> np.ndarray:
-    """The reverse of ``words``."""
+    """The inverse of ``words``."""
     return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(-1, 8)
 
 
-def _shrunk(grey: np.ndarray, crop: float) -> np.ndarray:
+def _shrink(grey: np.ndarray, crop: float) -> np.ndarray:
     """uint8 (N, 32, 32): images resized as Pillow does it, along the rows first, then along the columns.
 
     All images are stacked into one tall image, since one call per image would take longer than the resizing.
     """
-    across = _narrowed(grey, crop)
-    return _narrowed(across.transpose(0, 2, 1), crop).transpose(0, 2, 1)
+    narrow = _shrink_rows(grey, crop)
+    return _shrink_rows(narrow.transpose(0, 2, 1), crop).transpose(0, 2, 1)
 
 
-def _narrowed(grey: np.ndarray, crop: float) -> np.ndarray:
+def _shrink_rows(grey: np.ndarray, crop: float) -> np.ndarray:
     count, height, width = grey.shape
     if not count:
         return np.empty((0, height, SIDE), np.uint8)

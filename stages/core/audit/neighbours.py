@@ -1,11 +1,17 @@
 """An index that finds the most similar of many images, also mirrored and turned, in sets of any size.
 
-An image is described by its lowest frequencies, each multiplied by its frequency: in most images the amplitude falls
-with the frequency, and without this factor, images of the same outline and different detail would be alike. The sign of
-each number, seen from its median in the set, is one bit. Several lists sort the images by these bits, each in another
-order of the bits (LSH Forest; Bawa, Condie and Ganesan 2005, WWW). An image is compared with its neighbours
-in each list: always with the same number, so that the work hardly grows with the images, and always with those that
-share the most bits, so that it does not matter how many images are alike. All that is compared are integers.
+The descriptor of an image is a vector of its lowest DCT coefficients, each multiplied by its frequency: in most images
+the amplitude falls with the frequency, and without this factor, images of the same outline and different detail would
+be similar. Each coefficient gives one bit: whether it is above its median in the set. Several lists sort the images by
+these bits, each in another order of the bits (LSH Forest [1]_). A query also looks up keys in which the bits nearest to
+their median are flipped (multi-probe LSH [2]_). An image is compared with its neighbours in each list: always with the
+same number, so that the cost per image hardly grows with the number of images, and always with those that share the
+most leading bits, however many images are similar. All compared values are integers, so that rounding has no effect.
+
+References
+----------
+.. [1] Bawa, Condie and Ganesan, "LSH Forest: self-tuning indexes for similarity search", WWW 2005.
+.. [2] Lv, Josephson, Wang, Charikar and Li, "Multi-probe LSH", VLDB 2007.
 """
 
 from typing import NamedTuple
@@ -15,167 +21,193 @@ from core.pipeline import files
 
 import numpy as np
 
-KEPT = 12  # lowest frequencies that are kept along each side
-NUMBERS = KEPT * KEPT
-UNIT = 127  # length of a description
-ALIKE = 0.7  # least cosine between the descriptions of images that are similar
+FREQUENCIES = 12  # lowest frequencies that are kept along each side
+DIMENSIONS = FREQUENCIES * FREQUENCIES  # of a descriptor
+NORM = 127  # of a descriptor
+MIN_COSINE = 0.7  # between the descriptors of images that are similar
 LISTS = 8
 BITS = 64  # of an image in each list
 WINDOW = 16  # neighbours in a list that are compared
-UNSURE = 3  # bits next to their median that are also tried the other way, in each list
-DIFFER = 16  # images of which more bits differ are not compared further
-EVEN = 3  # of UNIT: brighter or darker on one side by less than this can be the other way round in a copy
-AT_ONCE = 4096  # images
+MULTIPROBE_BITS = 3  # bits nearest to their median that a query also flips, in each list
+MAX_HAMMING = 16  # images of which more bits differ are not compared further
+SIGN_MARGIN = 3  # a coefficient with a smaller absolute value (at a norm of NORM) can have the other sign in a copy
+CHUNK = 4096  # images that are in memory at a time
 
-# A turned description is SIGN[turn] * description[FROM[turn]].
-_signed = np.concatenate([hashes.turned(np.arange(1.0, NUMBERS + 1).reshape(1, KEPT, KEPT), turn) for turn in range(8)])
-_signed = _signed.reshape(8, NUMBERS)
+# The descriptor of a turned image is SIGN[turn] * descriptor[FROM[turn]].
+_plain = np.arange(1.0, DIMENSIONS + 1).reshape(1, FREQUENCIES, FREQUENCIES)
+_signed = np.concatenate([hashes.apply_turn(_plain, turn) for turn in range(8)]).reshape(8, DIMENSIONS)
 SIGN, FROM = np.sign(_signed).astype(np.int8), np.abs(_signed).astype(np.intp) - 1
-# THEN[a, b] is the turn that does the same as a, then b; BACK[a] is the turn that undoes a.
-THEN = np.array([[(_signed[a][FROM[b]] * SIGN[b] == _signed).all(axis=1).argmax() for b in range(8)] for a in range(8)])
-BACK = np.argmin(THEN, axis=1)
+# The turns are the dihedral group D4: COMPOSE[a, b] is the turn that equals a, then b; INVERSE[a] undoes a.
+COMPOSE = np.array(
+    [[(_signed[a][FROM[b]] * SIGN[b] == _signed).all(axis=1).argmax() for b in range(8)] for a in range(8)]
+)
+INVERSE = np.argmin(COMPOSE, axis=1)
 
 
-class Found(NamedTuple):
-    """Images of the index that are similar to those asked for: one row per pair."""
+class Neighbours(NamedTuple):
+    """Images of the index that are similar to the queries: one row per pair, each array of shape (pairs,)."""
 
-    line: np.ndarray  # position among those asked for
-    place: np.ndarray  # position in the index
-    turn: np.ndarray  # after this turn, the image asked for looks like the one in the index
-    likeness: np.ndarray  # cosine between the descriptions, times UNIT ** 2: int32
+    query: np.ndarray  # position among the queries
+    position: np.ndarray  # in the index
+    turn: np.ndarray  # after this turn, the query looks like the image in the index
+    similarity: np.ndarray  # int32: cosine between the descriptors, times NORM ** 2
 
 
-def described(frequencies: np.ndarray) -> np.ndarray:
-    """Descriptions int8 (N, 144) from hashes.coefficients (N, 12, 12). The mean of the image is left out."""
-    step = np.arange(KEPT)
+def describe(frequencies: np.ndarray) -> np.ndarray:
+    """Descriptors int8 (N, 144) from hashes.coefficients (N, 12, 12). The mean of the image is left out."""
+    step = np.arange(FREQUENCIES)
     frequency = np.sqrt(step[:, None] ** 2 + step**2)  # np.hypot is the C library's: its rounding is not fixed
-    weighted = (frequencies * frequency).reshape(len(frequencies), NUMBERS)
+    weighted = (frequencies * frequency).reshape(len(frequencies), DIMENSIONS)
     length = np.sqrt((weighted * weighted).sum(axis=1, keepdims=True))
-    return np.rint(weighted * (UNIT / np.maximum(length, 1e-9))).astype(np.int8)
+    return np.rint(weighted * (NORM / np.maximum(length, 1e-9))).astype(np.int8)
 
 
-def turned(descriptions: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Descriptions (N, 144) of the same images after copies.turned with ``turns`` (N,)."""
-    return SIGN[turns] * np.take_along_axis(descriptions, FROM[turns], axis=1)
+def apply_turns(descriptors: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Descriptors (N, 144) of the same images after copies.apply_turn with ``turns`` (N,)."""
+    return SIGN[turns] * np.take_along_axis(descriptors, FROM[turns], axis=1)
 
 
-def upright(descriptions: np.ndarray, even: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def canonicalise(descriptors: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The turn after which an image is brighter on the left and at the top, and more so on the left.
 
-    Mirrored and turned copies are equal after it, so that one search replaces eight. Returns lines of ``descriptions``
-    and their turns. A line has several turns if it is brighter on a side by less than ``even``.
+    Mirrored and turned copies are equal after it, so that one search replaces eight.
+
+    Parameters
+    ----------
+    descriptors : ndarray of int8, shape (N, 144)
+    margin : int
+        An image has several turns if a coefficient that decides has an absolute value below ``margin``.
+
+    Returns
+    -------
+    rows : ndarray of int, shape (M,)
+        Row numbers of ``descriptors``; M is N or more.
+    turns : ndarray of int8, shape (M,)
+        One turn of each of these rows.
     """
-    across, down = descriptions[:, 1].astype(np.int16), descriptions[:, KEPT].astype(np.int16)
+    across, down = descriptors[:, 1].astype(np.int16), descriptors[:, FREQUENCIES].astype(np.int16)
     steep = np.abs(across) - np.abs(down)
-    kind = _kind(across, down)
-    lines, turns = [], []
-    for other in range(8):
-        possible = np.ones(len(descriptions), dtype=bool)
-        for bit, margin in ((1, across), (2, down), (4, steep)):
-            if other & bit:
-                possible &= np.abs(margin) < even
-        lines.append(np.flatnonzero(possible))
-        turns.append(_TURN[kind[possible] ^ other])
-    return np.concatenate(lines), np.concatenate(turns)
+    orientation = _orientation(across, down)
+    rows, turns = [], []
+    for flips in range(8):
+        possible = np.ones(len(descriptors), dtype=bool)
+        for bit, coefficient in ((1, across), (2, down), (4, steep)):
+            if flips & bit:
+                possible &= np.abs(coefficient) < margin
+        rows.append(np.flatnonzero(possible))
+        turns.append(_CANONICAL_TURN[orientation[possible] ^ flips])
+    return np.concatenate(rows), np.concatenate(turns)
 
 
-def _kind(across: np.ndarray, down: np.ndarray) -> np.ndarray:
+def _orientation(across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Which side is brighter, as a number from 0 to 7; 0 is canonical."""
     return (across < 0) + 2 * (down < 0) + 4 * (np.abs(across) < np.abs(down))
 
 
-def _turns() -> np.ndarray:
-    """The turn that makes an image of each kind upright."""
-    plain = np.zeros((8, NUMBERS), np.int8)
-    plain[:, 1], plain[:, KEPT] = 2, 1
-    before = turned(plain, BACK)  # line k becomes upright by turn k
+def _canonical_turns() -> np.ndarray:
+    """The turn that makes an image of each orientation canonical."""
+    canonical = np.zeros((8, DIMENSIONS), np.int8)
+    canonical[:, 1], canonical[:, FREQUENCIES] = 2, 1
+    before = apply_turns(canonical, INVERSE)  # row k becomes canonical by turn k
     turns = np.empty(8, np.int8)
-    turns[_kind(before[:, 1], before[:, KEPT])] = np.arange(8)
+    turns[_orientation(before[:, 1], before[:, FREQUENCIES])] = np.arange(8)
     return turns
 
 
-_TURN = _turns()
+_CANONICAL_TURN = _canonical_turns()
 
 
 class Index:
-    """An index of images by their descriptions int8 (N, 144), which must be ``turned`` by ``turns`` (from upright).
-    Its lists are in temporary files in ``folder`` (None: the system's)."""
+    """An index of images by their descriptors.
 
-    def __init__(self, descriptions: np.ndarray, turns: np.ndarray, folder: str | None = None) -> None:
-        self.descriptions, self.turns, self.count = descriptions, turns, len(turns)
+    Parameters
+    ----------
+    descriptors : ndarray of int8, shape (N, 144)
+        After ``apply_turns`` with ``turns``.
+    turns : ndarray of int8, shape (N,)
+        From ``canonicalise`` with margin 0.
+    folder : str, optional
+        For temporary files with the lists. By default the system's.
+    """
+
+    def __init__(self, descriptors: np.ndarray, turns: np.ndarray, folder: str | None = None) -> None:
+        self.descriptors, self.turns, self.count = descriptors, turns, len(turns)
         self.window = np.arange(min(WINDOW, self.count))
-        # Of few images, the medians say little.
-        self.differ = DIFFER if self.count > WINDOW else BITS
-        # So many bits tell the images of a window from the others.
-        self.depth = min(max(int(self.count // WINDOW).bit_length() + 1, UNSURE), BITS)
+        # With few images, the bits say little: the medians are of few values.
+        self.max_hamming = MAX_HAMMING if self.count > WINDOW else BITS
+        # This many leading bits distinguish the images of a window from the others.
+        self.depth = min(max(int(self.count // WINDOW).bit_length() + 1, MULTIPROBE_BITS), BITS)
         random = np.random.RandomState(0)
-        low = np.flatnonzero((np.indices((KEPT, KEPT)) < hashes.KEPT).all(axis=0))[1:]  # the least changed by cropping
+        # Cropping changes the lowest frequencies least.
+        low = np.flatnonzero((np.indices((FREQUENCIES, FREQUENCIES)) < hashes.FREQUENCIES).all(axis=0))[1:]
         self.lists = []
-        middle = _medians(descriptions)
-        # The last bits of a key give way to the position of its image, so that a list is sorted in its own place.
-        self.position = np.uint64((1 << self.count.bit_length()) - 1)
-        plain = files.on_disk((self.count,), np.uint64, folder)
+        medians = _medians(descriptors)
+        # The last bits of a key are replaced by the position of its image, so that a list can be sorted in place.
+        self.position_mask = np.uint64((1 << self.count.bit_length()) - 1)
+        packed = files.temp_memmap((self.count,), np.uint64, folder)
         for _ in range(LISTS):
-            numbers = random.permutation(low)
-            order, keys = (files.on_disk((self.count,), np.uint64, folder) for _ in range(2))
-            for start in range(0, self.count, AT_ONCE):
-                part = slice(start, min(start + AT_ONCE, self.count))
-                plain[part] = _packed(descriptions[part][:, numbers] - middle[numbers])
-                order[part] = plain[part] & ~self.position | np.arange(part.start, part.stop, dtype=np.uint64)
+            columns = random.permutation(low)
+            order, keys = (files.temp_memmap((self.count,), np.uint64, folder) for _ in range(2))
+            for start in range(0, self.count, CHUNK):
+                part = slice(start, min(start + CHUNK, self.count))
+                packed[part] = _pack_signs(descriptors[part][:, columns] - medians[columns])
+                order[part] = packed[part] & ~self.position_mask | np.arange(part.start, part.stop, dtype=np.uint64)
             order.sort()
-            for start in range(0, self.count, AT_ONCE):
-                part = slice(start, start + AT_ONCE)
-                keys[part] = plain[self._places(order[part])]
-            self.lists.append((numbers, middle[numbers], keys, order))
+            for start in range(0, self.count, CHUNK):
+                part = slice(start, start + CHUNK)
+                keys[part] = packed[self._positions(order[part])]
+            self.lists.append((columns, medians[columns], keys, order))
 
-    def _places(self, order: np.ndarray) -> np.ndarray:
-        return (order & self.position).astype(np.intp)
+    def _positions(self, order: np.ndarray) -> np.ndarray:
+        return (order & self.position_mask).astype(np.intp)
 
-    def of(self, places: np.ndarray) -> np.ndarray:
-        """The descriptions of images of the index, as they were before turning."""
-        return turned(self.descriptions[places], BACK[self.turns[places]])
+    def descriptors_at(self, positions: np.ndarray) -> np.ndarray:
+        """The descriptors of images of the index, as they were before turning: int8 (M, 144)."""
+        return apply_turns(self.descriptors[positions], INVERSE[self.turns[positions]])
 
-    def find(self, descriptions: np.ndarray, most: int) -> Found:
-        """For each of ``descriptions`` int8 (M, 144): the ``most`` most similar images, or fewer."""
-        lines, turns = upright(descriptions, EVEN)
-        asked = turned(descriptions[lines], turns)
+    def search(self, descriptors: np.ndarray, most: int) -> Neighbours:
+        """The most similar images of each of ``descriptors`` int8 (M, 144): ``most`` or fewer, sorted by query, then by
+        falling similarity."""
+        rows, turns = canonicalise(descriptors, SIGN_MARGIN)
+        queries = apply_turns(descriptors[rows], turns)
         pairs = []
-        for numbers, middle, keys, order in self.lists:
-            margins = asked[:, numbers] - middle
-            own = _packed(margins)
-            unsure = np.argsort(np.abs(margins[:, : self.depth]), axis=1, kind="stable")[:, :UNSURE]
-            flips = np.uint64(1) << (BITS - 1 - unsure).astype(np.uint64)
-            tried = own[:, None]
-            for k in range(UNSURE):
-                tried = np.concatenate([tried, tried ^ flips[:, k, None]], axis=1)
-            begin = np.searchsorted(order, tried & ~self.position) - WINDOW // 2
+        for columns, medians, keys, order in self.lists:
+            margins = queries[:, columns] - medians
+            key = _pack_signs(margins)
+            nearest = np.argsort(np.abs(margins[:, : self.depth]), axis=1, kind="stable")[:, :MULTIPROBE_BITS]
+            flips = np.uint64(1) << (BITS - 1 - nearest).astype(np.uint64)
+            probes = key[:, None]
+            for k in range(MULTIPROBE_BITS):
+                probes = np.concatenate([probes, probes ^ flips[:, k, None]], axis=1)
+            begin = np.searchsorted(order, probes & ~self.position_mask) - WINDOW // 2
             at = np.clip(begin, 0, self.count - len(self.window))[:, :, None] + self.window
-            near = np.flatnonzero(np.bitwise_count(keys[at] ^ own[:, None, None]) <= self.differ)
-            pairs.append(near // max(at[:1].size, 1) * self.count + self._places(order[at.ravel()[near]]))
+            near = np.flatnonzero(np.bitwise_count(keys[at] ^ key[:, None, None]) <= self.max_hamming)
+            pairs.append(near // max(at[:1].size, 1) * self.count + self._positions(order[at.ravel()[near]]))
         pair = np.sort(np.concatenate(pairs))
-        pair = pair[np.append(True, pair[1:] != pair[:-1])[: len(pair)]]  # one can be found in several lists
-        line, place = pair // max(self.count, 1), pair % max(self.count, 1)
-        likeness = np.einsum("nk,nk->n", asked[line], self.descriptions[place], dtype=np.int32)
-        similar = np.flatnonzero(likeness >= ALIKE * UNIT**2)
-        line, place, likeness = line[similar], place[similar], likeness[similar]
-        turn, line = THEN[turns[line], BACK[self.turns[place]]], lines[line]
-        best = np.lexsort((turn, place, -likeness, line))
-        line, place, turn, likeness = line[best], place[best], turn[best], likeness[best]
-        kept = np.flatnonzero(np.arange(len(line)) - np.searchsorted(line, line) < most)
-        return Found(line[kept], place[kept], turn[kept], likeness[kept])
+        pair = pair[np.append(True, pair[1:] != pair[:-1])[: len(pair)]]  # a pair can be in several lists
+        query, position = pair // max(self.count, 1), pair % max(self.count, 1)
+        similarity = np.einsum("nk,nk->n", queries[query], self.descriptors[position], dtype=np.int32)
+        similar = np.flatnonzero(similarity >= MIN_COSINE * NORM**2)
+        query, position, similarity = query[similar], position[similar], similarity[similar]
+        turn, query = COMPOSE[turns[query], INVERSE[self.turns[position]]], rows[query]
+        best = np.lexsort((turn, position, -similarity, query))
+        query, position, turn, similarity = query[best], position[best], turn[best], similarity[best]
+        top = np.flatnonzero(np.arange(len(query)) - np.searchsorted(query, query) < most)
+        return Neighbours(query[top], position[top], turn[top], similarity[top])
 
 
 def _medians(values: np.ndarray) -> np.ndarray:
     """The lower median of each column of int8 (N, M): int16 (M,)."""
     columns = values.shape[1]
-    number = np.zeros(columns * 256, np.int64)
-    for start in range(0, len(values), AT_ONCE):
-        place = values[start : start + AT_ONCE] + np.arange(128, columns * 256, 256)
-        number += np.bincount(place.ravel(), minlength=columns * 256)
-    below = number.reshape(columns, 256).cumsum(axis=1)
+    histogram = np.zeros(columns * 256, np.int64)
+    for start in range(0, len(values), CHUNK):
+        bins = values[start : start + CHUNK] + np.arange(128, columns * 256, 256)
+        histogram += np.bincount(bins.ravel(), minlength=columns * 256)
+    below = histogram.reshape(columns, 256).cumsum(axis=1)
     return (np.argmax(below >= (len(values) + 1) // 2, axis=1) - 128).astype(np.int16)
 
 
-def _packed(margins: np.ndarray) -> np.ndarray:
+def _pack_signs(margins: np.ndarray) -> np.ndarray:
     """Which of up to 64 numbers (N, B) are above 0, the first as the highest bit: uint64 (N,)."""
     bits = np.zeros((len(margins), BITS), dtype=bool)
     bits[:, : margins.shape[1]] = margins > 0

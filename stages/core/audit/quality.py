@@ -5,62 +5,83 @@ from typing import Any
 from core.audit import copies, hashes
 from core.images import contact_sheets, dicom
 from core.images.decoder import Grey
-from core.pipeline import files, tables
+from core.pipeline import components, files, queries, tables
+from core.pipeline.queries import Database
 from core.pipeline.text import shorten
-from core.split import groups, queries
-from core.split.queries import Tables
 
 import numpy as np
 import pandas as pd
 
-MUCH_LARGER = 2.0  # a width or height more than 2 times the median, or less than half of it, is an outlier
+SIZE_RATIO = 2.0  # a width or height more than 2 times the median, or less than half of it, is an outlier
 RARE_MODE = 0.05  # a colour mode of a smaller share of the images is an outlier
-FAR = 5.0  # limit for the modified z-score of the mean brightness (Iglewicz and Hoaglin 1993 suggest 3.5)
-COPIED = ["row", "file", "label", "patient", "pixels_sha256"]  # what is kept of images that look like others
+MAX_Z_SCORE = 5.0  # limit for the modified z-score of the mean brightness (Iglewicz and Hoaglin 1993 suggest 3.5)
+COPIED = ["row", "file", "label", "patient", "pixels_sha256"]  # columns of the images that look like others
 SHOWN = 8  # images of each cluster on a sheet
 LARGEST = 12  # clusters of each kind on the sheet of copies
 
 
 def find_copies(
-    known: Tables, grey: Grey, spread: np.ndarray, folder: str | None = None
+    database: Database, grey: Grey, std: np.ndarray, folder: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The images of a set that look like others, the pairs of near copies among them, and the closest pairs that are
-    not copies.
+    """Find the images of a set that look like others.
 
-    ``known`` has the view ``images`` with the columns of tables.INDEX; ``grey`` is uint8 (N, 64, 64) in its order;
-    ``spread`` (N,) is the standard deviation of each image. The first table has the columns of COPIED. The pairs are
-    files ``one`` and ``other``, with the columns of copies.PAIRS. Of images with equal pixels, only the first is
-    compared. Temporary files are in ``folder`` (None: the system's).
+    Parameters
+    ----------
+    database : Database
+        Has the view ``images`` with the columns of tables.INDEX.
+    grey : Grey
+        uint8, shape (N, 64, 64), in the order of ``images``.
+    std : ndarray of float64, shape (N,)
+        The standard deviation of each image in grey levels, from copies.levels.
+    folder : str, optional
+        For temporary files. By default the system's.
+
+    Returns
+    -------
+    images : DataFrame
+        The images that look like others, with the columns of COPIED.
+    near, rejected : DataFrame
+        Pairs of near copies, and the closest pairs that are not copies, with the columns of copies.PAIRS: first and
+        second are files. Of images with equal pixels, only the first is compared.
     """
-    wanted = f"select {', '.join(COPIED)} from images"
-    # A hash of the hash is a number, which needs less memory; few images have an equal one by chance. Without coalesce,
-    # DuckDB can join from the other side, with all images in memory.
-    several = "select hash(pixels_sha256) from images group by 1 having count(*) > 1"
-    equal = known.frame(f"{wanted} where coalesce(hash(pixels_sha256) in ({several}), false) order by row")
-    compared = spread >= copies.FLAT
+    select = f"select {', '.join(COPIED)} from images"
+    # A 64-bit hash of the SHA-256 needs less memory; few images have an equal one by chance. Without coalesce, DuckDB
+    # can join from the other side, with all images in memory.
+    repeated = "select hash(pixels_sha256) from images group by 1 having count(*) > 1"
+    equal = database.frame(f"{select} where coalesce(hash(pixels_sha256) in ({repeated}), false) order by row")
+    compared = std >= copies.MIN_STD
     compared[equal.loc[equal["pixels_sha256"].duplicated(), "row"]] = False
-    phash = files.on_disk((len(grey), 8), np.uint8, folder)
-    for some_rows in known.chunks("select row, phash from images"):
-        phash[some_rows["row"]] = hashes.read(list(some_rows["phash"]))
-    members = files.compressed(range(len(grey)), compared, folder)
-    found = copies.near_pairs(grey, phash, members, folder=folder)
+    phash = files.temp_memmap((len(grey), 8), np.uint8, folder)
+    for chunk in database.chunks("select row, phash from images"):
+        phash[chunk["row"]] = hashes.read(list(chunk["phash"]))
+    members = files.select_rows(range(len(grey)), compared, folder)
+    tables_of_pairs = copies.near_pairs(grey, phash, members, folder=folder)
 
-    rows = pd.concat([equal["row"], *(pairs[end] for pairs in found for end in ("one", "other"))])
-    known.add("wanted", rows.drop_duplicates().to_frame("row"))
-    images = known.frame(f"{wanted} where coalesce(row in (from wanted), false) order by row")
+    rows = pd.concat([equal["row"], *(pairs[end] for pairs in tables_of_pairs for end in ("first", "second"))])
+    database.add("alike", rows.drop_duplicates().to_frame("row"))
+    images = database.frame(f"{select} where coalesce(row in (from alike), false) order by row")
     name = images.set_index("row")["file"]
-    near, rejected = (pairs.assign(one=pairs["one"].map(name), other=pairs["other"].map(name)) for pairs in found)
+    near, rejected = (
+        pairs.assign(first=pairs["first"].map(name), second=pairs["second"].map(name)) for pairs in tables_of_pairs
+    )
     return images, near, rejected
 
 
 def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
-    """Which images are copies of each other: the columns of tables.CLUSTERS. ``images`` and ``near`` are from
-    find_copies.
+    """Group the images that are copies of each other into clusters.
 
-    An image has one row of kind "exact" if another image has equal pixels (distance 0, correlation 1), and one row
-    of kind "near" if it has a near copy; distance and correlation are those of its closest pair. Near copies of near
-    copies belong to the same cluster. Exact clusters are numbered first, from 0; each kind is numbered in the order of
-    its files.
+    Parameters
+    ----------
+    images, near : DataFrame
+        From ``find_copies``.
+
+    Returns
+    -------
+    DataFrame
+        Columns of tables.CLUSTERS. An image has one row of kind "exact" if another image has equal pixels (distance 0,
+        correlation 1), and one row of kind "near" if it has a near copy; distance and correlation are those of its
+        closest pair. Near copies of near copies belong to the same cluster. Exact clusters are numbered first, from 0;
+        each kind is numbered in the order of its files.
     """
     copied = images[images["pixels_sha256"].duplicated(keep=False)]
     exact = copied[["file"]].assign(
@@ -68,22 +89,21 @@ def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     )
     # Images with equal pixels share their near copies.
     of_file = images.set_index("file")["pixels_sha256"]
-    ends = pd.concat([near.assign(file=near["one"]), near.assign(file=near["other"])])
+    ends = pd.concat([near.assign(file=near["first"]), near.assign(file=near["second"])])
     ends = ends.sort_values("correlation", ascending=False, kind="stable").drop_duplicates("file")
     closest = ends.assign(pixels_sha256=ends["file"].map(of_file)).set_index("pixels_sha256")
-    touched = images[images["pixels_sha256"].isin(closest.index)]
+    in_pair = images[images["pixels_sha256"].isin(closest.index)]
     nodes = pd.Index(closest.index)
-    joined = groups.linked(
-        len(nodes), nodes.get_indexer(near["one"].map(of_file)), nodes.get_indexer(near["other"].map(of_file))
-    )
-    number = pd.factorize(touched["pixels_sha256"].map(dict(zip(nodes, joined, strict=True))))[0]
-    shown = touched[["file"]].assign(
+    first, second = (nodes.get_indexer(near[end].map(of_file)) for end in ("first", "second"))
+    component = components.connected_components(len(nodes), first, second)
+    number = pd.factorize(in_pair["pixels_sha256"].map(dict(zip(nodes, component, strict=True))))[0]
+    near_rows = in_pair[["file"]].assign(
         cluster=number + copied["pixels_sha256"].nunique(),
         kind="near",
-        distance=touched["pixels_sha256"].map(closest["distance"]),
-        correlation=touched["pixels_sha256"].map(closest["correlation"]),
+        distance=in_pair["pixels_sha256"].map(closest["distance"]),
+        correlation=in_pair["pixels_sha256"].map(closest["correlation"]),
     )
-    rows = pd.concat([exact, shown], ignore_index=True).astype({"cluster": "Int64", "distance": "Int64"})
+    rows = pd.concat([exact, near_rows], ignore_index=True).astype({"cluster": "Int64", "distance": "Int64"})
     return rows.sort_values(["cluster", "file"], ignore_index=True)[tables.CLUSTERS]
 
 
@@ -94,8 +114,8 @@ def conflicts(images: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[li
     """
     labelled = clusters.merge(images[["file", "label"]], on="file")
     exact = _mixed(labelled[labelled["kind"] == "exact"], "label")
-    known = {file for members in exact for file in members}
-    near = labelled[(labelled["kind"] == "near") & ~labelled["file"].isin(known)]
+    reported = {file for members in exact for file in members}
+    near = labelled[(labelled["kind"] == "near") & ~labelled["file"].isin(reported)]
     return {"exact": exact, "near": _mixed(near, "label")}
 
 
@@ -111,77 +131,94 @@ def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
 
 
 def find(
-    known: Tables,
+    database: Database,
     images: pd.DataFrame,
     clusters: pd.DataFrame,
     contradicting: dict[str, list[list[str]]],
     levels: tuple[np.ndarray, np.ndarray],
     folder: str | None = None,
 ) -> pd.DataFrame:
-    """Images that need a look, one row per image and finding: the columns of tables.FINDINGS, sorted.
+    """Find the images that a person should look at.
 
-    A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies with
-    different labels: ``contradicting``, from ``conflicts``) and two-patients (copies under different patients).
-    ``known`` and ``images`` are those of find_copies; the view ``labelled`` names the files that should be in the
-    index; ``levels`` are the mean and the standard deviation of each image.
+    Parameters
+    ----------
+    database : Database
+        That of ``find_copies``, with the view ``labelled`` of the files that should be in the index.
+    images, clusters : DataFrame
+        From ``find_copies`` and ``cluster``.
+    contradicting : dict of lists
+        From ``conflicts``.
+    levels : tuple of ndarray, shape (N,)
+        Mean and standard deviation of each image, from copies.levels.
+    folder : str, optional
+        For temporary files. By default the system's.
+
+    Returns
+    -------
+    DataFrame
+        One row per image and finding, sorted, with the columns of tables.FINDINGS. A finding is one of unreadable,
+        blank, near-blank, size, annotated, mode, brightness, conflict (copies with different labels) and two-patients
+        (copies under different patients).
     """
     rows: list[tuple[object, ...]] = []
-    count = known.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
+    count = database.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
     if count["missing"][0]:
-        unreadable = known.frame("select file from labelled anti join images using (file)")["file"]
+        unreadable = database.frame("select file from labelled anti join images using (file)")["file"]
         rows += [(file, "unreadable", "") for file in unreadable]
 
     def note(finding: str, where: np.ndarray, details: list[str]) -> None:
         if not where.any():
             return
-        known.add("noted", pd.DataFrame({"row": np.flatnonzero(where)}))
-        names = known.frame("select file from images where coalesce(row in (from noted), false) order by row")["file"]
+        database.add("noted", pd.DataFrame({"row": np.flatnonzero(where)}))
+        names = database.frame("select file from images where coalesce(row in (from noted), false) order by row")[
+            "file"
+        ]
         rows.extend((file, finding, detail) for file, detail in zip(names, details, strict=True))
 
-    mean, spread = levels
-    note("blank", spread == 0, [f"all grey level {level:.0f}" for level in mean[spread == 0]])
-    faint = (spread > 0) & (spread < copies.FLAT)
-    note("near-blank", faint, [f"standard deviation {level:.1f} grey levels" for level in spread[faint]])
+    mean, std = levels
+    note("blank", std == 0, [f"all grey level {level:.0f}" for level in mean[std == 0]])
+    faint = (std > 0) & (std < copies.MIN_STD)
+    note("near-blank", faint, [f"standard deviation {level:.1f} grey levels" for level in std[faint]])
 
-    middle = _median(mean, folder)
-    score = files.on_disk(mean.shape, np.float64, folder)
-    np.abs(np.subtract(mean, middle, out=score), out=score)
+    median_mean = _median(mean, folder)
+    score = files.temp_memmap(mean.shape, np.float64, folder)
+    np.abs(np.subtract(mean, median_mean, out=score), out=score)
     deviation = _median(score, folder)
     score *= 0.6745 / deviation if deviation else 0.0
-    far = score > FAR
-    note("brightness", far, [f"mean {level:.0f}, median {middle:.0f}" for level in mean[far]])
+    far = score > MAX_Z_SCORE
+    note("brightness", far, [f"mean {level:.0f}, median {median_mean:.0f}" for level in mean[far]])
 
-    sizes = known.frame("select width, height, count(*) as images from images group by width, height")
+    sizes = database.frame("select width, height, count(*) as images from images group by width, height")
     usual = [_weighted_median(sizes[side].to_numpy(), sizes["images"].to_numpy()) for side in ("width", "height")]
-    odd = known.frame(
+    outliers = database.frame(
         """select file, width, height from images where greatest(width / $1, height / $2) > $3
-        or least(width / $1, height / $2) < 1 / $3""", *usual, MUCH_LARGER
+        or least(width / $1, height / $2) < 1 / $3""", *usual, SIZE_RATIO
     )  # fmt: skip
     median = " x ".join(f"{side:.0f}" for side in usual)
-    rows += [(file, "size", f"{width} x {height}, median {median}") for file, width, height in odd.to_numpy()]
+    rows += [(file, "size", f"{width} x {height}, median {median}") for file, width, height in outliers.to_numpy()]
 
     modes = "select file, regexp_replace(mode, $1, '') as kind, mode from images"
     burned = f" {dicom.BURNED_IN}$"
-    annotated = known.frame(f"select file from ({modes}) where mode != kind", burned)["file"]
+    annotated = database.frame(f"select file from ({modes}) where mode != kind", burned)["file"]
     rows += [(file, "annotated", "") for file in annotated]
-    number = known.frame(
+    counts = database.frame(
         f"select kind, count(*) as images from ({modes}) group by kind order by images desc, kind", burned
     )
-    rare = number[number["images"] / number["images"].sum() < RARE_MODE]
-    known.add("rare", rare[["kind"]])
-    unusual = known.frame(f"select file, kind from ({modes}) where kind in (from rare)", burned)
-    rows += [(file, "mode", f"{kind}, most are {number['kind'][0]}") for file, kind in unusual.to_numpy()]
+    rare = counts[counts["images"] / counts["images"].sum() < RARE_MODE]
+    database.add("rare", rare[["kind"]])
+    unusual = database.frame(f"select file, kind from ({modes}) where kind in (from rare)", burned)
+    rows += [(file, "mode", f"{kind}, most are {counts['kind'][0]}") for file, kind in unusual.to_numpy()]
 
-    of = images.set_index("file")
-    for kind, found in contradicting.items():
-        for members in found:
-            labels = of.loc[members, "label"]
+    by_file = images.set_index("file")
+    for kind, groups in contradicting.items():
+        for members in groups:
+            labels = by_file.loc[members, "label"]
             for label in (0, 1):
                 against = shorten(list(labels.index[labels != label]), 1)
                 detail = f"label {label}, not so its {kind} copies {against}"
                 rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
     for members in _across_patients(images, clusters):
-        owners = of.loc[members, "patient"].dropna()
+        owners = by_file.loc[members, "patient"].dropna()
         names = sorted(owners.unique())
         words = {name: shorten([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
         rest = shorten(names, 3)
@@ -192,7 +229,7 @@ def find(
 
 def _median(values: np.ndarray, folder: str | None) -> float:
     """The median of values that may be larger than memory."""
-    ordered = files.on_disk(values.shape, values.dtype, folder)
+    ordered = files.temp_memmap(values.shape, values.dtype, folder)
     ordered[:] = values
     return float(np.median(ordered, overwrite_input=True))
 
@@ -213,7 +250,7 @@ HEADLINE = (
 
 
 def summarise(
-    known: Tables,
+    database: Database,
     images: pd.DataFrame,
     clusters: pd.DataFrame,
     near: pd.DataFrame,
@@ -222,37 +259,39 @@ def summarise(
 ) -> dict[str, Any]:
     """The figures of the audit. Figures that need patients are null if patients are not known.
 
-    ``known`` is that of find_copies, with the view ``clusters``; ``images``, ``clusters`` and ``near`` have all copies.
+    ``database`` is that of ``find_copies``, with the view ``clusters``; ``images``, ``clusters`` and ``near`` have all
+    copies.
     """
-    gathered = queries.condensed(known)
-    counted = tables.counts(gathered)
+    by_patient = queries.by_patient(database)
+    counts = tables.counts(by_patient)
     exact = clusters[clusters["kind"] == "exact"]
     equal = images[images["file"].isin(exact["file"])]
     redundant, redundant_positives = (
-        len(some_images) - some_images["pixels_sha256"].nunique() for some_images in (equal, equal[equal["label"] == 1])
+        len(copied) - copied["pixels_sha256"].nunique() for copied in (equal, equal[equal["label"] == 1])
     )
-    of_patient = gathered.groupby("patient")["images"].sum()
+    per_patient = by_patient.groupby("patient")["images"].sum()
     sharing = images.set_index("file")["patient"][findings.loc[findings["finding"] == "two-patients", "file"]]
     number = findings["finding"].value_counts()
     return {
-        "synthetic": queries.are_synthetic(known),
-        "images": tables.number(gathered),
-        "distinct_images": tables.number(gathered) - redundant,
+        "synthetic": queries.are_synthetic(database),
+        "images": tables.number(by_patient),
+        "distinct_images": tables.number(by_patient) - redundant,
         "redundant_copies": redundant,
         "exact_clusters": int(exact["cluster"].nunique()),
         "copied_images": len(exact),
         "near_pairs": len(near),
         "near_clusters": int(clusters.loc[clusters["kind"] == "near", "cluster"].nunique()),
-        "positives": counted["positives"],
-        "distinct_positives": tables.number(gathered[gathered["label"] == 1]) - redundant_positives,
-        "patients": counted["patients"],
-        "positive_patients": counted["positive_patients"],
-        # Positives that a split can keep apart: patients who share copies count as one group.
-        "positive_components": _positive_groups(gathered, clusters),
+        "positives": counts["positives"],
+        "distinct_positives": tables.number(by_patient[by_patient["label"] == 1]) - redundant_positives,
+        "patients": counts["patients"],
+        "positive_patients": counts["positive_patients"],
+        # Positives that a split can keep apart: patients who share copies are one component.
+        "positive_components": _positive_components(by_patient, clusters),
         "images_per_patient": {
-            name: None if of_patient.empty else float(getattr(of_patient, name)()) for name in ("min", "median", "max")
+            name: None if per_patient.empty else float(getattr(per_patient, name)())
+            for name in ("min", "median", "max")
         },
-        "patients_sharing_images": None if counted["patients"] is None else int(sharing.nunique()),
+        "patients_sharing_images": None if counts["patients"] is None else int(sharing.nunique()),
         "label_conflicts": len(contradicting["exact"]),
         "near_label_conflicts": len(contradicting["near"]),
         "unreadable": int(number.get("unreadable", 0)),
@@ -262,12 +301,13 @@ def summarise(
     }
 
 
-def _positive_groups(gathered: pd.DataFrame, clusters: pd.DataFrame) -> int:
-    """``gathered`` is from queries.condensed. An image of an unknown patient without copies is a group of its own."""
-    alone = gathered["patient"].isna() & gathered["single"].isna()
-    positive = gathered["label"] == 1
-    joined = groups.of(gathered, clusters)[positive & ~alone].nunique()
-    return joined + tables.number(gathered[positive & alone])
+def _positive_components(by_patient: pd.DataFrame, clusters: pd.DataFrame) -> int:
+    """The number of components with a positive image; ``by_patient`` is from queries.by_patient. An image of an unknown
+    patient without copies is a component of its own."""
+    alone = by_patient["patient"].isna() & by_patient["single"].isna()
+    positive = by_patient["label"] == 1
+    connected = components.of_images(by_patient, clusters)[positive & ~alone].nunique()
+    return connected + tables.number(by_patient[positive & alone])
 
 
 def draw(
@@ -284,10 +324,10 @@ def draw(
 
     ``thumbnails`` is uint8 (N, H, H, C) in the order of the index; ``images`` are those of find_copies.
     """
-    of = images.set_index("file")
+    by_file = images.set_index("file")
 
-    def row(heading: str, named: list[str]) -> contact_sheets.Row:
-        members = of.loc[named]
+    def row(heading: str, paths: list[str]) -> contact_sheets.Row:
+        members = by_file.loc[paths]
         patients = shorten(sorted(set(members["patient"].dropna())), 4) or "unknown"
         # Images with equal pixels and label look the same, so repeated ones come last.
         repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
@@ -309,15 +349,15 @@ def draw(
 
     mixed = [
         row(f"{len(members):,} {kind} copies with different labels", members)
-        for kind, found in contradicting.items()
-        for members in found
+        for kind, groups in contradicting.items()
+        for members in groups
     ]
     save("conflicts", "Copies that carry different labels", "No copies carry different labels", mixed)
 
     closest = [
-        row(f"correlation of detail {correlation:.3f}, hashes {distance} bits apart", [one, other])
-        for one, other, distance, correlation in rejected[:LARGEST].to_numpy()
-        if correlation >= copies.ALIKE
+        row(f"correlation of detail {correlation:.3f}, hashes {distance} bits apart", [first, second])
+        for first, second, distance, correlation in rejected[:LARGEST].to_numpy()
+        if correlation >= copies.MIN_HALF_CORRELATION
     ]
-    title = f"Alike, but no copies: correlation below {copies.SAME:g}"
+    title = f"Alike, but no copies: correlation below {copies.MIN_CORRELATION:g}"
     save("rejected", title, "No two images came close to being copies", closest)

@@ -4,10 +4,9 @@ from typing import Any, NamedTuple
 
 from core.evidence import bootstrap, luck, metrics
 from core.evidence.bootstrap import Scores
-from core.pipeline import tables
+from core.pipeline import components, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.text import shorten
-from core.split import groups
 
 import numpy as np
 import pandas as pd
@@ -65,7 +64,7 @@ def _units(runs: tuple[Run, Run], files: "pd.Series[Any]") -> np.ndarray:
     for run in runs:
         of_run = run.split.set_index("file")
         ties += [of_run["patient"], of_run["cluster"]]
-    joined = groups.joined(images, ties)
+    joined = components.union(images, ties)
     return joined.loc[files].to_numpy(dtype=np.int64)
 
 

@@ -29,7 +29,7 @@ class Limits(Section):
 
 def limits(path: str = LIMITS) -> Limits:
     """Read gates.yaml. Raises PipelineError if it is not valid."""
-    text = files.there(path).read_text(encoding="utf-8")
+    text = files.require(path).read_text(encoding="utf-8")
     try:
         return Limits.model_validate(yaml12.load(text))
     except yaml12.YAMLError as error:

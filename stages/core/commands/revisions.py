@@ -20,7 +20,7 @@ WORKSPACE = "workspace"  # as in DVC: the files that are not committed
 def text(revision: str, path: str) -> str:
     """The content of a file at a revision, from git, or else from DVC's cache or remote. Raises PipelineError."""
     if revision == WORKSPACE:
-        return files.there(path).read_text(encoding="utf-8")
+        return files.require(path).read_text(encoding="utf-8")
     try:
         content: str = dvc.api.read(path, rev=revision, encoding="utf-8")
         return content

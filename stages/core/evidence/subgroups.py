@@ -86,7 +86,7 @@ def compare(known: pd.DataFrame, name: str, looked: int, threshold: float, seed:
             if np.isnan(value):
                 entry["reason"] = "a class is missing"
                 continue
-            if _fewest(dealt, inside, measure) < tables.LEAST:
+            if _fewest(dealt, inside, measure) < tables.MIN_PATIENTS:
                 entry["reason"] = FEW
                 continue
             if permuted is None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from core.evidence.metrics import SHAREFREE
 from core.evidence.subgroups import FEW
-from core.pipeline.tables import FEW_PATIENTS, LEAST
+from core.pipeline.tables import FEW_PATIENTS, MIN_PATIENTS
 from core.pipeline.text import format_metric, format_p, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
@@ -100,7 +100,7 @@ def _headline(figures: dict[str, Any]) -> str:
         result += f", with {pluralise(few, f'independent {units}')} in the smaller class"
     if block["patients"] is None:
         result += "; patients are unknown, so images are treated as independent"
-    if area["ci_low"] > 0.5 and few < LEAST:
+    if area["ci_low"] > 0.5 and few < MIN_PATIENTS:
         return f"{warning}Better than chance on these {units}s, which are too few to generalise: {result}."
     if area["ci_low"] > 0.5:
         return f"{warning}Better than chance: {result}."

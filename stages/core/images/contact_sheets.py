@@ -48,7 +48,7 @@ def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None
         top += tall
     if rest > 0:
         pen.text((GAP, top), f"and {rest:,} more", "black", font)
-    with files.whole(path) as unfinished:
+    with files.atomic_write(path) as unfinished:
         page.save(unfinished)
 
 

@@ -178,9 +178,9 @@ def group_values(
     values_of: dict[str, dict[str, str]] = {}
     for group in data.grouping:
         if group.kind == "pattern":
-            values = _search(group.given, group.name, files)
+            values = _search(group.source, group.name, files)
         elif group.kind == "tag":
-            values = _tag_values(group.given, files, tags)
+            values = _tag_values(group.source, files, tags)
         else:
             assert rows is not None  # checked by the schema
             cells = zip(rows["file"], rows[tables.GROUP + group.name], strict=True)
@@ -195,7 +195,7 @@ def read_lists(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: 
     names = _Names(list(table["file"]))
     of_patient = table.groupby("patient")["file"].apply(list).to_dict()
     rows: list[tuple[str, str]] = []
-    for split, name in data.lists.given().items():
+    for split, name in data.lists.paths().items():
         path = _table_path(name, f"data.lists.{split}", base, folder, root)
         if path.suffix.lower() == ".csv":
             entries = list(_column(_read_csv(path), data.file_column, "data.file_column", name))

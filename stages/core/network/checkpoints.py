@@ -57,7 +57,7 @@ class Store:
         """Write a checkpoint after ``step`` steps of ``epoch``, completely or not at all; keep only the newest ones."""
         content = pack(checkpoint)
         digest = hashlib.sha256(content).hexdigest()
-        with files.whole(self.folder / f"{epoch:06d}-{step:09d}-{digest}.safetensors") as unfinished:
+        with files.atomic_write(self.folder / f"{epoch:06d}-{step:09d}-{digest}.safetensors") as unfinished:
             unfinished.write_bytes(content)
         for path in self.paths()[MAX_TO_KEEP:]:
             path.unlink()
@@ -103,7 +103,7 @@ def _lock_folder(root: Path, name: str) -> tuple[Path, IO[bytes]]:
         folder = root / f"{name}-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # another process has just removed the folder
-            lock = files.claim(folder / files.LOCK, wait=False)
+            lock = files.lock_file(folder / files.LOCK, wait=False)
             if lock and (folder / files.LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino:
                 return folder, lock
     raise AssertionError  # count never ends

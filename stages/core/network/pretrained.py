@@ -74,7 +74,7 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         try:
-            with files.whole(path) as unfinished:
+            with files.atomic_write(path) as unfinished:
                 web.fetch(weights.url, unfinished, MAX_DOWNLOAD)
                 _check_hash(unfinished, name)
         except PipelineError as error:

@@ -1,5 +1,4 @@
-"""The lowest layer: parameters, files, tables, provenance, downloads, error messages, and how a script runs.
+"""The lowest layer: parameters, files, tables, queries, components, provenance, downloads, errors, how a script runs.
 
-Every other package can import this one. It imports none of them, and contains nothing about images or
-networks.
+Every other package can import this one. It imports none of them, and contains no image processing and no network.
 """

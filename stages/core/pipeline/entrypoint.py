@@ -15,7 +15,7 @@ from typing import IO
 
 from core.pipeline import files, params, pins, provenance
 from core.pipeline.errors import Interrupted, PipelineError
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -34,21 +34,21 @@ def stage(main: Callable[..., None], **options: str) -> None:
     )  # fmt: skip
     for name, text in options.items():
         parser.add_argument(f"--{name}", metavar="PATH", help=text)
-    given = vars(parser.parse_args())
+    arguments = vars(parser.parse_args())
     path = Path(sys.argv[0])
     with _errors():
         # The parent of torchrun's processes holds the lock; other machines may share this folder.
         joins = RANK in os.environ or ("PET_NNODES" in os.environ and "DVC_STAGE" not in os.environ)
-        held = None if joins else _alone(path)
+        lock = None if joins else _wait_for_lock(path)
         pins.check()
         for parameters in {params.PATH, *provenance.parameters(path.stem)}:
-            file.load(parameters)
+            params_yaml.load(parameters)
         provenance.inputs(path.stem)
-        main(**given)
+        main(**arguments)
         if os.environ.get(RANK, "0") == "0":
             provenance.record(path.stem)
-        if held:
-            held.close()
+        if lock:
+            lock.close()
 
 
 def script(main: Callable[[], None]) -> None:
@@ -58,21 +58,21 @@ def script(main: Callable[[], None]) -> None:
 
 
 @contextmanager
-def postponed() -> Iterator[Callable[[], bool]]:
+def deferred_signals() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns True after the first Ctrl-C or SIGTERM. A second one interrupts at once, except in
     a process of torchrun, which forwards signals that the process already received and finally kills it."""
-    asked: list[int] = []
+    received: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked and RANK not in os.environ:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received and RANK not in os.environ:
             raise KeyboardInterrupt
-        if not asked and os.environ.get(RANK, "0") == "0":
+        if not received and os.environ.get(RANK, "0") == "0":
             print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
-        asked.append(number)
+        received.append(number)
 
-    before = [(number, signal.signal(number, ask)) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [(number, signal.signal(number, handle)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(received)
     finally:
         for number, handler in before:
             signal.signal(number, handler)
@@ -87,10 +87,12 @@ def _errors() -> Iterator[None]:
             sys.stdout.flush()
         finally:
             signal.signal(signal.SIGTERM, before)  # no handler may raise while Python shuts down
-    except KeyboardInterrupt as wish:
-        said = str(wish) if isinstance(wish, Interrupted) else "no unfinished file remains. Run it again"
+    except KeyboardInterrupt as interruption:
+        reason = (
+            str(interruption) if isinstance(interruption, Interrupted) else "no unfinished file remains. Run it again"
+        )
         if RANK not in os.environ:  # the parent of torchrun's processes prints it once
-            print(f"\nInterrupted: {said}", file=sys.stderr)
+            print(f"\nInterrupted: {reason}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -118,14 +120,14 @@ def _explain(error: OSError) -> str:
     return f"{where}: {error.strerror or error}"
 
 
-def _alone(path: Path) -> IO[bytes] | None:
+def _wait_for_lock(path: Path) -> IO[bytes] | None:
     """Wait until no other process runs this stage here, for example one whose DVC was killed."""
-    held = files.claim(path, wait=False)
-    if held is None:
+    lock = files.lock_file(path, wait=False)
+    if lock is None:
         print(
             f"Another {path} is running here: waiting for it to end (pkill -f {path} stops it)",
             file=sys.stderr,
             flush=True,
         )
-        held = files.claim(path, wait=True)
-    return held
+        lock = files.lock_file(path, wait=True)
+    return lock

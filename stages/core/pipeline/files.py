@@ -19,26 +19,26 @@ from core.pipeline.errors import PipelineError
 
 import numpy as np
 
-CHUNK = 1 << 20
-ROWS = 1 << 14  # of an array that are copied at once
+CHUNK = 1 << 20  # bytes that are read or written at a time
+CHUNK_ROWS = 1 << 14  # rows of an array that are copied at a time
 LOCK = "lock"
 FORCE = re.compile(r"-[ikmpqsvPR]*f[ikmpqsvPR]*")  # -f, alone or with other short options of dvc repro and exp run
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to. At the end it replaces ``path``, flushed to disk; after an error it is
     removed. Temporary files of killed processes are removed first."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent, path.name)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished{path.suffix}")
-    held = None
+    lock = None
     try:
-        held = _own(unfinished)
+        lock = _create_locked(unfinished)
         yield unfinished
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:  # name the final path: write() names no file, and people do not know the temporary one
         if error.errno and error.filename in (None, str(unfinished)):
@@ -46,8 +46,8 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         unfinished.unlink(missing_ok=True)
-        if held:
-            held.close()
+        if lock:
+            lock.close()
 
 
 @contextmanager
@@ -56,36 +56,37 @@ def scratch(folder: str | Path, name: str) -> Iterator[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder, name)
-    made = folder / f".{name}.{os.getpid()}.unfinished"
-    held = _own(made / LOCK)
+    temporary = folder / f".{name}.{os.getpid()}.unfinished"
+    lock = _create_locked(temporary / LOCK)
     try:
-        yield made
+        yield temporary
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-        held.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+        lock.close()
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
     """Remove temporary files and folders of this name whose process has ended, so that it holds no lock."""
-    for left in [entry for entry in folder.iterdir() if re.match(rf"\.{re.escape(name)}\.\d+\.unfinished", entry.name)]:
+    pattern = rf"\.{re.escape(name)}\.\d+\.unfinished"
+    for leftover in [entry for entry in folder.iterdir() if re.match(pattern, entry.name)]:
         with suppress(FileNotFoundError):  # its process has just finished
-            held = claim(left / LOCK if left.is_dir() else left, wait=False)
-            if held:
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
-                held.close()
+            lock = lock_file(leftover / LOCK if leftover.is_dir() else leftover, wait=False)
+            if lock:
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
+                lock.close()
 
 
-def _own(path: Path) -> IO[bytes]:
+def _create_locked(path: Path) -> IO[bytes]:
     """Create a file, and its folder if missing, and lock the file. Before it is locked, another process may take it for
     a leftover and remove it; then it is created again."""
     while True:
         path.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):
-            held = claim(path, wait=True)
-            assert held is not None  # it waited
-            if os.path.samestat(os.fstat(held.fileno()), path.stat()):
-                return held
-            held.close()
+            lock = lock_file(path, wait=True)
+            assert lock is not None  # it waited
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+            lock.close()
 
 
 def reserve(path: Path) -> None:
@@ -95,41 +96,72 @@ def reserve(path: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def on_disk(shape: tuple[int, ...], kind: Any, folder: str | Path | None) -> np.ndarray:
-    """An array in a temporary file without a name in ``folder`` (None: the system's), which the system can write out
-    when memory is short. Raises OSError if the disk is full."""
-    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+def temp_memmap(shape: tuple[int, ...], dtype: Any, folder: str | Path | None) -> np.ndarray:
+    """Create an array in an unnamed temporary file, which the operating system can write to the disk when memory is
+    short.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : data type
+    folder : path or None
+        Of the temporary file. None: the system's.
+
+    Returns
+    -------
+    ndarray
+        All zero. A memmap, unless it is empty.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not size:
-        return np.empty(shape, kind)
+        return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(file, kind, "r+", shape=shape)
+        return np.memmap(file, dtype, "r+", shape=shape)
 
 
-def compressed(values: np.ndarray | range, kept: np.ndarray, folder: str | Path | None) -> np.ndarray:
-    """The rows of ``values`` for which ``kept`` (N,) is true, as an array ``on_disk``."""
+def select_rows(values: np.ndarray | range, mask: np.ndarray, folder: str | Path | None) -> np.ndarray:
+    """Copy rows into a ``temp_memmap`` in ``folder``.
+
+    Parameters
+    ----------
+    values : ndarray of shape (N, ...), or range
+    mask : ndarray of bool, shape (N,)
+        True for the rows to copy.
+    folder : path or None
+
+    Returns
+    -------
+    ndarray of shape (M, ...)
+        With the dtype of ``values``.
+    """
     first = np.asarray(values[:1])
-    found, end = on_disk((int(np.count_nonzero(kept)), *first.shape[1:]), first.dtype, folder), 0
-    for start in range(0, len(kept), ROWS):
-        some = np.asarray(values[start : start + ROWS])[kept[start : start + ROWS]]
-        found[end : end + len(some)] = some
-        end += len(some)
-    return found
+    selected, end = temp_memmap((int(np.count_nonzero(mask)), *first.shape[1:]), first.dtype, folder), 0
+    for start in range(0, len(mask), CHUNK_ROWS):
+        rows = np.asarray(values[start : start + CHUNK_ROWS])[mask[start : start + CHUNK_ROWS]]
+        selected[end : end + len(rows)] = rows
+        end += len(rows)
+    return selected
 
 
-def claim(path: str | Path, wait: bool) -> IO[bytes] | None:
+def lock_file(path: str | Path, wait: bool) -> IO[bytes] | None:
     """Lock a file, creating it if missing. The lock ends when the returned file is closed or the process ends.
 
     Returns None if another process holds the lock and ``wait`` is false. On a file system without locks, every process
     gets one.
     """
     try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS) or not Path(path).exists():
             raise
-        number = os.open(path, os.O_RDONLY)
-    file = os.fdopen(number, "rb")
+        descriptor = os.open(path, os.O_RDONLY)
+    file = os.fdopen(descriptor, "rb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -142,7 +174,8 @@ def claim(path: str | Path, wait: bool) -> IO[bytes] | None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    with whole(path) as unfinished:
+    """Write UTF-8 text atomically, with Unix line ends."""
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -151,7 +184,7 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def there(path: str | Path) -> Path:
+def require(path: str | Path) -> Path:
     """The path of another stage's output. Raises PipelineError if it is missing."""
     if not Path(path).is_file():
         raise PipelineError(messages.missing(path))
@@ -162,7 +195,7 @@ def there(path: str | Path) -> Path:
 def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
     """Yield the path of another stage's output, and turn ``faults`` while reading it into a PipelineError."""
     try:
-        yield there(path)
+        yield require(path)
     except faults as error:
         with open(path, "rb") as file:
             text = file.read(CHUNK).decode(errors="replace")
@@ -171,23 +204,24 @@ def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
 
 def read_array(path: str | Path) -> np.ndarray:
     """A .npy file as a read-only memory map. Raises PipelineError if it is missing or damaged."""
-    with undamaged(path, ValueError, EOFError) as found:
-        array: np.ndarray = np.load(found, mmap_mode="r")
+    with undamaged(path, ValueError, EOFError) as file:
+        array: np.ndarray = np.load(file, mmap_mode="r")
         return array
 
 
 def read_json(path: str | Path) -> Any:
-    with undamaged(path, ValueError) as found:
-        return json.loads(found.read_text(encoding="utf-8"))
+    with undamaged(path, ValueError) as file:
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def seen_by_git(path: Path) -> bool:
     """Whether ``git add`` would add this path."""
     try:
-        said = subprocess.run(["git", "check-ignore", "--quiet", path.resolve()], cwd=path.parent, capture_output=True)
+        command = ["git", "check-ignore", "--quiet", str(path.resolve())]
+        result = subprocess.run(command, cwd=path.parent, capture_output=True)
     except OSError:  # no git
         return False
-    return said.returncode == 1  # 0: ignored; 128: no repository
+    return result.returncode == 1  # 0: ignored; 128: no repository
 
 
 def sha256(path: str | Path) -> str:

@@ -75,6 +75,6 @@ def has_avx2() -> bool:
 
 def check() -> None:
     """Raise PipelineError if the environment has a setting that can't be overridden, as the C library has read it."""
-    given = os.environ.get("GLIBC_TUNABLES", "")
-    if "hwcaps" in given:
-        raise PipelineError(messages.hwcaps(given))
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "hwcaps" in tunables:
+        raise PipelineError(messages.hwcaps(tunables))

@@ -33,7 +33,7 @@ def inputs(stage: str) -> dict[str, Any]:
     """The dependencies of ``stage`` in dvc.yaml, read once per process: ``parameters``, and the SHA-256 of each file of
     ``code`` and ``data``. Raises PipelineError for wrong parameters and missing files."""
     data = [file for path in _dependencies(stage) if not _is_code(path) for file in _files(Path(path))]
-    return _chosen(stage) | {"data": {file.as_posix(): files.sha256(file) for file in data}}
+    return _code_and_parameters(stage) | {"data": {file.as_posix(): files.sha256(file) for file in data}}
 
 
 def fingerprint(content: Any) -> str:
@@ -45,58 +45,60 @@ def machine() -> dict[str, Any]:
     """What results can depend on besides the inputs: versions of the packages that this process has loaded, and what
     computes. The processor is recorded only where the bytes depend on it, so that a run on another machine changes
     nothing in git. Python's version is left out: the default run gave the same bytes with Python 3.11 and 3.13."""
-    found: dict[str, Any] = {"platform": f"{platform.system()} {platform.machine()}"}
+    environment: dict[str, Any] = {"platform": f"{platform.system()} {platform.machine()}"}
     if "torch" in sys.modules:
         import torch
 
-        found["threads"] = torch.get_num_threads()
+        environment["threads"] = torch.get_num_threads()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            found["gpu"] = torch.cuda.get_device_name()
-            found["cuda"] = torch.version.cuda
-            found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+            environment["gpu"] = torch.cuda.get_device_name()
+            environment["cuda"] = torch.version.cuda
+            environment["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         elif not pins.is_pinned():
-            found["instructions"] = torch.backends.cpu.get_cpu_capability()
+            environment["instructions"] = torch.backends.cpu.get_cpu_capability()
         if "WORLD_SIZE" in os.environ:  # set by torchrun
-            found["processes"] = int(os.environ["WORLD_SIZE"])
-    if "gpu" not in found:
-        found["processor"] = pins.CONTRACT if pins.is_pinned() else _processor()
-    return found | {"packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}}
+            environment["processes"] = int(os.environ["WORLD_SIZE"])
+    if "gpu" not in environment:
+        environment["processor"] = pins.CONTRACT if pins.is_pinned() else _processor()
+    return environment | {
+        "packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}
+    }
 
 
 def record(stage: str) -> None:
     """Write metrics/provenance/<stage>.json. Raises PipelineError if code or parameters changed since ``inputs``: DVC
     hashes them after the run, and would record the result under the changed versions (treeverse/dvc#11058)."""
-    known, now = inputs(stage), _chosen(stage)
-    for what in ("code", "parameters"):
-        if known[what] != now[what]:
-            changed = [name for name, value in now[what].items() if known[what].get(name) != value]
+    before, now = inputs(stage), _code_and_parameters(stage)
+    for section in ("code", "parameters"):
+        if before[section] != now[section]:
+            changed = [name for name, value in now[section].items() if before[section].get(name) != value]
             raise PipelineError(
                 f"{', '.join(changed)} changed while {stage} ran, so its result belongs to no version. Run it again"
             )
-    files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(known)} | machine())
+    files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(before)} | machine())
 
 
 def files_before(stage: str, path: Path) -> int:
     """The number of files in the folder ``path`` when DVC last ran ``stage``; 0 if dvc.lock does not say."""
     try:
         deps = yaml12.load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"][stage]["deps"]
-        known = {Path(dep["path"]).resolve(): int(dep["nfiles"]) for dep in deps if "nfiles" in dep}
+        counts = {Path(dep["path"]).resolve(): int(dep["nfiles"]) for dep in deps if "nfiles" in dep}
     except (OSError, yaml12.YAMLError, LookupError, TypeError, ValueError):  # DVC says what is wrong with the file
         return 0
-    return known.get(path.resolve(), 0)
+    return counts.get(path.resolve(), 0)
 
 
 def installed() -> dict[str, str]:
     """The installed versions of the packages that results can depend on."""
-    found = {}
+    versions = {}
     for name in sorted(set(PACKAGES.values())):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def _declared(stage: str) -> dict[str, Any]:
-    stages = yaml12.load(files.there("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = yaml12.load(files.require("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     if stage not in stages:
         raise PipelineError(f"dvc.yaml has no stage {stage}: a stage is named after its script")
     declared: dict[str, Any] = stages[stage]
@@ -112,7 +114,7 @@ def _is_code(path: str) -> bool:
     return Path(path).relative_to("..").parts[0] == "stages" if path.startswith("../") else path.startswith("stages/")
 
 
-def _chosen(stage: str) -> dict[str, Any]:
+def _code_and_parameters(stage: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path, keys in parameters(stage).items():
         values |= {key if path == params.PATH else f"{path}:{key}": _value(path, key) for key in keys}
@@ -123,7 +125,7 @@ def _chosen(stage: str) -> dict[str, Any]:
 def _files(path: Path) -> list[Path]:
     """The file itself, or all files below a folder except those that .dvcignore hides from DVC."""
     if not path.is_dir():
-        return [files.there(path)]
+        return [files.require(path)]
     return sorted(file for file in path.rglob("*") if file.is_file() and not HIDDEN & {file.name, *file.parts})
 
 
@@ -138,10 +140,10 @@ def parameters(stage: str) -> dict[str, list[str]]:
 
 def _value(path: str, key: str) -> Any:
     """The value of a key such as ``train.lr`` in a parameter file; None if it has none."""
-    place: Any = params.read(path)
+    value: Any = params.read(path)
     for name in key.split("."):
-        place = place.get(name) if isinstance(place, dict) else None
-    return place
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _processor() -> str:

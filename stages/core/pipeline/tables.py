@@ -16,9 +16,10 @@ import pandas as pd
 
 SYNTHETIC = "synthetic-phantom/"  # prefix of every phantom's file name, so that each table shows that it is synthetic
 
-AT_ONCE = 8192  # rows in memory of a table that is read or written in chunks
+CHUNK_ROWS = 8192  # rows in memory of a table that is read or written in chunks
 FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says little about other patients
-LEAST = 6  # patients of a class: a sign test on fewer can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05)
+# Per class: a sign test on fewer patients can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05).
+MIN_PATIENTS = 6
 
 LABELS = ["file", "label", "patient", "class"]
 LISTED = ["file", "split"]
@@ -48,42 +49,43 @@ def _kinds(columns: list[str]) -> dict[str, str]:
 
 def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
     """Read a table; ``columns`` is one of the lists above. Raises PipelineError if the file is missing or damaged."""
-    with files.undamaged(path, ValueError) as found, found.open(encoding="utf-8", newline="") as text:
+    with files.undamaged(path, ValueError) as file, file.open(encoding="utf-8", newline="") as text:
         return parse(text, columns)
 
 
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
-    """Read ``columns``, and those of members and groups if there are any."""
+    """Read ``columns`` of CSV text, and those of members and groups if there are any. Raises ValueError if a column is
+    missing or a value is not of its type."""
     header = next(csv.reader(text), [])
     text.seek(0)
-    of_groups = [name for name in header if name.startswith(GROUP)]
+    group_columns = [name for name in header if name.startswith(GROUP)]
     # Only an empty cell is a missing value: a file or a patient can be called NA or null.
     table = pd.read_csv(
         text, usecols=lambda name: name in columns or name.startswith((MEMBER, GROUP)),
-        dtype=_kinds([*columns, *of_groups]), keep_default_na=False, na_values=[""],
+        dtype=_kinds([*columns, *group_columns]), keep_default_na=False, na_values=[""],
     )  # fmt: skip
-    _complete(list(table.columns), columns)
+    _check_columns(list(table.columns), columns)
     return table[[*columns, *members(table), *groups(table)]]
 
 
-def _complete(found: list[str], columns: list[str]) -> None:
-    if missing := set(columns) - set(found):
+def _check_columns(names: list[str], columns: list[str]) -> None:
+    if missing := set(columns) - set(names):
         raise ValueError(messages.missing_columns(missing))
 
 
 def header(path: Path, columns: list[str]) -> list[str]:
     """The names of all columns of a table. Raises ValueError if it lacks one of ``columns``."""
     with path.open(encoding="utf-8", newline="") as text:
-        found = next(csv.reader(text), [])
-    _complete(found, columns)
-    return found
+        names = next(csv.reader(text), [])
+    _check_columns(names, columns)
+    return names
 
 
 def chunks(path: str | Path, columns: list[str]) -> Iterator[pd.DataFrame]:
-    """``columns`` of a table, AT_ONCE rows at a time. Raises PipelineError if the file is missing or damaged."""
-    with files.undamaged(path, ValueError) as found:
+    """``columns`` of a table, CHUNK_ROWS rows at a time. Raises PipelineError if the file is missing or damaged."""
+    with files.undamaged(path, ValueError) as file:
         yield from pd.read_csv(
-            found, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""], chunksize=AT_ONCE
+            file, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""], chunksize=CHUNK_ROWS
         )
 
 
@@ -97,14 +99,14 @@ def groups(table: pd.DataFrame) -> list[str]:
     return [name for name in table.columns if name.startswith(GROUP)]
 
 
-def of_members(each: np.ndarray) -> pd.DataFrame:
-    """The probabilities by each member, float64 (N, members), as columns."""
-    return pd.DataFrame(each, columns=[f"{MEMBER}{number}" for number in range(1, each.shape[1] + 1)])
+def of_members(probabilities: np.ndarray) -> pd.DataFrame:
+    """The probabilities by each member, float64 (N, members), as a table with a column for each member."""
+    return pd.DataFrame(probabilities, columns=[f"{MEMBER}{number}" for number in range(1, probabilities.shape[1] + 1)])
 
 
 def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:
     """Write ``columns`` of a table atomically, in the order of its rows."""
-    with files.whole(path) as unfinished:
+    with files.atomic_write(path) as unfinished:
         table[columns].to_csv(unfinished, index=False, lineterminator="\n", encoding="utf-8")
 
 
@@ -129,12 +131,12 @@ def counts(table: pd.DataFrame) -> dict[str, int | None]:
     """Images, positives, patients and positive patients in a table; the latter two are null if patients are not
     known."""
     positive = table[table["label"] == 1]
-    known = table["patient"].notna().any()
+    has_patients = table["patient"].notna().any()
     return {
         "images": number(table),
         "positives": number(positive),
-        "patients": table["patient"].nunique() if known else None,
-        "positive_patients": positive["patient"].nunique() if known else None,
+        "patients": table["patient"].nunique() if has_patients else None,
+        "positive_patients": positive["patient"].nunique() if has_patients else None,
     }
 
 

@@ -20,11 +20,11 @@ def fetch(address: str, target: Path, most: int) -> None:
     Raises PipelineError if the download fails or is redirected away from https.
     """
     try:
-        with urllib.request.build_opener(_HttpsOnly).open(address, timeout=60) as answer, target.open("wb") as file:
-            left = min(most, shutil.disk_usage(target.parent).free)
-            while chunk := answer.read(files.CHUNK):
-                left -= len(chunk)
-                if left < 0:
+        with urllib.request.build_opener(_HttpsOnly).open(address, timeout=60) as response, target.open("wb") as file:
+            remaining = min(most, shutil.disk_usage(target.parent).free)
+            while chunk := response.read(files.CHUNK):
+                remaining -= len(chunk)
+                if remaining < 0:
                     raise PipelineError(
                         f"{public(address)} is larger than the free disk space, or than {most / 1e9:,.0f} GB"
                     )

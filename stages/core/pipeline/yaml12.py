@@ -15,7 +15,7 @@ import yaml
 
 YAMLError, MarkedYAMLError = yaml.YAMLError, yaml.MarkedYAMLError
 ConstructorError = yaml.constructor.ConstructorError
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -35,25 +35,25 @@ def load(text: str) -> Any:
 
 
 def _truth(loader: _Loader, node: yaml.ScalarNode) -> bool:
-    return _made({"true": True, "false": False}.__getitem__, loader, node)
+    return _construct({"true": True, "false": False}.__getitem__, loader, node)
 
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return _made(lambda written: int(written, {"0o": 8, "0x": 16}.get(written[:2], 10)), loader, node)
+    return _construct(lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)), loader, node)
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return _made(lambda written: float(written.replace(".inf", "inf").replace(".nan", "nan")), loader, node)
+    return _construct(lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")), loader, node)
 
 
-def _made(make: Callable[[str], Made], loader: _Loader, node: yaml.ScalarNode) -> Made:
+def _construct(convert: Callable[[str], Value], loader: _Loader, node: yaml.ScalarNode) -> Value:
     """The value of a scalar. Raises ConstructorError if it does not fit its explicit tag (``!!int x``)."""
-    written = str(loader.construct_scalar(node))
+    text = str(loader.construct_scalar(node))
     try:
-        return make(written.lower())
+        return convert(text.lower())
     except (ValueError, LookupError):
         kind = str(node.tag).rpartition(":")[2]
-        raise ConstructorError(None, None, messages.not_of_its_tag(written, kind), node.start_mark) from None
+        raise ConstructorError(None, None, messages.not_of_its_tag(text, kind), node.start_mark) from None
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -68,8 +68,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             raise ConstructorError(None, None, messages.duplicate_key(key), key_node.start_mark)
         seen.add(key)
     loader.flatten_mapping(node)
-    found: dict[Any, Any] = loader.construct_mapping(node, deep=True)
-    return found
+    mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return mapping
 
 
 for _tag, _pattern, _first in (

@@ -43,7 +43,7 @@ def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
 
 def embedded(path: str | Path) -> dict[str, str]:
     """A PNG to embed in the page: its name, and its content as a data URL."""
-    content = base64.b64encode(files.there(path).read_bytes()).decode()
+    content = base64.b64encode(files.require(path).read_bytes()).decode()
     return {"name": Path(path).stem, "address": f"data:image/png;base64,{content}"}
 
 

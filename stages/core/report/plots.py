@@ -31,7 +31,7 @@ def _page(path: str | Path, size: tuple[float, float], grid: tuple[int, int], sy
         figure.suptitle("SYNTHETIC images: says nothing about patients", fontsize=10, color="0.35")
     try:
         yield axes
-        with files.whole(path) as unfinished:
+        with files.atomic_write(path) as unfinished:
             # Leave out the version of matplotlib, so that equal plots give equal files.
             figure.savefig(unfinished, dpi=100, metadata={"Software": None})
     finally:

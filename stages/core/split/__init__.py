@@ -1,4 +1,4 @@
-"""Groups of images that belong together, their assignment to parts, and leaks between the parts.
+"""Assign images to train, validation and test, and find leaks between these splits.
 
-The search for copies is in audit.
+The search for copies is in audit, and the components that a split keeps together are in pipeline.
 """

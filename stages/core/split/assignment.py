@@ -3,31 +3,45 @@
 import hmac
 from typing import Any
 
-from core.pipeline import tables
+from core.pipeline import components, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import SPLITS
 from core.pipeline.schemas.split import Split
-from core.split import groups, messages
+from core.split import messages
 
 import numpy as np
 import pandas as pd
 
 
 def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -> pd.DataFrame:
-    """Give every image of ``index`` a split: train, val, test or dropped.
+    """Assign every image to a split: train, val, test or dropped. Equal arguments give an equal split.
 
-    ``clusters`` has the columns of tables.CLUSTERS, and ``index`` those of queries.singly. For the strategies that
-    ``gathers`` names, a row can be several images of one patient and label without copies: their number is in the
-    column images (queries.condensed). Returns ``index`` with the columns cluster, component and split of tables.SPLIT,
-    in its order. Equal arguments give an equal split. Raises PipelineError if the strategy needs patients or lists that
-    are missing, or if a split would be empty.
+    Parameters
+    ----------
+    index : DataFrame
+        From queries.by_image. If ``keeps_patients_together(cfg)``, it can be from queries.by_patient: a row is then
+        several images of one patient and label, and their number is in the column images.
+    clusters : DataFrame
+        Has the columns of tables.CLUSTERS.
+    cfg : Split
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        ``index``, in its order, with the columns cluster, component and split of tables.SPLIT.
+
+    Raises
+    ------
+    PipelineError
+        If the strategy needs patients or lists that are missing, or if a split would be empty.
     """
     split = index.reset_index(drop=True)
-    copied = groups.copied(split, clusters)
+    copies = components.copy_clusters(split, clusters)
     # Exact and near copies of one image are in the same cluster.
-    split["cluster"] = groups.joined(split.loc[copied.index.unique().sort_values()], [copied]).reindex(split.index)
+    split["cluster"] = components.union(split.loc[copies.index.unique().sort_values()], [copies]).reindex(split.index)
 
-    by_patient = gathers(cfg)
+    by_patient = keeps_patients_together(cfg)
     if by_patient and split["patient"].isna().any():
         raise PipelineError(messages.unknown_patients(cfg.strategy))
     if cfg.strategy == "predefined" and split["listed"].isna().all():
@@ -41,13 +55,13 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
         dropped |= _straddling(split, hashed, cfg)
     if cfg.duplicates == "drop":  # among listed images only: an unlisted copy must not replace a listed one
         dropped[~dropped] = _redundant(split[~dropped])
-    ties = []
+    keys = []
     if by_patient:
         # Patients who share an image count as one person, even if only one copy is kept.
-        ties.append(split["patient"] if cfg.duplicates == "keep" else groups.persons(split))
+        keys.append(split["patient"] if cfg.duplicates == "keep" else components.persons(split))
     if cfg.duplicates == "together":
-        ties.append(split["cluster"])
-    split["component"] = groups.joined(split, ties)
+        keys.append(split["cluster"])
+    split["component"] = components.union(split, keys)
 
     split["split"] = pd.array(["dropped"] * len(split), dtype="string")
     if cfg.strategy == "predefined":
@@ -63,13 +77,13 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
         if not (split["split"] == name).any():
             if cfg.strategy == "predefined":
                 raise PipelineError(messages.empty_list(name))
-            components = split["component"].nunique()
-            raise PipelineError(messages.empty_split(name, components, cfg, *_largest_component(split)))
+            count = split["component"].nunique()
+            raise PipelineError(messages.empty_split(name, count, cfg, *_largest_component(split)))
     return split
 
 
-def gathers(cfg: Split) -> bool:
-    """Whether all images of a patient that are no copies get the same split."""
+def keeps_patients_together(cfg: Split) -> bool:
+    """Whether all images of a patient without copies get the same split."""
     return cfg.strategy in ("patient", "stable")
 
 
@@ -99,7 +113,7 @@ def _straddling(split: pd.DataFrame, hashed: "pd.Series[str]", cfg: Split) -> np
     if cfg.duplicates == "keep":
         return np.zeros(len(split), dtype=bool)
     order = hashed.map({name: number for number, name in enumerate(SPLITS)})
-    return (order > order.groupby(groups.persons(split)).transform("min")).to_numpy(dtype=bool)
+    return (order > order.groupby(components.persons(split)).transform("min")).to_numpy(dtype=bool)
 
 
 def _largest_component(split: pd.DataFrame) -> tuple[int, list[str]]:
@@ -109,25 +123,25 @@ def _largest_component(split: pd.DataFrame) -> tuple[int, list[str]]:
     patients = members["patient"].nunique()
     if patients < 2:
         return patients, []
-    ties = members.groupby("cluster")["patient"].nunique()
-    return patients, list(members.loc[members["cluster"] == ties.idxmax(), "file"])
+    joined_patients = members.groupby("cluster")["patient"].nunique()
+    return patients, list(members.loc[members["cluster"] == joined_patients.idxmax(), "file"])
 
 
 def _redundant(split: pd.DataFrame) -> np.ndarray:
     """True for every image of a cluster except the first, and for all images of a cluster with contradicting labels."""
-    copied = split["cluster"].notna()
-    labels = split[copied].groupby("cluster")["label"].transform("nunique").reindex(split.index, fill_value=1)
-    return (copied & (split["cluster"].duplicated() | (labels > 1))).to_numpy(dtype=bool)
+    has_copy = split["cluster"].notna()
+    labels = split[has_copy].groupby("cluster")["label"].transform("nunique").reindex(split.index, fill_value=1)
+    return (has_copy & (split["cluster"].duplicated() | (labels > 1))).to_numpy(dtype=bool)
 
 
 def _by_fractions(kept: pd.DataFrame, cfg: Split, seed: int) -> np.ndarray:
     """The split of each row of ``kept``, by the fractions or with one fold as the test set; no component is divided."""
     if cfg.folds is None:
         return np.array(SPLITS)[_distribute(kept, np.array([cfg.train, cfg.val, cfg.test]), seed)]
-    tested = _distribute(kept, np.full(cfg.folds, 1 / cfg.folds), seed) == cfg.fold - 1
-    split = np.where(tested, "test", "train").astype("<U5")
+    in_test = _distribute(kept, np.full(cfg.folds, 1 / cfg.folds), seed) == cfg.fold - 1
+    split = np.where(in_test, "test", "train").astype("<U5")
     val = cfg.val / (cfg.train + cfg.val)
-    split[~tested] = np.array(SPLITS)[_distribute(kept[~tested], np.array([1 - val, val]), seed)]
+    split[~in_test] = np.array(SPLITS)[_distribute(kept[~in_test], np.array([1 - val, val]), seed)]
     return split
 
 
@@ -149,27 +163,27 @@ def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndar
 
     target = fractions[:, None] * sizes.sum(axis=0)  # (splits, 2)
     weight = 1 / np.maximum(target, 1e-9)
-    have = np.zeros_like(target)
-    left = np.array(
-        [len(sizes), *(sizes > 0).sum(axis=0)]
-    )  # remaining components: all, with a negative, with a positive
+    current = np.zeros_like(target)
+    # Components that are not assigned yet: all, those with a negative, those with a positive.
+    remaining = np.array([len(sizes), *(sizes > 0).sum(axis=0)])
     split = np.zeros(len(sizes), dtype=np.int64)
     for component in order:
         size = sizes[component]
         # The change of the squared misfit if this component is added to each split.
-        change = ((2 * (have - target) + size) * size * weight).sum(axis=1)
-        has = np.array([True, *(size > 0)])
-        lacking = np.column_stack([have.sum(axis=1) == 0, have == 0])
-        scarce = lacking[:, has & (left <= lacking.sum(axis=0))]
+        change = ((2 * (current - target) + size) * size * weight).sum(axis=1)
+        contains = np.array([True, *(size > 0)])
+        lacking = np.column_stack([current.sum(axis=1) == 0, current == 0])
+        scarce = lacking[:, contains & (remaining <= lacking.sum(axis=0))]
         # Choose the split that lacks the most kinds in ``scarce``; among equal ones, choose the best fit.
         best = int(np.lexsort((change, -scarce.sum(axis=1)))[0])
         split[component] = best
-        have[best] += size
-        left -= has
+        current[best] += size
+        remaining -= contains
     return split[table.index.get_indexer(pd.Index(kept["component"]))]
 
 
 def _refuse_straddling(split: pd.DataFrame) -> None:
+    """Raise PipelineError if a component has images in several splits."""
     placed = split[split["split"] != "dropped"]
     splits = placed.groupby("component")["split"].nunique()
     if (splits > 1).any():

@@ -2,39 +2,47 @@
 
 from typing import Any, Literal, NamedTuple
 
-from core.pipeline import tables
-from core.split import groups, messages
+from core.pipeline import components, tables
+from core.split import messages
 
 import pandas as pd
 
 
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
-    """For each row, whether train contains a copy of the image (exact or near), and an image of its patient.
+    """Whether train contains a copy of each image (exact or near), and an image of its patient.
 
-    Boolean columns copy_in_train and patient_in_train; the latter is missing if the patient is unknown. Patients who
-    share an image, even a dropped one, count as one patient.
+    Parameters
+    ----------
+    split : DataFrame
+        Has the columns patient, cluster and split, as from assignment.assign.
+
+    Returns
+    -------
+    DataFrame
+        Boolean columns copy_in_train and patient_in_train, on the index of ``split``. The latter is missing if the
+        patient is unknown. Patients who share an image, even a dropped one, count as one patient.
     """
     return _shared(split, "train")
 
 
 def _shared(split: pd.DataFrame, name: str) -> pd.DataFrame:
-    inside = split["split"] == name
-    person = groups.persons(split)
-    known = person.isin(person[inside].dropna()).astype("boolean")
+    in_split = split["split"] == name
+    person = components.persons(split)
+    shared = person.isin(person[in_split].dropna()).astype("boolean")
     return pd.DataFrame(
         {
-            f"copy_in_{name}": split["cluster"].isin(split.loc[inside, "cluster"].dropna()).astype("boolean"),
-            f"patient_in_{name}": known.mask(split["patient"].isna()),
+            f"copy_in_{name}": split["cluster"].isin(split.loc[in_split, "cluster"].dropna()).astype("boolean"),
+            f"patient_in_{name}": shared.mask(split["patient"].isna()),
         }
     )
 
 
-def _known_by_train(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
+def _exact_and_shared(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
     """``split`` with the columns of shared_with_train and exact_in_train: whether train contains an exact copy."""
-    exact = groups.copied(split, clusters, "exact")
-    trained = exact[exact.index.isin(split.index[split["split"] == "train"])]
-    there = split.index.isin(exact.index[exact.isin(trained)])
-    return split.join(shared_with_train(split)).assign(exact_in_train=there)
+    exact = components.copy_clusters(split, clusters, "exact")
+    train_clusters = exact[exact.index.isin(split.index[split["split"] == "train"])]
+    exact_in_train = split.index.isin(exact.index[exact.isin(train_clusters)])
+    return split.join(shared_with_train(split)).assign(exact_in_train=exact_in_train)
 
 
 def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
@@ -43,7 +51,7 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
     An image counts as a near copy only if it is not an exact copy. ``test_in_train`` counts test images with a copy or
     their patient in training, ``test_in_val`` in validation, which can choose the epoch and the threshold.
     """
-    shared = _known_by_train(split, clusters)
+    shared = _exact_and_shared(split, clusters)
     leak: dict[str, int | None] = {}
     for name in ("test", "val"):
         rows = shared[shared["split"] == name]
@@ -51,9 +59,9 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
         leak[f"{name}_copies_in_train"] = tables.number(exact)
         leak[f"{name}_positive_copies_in_train"] = tables.number(exact[exact["label"] == 1])
         leak[f"{name}_near_copies_in_train"] = tables.number(rows[rows["copy_in_train"] & ~rows["exact_in_train"]])
-        known = rows["patient"].notna().any()
-        of_known = rows[rows["patient_in_train"].fillna(False)]
-        leak[f"{name}_patients_in_train"] = tables.number(of_known) if known else None
+        has_patients = rows["patient"].notna().any()
+        patient_shared = rows[rows["patient_in_train"].fillna(False)]
+        leak[f"{name}_patients_in_train"] = tables.number(patient_shared) if has_patients else None
     test = shared[shared["split"] == "test"]
     seen = test["copy_in_train"].fillna(False) | test["patient_in_train"].fillna(False)
     leak["test_in_train"] = tables.number(test[seen.astype(bool)])
@@ -78,12 +86,14 @@ class Leak(NamedTuple):
 
 
 def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
-    """The kinds of leak that a split has; empty if it has none."""
-    shared = _known_by_train(split, clusters)
+    """The kinds of leak that a split has; empty if it has none. ``split`` is from assignment.assign, and ``clusters``
+    has the columns of tables.CLUSTERS."""
+    shared = _exact_and_shared(split, clusters)
     test = shared[shared["split"] == "test"]
-    of_patients = test[test["patient_in_train"].fillna(False)]
-    of_val = in_val(split)
-    files = of_val["file"].fillna(of_val["patient"]).drop_duplicates()  # a row of several images may have no file
+    patient_shared = test[test["patient_in_train"].fillna(False)]
+    shared_with_val = in_val(split)
+    # A row of several images may have no file.
+    files = shared_with_val["file"].fillna(shared_with_val["patient"]).drop_duplicates()
     rows: list[tuple[Any, pd.DataFrame, list[str]]] = [
         (kind, copies, list(copies["file"]))
         for kind, copies in (
@@ -91,7 +101,10 @@ def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
             ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
         )
     ]
-    rows += [("patients", of_patients, sorted(of_patients["patient"].unique())), ("validation", of_val, list(files))]
+    rows += [
+        ("patients", patient_shared, sorted(patient_shared["patient"].unique())),
+        ("validation", shared_with_val, list(files)),
+    ]
     return [
         Leak(kind, tables.number(images), images["patient"].nunique(), names)
         for kind, images, names in rows

@@ -42,7 +42,7 @@ class Lists(Section):
             raise ValueError(messages.lists_missing(missing))
         return self
 
-    def given(self) -> dict[str, str]:
+    def paths(self) -> dict[str, str]:
         """The file of each split's list; empty if there are no lists."""
         files = {split: getattr(self, split) for split in SPLITS}
         return {split: file for split, file in files.items() if file is not None}
@@ -61,11 +61,14 @@ def _keyword(name: str | None) -> str | None:
 
 
 class Group(NamedTuple):
-    """A way to group images: by a column, by a DICOM tag (``given`` is its keyword), or by a pattern. ``edges``: where
-    its numbers are cut; None: at thirds."""
+    """A way to group images: by a column, by a DICOM tag, or by a pattern.
+
+    ``source`` is the name of the column, the keyword of the tag, or the pattern. ``edges``: where its numbers are cut;
+    None: at thirds.
+    """
 
     name: str
-    given: str
+    source: str
     kind: Literal["column", "tag", "pattern"]
     edges: list[float] | None
 
@@ -116,16 +119,16 @@ class Data(Section):
 
     @field_validator("patient", "labels")
     @classmethod
-    def _a_pattern_names_its_group(cls, given: str | None, info: ValidationInfo) -> str | None:
-        if given is not None and "(?P<" in given:
+    def _a_pattern_names_its_group(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is not None and "(?P<" in text:
             group, otherwise = ("patient", "a column") if info.field_name == "patient" else ("label", "a CSV file")
             try:
-                groups = re.compile(given).groupindex
+                groups = re.compile(text).groupindex
             except re.error as error:
                 raise ValueError(messages.not_a_pattern(error)) from None
             if group not in groups:
                 raise ValueError(messages.pattern_without_group(group, otherwise))
-        return given
+        return text
 
     @model_validator(mode="after")
     def _a_class_is_on_one_side(self) -> "Data":
@@ -141,7 +144,7 @@ class Data(Section):
         if self.source == "phantom":
             if self.location is not None:
                 raise ValueError(messages.must_be_empty("location", "null", self.location))
-            if self.lists.given():
+            if self.lists.paths():
                 raise ValueError(messages.must_be_empty("lists", "null"))
             if self.groups:
                 raise ValueError(messages.must_be_empty("groups", "[]"))
@@ -180,11 +183,11 @@ class Data(Section):
 
     @field_validator("patient", "labels")
     @classmethod
-    def _a_tag_exists(cls, given: str | None) -> str | None:
-        keyword = _keyword(given)
+    def _a_tag_exists(cls, text: str | None) -> str | None:
+        keyword = _keyword(text)
         if keyword is not None and not re.fullmatch(r"[A-Z]\w*", keyword):
             raise ValueError(messages.not_a_keyword(TAG))
-        return given
+        return text
 
     @property
     def local(self) -> bool:
@@ -194,7 +197,7 @@ class Data(Section):
     def tags(self) -> list[str]:
         """The keywords of the DICOM tags that labels, patient and groups name."""
         named = [keyword for keyword in (self.label_tag, self.patient_tag) if keyword]
-        return named + [group.given for group in self.grouping if group.kind == "tag"]
+        return named + [group.source for group in self.grouping if group.kind == "tag"]
 
     @property
     def grouping(self) -> list[Group]:

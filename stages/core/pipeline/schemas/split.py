@@ -20,7 +20,7 @@ class Split(Section):
     seed: Seed | None
 
     @model_validator(mode="after")
-    def _a_fold_there_is(self) -> "Split":
+    def _fold_exists(self) -> "Split":
         if self.folds is not None:
             if self.strategy == "predefined":
                 raise ValueError(messages.folds_of_lists())
@@ -29,7 +29,7 @@ class Split(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_whole(self) -> "Split":
+    def _sum_to_one(self) -> "Split":
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
             raise ValueError(messages.fractions(total))

@@ -15,49 +15,61 @@ from pandas.api.types import is_numeric_dtype
 
 MEMORY, THREADS = "128MB", 2  # each thread needs memory of its own
 LINE = 1 << 18  # most bytes of a line
-BUFFER = 1 << 21  # bytes of a file that are read at once
-VECTORS = 4  # of 2,048 rows, which ``Tables.chunks`` gives at once
+BUFFER = 1 << 21  # bytes of a file that are read at a time
+VECTORS = 4  # of 2,048 rows, which ``Database.chunks`` yields at a time
 
 _TYPES = {"int64": "BIGINT", "Int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN", "string": "VARCHAR"}
 
 
-class Tables:
-    """Tables that queries can name. Make one with ``opened``."""
+class Database:
+    """Tables and files that SQL queries can name. Create one with ``open_database``."""
 
     def __init__(self, engine: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self._engine, self._folder, self._paths = engine, folder, list[Path]()
 
     def add_file(self, name: str, path: str | Path, columns: list[str]) -> None:
-        """Name ``columns`` of a file that tables.write wrote. It is read anew by each query."""
-        with files.undamaged(path, ValueError) as found:
-            header = tables.header(found, columns)
+        """Name ``columns`` of a file that tables.write wrote. Each query reads the file again."""
+        with files.undamaged(path, ValueError) as file:
+            header = tables.header(file, columns)
         kinds = ", ".join(f"'{column}': '{_TYPES[tables.kind(column)]}'" for column in header)
-        quoted = str(found).replace("'", "''")
+        quoted = str(file).replace("'", "''")
         self._engine.execute(
             f"create view {name} as select {', '.join(map(_quoted, columns))} from read_csv('{quoted}', "
             f"columns = {{{kinds}}}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false, "
             f"max_line_size = {LINE}, buffer_size = {BUFFER})"
         )
-        self._paths.append(found)
+        self._paths.append(file)
 
     def add(self, name: str, table: pd.DataFrame) -> None:
         """Name a table in memory."""
         self._engine.register(name, table)
 
     def append(self, name: str, table: pd.DataFrame) -> None:
-        """Add rows to a table that can be larger than memory. The first ones create it."""
+        """Add rows to a table that can be larger than memory. The first rows create it."""
         self._engine.register("added", table)
         with self._errors():
             self._engine.execute(f"create table if not exists {name} as from added limit 0")
             self._engine.execute(f"insert into {name} from added")
 
     def frame(self, query: str, *values: object) -> pd.DataFrame:
-        """The rows that a query finds; text is of the type that tables.read gives. Raises PipelineError if a file is
-        damaged, OSError if the disk is full."""
+        """Run a query; ``$1``, ``$2``, ... in it are ``values``.
+
+        Returns
+        -------
+        DataFrame
+            The rows; text is of the type string, as tables.read gives it.
+
+        Raises
+        ------
+        PipelineError
+            If a file is damaged.
+        OSError
+            If the disk is full.
+        """
         return pd.concat(list(self.chunks(query, *values)), ignore_index=True)
 
     def chunks(self, query: str, *values: object) -> Iterator[pd.DataFrame]:
-        """The same a few thousand rows at a time, the first perhaps without rows."""
+        """Like ``frame``, a few thousand rows at a time. The first chunk can be empty."""
         with self._errors():
             self._engine.execute(query, list(values))
             table = self._engine.fetch_df_chunk(VECTORS)
@@ -91,65 +103,97 @@ def _quoted(column: str) -> str:
 
 
 @contextmanager
-def opened(folder: str | Path | None, name: str = "queries", memory: str = MEMORY) -> Iterator[Tables]:
-    """An empty set of tables, with temporary files in ``folder`` (None: the system's). Of those of one process that are
-    open at a time, each needs another ``name``."""
-    with files.scratch(folder or tempfile.gettempdir(), name) as spilled:
+def open_database(folder: str | Path | None, name: str = "queries", memory: str = MEMORY) -> Iterator[Database]:
+    """Yield an empty database.
+
+    Parameters
+    ----------
+    folder : path or None
+        For temporary files, which are removed at the end. None: the system's.
+    name : str
+        Of the temporary files. Two databases that a process has open at the same time need different names.
+    memory : str
+        Limit of DuckDB's memory. What does not fit is written to the disk.
+    """
+    with files.scratch(folder or tempfile.gettempdir(), name) as temporary:
         engine = duckdb.connect(
             config={
                 "memory_limit": memory,
                 "threads": THREADS,
-                "temp_directory": str(spilled / "duckdb"),
-                # more free memory than this is given back to the system
+                "temp_directory": str(temporary / "duckdb"),
+                # Free memory above this is returned to the system.
                 "allocator_flush_threshold": "1MB",
                 "allocator_bulk_deallocation_flush_threshold": "1MB",
             }
         )
         try:
-            yield Tables(engine, spilled.parent)
+            yield Database(engine, temporary.parent)
         finally:
             engine.close()
 
 
-def are_synthetic(known: Tables) -> bool:
+def are_synthetic(database: Database) -> bool:
     """Whether all images in the view ``images`` are phantoms."""
-    found = known.frame("select count(*) as images from images where not starts_with(file, ?)", tables.SYNTHETIC)
-    return not found["images"][0]
+    real = database.frame("select count(*) as images from images where not starts_with(file, ?)", tables.SYNTHETIC)
+    return not real["images"][0]
 
 
-def condensed(known: Tables) -> pd.DataFrame:
-    """The images in the view ``images``, in few rows: the images of one patient and label are one row, except those in
-    the view ``clusters``, which have copies.
+def by_patient(database: Database) -> pd.DataFrame:
+    """The images in the view ``images``, one row for each patient and label. Images with copies, which are in the view
+    ``clusters``, have a row each.
 
-    Columns row and file (of the first image), label, patient, single (the file, if the row is of one image only) and
-    images (their number), in the order of row.
+    Returns
+    -------
+    DataFrame
+        Columns row and file (of the first image), label, patient, single (the file of an image with copies, otherwise
+        missing) and images (their number), in the order of row.
     """
     single = "case when file in (select file from clusters) then file end"
-    return known.frame(
+    return database.frame(
         f"""select min(row) as row, arg_min(file, row) as file, label, patient, single, count(*) as images
         from (select *, {single} as single from images) group by label, patient, single order by min(row)"""
     )
 
 
-def singly(known: Tables) -> pd.DataFrame:
-    """The images in the view ``images``, one row each: row, file, label, patient and listed (their part in the view
-    ``listed``, missing if they are on no list). File is missing for images that are not in the view ``clusters``: names
-    would take most of the memory."""
-    patients: dict[str, str] = {}  # one string for all images of a patient, for the same reason
-    parts = []
-    for some in known.chunks(
+def by_image(database: Database) -> pd.DataFrame:
+    """The images in the view ``images``, one row each.
+
+    Returns
+    -------
+    DataFrame
+        Columns row, file, label, patient and listed (the split in the view ``listed``, missing if the image is on no
+        list). File is missing for images without copies, which are not in the view ``clusters``: the names would take
+        most of the memory.
+    """
+    interned: dict[str, str] = {}  # one string for all images of a patient, to save memory, too
+    chunks = []
+    for chunk in database.chunks(
         """select row, case when file in (select file from clusters) then file end as file, label, patient,
         listed.split as listed from images left join listed using (file) order by row"""
     ):
         for column in ("patient", "listed"):
-            some[column] = pd.array([patients.setdefault(name, name) for name in some[column]], dtype="string")
-        parts.append(some)
-    return pd.concat(parts, ignore_index=True)
+            chunk[column] = pd.array([interned.setdefault(name, name) for name in chunk[column]], dtype="string")
+        chunks.append(chunk)
+    return pd.concat(chunks, ignore_index=True)
 
 
-def spread(images: pd.DataFrame, split: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """``images`` with more ``columns``: those of the row of ``split`` that each image is in. ``split`` has the rows of
-    condensed or of singly."""
+def expand(images: pd.DataFrame, split: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Add ``columns`` of ``split`` to ``images``.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Has the columns row, file, label and patient.
+    split : DataFrame
+        Has the rows of ``by_patient`` or of ``by_image``.
+    columns : list of str
+        Names of columns of ``split``.
+
+    Returns
+    -------
+    DataFrame
+        ``images``, each with the values of the row of ``split`` that contains it.
+    """
     if "single" not in split:
         return images.join(split[columns], on="row")
     keys = ["label", "patient", "single"]
