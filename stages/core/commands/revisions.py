@@ -47,7 +47,7 @@ def decisions(revision: str, path: str) -> tuple[float, float]:
     """The threshold and the temperature in metrics/evaluate.json of a revision."""
     try:
         figures = json.loads(text(revision, path))
-        return float(figures["threshold"]), calibration.used(figures["calibration"])
+        return float(figures["threshold"]), calibration.applied_temperature(figures["calibration"])
     except (ValueError, KeyError, TypeError):
         raise PipelineError(
             f"{path} of {revision} contains no threshold or calibration: it was not written by this pipeline"

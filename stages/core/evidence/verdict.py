@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from core.evidence.metrics import SHAREFREE
+from core.evidence.metrics import PREVALENCE_FREE
 from core.evidence.subgroups import FEW
 from core.pipeline.tables import FEW_PATIENTS, LEAST
 from core.pipeline.text import format_metric, format_p, pluralise, shorten
@@ -67,7 +67,8 @@ def _leak(figures: dict[str, Any]) -> list[str]:
     if not non_leaking["images"]:
         lines = [f"**The test set leaks.** {'; '.join(seen)}. No test image is free of leaks."]
     effects = [
-        f"{_words(name)} {test[name]['value']:.3f} on all test images, {non_leaking[name]['value']:.3f} without the leak"
+        f"{_words(name)} {test[name]['value']:.3f} on all test images, "
+        f"{non_leaking[name]['value']:.3f} without the leak"
         for name, difference in figures["leak"].items()
         if difference is not None
     ]
@@ -86,7 +87,8 @@ def _headline(figures: dict[str, Any]) -> str:
         return f"{NOTHING}: every test image is a copy of a training image, or of a patient in training."
     area = block["roc_auc"]
     if area["value"] is None:
-        return f"{warning}{NOTHING}: {area['reason']} {'among the non-leaking test images' if leaks else 'in the test set'}."
+        where = "among the non-leaking test images" if leaks else "in the test set"
+        return f"{warning}{NOTHING}: {area['reason']} {where}."
     if block["positive_components"] == 1:
         source = "one image and its copies" if block["patients"] is None else "one patient"
         return f"{warning}{NOTHING}: all positives{on} come from {source}."
@@ -126,7 +128,7 @@ def _external(external: dict[str, Any] | None) -> list[str]:
     if common["patients"] == "not known":
         lines.append("Patients are unknown, so some of them can be in both sets.")
     worse = [name for name, entry in external["drop"].items() if entry.get("worse")]
-    drops = [f"{_words(name)} {format_metric(external['drop'][name])}" for name in SHAREFREE]
+    drops = [f"{_words(name)} {format_metric(external['drop'][name])}" for name in PREVALENCE_FREE]
     significant = f"Significant drop: {', '.join(map(_words, worse))}."
     if not worse:
         significant = "No drop is significant, which does not prove that the sets are equal."
@@ -168,7 +170,8 @@ def _groups(figures: dict[str, Any]) -> list[str]:
             f"**Possible shortcut**: {_escaped(name)} alone, without any image, predicts the class with ROC AUC "
             f"{format_metric(shortcut['group_only_auc'])} on the test images. If the images show it, the network can "
             f"have learned it. ROC AUC of the network among images of the same {_escaped(name)}: "
-            f"{inside['reason'] if inside['value'] is None else format_metric(inside)}; over all: {format_metric(area)}."
+            f"{inside['reason'] if inside['value'] is None else format_metric(inside)}; over all: "
+            f"{format_metric(area)}."
         )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
@@ -208,8 +211,8 @@ def _seed_variance(block: dict[str, Any]) -> list[str]:
     remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else "more test patients"
     return [
         f"For new patients and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
-        f"this uncertainty comes from the random seed, the rest from the choice of test patients: {remedy} would reduce "
-        "it most."
+        "this uncertainty comes from the random seed, the rest from the choice of test patients: "
+        f"{remedy} would reduce it most."
     ]
 
 
