@@ -120,7 +120,7 @@ def test_the_page_shows_how_many_patients_each_width_needs(figures):
     parameters = {"seed": 1, "data": {"positive": "1"}, "model": {"backbone": "b", "weights": "none"}}
     page = report(figures, parameters=parameters | {"report": {"planning": True, "checklist": False}})
     text = section(page, "planning")
-    assert "the 12 patients in the test set" in text and "ROC AUC 0.27 0.17 1,200 (800 to 3,000)" in text
+    assert "the 12 patients with non-leaking test images" in text and "ROC AUC 0.27 0.17 1,200 (800 to 3,000)" in text
     assert "specificity unknown: all resamples agree" in text
 
 
