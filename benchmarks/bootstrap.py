@@ -25,7 +25,7 @@ def main() -> None:
     for patients in (300, 5_000, IMAGES):
         units = random.permutation(IMAGES) % patients
         start = time.perf_counter()
-        metrics.figures(Scores(labels, probabilities, probabilities >= 0.5, units), seed=1)
+        metrics.metrics_with_ci(Scores(labels, probabilities, probabilities >= 0.5, units), seed=1)
         print(f"{patients:8,} patients {time.perf_counter() - start:6.1f} s")
 
 

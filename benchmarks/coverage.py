@@ -26,16 +26,17 @@ def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     count = trainings.members()
     made = trainings.trained(seed, 2 * count, recipe)
     ours = list(range(count))
-    figures = metrics.figures(trainings.scores(made.test, ours), seed, trainings.NAMES)
+    entries = metrics.metrics_with_ci(trainings.scores(made.test, ours), seed, trainings.NAMES)
     every = [trainings.truth(made, list(which)) for which in combinations(range(2 * count), count)]
     model = trainings.truth(made, ours)
     patients = made.test.loc[made.test["label"] == 1, "patient"].nunique()
     return [
         {"measure": name, "patients": patients, "value": entry["value"]}
         | {"model_truth": model[name], "recipe_truth": float(np.mean([truth[name] for truth in every]))}
-        | {"model_low": entry["low"], "model_high": entry["high"]}
-        | {f"recipe_{end}": entry["recipe"][end] for end in ("low", "high", "luck")}
-        for name, entry in figures.items()
+        | {"model_low": entry["ci_low"], "model_high": entry["ci_high"]}
+        | {"recipe_low": entry["recipe"]["ci_low"], "recipe_high": entry["recipe"]["ci_high"]}
+        | {"recipe_luck": entry["recipe"]["seed_variance_share"]}
+        for name, entry in entries.items()
     ]
 
 
@@ -46,7 +47,7 @@ def covered(table: pd.DataFrame, kind: str) -> "pd.Series[bool]":
 def main() -> None:
     seeds, recipe = trainings.asked(__doc__, 40)
     table = trainings.recorded(__file__, seeds, recipe, rows)
-    print("| measure | model: covered | median width | recipe: covered | median width | luck in the variance |")
+    print("| measure | model: covered | median width | recipe: covered | median width | share of the seed |")
     print("|---|---|---|---|---|---|")
     for name in trainings.NAMES:
         some = table[table["measure"] == name].dropna(subset=["model_low", "recipe_low"])

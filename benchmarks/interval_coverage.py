@@ -74,7 +74,7 @@ def _runs(
         scores = draw(design, patients, shift, threshold, seed)
         if by_image:
             scores = scores._replace(units=np.arange(len(scores.labels)))
-        yield metrics.figures(scores, seed, ("roc_auc", "sensitivity", "specificity"))
+        yield metrics.metrics_with_ci(scores, seed, ("roc_auc", "sensitivity", "specificity"))
 
 
 def main() -> None:

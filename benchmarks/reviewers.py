@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core.evidence import metrics, planning, subgroups
+from core.evidence import metrics, sample_size, subgroups
 from core.images import phantom
 from core.network import devices, ensemble, inference
 from core.pipeline import components, files, tables
@@ -151,13 +151,18 @@ def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
         plan = {"seed": seed, "data.groups": ["site", "scanner", "age"], "split.strategy": "predefined"}
         parameters.change(clone / "params.yaml", recipe | described(clone.parent / "first") | lists | plan)
         run(clone, *FIRST)
-        found = of_groups(files.read_json(clone / "metrics/evaluate.json")) + of_ages(clone, seed)
+        found = of_groups(files.read_json(clone / "data/detail/evaluate.json")) + of_ages(clone, seed)
         for name in ("alike", "far"):
             shutil.copytree(clone / "recipes/external", clone / name)
             parameters.change(clone / name / "params.yaml", {"seed": seed} | described(clone.parent / name))
             run(clone / name, *(" ".join(words) for words in OTHER))
             found += of_other(clone / name, clone.parent / name, name)
         return found + of_pool(clone, side, seed)
+
+
+def ends(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry with the names of the recorded columns: low and high."""
+    return {key.removeprefix("ci_"): value for key, value in entry.items()}
 
 
 def of_groups(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -167,8 +172,8 @@ def of_groups(figures: dict[str, Any]) -> list[dict[str, Any]]:
         known = [p for p in ps if p is not None]
         found.append({"what": "group differs", "where": group, "p": min(known) if known else None})
         found.append({"what": "group predicts", "where": group, "p": content["shortcut"]["p"]}
-                     | content["shortcut"]["group_only_auc"])  # fmt: skip
-        found.append({"what": "within group", "where": group} | content["shortcut"]["within_group_auc"])
+                     | ends(content["shortcut"]["group_only_auc"]))  # fmt: skip
+        found.append({"what": "within group", "where": group} | ends(content["shortcut"]["within_group_auc"]))
     return found
 
 
@@ -190,16 +195,16 @@ def of_ages(clone: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def of_other(judged: Path, given: Path, name: str) -> list[dict[str, Any]]:
-    figures = files.read_json(judged / "metrics/evaluate.json")
+    figures = files.read_json(judged / "data/detail/evaluate.json")
     predictions = tables.read(judged / "data/predictions.csv", tables.PREDICTIONS)
     planted = predictions["file"].map(pd.read_csv(given / "labels.csv").set_index("file")["copy"]) == 1
-    kept = predictions["file"].isin(metrics.unseen(predictions)["file"])
+    kept = predictions["file"].isin(metrics.non_leaking(predictions)["file"])
     found = [
-        {"what": f"drop in {measure}", "where": name} | {end: entry[end] for end in ("value", "low", "high")}
+        {"what": f"drop in {measure}", "where": name} | ends(entry)
         for measure, entry in figures["drop"].items()
-        if measure in planning.PLANNED
+        if measure in sample_size.PLANNED
     ]
-    found.append({"what": "unlike", "where": name, **figures["unlike"]})
+    found.append({"what": "unlike", "where": name, **ends(figures["ood_share"])})
     if planted.any():
         found.append({"what": "copies left out", "where": name, "value": float((~kept[planted]).mean())})
     return [*found, {"what": "others left out", "where": name, "value": float((~kept[~planted]).mean())}]
@@ -223,7 +228,7 @@ def of_pool(clone: Path, side: int, seed: int) -> list[dict[str, Any]]:
         for name, rows in (("old", pool[:third]), ("new", judged(NEW, third)), ("far", judged(FAR, third)))
     }
     found = []
-    for measure in planning.PLANNED:
+    for measure in sample_size.PLANNED:
         old, new, far = (truth[name][measure] for name in ("old", "new", "far"))
         found.append({"what": f"true difference in {measure}", "where": "scanner", "value": new - old})
         found.append({"what": f"true drop in {measure}", "where": "far", "value": (old + new) / 2 - far})
@@ -231,16 +236,16 @@ def of_pool(clone: Path, side: int, seed: int) -> list[dict[str, Any]]:
     random = np.random.RandomState([seed, 3])
     for base in BASES:
         chosen = pool["unit"].isin(random.choice(POOL // 3, base, replace=False))
-        plan = planning.plan(metrics.scores(pool[chosen], 0.5), seed)
-        for measure in planning.PLANNED:
+        plan = sample_size.plan(metrics.scores(pool[chosen], 0.5), seed)
+        for measure in sample_size.PLANNED:
             for goal, needed in plan[measure].get("needed", {}).items():
                 if needed["patients"] > 2 * POOL // 3:
                     continue
                 drawn = POOL // 3 + random.choice(2 * POOL // 3, needed["patients"], replace=False)
                 scores = metrics.scores(pool[pool["unit"].isin(drawn)], 0.5)
-                entry = metrics.figures(scores, seed, (measure,))[measure]
-                width = None if entry["low"] is None else entry["high"] - entry["low"]
-                found.append({"what": f"width {goal} of {measure}", "where": str(base), "value": width} | needed)
+                entry = metrics.metrics_with_ci(scores, seed, (measure,))[measure]
+                width = None if entry["ci_low"] is None else entry["ci_high"] - entry["ci_low"]
+                found.append({"what": f"width {goal} of {measure}", "where": str(base), "value": width} | ends(needed))
     return found
 
 
@@ -262,13 +267,13 @@ def main() -> None:
         print(f"| {group} | {says}, p < 0.05 | {called} of {sets} |")
     ages = of("other ages differ", "age")["value"] * AGES
     print(f"| {AGES} further ages a set | their parts differ, p < 0.05 | {ages.sum():.0f} of {AGES * len(ages)} |")
-    falls = {name: [of(f"drop in {measure}", name) for measure in planning.PLANNED] for name in ("far", "alike")}
-    wider = stats.norm.ppf(1 - 0.025 / len(planning.PLANNED)) / stats.norm.ppf(0.975)  # as in evidence/external.py
+    falls = {name: [of(f"drop in {measure}", name) for measure in sample_size.PLANNED] for name in ("far", "alike")}
+    wider = stats.norm.ppf(1 - 0.025 / len(sample_size.PLANNED)) / stats.norm.ppf(0.975)  # as in evidence/external.py
     for name, drops in falls.items():
         worse = sum((drop["value"] - wider * (drop["value"] - drop["low"]) > 0).to_numpy() for drop in drops) > 0
         print(f"| other set {name} | worse in any of three measures | {int(worse.sum())} of {sets} |")
     print("\n| drop in the other set | interval contains the truth: far | alike |\n|---|---|---|")
-    for number, measure in enumerate(planning.PLANNED):
+    for number, measure in enumerate(sample_size.PLANNED):
         inside = []
         for name, drops in falls.items():
             truth, drop = of(f"true drop in {measure}", name)["value"].to_numpy(), drops[number]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.commands.comparison import Run
-from core.evidence import luck, metrics
+from core.evidence import metrics, seed_variance
 from core.evidence.bootstrap import Scores
 from core.images import phantom
 from core.network import devices, ensemble, inference
@@ -72,7 +72,7 @@ def together(table: pd.DataFrame, which: list[int]) -> pd.DataFrame:
 
 
 def scores(table: pd.DataFrame, which: list[int]) -> Scores:
-    return metrics.scores(luck.leave_out(together(table, which), 1.0), 0.5)
+    return metrics.scores(seed_variance.add_leave_one_out(together(table, which), 1.0), 0.5)
 
 
 def run(table: pd.DataFrame, which: list[int], name: str) -> Run:

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()
     figures = files.read_json(METRICS)
-    model = prediction.Model(Path("models"), asked.device, calibration.used(figures["calibration"]))
+    model = prediction.Model(Path("models"), asked.device, calibration.applied_temperature(figures["calibration"]))
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
     headline, *_ = html.read(files.require(VERDICT).read_text(encoding="utf-8"))

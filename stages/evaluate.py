@@ -6,7 +6,7 @@ Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, 
 Alone   python stages/evaluate.py
 """
 
-from core.evidence import calibration, luck, messages, metrics, planning, subgroups
+from core.evidence import calibration, messages, metrics, sample_size, seed_variance, subgroups
 from core.network import devices, ensemble, gradcam, inference
 from core.pipeline import components, entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
@@ -33,38 +33,38 @@ class Params(Section):
 
 
 def main() -> None:
-    chosen = params.load(Params)
+    cfg = params.load(Params)
     split = tables.read(SPLIT, tables.SPLIT)
-    every = split.join(leakage.shared_with_train(split)).assign(unit=components.units(split))
-    every = every.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
-    predictions = every[every["split"].isin(["val", "test"])].reset_index(drop=True)
+    rows = split.join(leakage.shared_with_train(split)).assign(unit=components.units(split))
+    rows = rows.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
+    predictions = rows[rows["split"].isin(["val", "test"])].reset_index(drop=True)
 
-    devices.seed_everything(0, chosen.train.reproducible, chosen.train.threads)
+    devices.seed_everything(0, cfg.train.reproducible, cfg.train.threads)
     classifiers = ensemble.load_ensemble(WEIGHTS, files.read_json(MODEL))
-    device = devices.get_device(chosen.train.device)
+    device = devices.get_device(cfg.train.device)
     images = files.read_array(IMAGES)
-    each = inference.probabilities(classifiers, images, predictions["row"].to_numpy(), device)
-    asked = chosen.evaluate.calibration == "temperature"
-    predictions["probability"], quality = calibration.apply(predictions, each.mean(axis=1), asked)
-    predictions = predictions.join(tables.of_members(each))
+    by_member = inference.probabilities(classifiers, images, predictions["row"].to_numpy(), device)
+    calibrate = cfg.evaluate.calibration == "temperature"
+    predictions["probability"], calibrated = calibration.apply(predictions, by_member.mean(axis=1), calibrate)
+    predictions = predictions.join(tables.of_members(by_member))
 
-    judged = luck.leave_out(predictions, calibration.used(quality))
-    part = {name: judged[judged["split"] == name] for name in ("val", "test")}
-    threshold = metrics.choose_threshold(chosen.evaluate.threshold, part["val"])
-    figures = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
-    figures |= metrics.summarise(part["test"], part["val"], threshold, chosen.evaluate.threshold, chosen.seed)
-    classes = tables.classes(LABELS, part["test"])
+    scored = seed_variance.add_leave_one_out(predictions, calibration.applied_temperature(calibrated))
+    val, test = (scored[scored["split"] == name] for name in ("val", "test"))
+    threshold = metrics.choose_threshold(cfg.evaluate.threshold, val)
+    details = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
+    details |= metrics.summarise(test, val, threshold, cfg.evaluate.threshold, cfg.seed)
+    classes = tables.classes(LABELS, test)
     if classes.nunique() > 2:
-        figures["test_classes"] = metrics.by_class(part["test"], classes, threshold, chosen.seed)
-    fresh = metrics.unseen(part["test"])
-    figures |= subgroups.summarise(fresh, every[every["split"].isin(["train", "val"])], threshold, chosen.seed)
-    figures["planning"] = planning.plan(metrics.scores(fresh, threshold), chosen.seed)
-    figures |= {"test_in_val": len(leakage.in_val(split)), "calibration": quality}
-    gradcam.gallery(classifiers, images, part["test"], threshold, GRADCAM, figures["synthetic"])
+        details["test_classes"] = metrics.by_class(test, classes, threshold, cfg.seed)
+    non_leaking = metrics.non_leaking(test)
+    details |= subgroups.summarise(non_leaking, rows[rows["split"].isin(["train", "val"])], threshold, cfg.seed)
+    details["planning"] = sample_size.plan(metrics.scores(non_leaking, threshold), cfg.seed)
+    details |= {"test_in_val": len(leakage.in_val(split)), "calibration": calibrated}
+    gradcam.gallery(classifiers, images, test, threshold, GRADCAM, details["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
-    files.write_json(METRICS, metrics.headline(figures))
-    files.write_json(DETAIL, figures)
-    print(messages.summary(figures))
+    files.write_json(METRICS, metrics.headline(details))
+    files.write_json(DETAIL, details)
+    print(messages.summary(details))
 
 
 if __name__ == "__main__":

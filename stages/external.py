@@ -1,4 +1,4 @@
-"""Judge another set of images with the trained model, without training. It runs in the folder of this set.
+"""Evaluate the trained model on an external set of images, without training. It runs in the folder of this set.
 
 Reads   data/raw/groups.csv, data/prepared/ (images.npy, thumbnails.npy, index.csv), params.yaml (external, seed); of
         the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv,
@@ -11,7 +11,7 @@ Alone   cd FOLDER; python ../stages/external.py
 from pathlib import Path
 
 from core.audit import between
-from core.evidence import calibration, external, luck, messages, metrics
+from core.evidence import calibration, external, messages, metrics, seed_variance
 from core.images import decoder
 from core.network import devices, ensemble, gradcam, inference, ood, pretrained
 from core.pipeline import entrypoint, files, params, tables
@@ -51,44 +51,44 @@ class FirstParams(Section):
 
 
 def main() -> None:
-    chosen = params.load(Params)
-    first = params.load(FirstParams, path=FIRST_PARAMS)
+    cfg = params.load(Params)
+    first_cfg = params.load(FirstParams, path=FIRST_PARAMS)
     index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
-    description, judged = files.read_json(MODEL), files.read_json(FIRST_DETAIL)
+    description, first = files.read_json(MODEL), files.read_json(FIRST_DETAIL)
     if images.shape[-1] > description["channels"]:
         raise PipelineError(messages.colour_images())
     if images.shape[-1] < description["channels"]:
         print(messages.grey_images())
         images = np.broadcast_to(images, (*images.shape[:3], description["channels"]))
     grey = decoder.Grey(files.read_array(FIRST_THUMBNAILS), files.read_array(THUMBNAILS))
-    same, theirs = chosen.external.patients == "same", tables.read(FIRST_INDEX, tables.INDEX)
-    found = between.compare(theirs, index, grey, same)
-    common = between.summarise(found, theirs, same)
-    if metrics.unseen(found).empty:
+    same_patients, first_index = cfg.external.patients == "same", tables.read(FIRST_INDEX, tables.INDEX)
+    predictions = between.compare(first_index, index, grey, same_patients)
+    common = between.summarise(predictions, first_index, same_patients)
+    if metrics.non_leaking(predictions).empty:
         raise PipelineError(messages.no_other_set(common))
 
-    devices.seed_everything(0, first.train.reproducible, first.train.threads)
+    devices.seed_everything(0, first_cfg.train.reproducible, first_cfg.train.threads)
     classifiers = ensemble.load_ensemble(WEIGHTS, description)
-    device = devices.get_device(first.train.device)
-    each, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
-    temperature = calibration.used(judged["calibration"])
-    found["raw"] = each.mean(axis=1)
-    found["probability"] = calibration.tempered(each.mean(axis=1), temperature)
-    found["ood"] = ood.Detector(**pretrained.read(Path(OOD))).ood_score(features) > 1
-    found = found.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
-    found = found.join(tables.of_members(each))
+    device = devices.get_device(first_cfg.train.device)
+    by_member, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
+    temperature = calibration.applied_temperature(first["calibration"])
+    predictions["raw"] = by_member.mean(axis=1)
+    predictions["probability"] = calibration.apply_temperature(by_member.mean(axis=1), temperature)
+    predictions["ood"] = ood.Detector(**pretrained.read(Path(OOD))).ood_score(features) > 1
+    predictions = predictions.merge(tables.read(GROUPS, ["file"]), on="file", how="left", validate="one_to_one")
+    predictions = predictions.join(tables.of_members(by_member))
 
-    test = luck.leave_out(found, temperature)
+    test = seed_variance.add_leave_one_out(predictions, temperature)
     val = tables.read(FIRST_PREDICTIONS, tables.PREDICTIONS)
-    val = luck.leave_out(val[val["split"] == "val"].assign(unit=0), temperature)
-    figures = {"synthetic": tables.is_synthetic(index), "common": common}
-    figures |= external.judge(test, val, judged, first.evaluate.threshold, chosen.seed)
-    fresh = metrics.unseen(test)
-    gradcam.gallery(classifiers, images, fresh, judged["threshold"], GRADCAM, figures["synthetic"])
-    tables.write(found, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(found)])
-    files.write_json(METRICS, external.headline(figures))
-    files.write_json(DETAIL, figures)
-    print(messages.summary(figures))
+    val = seed_variance.add_leave_one_out(val[val["split"] == "val"].assign(unit=0), temperature)
+    details = {"synthetic": tables.is_synthetic(index), "common": common}
+    details |= external.summarise(test, val, first, first_cfg.evaluate.threshold, cfg.seed)
+    non_leaking = metrics.non_leaking(test)
+    gradcam.gallery(classifiers, images, non_leaking, first["threshold"], GRADCAM, details["synthetic"])
+    tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
+    files.write_json(METRICS, external.headline(details))
+    files.write_json(DETAIL, details)
+    print(messages.summary(details))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from core.commands import folds, revisions
-from core.evidence import luck, verdict
+from core.evidence import seed_variance, verdict
 from core.pipeline import components, entrypoint, files, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas import params_yaml
@@ -52,7 +52,7 @@ def main() -> None:
         units = components.units(split).set_axis(split["file"])
         found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
         threshold, temperature = revisions.decisions(name, METRICS)
-        predictions.append(luck.leave_out(found.assign(unit=found["file"].map(units)), temperature))
+        predictions.append(seed_variance.add_leave_one_out(found.assign(unit=found["file"].map(units)), temperature))
         thresholds.append(threshold)
     figures = folds.summarise(folds.pool(predictions, thresholds), chosen.seed)
     files.write_json(FOLDS, figures)

@@ -12,8 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from core.evidence import calibration, metrics
-from core.evidence import verdict as verdicts
+from core.evidence import calibration, curves, metrics, verdict
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import Data
@@ -24,7 +23,7 @@ from core.pipeline.schemas.report import Report
 from core.pipeline.schemas.split import Split
 from core.pipeline.schemas.train import Train
 from core.report import html, plots
-from core.report.plots import Judged
+from core.report.plots import PlotData
 
 import pandas as pd
 
@@ -65,68 +64,70 @@ class Params(Section):
 
 def main(first: str | None = None) -> None:
     base = Path(first or "")
-    chosen = params.load(Params, path=base / params.PATH)
+    cfg = params.load(Params, path=base / params.PATH)
     paths = {"audit": AUDIT, "split": SPLIT, "train": TRAIN, "evaluate": EVALUATE}
-    figures = {stage: files.read_json(base / path) for stage, path in paths.items()}
-    evaluated = figures["evaluate"]
+    details = {stage: files.read_json(base / path) for stage, path in paths.items()}
+    evaluated = details["evaluate"]
     epochs = pd.read_csv(base / CURVES / "members.csv")
-    judged = judge(base, evaluated)
-    vectors = plots.vectors(judged, evaluated) | plots.training_vectors(epochs)
-    figures["external"] = None
+    data = load_plot_data(base, evaluated)
+    vectors = plots.vectors(data, evaluated) | plots.training_vectors(epochs)
+    details["external"] = None
     if first:
-        figures["external"] = files.read_json(EVALUATE)
-        vectors |= plots.vectors(judge(Path(), figures["external"]), figures["external"], "external_")
+        details["external"] = files.read_json(EVALUATE)
+        vectors |= plots.vectors(load_plot_data(Path(), details["external"]), details["external"], "external_")
     else:
-        write_plots(judged, evaluated, epochs)
+        write_plots(data, evaluated, epochs)
         for path, stage in ((AUDIT_IN_GIT, "audit"), (SPLIT_IN_GIT, "split"), (TRAIN_IN_GIT, "train")):
-            files.write_json(path, figures[stage])
-    files.write_json(EVALUATE_IN_GIT, figures["external"] or evaluated)
-    verdict = verdicts.render_verdict(evaluated, figures["external"])
+            files.write_json(path, details[stage])
+    files.write_json(EVALUATE_IN_GIT, details["external"] or evaluated)
+    text = verdict.render_verdict(evaluated, details["external"])
 
     folders = [base, Path()] if first else [base]
     pictures = [
         picture for folder in folders for picture in (folder / GRADCAM, *sorted((folder / COPIES).glob("*.png")))
     ]
     page = html.report(
-        figures,
-        verdict,
+        details,
+        text,
         plots=vectors,
-        pictures=[html.embedded(path) for path in pictures] if chosen.report.images else [],
-        patients=html.by_patient(judged.test, evaluated["threshold"]),
-        confusion=judged.confusion.tolist(),
+        pictures=[html.embedded(path) for path in pictures] if cfg.report.images else [],
+        patients=html.by_patient(data.test, evaluated["threshold"]),
+        confusion=data.confusion.tolist(),
         findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
-        parameters=chosen.model_dump(mode="json", warnings=False),
+        parameters=cfg.model_dump(mode="json", warnings=False),
         source=files.read_json(base / SOURCE),
         preparation=files.read_json(base / PREPARATION),
-        made={
+        hashes={
             "data (index.csv)": files.sha256(base / INDEX),
             "model (model.safetensors)": files.sha256(base / WEIGHTS),
         },
         versions=provenance.installed(),
         python=platform.python_version(),
     )
-    files.write_text(VERDICT, verdict)
+    files.write_text(VERDICT, text)
     files.write_text(REPORT, page)
-    print(f"{verdict}\nOpen {REPORT} in a browser")
+    print(f"{text}\nOpen {REPORT} in a browser")
 
 
-def judge(folder: Path, evaluated: dict[str, Any]) -> Judged:
-    """What the plots of the test images in a folder show; of another set, only of those that the first lacks."""
+def load_plot_data(folder: Path, evaluated: dict[str, Any]) -> PlotData:
+    """What the plots of the test images in a folder show; of an external set, only the images that the first lacks."""
     predictions = tables.read(folder / PREDICTIONS, tables.PREDICTIONS)
-    part = {name: predictions[predictions["split"] == name].copy() for name in ("val", "test")}
+    splits = {name: predictions[predictions["split"] == name].copy() for name in ("val", "test")}
     if "common" in evaluated:
-        part["test"] = metrics.unseen(part["test"])
-    test = part["test"] = part["test"].assign(**{"class": tables.classes(folder / LABELS, part["test"])})
-    called = metrics.call(test, evaluated["threshold"])
+        splits["test"] = metrics.non_leaking(splits["test"])
+    test = splits["test"] = splits["test"].assign(**{"class": tables.classes(folder / LABELS, splits["test"])})
+    predicted = curves.predicted_classes(test, evaluated["threshold"])
     reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
-    return Judged(test, metrics.curves(part), called, metrics.confusion(called), metrics.histogram(test), reliability)
+    return PlotData(
+        test, curves.curves(splits), predicted, curves.confusion(predicted), curves.histogram(test), reliability
+    )
 
 
-def write_plots(judged: Judged, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:
+def write_plots(data: PlotData, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:
     """The tables that DVC plots, and the same as pictures."""
-    drawn = {f"{name}_{kind}": curve for kind, by_part in judged.curves.items() for name, curve in by_part.items()}
-    drawn |= {"confusion": judged.called, "histogram": judged.bins, "reliability": judged.reliability}
-    for name, table in drawn.items():
+    by_name = {f"{split}_{kind}": curve for kind, by_split in data.curves.items() for split, curve in by_split.items()}
+    by_name |= {"confusion": data.predicted, "histogram": data.bins, "reliability": data.reliability}
+    for name, table in by_name.items():
         marked = table.assign(synthetic=True) if evaluated["synthetic"] else table
         tables.write(marked, f"{EVALUATED}/{name}.csv", list(marked.columns))
     for path in sorted(
@@ -134,7 +135,7 @@ def write_plots(judged: Judged, evaluated: dict[str, Any], epochs: pd.DataFrame)
     ):  # in git, so that branches can be compared
         with files.atomic_write(TRAINED / path.relative_to(CURVES)) as unfinished:
             shutil.copyfile(path, unfinished)
-    plots.evaluation(judged, evaluated, f"{EVALUATED}/evaluation.png")
+    plots.evaluation(data, evaluated, f"{EVALUATED}/evaluation.png")
     plots.training(epochs, f"{EVALUATED}/training.png", evaluated["synthetic"])
 
 

@@ -195,7 +195,7 @@ def test_the_report_tells_the_original_classes_apart_where_there_are_more_than_t
 def test_a_split_that_leaks_is_refused_unless_it_is_to_be_reported(clone, leaking):
     assert clone.metrics("split")["leak"]["test_patients_in_train"] == 0
     report = clone.folder / "reports/report.html"
-    assert "Claimed against believed" not in report.read_text()
+    assert "All test images and non-leaking test images" not in report.read_text()
     clone.change("split.strategy", "image")
     said = clone.run("dvc", "repro", good=False)
     assert "The split is refused" in said and "split.on_leak: report" in said and "Traceback" not in said
@@ -206,12 +206,12 @@ def test_a_split_that_leaks_is_refused_unless_it_is_to_be_reported(clone, leakin
     assert leak["test_patients_in_train"] > 0
     figures = clone.metrics("evaluate")
     assert figures["test_unseen"]["images"] == figures["test"]["images"] - leak["test_patients_in_train"]
-    # The report shows the claim beside what can be believed.
+    # The report shows both, side by side.
     both = [figures[name] for name in ("test", "test_unseen")]
     counts = "".join(f'<td class="number">{block["images"]:,}</td>' for block in both)
     accuracy = f'accuracy</th><td class="number">{both[0]["accuracy"]["value"]:.3f}'
-    table = report.read_text().partition("Claimed against believed</h2>")[2].partition("</table>")[0]
-    assert f'<th scope="row">test images</th>{counts}' in table and accuracy in table
+    table = report.read_text().partition("All test images and non-leaking test images</h2>")[2].partition("</table>")[0]
+    assert f'<th scope="row">images</th>{counts}' in table and accuracy in table
 
 
 def test_a_mistake_in_the_parameters_is_one_line_and_leaves_everything(clone):

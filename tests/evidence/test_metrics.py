@@ -1,4 +1,4 @@
-from core.evidence import luck, messages, metrics
+from core.evidence import messages, metrics, seed_variance
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -19,7 +19,7 @@ MEASURES = [
 ]
 
 
-def predictions(labels, probabilities, patients=None, copies=None, known=None):
+def predictions(labels, probabilities, patients=None, copies=None, in_train=None):
     count = len(labels)
     return pd.DataFrame(
         {
@@ -29,7 +29,7 @@ def predictions(labels, probabilities, patients=None, copies=None, known=None):
             "patient": pd.array(patients or [None] * count, dtype="string"),
             "unit": pd.factorize(pd.Series(patients or range(count)))[0],
             "copy_in_train": pd.array(copies or [False] * count, dtype="boolean"),
-            "patient_in_train": pd.array(known or [None] * count, dtype="boolean"),
+            "patient_in_train": pd.array(in_train or [None] * count, dtype="boolean"),
         }
     )
 
@@ -41,13 +41,12 @@ def measured(labels, probabilities, threshold=0.5):
 def test_the_measures_equal_scikit_learns_and_a_count_by_hand():
     labels = np.array([1, 1, 1, 0, 0, 0, 0, 1])
     probabilities = np.array([0.9, 0.5, 0.4, 0.6, 0.1, 0.2, 0.4, 0.8])
-    found = measured(labels, probabilities)
-    called = probabilities >= 0.5
-    assert found == pytest.approx(
+    predicted = probabilities >= 0.5
+    assert measured(labels, probabilities) == pytest.approx(
         {
             "accuracy": 6 / 8, "balanced_accuracy": 0.75, "sensitivity": 3 / 4, "specificity": 3 / 4,
-            "precision": sklearn.metrics.precision_score(labels, called),
-            "f1": sklearn.metrics.f1_score(labels, called),
+            "precision": sklearn.metrics.precision_score(labels, predicted),
+            "f1": sklearn.metrics.f1_score(labels, predicted),
             "roc_auc": 13.5 / 16, "pr_auc": sklearn.metrics.average_precision_score(labels, probabilities),
             "brier": sklearn.metrics.brier_score_loss(labels, probabilities),
         }
@@ -67,38 +66,38 @@ def test_a_probability_at_the_threshold_is_positive():
         ([], [], set(MEASURES)),
     ],
 )  # fmt: skip
-def test_what_is_not_defined_is_none_and_never_zero(labels, probabilities, undefined):
-    found = measured(labels, probabilities)
-    assert {name for name, value in found.items() if value is None} == undefined
+def test_a_measure_that_is_not_defined_is_none_and_never_zero(labels, probabilities, undefined):
+    values = measured(labels, probabilities)
+    assert {name for name, value in values.items() if value is None} == undefined
 
 
-def test_unseen_is_what_has_neither_a_copy_nor_a_patient_in_training():
+def test_non_leaking_images_have_neither_a_copy_nor_their_patient_in_training():
     rows = predictions([0] * 4, [0.1] * 4, list("abcd"), [True, False, False, True], [False, True, False, True])
-    assert list(metrics.unseen(rows)["file"]) == ["f2"]
-    assert list(metrics.unseen(predictions([0, 0], [0.1, 0.1], copies=[True, False]))["file"]) == ["f1"]
+    assert list(metrics.non_leaking(rows)["file"]) == ["f2"]
+    assert list(metrics.non_leaking(predictions([0, 0], [0.1, 0.1], copies=[True, False]))["file"]) == ["f1"]
 
 
 def test_a_patients_score_is_the_mean_and_the_label_that_of_any_image():
     rows = predictions([0, 1, 0], [0.2, 0.6, 0.3], ["a", "a", "b"])
-    found = metrics.by_patient(rows, "mean").set_index("patient")
-    assert found.loc["a", "probability"] == pytest.approx(0.4) and found.loc["a", "label"] == 1
-    assert found.loc["b", "label"] == 0
+    means = metrics.by_patient(rows, "mean").set_index("patient")
+    assert means.loc["a", "probability"] == pytest.approx(0.4) and means.loc["a", "label"] == 1
+    assert means.loc["b", "label"] == 0
     assert metrics.by_patient(rows, "max").set_index("patient").loc["a", "probability"] == 0.6
 
 
 def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defined():
-    test = predictions([0, 1], [0.2, 0.6], ["a", "b"], known=[True, True])
+    test = predictions([0, 1], [0.2, 0.6], ["a", "b"], in_train=[True, True])
     blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
     # two patients who both agree: 0.025 ** (1 / 2)
-    unknown = {"ci_low": None, "ci_high": None, "seed_variance_share": None}
+    undefined = {"ci_low": None, "ci_high": None, "seed_variance_share": None}
     accuracy = blocks["test"]["accuracy"]
-    assert accuracy.pop("recipe") == unknown | {"reason": luck.ALONE}
+    assert accuracy.pop("recipe") == undefined | {"reason": seed_variance.SINGLE_NETWORK}
     assert accuracy == {"value": 1.0, "ci_low": pytest.approx(0.158114, abs=1e-6), "ci_high": 1.0}
-    alone = {"value": 1.0, "ci_low": None, "ci_high": None, "recipe": unknown}
+    one_patient = {"value": 1.0, "ci_low": None, "ci_high": None, "recipe": undefined}
     reason = "no interval: it depends on one patient, or on one set of copies"
-    assert blocks["test"]["sensitivity"] == alone | {"reason": reason}
+    assert blocks["test"]["sensitivity"] == one_patient | {"reason": reason}
     assert blocks["test_unseen"]["images"] == 0
-    assert blocks["test_unseen"]["roc_auc"] == alone | {"value": None, "reason": "no image"}
+    assert blocks["test_unseen"]["roc_auc"] == one_patient | {"value": None, "reason": "no image"}
     assert blocks["leak"] == {"accuracy": None, "sensitivity": None, "roc_auc": None}
     assert blocks["test_patients"]["mean"]["patients"] == 2
     assert blocks["test_patients"]["max"]["roc_auc"]["value"] == 1.0
@@ -108,9 +107,9 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert "SYNTHETIC" in text and "1.000 (0.158 to 1.000)" in text and "1.000 (no interval)" in text
 
 
-def test_the_leak_is_what_the_known_images_add():
-    labels, known = [0, 1, 0, 1, 0, 1], [True, True, False, False, False, False]
-    test = predictions(labels, [0.1, 0.9, 0.2, 0.8, 0.9, 0.1], list("abcdef"), known=known)
+def test_the_leak_is_the_difference_that_the_leaking_images_make():
+    labels, in_train = [0, 1, 0, 1, 0, 1], [True, True, False, False, False, False]
+    test = predictions(labels, [0.1, 0.9, 0.2, 0.8, 0.9, 0.1], list("abcdef"), in_train=in_train)
     blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
     assert blocks["leak"]["accuracy"] == pytest.approx(4 / 6 - 2 / 4)
     assert blocks["test_unseen"]["roc_auc"]["value"] == 0.25  # of (0.8, 0.1) against (0.2, 0.9) one is above
@@ -125,9 +124,9 @@ def test_operating_points_are_chosen_on_validation_and_measured_on_test():
     assert set(points) == {"specificity_90", "specificity_95", "sensitivity_90", "sensitivity_95"}
     # On validation 18 of 20 negatives lie below 18 / 40, 19 below 19 / 40; 18 of 20 positives from 22 / 40 on.
     assert [points[name]["threshold"] for name in sorted(points)] == [22 / 40, 21 / 40, 18 / 40, 19 / 40]
-    called = test["probability"] >= 18 / 40
-    assert points["specificity_90"]["specificity"]["value"] == (~called[:20]).mean()
-    assert points["specificity_90"]["sensitivity"]["value"] == called[20:].mean()
+    predicted = test["probability"] >= 18 / 40
+    assert points["specificity_90"]["specificity"]["value"] == (~predicted[:20]).mean()
+    assert points["specificity_90"]["sensitivity"]["value"] == predicted[20:].mean()
     assert points["specificity_90"]["sensitivity"]["ci_low"] is not None
     one_class = metrics.operating_points(test, validation[:20], seed=1)
     assert one_class["sensitivity_90"] == {"threshold": None, "reason": "validation has one class only"}
@@ -137,11 +136,11 @@ def test_a_threshold_is_chosen_for_the_best_balanced_accuracy_on_validation():
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, 300)
     rows = predictions(labels, np.clip(0.2 + 0.2 * labels + random.normal(0, 0.1, 300), 0, 1))
-    found = metrics.choose_threshold("validation", rows)
+    threshold = metrics.choose_threshold("validation", rows)
     best = max(
         sklearn.metrics.balanced_accuracy_score(labels, rows["probability"] >= at) for at in np.linspace(0, 1, 1001)
     )
-    assert sklearn.metrics.balanced_accuracy_score(labels, rows["probability"] >= found) == pytest.approx(best)
+    assert sklearn.metrics.balanced_accuracy_score(labels, rows["probability"] >= threshold) == pytest.approx(best)
     assert metrics.choose_threshold(0.3, rows) == 0.3
 
 
@@ -150,50 +149,25 @@ def test_a_threshold_from_one_class_is_refused():
         metrics.choose_threshold("validation", predictions([0, 0], [0.1, 0.2]))
 
 
-def test_the_curves_enclose_the_areas_that_are_reported():
-    random = np.random.default_rng(2)
-    labels = random.integers(0, 2, 200)
-    rows = predictions(labels, np.round(random.random(200) * 0.5 + 0.3 * labels, 2))
-    found = metrics.curves({"test": rows})
-    roc, reported = found["roc"]["test"], metrics.measures(metrics.scores(rows, 0.5))
-    assert np.trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(reported["roc_auc"])
-    assert metrics.curves({"test": rows[:0]})["pr"]["test"].empty
-
-
-def test_the_histogram_and_the_confusion_count_every_image_once():
-    labels, probabilities = [0, 0, 1, 1, 1], [0.0, 0.6, 0.55, 1.0, 0.2]
-    rows = predictions(labels, probabilities)
-    bins = metrics.histogram(rows)
-    assert bins["negatives"].sum() == 2 and bins["positives"].sum() == 3
-    counts = metrics.confusion(metrics.call(rows, 0.5))
-    assert counts.tolist() == [[1, 1], [1, 2]]
-
-
 def test_both_thresholds_come_from_validation_and_each_from_its_own_rows():
     validation = predictions([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.9], ["a", "a", "b", "b"])
     test = predictions([0, 0, 1, 1], [0.5, 0.6, 0.7, 0.8], ["c", "c", "d", "d"])
-    chosen = metrics.choose_threshold("validation", validation)
-    assert chosen == 0.3  # the lowest positive of validation; on test it would be 0.7
-    blocks = metrics.summarise(test, validation, chosen, "validation", seed=1)
+    threshold = metrics.choose_threshold("validation", validation)
+    assert threshold == 0.3  # the lowest positive of validation; on test it would be 0.7
+    blocks = metrics.summarise(test, validation, threshold, "validation", seed=1)
     assert blocks["test_patients"]["mean"]["threshold"] == pytest.approx(0.6)  # the mean of patient b
     assert blocks["test"]["positive_patients"] == 1 and blocks["test"]["patients"] == 2
     assert blocks["test"]["specificity"]["value"] == 0.0
 
 
-def test_the_precision_curve_falls_from_all_precise_to_the_prevalence():
-    labels = [0, 1, 0, 1, 1, 0, 0, 0]
-    curve = metrics.curves({"test": predictions(labels, [0.1, 0.9, 0.8, 0.7, 0.6, 0.2, 0.3, 0.4])})["pr"]["test"]
-    assert curve.iloc[0].to_dict() == {"sensitivity": 1.0, "precision": 3 / 8}
-    assert curve.iloc[-1].to_dict() == {"sensitivity": 0.0, "precision": 1.0}
-
-
 def test_each_original_class_has_its_errors_counted_by_hand():
-    given = predictions([0, 0, 0, 1, 1, 0], [0.9, 0.2, 0.4, 0.8, 0.1, 0.7], patients=["a", "a", "b", "c", "d", "e"])
+    test = predictions([0, 0, 0, 1, 1, 0], [0.9, 0.2, 0.4, 0.8, 0.1, 0.7], patients=["a", "a", "b", "c", "d", "e"])
     classes = pd.Series(["cyst", "cyst", "normal", "cancer", "cancer", "normal"])
-    found = metrics.by_class(given, classes, 0.5, seed=1)
-    assert {name: (one["side"], one["images"], one["patients"], one["wrong"]) for name, one in found.items()} == {
+    entries = metrics.by_class(test, classes, 0.5, seed=1)
+    counts = ("side", "images", "patients", "wrong")
+    assert {name: tuple(entry[key] for key in counts) for name, entry in entries.items()} == {
         "cancer": ("positive", 2, 2, 1), "cyst": ("negative", 2, 1, 1), "normal": ("negative", 2, 2, 1),
     }  # fmt: skip
-    assert found["normal"]["quartiles"] == pytest.approx([0.475, 0.55, 0.625])
-    assert found["cancer"]["accuracy"]["value"] == 0.5 and found["cancer"]["accuracy"]["ci_low"] is not None
-    assert found["cyst"]["accuracy"]["reason"] == "no interval: it depends on one patient, or on one set of copies"
+    assert entries["normal"]["quartiles"] == pytest.approx([0.475, 0.55, 0.625])
+    assert entries["cancer"]["accuracy"]["value"] == 0.5 and entries["cancer"]["accuracy"]["ci_low"] is not None
+    assert entries["cyst"]["accuracy"]["reason"] == "no interval: it depends on one patient, or on one set of copies"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 
-def judged(labels, probabilities, patients, known=None, synthetic=False, units=None):
+def rendered(labels, probabilities, patients, in_train=None, synthetic=False, units=None):
     count = len(labels)
     test = pd.DataFrame(
         {
@@ -15,7 +15,7 @@ def judged(labels, probabilities, patients, known=None, synthetic=False, units=N
             "patient": pd.array(patients or [None] * count, dtype="string"),
             "unit": pd.factorize(pd.Series(units or patients or range(count)))[0],
             "copy_in_train": pd.array([False] * count, dtype="boolean"),
-            "patient_in_train": pd.array(known or [None if patients is None else False] * count, dtype="boolean"),
+            "patient_in_train": pd.array(in_train or [None if patients is None else False] * count, dtype="boolean"),
         }
     )
     return verdict.render_verdict({"synthetic": synthetic} | metrics.summarise(test, test, 0.5, 0.5, seed=1))
@@ -28,28 +28,28 @@ MANY = [f"p{n // 5}" for n in range(200)]
 
 
 def test_a_good_classifier_on_many_patients_is_better_than_chance_and_nothing_leaked():
-    said = judged(LABELS, GOOD, MANY)
-    assert "**Better than chance: ROC AUC 0.9" in said and "independent" not in said
-    assert "200 images of 40 patients; 100 positive images of 20 patients" in said and "No leak: no test image" in said
+    text = rendered(LABELS, GOOD, MANY)
+    assert "**Better than chance: ROC AUC 0.9" in text and "independent" not in text
+    assert "200 images of 40 patients; 100 positive images of 20 patients" in text and "No leak: no test image" in text
 
 
 def test_guessing_cannot_be_told_from_chance():
-    assert "**Not distinguishable from chance" in judged(LABELS, random.random_sample(200), MANY)
+    assert "**Not distinguishable from chance" in rendered(LABELS, random.random_sample(200), MANY)
 
 
 def test_the_wrong_way_round_is_worse_than_chance():
-    assert "**Worse than chance" in judged(LABELS, 1 - GOOD, MANY)
+    assert "**Worse than chance" in rendered(LABELS, 1 - GOOD, MANY)
 
 
 def test_positives_of_one_patient_are_not_evidence_of_anything():
     patients = [f"p{n // 5}" for n in range(100)] + ["one"] * 100
-    assert "**Not evidence of anything: all positives come from one patient.**" in judged(LABELS, GOOD, patients)
+    assert "**Not evidence of anything: all positives come from one patient.**" in rendered(LABELS, GOOD, patients)
 
 
 def test_positives_of_patients_who_share_images_are_counted_as_one():
     patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // 50}" for n in range(100)]
-    said = judged(LABELS, GOOD, patients, units=[*patients[:100], *["q"] * 100])
-    assert "**Not evidence of anything: all positives come from one patient" in said
+    text = rendered(LABELS, GOOD, patients, units=[*patients[:100], *["q"] * 100])
+    assert "**Not evidence of anything: all positives come from one patient" in text
 
 
 @pytest.mark.parametrize(
@@ -58,47 +58,47 @@ def test_positives_of_patients_who_share_images_are_counted_as_one():
 )
 def test_few_patients_are_called_few_and_five_too_few(each, words):
     patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // each}" for n in range(100)]
-    said = judged(LABELS, GOOD, patients)
-    assert f"**{words}: ROC AUC" in said
-    assert f", with {-(-100 // each)} independent patients in the smaller class.**" in said
+    text = rendered(LABELS, GOOD, patients)
+    assert f"**{words}: ROC AUC" in text
+    assert f", with {-(-100 // each)} independent patients in the smaller class.**" in text
 
 
 def test_a_test_set_that_training_has_seen_is_not_evidence_of_anything():
-    said = judged(LABELS, GOOD, MANY, known=[True] * 200)
-    assert "**Not evidence of anything: every test image is a copy of a training image, or of a patient in" in said
-    assert "The test set leaks" in said and "No test image is free of leaks." in said
+    text = rendered(LABELS, GOOD, MANY, in_train=[True] * 200)
+    assert "**Not evidence of anything: every test image is a copy of a training image, or of a patient in" in text
+    assert "The test set leaks" in text and "No test image is free of leaks." in text
 
 
 def test_what_leaked_is_counted_and_the_verdict_rests_on_the_rest():
-    known = [n % 2 == 0 for n in range(200)]
-    probabilities = np.where(known, LABELS * 0.8 + 0.1, random.random_sample(200))
-    said = judged(LABELS, probabilities, MANY, known=known)
-    assert "100 of its 200 images are of patients who are also in training, so their score can be too high" in said
-    assert "The test set leaks. Not distinguishable from chance: ROC AUC 0." in said
-    assert "Effect of the leak: accuracy 0." in said and "on the non-leaking test images" in said
+    in_train = [n % 2 == 0 for n in range(200)]
+    probabilities = np.where(in_train, LABELS * 0.8 + 0.1, random.random_sample(200))
+    text = rendered(LABELS, probabilities, MANY, in_train=in_train)
+    assert "100 of its 200 images are of patients who are also in training, so their score can be too high" in text
+    assert "The test set leaks. Not distinguishable from chance: ROC AUC 0." in text
+    assert "Effect of the leak: accuracy 0." in text and "on the non-leaking test images" in text
 
 
 def test_without_positives_that_training_does_not_know_nothing_is_shown():
-    said = judged(LABELS, GOOD, MANY, known=list(LABELS == 1))
-    assert "Not evidence of anything: no positive image among the non-leaking test images" in said
+    text = rendered(LABELS, GOOD, MANY, in_train=list(LABELS == 1))
+    assert "Not evidence of anything: no positive image among the non-leaking test images" in text
 
 
 def test_unknown_patients_are_a_condition_of_the_verdict():
-    said = judged(LABELS, GOOD, None)
-    assert "patients are unknown, so images are treated as independent" in said and "in both training and test" in said
+    text = rendered(LABELS, GOOD, None)
+    assert "patients are unknown, so images are treated as independent" in text and "in both training and test" in text
 
 
-def test_accuracy_stands_beside_calling_everything_by_the_commoner_class():
+def test_accuracy_is_shown_beside_that_of_always_predicting_the_majority_class():
     labels = np.repeat([0, 1], [190, 10])
-    said = judged(labels, np.full(200, 0.1), [f"p{n}" for n in range(200)])
-    assert "Accuracy 0.950; always predicting the majority class gives 0.950" in said
-    assert "Of 100 positive images, 0 are predicted positive (0 to 31)" in said  # 1 - 0.025 ** (1 / 10)
+    text = rendered(labels, np.full(200, 0.1), [f"p{n}" for n in range(200)])
+    assert "Accuracy 0.950; always predicting the majority class gives 0.950" in text
+    assert "Of 100 positive images, 0 are predicted positive (0 to 31)" in text  # 1 - 0.025 ** (1 / 10)
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_synthetic_images_are_said_to_be_and_no_clinical_use_is_suggested(synthetic):
-    said = judged(LABELS, GOOD, MANY, synthetic=synthetic)
-    assert ("SYNTHETIC" in said) == synthetic and "Research only: no medical device" in said
+    text = rendered(LABELS, GOOD, MANY, synthetic=synthetic)
+    assert ("SYNTHETIC" in text) == synthetic and "Research only: no medical device" in text
 
 
 def grouped(share, shift):
@@ -122,48 +122,46 @@ def grouped(share, shift):
 
 
 def test_a_group_that_predicts_the_class_is_named_first():
-    said = verdict.render_verdict(grouped(0.9, 0))
-    assert "**Possible shortcut: site. Better than chance" in said
-    assert "**Possible shortcut**: site alone, without any image, predicts the class with ROC AUC 0.9" in said
+    text = verdict.render_verdict(grouped(0.9, 0))
+    assert "**Possible shortcut: site. Better than chance" in text
+    assert "**Possible shortcut**: site alone, without any image, predicts the class with ROC AUC 0.9" in text
 
 
 def test_the_part_that_fails_is_named_with_its_figure_and_p():
-    said = verdict.render_verdict(grouped(0.5, -0.3))
+    text = verdict.render_verdict(grouped(0.5, -0.3))
     assert (
-        "**Lower performance in a subgroup**: site A: sensitivity 0." in said and "below the others (p < 0.001" in said
+        "**Lower performance in a subgroup**: site A: sensitivity 0." in text and "below the others (p < 0.001" in text
     )
-    assert "shortcut" not in said
+    assert "shortcut" not in text
 
 
 def test_equal_parts_are_not_called_equal():
-    said = verdict.render_verdict(grouped(0.5, 0))
-    assert "No group (site) differs significantly from the others, which does not prove" in said
+    text = verdict.render_verdict(grouped(0.5, 0))
+    assert "No group (site) differs significantly from the others, which does not prove" in text
 
 
 def other_set(figures, fall):
-    fresh = figures["test_unseen"]
+    non_leaking = figures["test_unseen"]
     drop = {
         name: {"value": fall, "ci_low": fall - 0.05, "ci_high": fall + 0.05, "worse": name == "roc_auc" and fall > 0.06}
         for name in metrics.MEASURES
     }
     common = {"images": 300, "exact_copies": 40, "near_copies": 60, "of_known_patients": 20, "patients": "not known"}
     return figures | {
-        "test_unseen": fresh | {"images": 180}, "drop": drop, "common": common, "mean_probability": 0.61,
+        "test_unseen": non_leaking | {"images": 180}, "drop": drop, "common": common, "mean_probability": 0.61,
         "ood_share": {"value": 0.3, "ci_low": 0.2, "ci_high": 0.4},
     }  # fmt: skip
 
 
 def test_the_verdict_speaks_of_both_sets():
     figures = {key: value for key, value in grouped(0.5, 0).items() if key not in ("groups", "worst")}
-    said = verdict.render_verdict(figures, other_set(figures, 0.1))
-    assert "External validation: Better than chance: ROC AUC" in said and "The test set leaks" not in said
-    assert (
-        "120 of its images are excluded, because they are also in the first set: 40 exact copies, 60 near copies, "
-        "20 other images of its patients" in said
-    )
-    assert "ROC AUC 0.100 (0.050 to 0.150)" in said and "Significant drop: ROC AUC." in said
-    assert "Patients are unknown, so some of them can be in both sets." in said
-    assert "out-of-distribution images: 0.300 (0.200 to 0.400), where 0.05 is usual" in said
+    text = verdict.render_verdict(figures, other_set(figures, 0.1))
+    assert "External validation: Better than chance: ROC AUC" in text and "The test set leaks" not in text
+    assert "120 of its images are excluded, because they are also in the first set: 40 exact copies, 60 near" in text
+    assert "60 near copies, 20 other" in text
+    assert "ROC AUC 0.100 (0.050 to 0.150)" in text and "Significant drop: ROC AUC." in text
+    assert "Patients are unknown, so some of them can be in both sets." in text
+    assert "out-of-distribution images: 0.300 (0.200 to 0.400), where 0.05 is usual" in text
     assert "No drop is significant" in verdict.render_verdict(figures, other_set(figures, 0.01))
     assert verdict.render_verdict(figures) == verdict.render_verdict(figures, None)
 

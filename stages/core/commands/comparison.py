@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from core.evidence import bootstrap, luck, metrics
+from core.evidence import bootstrap, metrics, seed_variance
 from core.evidence.bootstrap import Scores
 from core.pipeline import components, tables
 from core.pipeline.errors import PipelineError
@@ -36,10 +36,13 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
     PipelineError if the test sets differ.
     """
-    tests = [luck.leave_out(run.predictions[run.predictions["split"] == "test"], run.temperature) for run in runs]
+    tests = [
+        seed_variance.add_leave_one_out(run.predictions[run.predictions["split"] == "test"], run.temperature)
+        for run in runs
+    ]
     columns = ["label", "patient", "probability"]
     numbered = [
-        test[["file", *columns, *luck.columns(test)]].set_index("file").add_suffix(f"_{number}")
+        test[["file", *columns, *seed_variance.leave_one_out_columns(test)]].set_index("file").add_suffix(f"_{number}")
         for number, test in enumerate(tests)
     ]
     both = numbered[0].join(numbered[1], how="inner").reset_index()
@@ -72,18 +75,18 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
     """For each measure: both values, their difference (second minus first) with its 95 % interval and p, the reason if
     one of these is missing, and ``differ``, whether the difference is significant.
 
-    If both runs are ensembles, recipes are compared: patients and trainings are both drawn (core.evidence.luck).
-    Otherwise the two models are compared: only the patients are drawn. The p-values are adjusted by Holm's step-down
-    procedure (1979, Scandinavian Journal of Statistics 6, 65-70).
+    If both runs are ensembles, recipes are compared: patients and trainings are both drawn
+    (core.evidence.seed_variance). Otherwise the two models are compared: only the patients are drawn. The p-values are
+    adjusted by Holm's step-down procedure (1979, Scandinavian Journal of Statistics 6, 65-70).
     """
     both: list[Scores] = []
     for number, run in enumerate(runs):
-        table = images.filter(regex=rf"^(probability|{luck.WITHOUT}\d+)_{number}$")
+        table = images.filter(regex=rf"^(probability|{seed_variance.WITHOUT}\d+)_{number}$")
         table = table.rename(columns=lambda name: name.rpartition("_")[0])
         both.append(metrics.scores(table.join(images[["label", "unit"]]), run.threshold))
     pair = both[0], both[1]
     values = [metrics.measures(scores) for scores in pair]
-    fewer = [[metrics.measures(one) for one in scores.fewer] for scores in pair] if recipes(runs) else []
+    fewer = [[metrics.measures(one) for one in scores.leave_one_out] for scores in pair] if recipes(runs) else []
     resampled = [bootstrap.resample(scores, seed) for scores in pair]
     rows = []
     for name in metrics.MEASURES:
@@ -94,7 +97,7 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
             row["reason"] = "not defined"
         else:
             row["difference"] = second - first
-            trainings = [luck.of_training([values_of[name] for values_of in each]) for each in fewer]
+            trainings = [seed_variance.jackknife([values_of[name] for values_of in each]) for each in fewer]
             drawn = tuple(part for part in trainings if part)
             found = bootstrap.difference((first, second), resampled[1][name] - resampled[0][name], name, pair, drawn)
             if isinstance(found, str):
@@ -226,7 +229,7 @@ def _yaml(value: Any) -> str:
 
 def _leak(run: Run) -> str:
     test = run.predictions[run.predictions["split"] == "test"]
-    known = len(test) - len(metrics.unseen(test))
+    known = len(test) - len(metrics.non_leaking(test))
     if not known:
         return ""
     return f"LEAK in {run.name}: {known:,} of its {len(test):,} test images have a copy or their patient in training."

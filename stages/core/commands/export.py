@@ -71,7 +71,7 @@ def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, An
         "label2id": {"negative": 0, "positive": 1},
         "num_channels": description["channels"],
         "threshold": figures["threshold"],
-        "temperature": calibration.used(figures["calibration"]),
+        "temperature": calibration.applied_temperature(figures["calibration"]),
     } | {key: description[key] for key in told if key in description}
 
 

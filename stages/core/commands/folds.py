@@ -60,10 +60,10 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
             "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "folds": len(values),
         }
-    fresh = metrics.unseen(pooled)
+    non_leaking = metrics.non_leaking(pooled)
     blocks = {
-        name: metrics.counts(rows) | metrics.figures(metrics.scores(rows, rows["threshold"]), seed)
-        for name, rows in (("test", pooled), ("test_unseen", fresh))
+        name: metrics.counts(rows) | metrics.metrics_with_ci(metrics.scores(rows, rows["threshold"]), seed)
+        for name, rows in (("test", pooled), ("test_unseen", non_leaking))
     }
     return {"synthetic": tables.is_synthetic(pooled), "folds": each, "spread": spread, "pooled": blocks}
 

@@ -52,7 +52,9 @@ class Model:
     def scores(self, stack: np.ndarray, rows: np.ndarray) -> Scores:
         """The scores of the images at ``rows`` of ``stack``, uint8 (N, side, side, C)."""
         each, features = inference.features(self.ensemble, stack, rows, self.device)
-        return Scores(calibration.tempered(each.mean(axis=1), self.temperature), self.detector.ood_score(features))
+        return Scores(
+            calibration.apply_temperature(each.mean(axis=1), self.temperature), self.detector.ood_score(features)
+        )
 
     def heatmap(self, image: np.ndarray, positive: bool) -> Image.Image:
         """An image uint8 (side, side, C), overlaid with the regions that support the predicted class (Grad-CAM). If

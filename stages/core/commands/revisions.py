@@ -51,7 +51,7 @@ def decisions(revision: str, path: str) -> tuple[float, float]:
     content = text(revision, path)
     try:
         figures = json.loads(content)
-        return float(figures["threshold"]), calibration.used(figures["calibration"])
+        return float(figures["threshold"]), calibration.applied_temperature(figures["calibration"])
     except (ValueError, KeyError, TypeError):
         raise PipelineError(
             _conflict(revision, path, content)

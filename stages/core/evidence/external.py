@@ -1,4 +1,4 @@
-"""What a model reaches on another set of images, beside what it reached on its own test images."""
+"""Evaluate a model on an external set of images, and compare the result with that on its own test images."""
 
 from typing import Any
 
@@ -10,66 +10,111 @@ import pandas as pd
 from scipy.special import ndtri
 
 
-def judge(
-    test: pd.DataFrame, val: pd.DataFrame, first: dict[str, Any], asked: float | str, seed: int
+def summarise(
+    test: pd.DataFrame, val: pd.DataFrame, first: dict[str, Any], threshold: float | str, seed: int
 ) -> dict[str, Any]:
-    """The details of another set: the blocks of metrics.summarise, with the threshold of the
-    first set, and drop, ood_share, calibration, mean_probability and groups, on the images that the first set lacks.
+    """The details of an external set, with the threshold and the temperature of the first set.
 
-    ``test``: all its images, as for metrics.summarise, with ``raw``, the probability before calibration, and
-    ``ood``, whether it is out of distribution. ``val``: the validation images of the first set, and ``first`` its
-    figures; ``asked`` is evaluate.threshold.
+    Parameters
+    ----------
+    test : DataFrame
+        All images of the external set, as for metrics.summarise, with ``raw``, the probability before calibration, and
+        ``ood``, whether the image is out of distribution.
+    val : DataFrame
+        The validation images of the first set.
+    first : dict
+        The details of the first set.
+    threshold : float or str
+        evaluate.threshold.
+    seed : int
+        Seed of the resamples.
+
+    Returns
+    -------
+    dict
+        The blocks of metrics.summarise, and on the images that the first set lacks: drop, ood_share, calibration,
+        mean_probability, and groups if there are any.
     """
-    threshold, of_first = first["threshold"], first["calibration"]
-    fresh = metrics.unseen(test)
-    figures = {"threshold": threshold} | metrics.summarise(test, val, threshold, asked, seed)
-    figures |= subgroups.summarise(fresh, fresh[:0], threshold, seed)
-    labels, raw = fresh["label"].to_numpy(), fresh["raw"].to_numpy()
-    return figures | {
-        "drop": drop(first["test_unseen"], figures["test_unseen"]),
-        "ood_share": share(fresh["ood"].to_numpy(), fresh["unit"].to_numpy(), seed),
+    of_first = first["calibration"]
+    non_leaking = metrics.non_leaking(test)
+    details = {"threshold": first["threshold"]}
+    details |= metrics.summarise(test, val, first["threshold"], threshold, seed)
+    details |= subgroups.summarise(non_leaking, non_leaking[:0], first["threshold"], seed)
+    labels, raw = non_leaking["label"].to_numpy(), non_leaking["raw"].to_numpy()
+    return details | {
+        "drop": drop(first["test_unseen"], details["test_unseen"]),
+        "ood_share": share(non_leaking["ood"].to_numpy(), non_leaking["unit"].to_numpy(), seed),
         "calibration": calibration.summarise(labels, raw, of_first["temperature"], of_first["applied"]),
-        "mean_probability": float(fresh["probability"].mean()),
+        "mean_probability": float(non_leaking["probability"].mean()),
     }
 
 
-def headline(figures: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of metrics/evaluate.json of another set."""
-    kept = ("roc_auc", "roc_auc_ci_low", "roc_auc_ci_high", "sensitivity", "specificity")
-    known = metrics.headline(figures)
-    return {name: known[name] for name in kept} | {
-        "roc_auc_drop": figures["drop"]["roc_auc"]["value"],
-        "ood_share": figures["ood_share"]["value"],
+def headline(details: dict[str, Any]) -> dict[str, float | None]:
+    """The content of metrics/evaluate.json of an external set."""
+    names = ("roc_auc", "roc_auc_ci_low", "roc_auc_ci_high", "sensitivity", "specificity")
+    values = metrics.headline(details)
+    return {name: values[name] for name in names} | {
+        "roc_auc_drop": details["drop"]["roc_auc"]["value"],
+        "ood_share": details["ood_share"]["value"],
     }
 
 
-def drop(here: dict[str, Any], there: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """How far each measure falls from one set to another without common patients: {value, low, high}; negative if it
-    rises. ``here`` and ``there``: blocks of metrics.summarise.
+def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """How far each measure falls from one set to another without common patients.
 
-    The 95 % interval of the difference comes from those of the two figures (MOVER: Zou and Donner 2008, Statistics in
-    Medicine 27(10), 1693-1702). It holds for this model and new patients of both kinds. ``worse``: for the measures
-    that do not depend on the share of positives, whether the fall is more than chance, corrected for their number (the
-    interval is widened to that of Bonferroni).
+    The interval holds for this model and new patients of both kinds.
+
+    Parameters
+    ----------
+    first, external : dict
+        Blocks of metrics.summarise.
+
+    Returns
+    -------
+    dict
+        By the name of the measure, {value, ci_low, ci_high}, negative if the measure rises; None with a ``reason``
+        where not defined. PREVALENCE_FREE measures have ``worse``: whether the drop is significant, corrected for their
+        number (the interval is widened to that of Bonferroni).
+
+    References
+    ----------
+    Zou and Donner 2008, Statistics in Medicine 27(10), 1693-1702: the interval of a difference from those of both
+    values (MOVER).
     """
-    wider = ndtri(1 - 0.025 / len(metrics.SHAREFREE)) / ndtri(0.975)
-    found: dict[str, dict[str, Any]] = {}
+    widening = ndtri(1 - 0.025 / len(metrics.PREVALENCE_FREE)) / ndtri(0.975)
+    drops: dict[str, dict[str, Any]] = {}
     for name in metrics.MEASURES:
-        one, other = here[name], there[name]
-        known = None not in (one["value"], other["value"])
-        found[name] = {"value": one["value"] - other["value"] if known else None, "ci_low": None, "ci_high": None}
-        if not known or None in (one["ci_low"], other["ci_low"]):
-            found[name]["reason"] = next(entry["reason"] for entry in (one, other) if entry["ci_low"] is None)
+        here, there = first[name], external[name]
+        defined = None not in (here["value"], there["value"])
+        value = here["value"] - there["value"] if defined else None
+        drops[name] = {"value": value, "ci_low": None, "ci_high": None}
+        if value is None or None in (here["ci_low"], there["ci_low"]):
+            drops[name]["reason"] = next(entry["reason"] for entry in (here, there) if entry["ci_low"] is None)
             continue
-        value = found[name]["value"]
-        found[name]["ci_low"] = value - np.hypot(one["value"] - one["ci_low"], other["ci_high"] - other["value"])
-        found[name]["ci_high"] = value + np.hypot(one["ci_high"] - one["value"], other["value"] - other["ci_low"])
-        if name in metrics.SHAREFREE:
-            found[name]["worse"] = bool(value - wider * (value - found[name]["ci_low"]) > 0)
-    return found
+        low = value - np.hypot(here["value"] - here["ci_low"], there["ci_high"] - there["value"])
+        high = value + np.hypot(here["ci_high"] - here["value"], there["value"] - there["ci_low"])
+        drops[name] |= {"ci_low": low, "ci_high": high}
+        if name in metrics.PREVALENCE_FREE:
+            drops[name]["worse"] = bool(value - widening * (value - low) > 0)
+    return drops
 
 
 def share(marked: np.ndarray, units: np.ndarray, seed: int) -> dict[str, Any]:
-    """The share of images that are ``marked``, bool (N,), with its 95 % interval over ``units``."""
-    ones = Scores(np.ones(len(marked), dtype=np.int64), marked.astype(float), marked, pd.factorize(units)[0])
-    return metrics.of_model(ones, seed, "sensitivity")
+    """The share of marked images with its 95 % interval over patients.
+
+    Parameters
+    ----------
+    marked : bool (N,)
+        Whether the image is marked.
+    units : int64 (N,)
+        The patient of each image.
+    seed : int
+        Seed of the resamples.
+
+    Returns
+    -------
+    dict
+        {value, ci_low, ci_high}, and the ``reason`` if one of them is None.
+    """
+    positives = Scores(np.ones(len(marked), dtype=np.int64), marked.astype(float), marked, pd.factorize(units)[0])
+    return metrics.model_metric(positives, seed, "sensitivity")

@@ -20,8 +20,8 @@ def no_temperature() -> str:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """The measures as columns: the whole test set, its non-leaking images (metrics.unseen), and patients."""
-    blocks = {"test": figures["test"], "unseen": figures["test_unseen"]}
+    """The measures as columns: the whole test set, its non-leaking images (metrics.non_leaking), and patients."""
+    blocks = {"test": figures["test"], "non-leaking": figures["test_unseen"]}
     if figures["test_patients"] is not None:
         blocks["patients' mean"] = figures["test_patients"]["mean"]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []

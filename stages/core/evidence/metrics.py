@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.evidence import bootstrap, luck, messages
+from core.evidence import bootstrap, messages, seed_variance
 from core.evidence.bootstrap import Scores
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
@@ -10,35 +10,38 @@ from core.pipeline.errors import PipelineError
 import numpy as np
 import pandas as pd
 
-MEASURES = tuple(bootstrap.RESTS_ON)
-SHAREFREE = ("roc_auc", "sensitivity", "specificity")  # those that do not depend on the share of positives
+MEASURES = tuple(bootstrap.SUPPORT)
+PREVALENCE_FREE = ("roc_auc", "sensitivity", "specificity")  # those that do not depend on the share of positives
 POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _ratio(numerator: int, denominator: int) -> float | None:
+    return numerator / denominator if denominator else None
 
 
 def measures(scores: Scores) -> dict[str, float | None]:
     """The measures of one set of images.
 
-    None means not defined: sensitivity without positives, precision if no image is predicted positive, the areas
-    under the curves with one class.
+    Returns
+    -------
+    dict of float or None
+        By the name of the measure, in [0, 1]. None means not defined: sensitivity without positives, precision if no
+        image is predicted positive, the areas under the curves with one class.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import
 
-    labels, called, positive = scores.labels, scores.called, scores.labels == 1
-    hits, false_alarms = int((called & positive).sum()), int((called & ~positive).sum())
-    misses, passed = int((~called & positive).sum()), int((~called & ~positive).sum())
-    sensitivity, specificity = _ratio(hits, hits + misses), _ratio(passed, passed + false_alarms)
+    labels, predicted, positive = scores.labels, scores.predicted, scores.labels == 1
+    tp, fp = int((predicted & positive).sum()), int((predicted & ~positive).sum())
+    fn, tn = int((~predicted & positive).sum()), int((~predicted & ~positive).sum())
+    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     both = sensitivity is not None and specificity is not None
     return {
-        "accuracy": _ratio(hits + passed, len(labels)),
+        "accuracy": _ratio(tp + tn, len(labels)),
         "balanced_accuracy": (sensitivity + specificity) / 2 if both else None,  # type: ignore[operator]
         "sensitivity": sensitivity,
         "specificity": specificity,
-        "precision": _ratio(hits, hits + false_alarms),
-        "f1": _ratio(2 * hits, 2 * hits + false_alarms + misses) if positive.any() else None,
+        "precision": _ratio(tp, tp + fp),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn) if positive.any() else None,
         "roc_auc": float(roc_auc_score(labels, scores.probabilities)) if both else None,
         "pr_auc": float(average_precision_score(labels, scores.probabilities)) if both else None,
         "brier": float(np.mean((scores.probabilities - labels) ** 2)) if len(labels) else None,
@@ -46,26 +49,47 @@ def measures(scores: Scores) -> dict[str, float | None]:
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
-    """Scores from the columns label, probability, unit, and those of luck.leave_out. A probability of ``threshold`` or
-    more is called positive; ``threshold`` is one number for all rows, or one per row."""
+    """The scores of a table of predictions.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        With the columns label, probability and unit, and for an ensemble those of seed_variance.add_leave_one_out.
+    threshold : float or Series
+        One number for all rows, or one per row. A probability at the threshold is predicted positive.
+    """
     labels, units = predictions["label"].to_numpy(), pd.factorize(predictions["unit"])[0].astype(np.int64)
 
-    def scored(column: str) -> Scores:
+    def of_column(column: str) -> Scores:
         probabilities = predictions[column].to_numpy(dtype=np.float64)
         return Scores(labels, probabilities, probabilities >= np.asarray(threshold), units)
 
-    return scored("probability")._replace(fewer=tuple(scored(column) for column in luck.columns(predictions)))
+    columns = seed_variance.leave_one_out_columns(predictions)
+    return of_column("probability")._replace(leave_one_out=tuple(of_column(column) for column in columns))
 
 
-def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
-    """Measures as {value, low, high, recipe: {low, high, luck}}. The first interval is the model's, the second the
-    recipe's; ``luck`` is the share of trainings in the variance of the latter.
+def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
+    """Measures with their 95 % intervals.
 
-    A number that is not defined is None, and the key ``reason`` says why.
+    Parameters
+    ----------
+    scores : Scores
+        The images.
+    seed : int
+        Seed of the resamples.
+    names : tuple of str
+        The measures to compute.
+
+    Returns
+    -------
+    dict
+        By the name of the measure, {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}. The first
+        interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
+        variance of the latter. A number that is not defined is None, and the key ``reason`` says why.
     """
-    ranks = bool({"roc_auc", "pr_auc"} & set(names))
-    resampled = bootstrap.resample(found, seed, ranks) if len(found.labels) else {}
-    values, fewer = measures(found), [measures(scores) for scores in found.fewer]
+    auc = bool({"roc_auc", "pr_auc"} & set(names))
+    resampled = bootstrap.resample(scores, seed, auc) if len(scores.labels) else {}
+    values, leave_one_out = measures(scores), [measures(others) for others in scores.leave_one_out]
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
         value = values[name]
@@ -76,148 +100,208 @@ def figures(found: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict
             "recipe": {"ci_low": None, "ci_high": None, "seed_variance_share": None},
         }
         if value is None:
-            entries[name]["reason"] = _why_undefined(found)
+            entries[name]["reason"] = _undefined_reason(scores)
             continue
-        bounds = bootstrap.interval(name, value, resampled[name], found)
+        bounds = bootstrap.interval(name, value, resampled[name], scores)
         if isinstance(bounds, str):
             entries[name]["reason"] = f"no interval: {bounds}"
             continue
         entries[name]["ci_low"], entries[name]["ci_high"] = bounds
-        training = luck.of_training([values_of[name] for values_of in fewer])
+        training = seed_variance.jackknife([others[name] for others in leave_one_out])
         if training is None:
-            entries[name]["recipe"]["reason"] = "not defined without one of the networks" if fewer else luck.ALONE
+            reason = "not defined without one of the networks" if leave_one_out else seed_variance.SINGLE_NETWORK
+            entries[name]["recipe"]["reason"] = reason
             continue
-        whole = bootstrap.interval(name, value, resampled[name], found, training)
-        assert not isinstance(whole, str)  # the model has an interval
-        share = bootstrap.luck_share(name, resampled[name], found, training)
-        entries[name]["recipe"] = {"ci_low": whole[0], "ci_high": whole[1], "seed_variance_share": share}
+        recipe = bootstrap.interval(name, value, resampled[name], scores, training)
+        assert not isinstance(recipe, str)  # the model has an interval
+        share = bootstrap.seed_variance_share(name, resampled[name], scores, training)
+        entries[name]["recipe"] = {"ci_low": recipe[0], "ci_high": recipe[1], "seed_variance_share": share}
     return entries
 
 
-def of_model(found: Scores, seed: int, name: str) -> dict[str, Any]:
-    """One measure of ``figures`` without the interval of the recipe: {value, low, high}, and the ``reason``."""
-    entry = figures(found._replace(fewer=()), seed, (name,))[name]
+def model_metric(scores: Scores, seed: int, name: str) -> dict[str, Any]:
+    """One entry of ``metrics_with_ci`` without the interval of the recipe: {value, ci_low, ci_high}, and the
+    ``reason``."""
+    entry = metrics_with_ci(scores._replace(leave_one_out=()), seed, (name,))[name]
     return {key: value for key, value in entry.items() if key != "recipe"}
 
 
-def _why_undefined(found: Scores) -> str:
-    if not len(found.labels):
+def _undefined_reason(scores: Scores) -> str:
+    if not len(scores.labels):
         return "no image"
-    if (found.labels == 0).all():
+    if (scores.labels == 0).all():
         return "no positive image"
-    return "no negative image" if (found.labels == 1).all() else "no image is predicted positive"
+    return "no negative image" if (scores.labels == 1).all() else "no image is predicted positive"
 
 
-def by_patient(predictions: pd.DataFrame, how: str) -> pd.DataFrame:
+def by_patient(predictions: pd.DataFrame, aggregate: str) -> pd.DataFrame:
     """One row per patient: the "mean" or "max" probability of the images, and label 1 if any image is positive."""
+    columns = ["probability", *seed_variance.leave_one_out_columns(predictions)]
     rows = predictions.groupby("patient", as_index=False).agg(
-        {"label": "max", "unit": "first"} | dict.fromkeys(["probability", *luck.columns(predictions)], how)
+        {"label": "max", "unit": "first"} | dict.fromkeys(columns, aggregate)
     )
     return rows.astype({"patient": "string"})
 
 
-def unseen(predictions: pd.DataFrame) -> pd.DataFrame:
+def non_leaking(predictions: pd.DataFrame) -> pd.DataFrame:
     """The rows without a copy in training and, if patients are known, without their patient in training."""
-    known = predictions["copy_in_train"].fillna(False) | predictions["patient_in_train"].fillna(False)
-    return predictions[~known.astype(bool)]
+    leaking = predictions["copy_in_train"].fillna(False) | predictions["patient_in_train"].fillna(False)
+    return predictions[~leaking.astype(bool)]
 
 
-def choose_threshold(asked: float | str, validation: pd.DataFrame) -> float:
-    """The given threshold, or for "validation" the one with the best balanced accuracy on ``validation``.
+def choose_threshold(threshold: float | str, validation: pd.DataFrame) -> float:
+    """The threshold of a probability that is predicted positive.
 
-    Raises PipelineError if it has to be chosen and validation has one class only.
+    Parameters
+    ----------
+    threshold : float or str
+        The threshold itself, or "validation".
+    validation : DataFrame
+        With the columns label and probability.
+
+    Returns
+    -------
+    float
+        ``threshold``, or for "validation" the threshold with the best balanced accuracy on ``validation``; in [0, 1].
+
+    Raises
+    ------
+    PipelineError
+        If it has to be chosen and validation has one class only.
     """
-    if asked != "validation":
-        return float(asked)
+    if threshold != "validation":
+        return float(threshold)
     if validation["label"].nunique() < 2:
         raise PipelineError(messages.no_threshold(len(validation), int(validation["label"].sum())))
-    false_alarms, sensitivity, thresholds = _roc_curve(validation)
-    return float(min(1.0, thresholds[np.argmax(sensitivity - false_alarms)]))
+    fpr, sensitivity, thresholds = roc_curve(validation)
+    return float(min(1.0, thresholds[np.argmax(sensitivity - fpr)]))
 
 
 def summarise(
-    test: pd.DataFrame, validation: pd.DataFrame, threshold: float, asked: float | str, seed: int
+    test: pd.DataFrame, validation: pd.DataFrame, threshold: float, strategy: float | str, seed: int
 ) -> dict[str, Any]:
-    """The blocks of the details of evaluate: ``test``, ``test_unseen``, ``leak`` (test minus unseen), ``leaking``
-    (test images that are copies of training images, and others of training patients), ``test_patients`` and
-    ``operating_points``.
+    """The blocks of the details of evaluate.
 
-    Patients are scored by the mean and by the maximum of their images. If ``asked`` is "validation", the threshold for
-    each of the two is chosen on the validation patients. ``test_patients`` is null if patients are not known.
+    Patients are scored by the mean and by the maximum of their images.
+
+    Parameters
+    ----------
+    test, validation : DataFrame
+        With the columns label, patient, probability, unit, copy_in_train and patient_in_train.
+    threshold : float
+        The threshold of the images.
+    strategy : float or str
+        evaluate.threshold. If it is "validation", the thresholds of patients are chosen on the validation patients.
+    seed : int
+        Seed of the resamples.
+
+    Returns
+    -------
+    dict
+        ``test``: counts and measures of all test images. ``test_unseen``: of the non-leaking ones. ``leak``: the
+        measures of test minus test_unseen. ``leaking``: the number of test images that are copies of training images,
+        and of others of training patients. ``test_patients``: None if patients are unknown. ``operating_points``.
     """
-    fresh = unseen(test)
+    without_leak = non_leaking(test)
     of_test = _block(test, threshold, seed)
-    of_fresh = of_test if len(fresh) == len(test) else _block(fresh, threshold, seed)
+    of_non_leaking = of_test if len(without_leak) == len(test) else _block(without_leak, threshold, seed)
     copies = int(test["copy_in_train"].fillna(False).sum())
-    blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_fresh, "leak": {}, "test_patients": None}
-    blocks["leaking"] = {"copies": copies, "of_training_patients": len(test) - len(fresh) - copies}
+    blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_non_leaking, "leak": {}, "test_patients": None}
+    blocks["leaking"] = {"copies": copies, "of_training_patients": len(test) - len(without_leak) - copies}
     for name in ("accuracy", "sensitivity", "roc_auc"):
-        values = of_test[name]["value"], of_fresh[name]["value"]
+        values = of_test[name]["value"], of_non_leaking[name]["value"]
         blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
         blocks["test_patients"] = {}
-        for how in ("mean", "max"):
-            patients = by_patient(validation, how)
+        for aggregate in ("mean", "max"):
+            patients = by_patient(validation, aggregate)
             # A few validation patients can all be of one class. Then use the threshold chosen on images.
-            own = choose_threshold(asked, patients) if patients["label"].nunique() == 2 else threshold
-            block = _block(by_patient(test, how), own, seed)
-            blocks["test_patients"][how] = {"threshold": own} | {
+            both = patients["label"].nunique() == 2
+            patient_threshold = choose_threshold(strategy, patients) if both else threshold
+            block = _block(by_patient(test, aggregate), patient_threshold, seed)
+            blocks["test_patients"][aggregate] = {"threshold": patient_threshold} | {
                 name: value for name, value in block.items() if name not in ("images", "positives")
             }
     return blocks | {"operating_points": operating_points(test, validation, seed)}
 
 
-def headline(figures: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of metrics/evaluate.json, on the test images that training has not seen; None if not defined.
+def headline(details: dict[str, Any]) -> dict[str, float | None]:
+    """The content of metrics/evaluate.json, on the non-leaking test images; None if not defined.
 
     ``roc_auc_inflation``: how much higher the ROC AUC of the whole test set is, because of what leaks.
     """
-    block, area = figures["test_unseen"], figures["test_unseen"]["roc_auc"]
+    block, area = details["test_unseen"], details["test_unseen"]["roc_auc"]
     values = {name: block[name]["value"] for name in ("sensitivity", "specificity", "pr_auc", "accuracy", "brier")}
     return {"roc_auc": area["value"], "roc_auc_ci_low": area["ci_low"], "roc_auc_ci_high": area["ci_high"]} | values | {
-        "threshold": figures["threshold"],
+        "threshold": details["threshold"],
         "roc_auc_seed_variance_share": area["recipe"]["seed_variance_share"],
-        "roc_auc_inflation": figures["leak"]["roc_auc"],
+        "roc_auc_inflation": details["leak"]["roc_auc"],
     }  # fmt: skip
 
 
 def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
-    return counts(predictions) | figures(scores(predictions, threshold), seed)
+    return counts(predictions) | metrics_with_ci(scores(predictions, threshold), seed)
 
 
 def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
-    """The counts behind a figure: images, positives, patients, patients with a positive image, and the number of
-    independent groups of patients and copies (``unit``) with a positive and with a negative image."""
-    units = {
+    """The counts behind a measure: images, positives, patients, patients with a positive image, and the number of
+    components of patients and copies (``unit``) with a positive and with a negative image."""
+    components = {
         f"{name}_components": predictions.loc[predictions["label"] == label, "unit"].nunique()
         for label, name in ((1, "positive"), (0, "negative"))
     }
-    return tables.counts(predictions) | units
+    return tables.counts(predictions) | components
 
 
 def by_class(test: pd.DataFrame, classes: "pd.Series[str]", threshold: float, seed: int) -> dict[str, Any]:
-    """For each original class of the test images: on which side it is, its images and patients, how many are called
-    wrongly with the accuracy among them, and the quartiles of the probability. ``classes`` is on the index of ``test``.
+    """The errors in each original class.
+
+    Parameters
+    ----------
+    test : DataFrame
+        The test images, as for ``summarise``.
+    classes : Series of str
+        The original class of each image, on the index of ``test``.
+    threshold : float
+        The threshold of the images.
+    seed : int
+        Seed of the resamples.
+
+    Returns
+    -------
+    dict
+        By the name of the class: ``side``, "positive" or "negative"; the numbers of ``images`` and ``patients``; how
+        many are ``wrong``, with the ``accuracy``; the three ``quartiles`` of the probability.
     """
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for name, rows in test.groupby(classes, sort=True):
-        judged = scores(rows, threshold)
-        found[str(name)] = {
+        of_class = scores(rows, threshold)
+        entries[str(name)] = {
             "side": "positive" if rows["label"].iloc[0] else "negative",
             "images": len(rows),
             "patients": tables.counts(rows)["patients"],
-            "wrong": int((judged.called != (judged.labels == 1)).sum()),
-            "quartiles": [float(value) for value in np.quantile(judged.probabilities, (0.25, 0.5, 0.75))],
-        } | figures(judged, seed, ("accuracy",))
-    return found
+            "wrong": int((of_class.predicted != (of_class.labels == 1)).sum()),
+            "quartiles": [float(value) for value in np.quantile(of_class.probabilities, (0.25, 0.5, 0.75))],
+        } | metrics_with_ci(of_class, seed, ("accuracy",))
+    return entries
 
 
 def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Sensitivity and specificity of ``test`` at thresholds chosen on ``validation``.
 
-    ``specificity_90`` is the lowest threshold with a specificity of at least 0.90 on validation; ``sensitivity_90`` is
-    the highest threshold with a sensitivity of at least 0.90. If validation has one class only, each is null with a
-    reason.
+    Parameters
+    ----------
+    test, validation : DataFrame
+        With the columns label, probability and unit.
+    seed : int
+        Seed of the resamples.
+
+    Returns
+    -------
+    dict
+        ``specificity_90`` is at the lowest threshold with a specificity of at least 0.90 on validation,
+        ``sensitivity_90`` at the highest threshold with a sensitivity of at least 0.90. Each has the ``threshold`` and
+        the entries of ``metrics_with_ci``; or None as threshold with a ``reason``, if validation has one class only.
     """
     points: dict[str, Any] = {}
     for fixed in ("specificity", "sensitivity"):
@@ -226,65 +310,22 @@ def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) ->
             if validation["label"].nunique() < 2:
                 points[name] = {"threshold": None, "reason": "validation has one class only"}
                 continue
-            false_alarms, sensitivity, thresholds = _roc_curve(validation, drop_intermediate=False)
-            reached = 1 - false_alarms >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
+            fpr, sensitivity, thresholds = roc_curve(validation, drop_intermediate=False)
+            reached = 1 - fpr >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
             # Thresholds are in descending order: specificity falls and sensitivity rises along them.
-            chosen = np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]
-            threshold = float(thresholds[chosen])
-            entries = figures(scores(test, threshold), seed, ("sensitivity", "specificity"))
+            position = np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]
+            threshold = float(thresholds[position])
+            entries = metrics_with_ci(scores(test, threshold), seed, ("sensitivity", "specificity"))
             # The first threshold is infinite (no image is positive), which JSON can't store.
             points[name] = {"threshold": threshold if np.isfinite(threshold) else None} | entries
     return points
 
 
-def _roc_curve(rows: pd.DataFrame, drop_intermediate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rates of false alarms, the sensitivities and their thresholds."""
-    from sklearn.metrics import roc_curve
+def roc_curve(rows: pd.DataFrame, drop_intermediate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The false positive rates, the sensitivities and their thresholds, in descending order of the threshold.
 
-    return roc_curve(rows["label"], rows["probability"], drop_intermediate=drop_intermediate)
+    The arguments are those of sklearn.metrics.roc_curve, with the columns label and probability of ``rows``.
+    """
+    from sklearn import metrics  # slow to import
 
-
-def curves(part: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
-    """ROC and PR curves of each of ``part``, as tables; a table has no rows if one class is missing."""
-    from sklearn.metrics import precision_recall_curve
-
-    found: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
-    for name, rows in part.items():
-        roc = pd.DataFrame(columns=["false_positive_rate", "sensitivity"], dtype=float)
-        pr = pd.DataFrame(columns=["sensitivity", "precision"], dtype=float)
-        if rows["label"].nunique() == 2:
-            false_alarms, sensitivity, _ = _roc_curve(rows)
-            roc = pd.DataFrame({"false_positive_rate": false_alarms, "sensitivity": sensitivity})
-            precision, sensitivity, _ = precision_recall_curve(
-                rows["label"], rows["probability"], drop_intermediate=True
-            )
-            pr = pd.DataFrame({"sensitivity": sensitivity, "precision": precision})
-        found["roc"][name], found["pr"][name] = roc, pr
-    return found
-
-
-def call(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The true and the predicted class of each image, in words."""
-    words = np.array(["negative", "positive"])
-    return pd.DataFrame(
-        {
-            "actual": words[predictions["label"]],
-            "predicted": words[(predictions["probability"] >= threshold).astype(int)],
-        }
-    )
-
-
-def confusion(called: pd.DataFrame) -> np.ndarray:
-    """Counts (2, 2): rows are the true class, columns the predicted class, negative first."""
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(called["actual"], called["predicted"], labels=["negative", "positive"])
-
-
-def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
-    """Number of images of each label in each of ``bins`` equal bins of the probability."""
-    edges = np.linspace(0, 1, bins + 1)
-    table = {"probability": (edges[:-1] + edges[1:]) / 2}
-    for label, name in enumerate(("negatives", "positives")):
-        table[name] = np.histogram(predictions.loc[predictions["label"] == label, "probability"], edges)[0]
-    return pd.DataFrame(table)
+    return metrics.roc_curve(rows["label"], rows["probability"], drop_intermediate=drop_intermediate)

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from core.evidence.metrics import SHAREFREE
+from core.evidence.metrics import PREVALENCE_FREE
 from core.evidence.subgroups import FEW
 from core.pipeline.tables import FEW_PATIENTS, MIN_PATIENTS
 from core.pipeline.text import format_metric, format_p, pluralise, shorten
@@ -127,7 +127,7 @@ def _external(external: dict[str, Any] | None) -> list[str]:
     if common["patients"] == "not known":
         lines.append("Patients are unknown, so some of them can be in both sets.")
     worse = [name for name, entry in external["drop"].items() if entry.get("worse")]
-    drops = [f"{_words(name)} {format_metric(external['drop'][name])}" for name in SHAREFREE]
+    drops = [f"{_words(name)} {format_metric(external['drop'][name])}" for name in PREVALENCE_FREE]
     significant = f"Significant drop: {', '.join(map(_words, worse))}."
     if not worse:
         significant = "No drop is significant, which does not prove that the sets are equal."

@@ -34,7 +34,7 @@ def filled(template: Path, **content: Any) -> str:
 
 
 def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
-    """The page. ``figures`` has the metrics of each stage, from metrics/; ``verdict`` is the content of verdict.md."""
+    """The page. ``figures``: the details of each stage, from data/detail/; ``verdict``: the content of verdict.md."""
     headline, lines, note = read(verdict)
     return filled(
         HERE / "report.html", **figures, **content, headline=headline, lines=lines, note=note, measures=MEASURES
@@ -48,17 +48,18 @@ def embedded(path: str | Path) -> dict[str, str]:
 
 
 def by_patient(test: pd.DataFrame, threshold: float) -> list[dict[Any, Any]]:
-    """One row per patient: images, positives, called (predicted positive), mean and most; highest mean first."""
-    table = test.assign(called=test["probability"] >= threshold).groupby("patient").agg(
-        images=("label", "size"), positives=("label", "sum"), called=("called", "sum"),
-        mean=("probability", "mean"), most=("probability", "max"),
+    """One row per patient: the numbers of images, positives and images predicted positive (``predicted``), the ``mean``
+    and the ``max`` probability; highest mean first."""
+    table = test.assign(predicted=test["probability"] >= threshold).groupby("patient").agg(
+        images=("label", "size"), positives=("label", "sum"), predicted=("predicted", "sum"),
+        mean=("probability", "mean"), max=("probability", "max"),
     )  # fmt: skip
-    found: list[dict[Any, Any]] = table.sort_values("mean", ascending=False).reset_index().to_dict("records")
-    return found
+    rows: list[dict[Any, Any]] = table.sort_values("mean", ascending=False).reset_index().to_dict("records")
+    return rows
 
 
 def _count(value: int | None) -> str:
-    return "not known" if value is None else f"{value:,}"
+    return "unknown" if value is None else f"{value:,}"
 
 
 def read(verdict: str) -> tuple[str, list[str], str]:

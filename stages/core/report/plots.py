@@ -39,7 +39,7 @@ def _page(path: str | Path, size: tuple[float, float], grid: tuple[int, int], sy
 
 
 def training(epochs: pd.DataFrame, path: str | Path, synthetic: bool) -> None:
-    """Loss, accuracy and learning rate of each member by epoch, with a mark at its kept epoch.
+    """Loss, accuracy and learning rate of each network by epoch, with a mark at the epoch whose weights are saved.
 
     ``epochs`` is the table data/curves/members.csv.
     """
@@ -50,16 +50,16 @@ def training(epochs: pd.DataFrame, path: str | Path, synthetic: bool) -> None:
 
 
 def _epochs(axis: Any, measure: str, epochs: pd.DataFrame) -> None:
-    parts = {"lr": "0.3"} if measure == "lr" else {f"train_{measure}": TEST, f"val_{measure}": VALIDATION}
-    kept = epochs[epochs["kept"]]
+    colours = {"lr": "0.3"} if measure == "lr" else {f"train_{measure}": TEST, f"val_{measure}": VALIDATION}
+    saved = epochs[epochs["kept"]]
     members = [table for _, table in epochs.groupby("member")]
-    for column, colour in parts.items():
+    for column, colour in colours.items():
         for number, table in enumerate(members):
             label = "_" if number else column.partition("_")[0]
-            faint = 0.2 + 0.8 / len(members)
-            axis.plot(table["epoch"], table[column], color=colour, label=label, marker=".", alpha=faint)
-        axis.plot(kept["epoch"], kept[column], color=colour, marker="o", linestyle="none", fillstyle="none")
-    axis.plot([], [], color="0.6", marker="o", linestyle="none", fillstyle="none", label="kept")
+            alpha = 0.2 + 0.8 / len(members)
+            axis.plot(table["epoch"], table[column], color=colour, label=label, marker=".", alpha=alpha)
+        axis.plot(saved["epoch"], saved[column], color=colour, marker="o", linestyle="none", fillstyle="none")
+    axis.plot([], [], color="0.6", marker="o", linestyle="none", fillstyle="none", label="saved epoch")
     if measure == "lr":
         axis.set_ylim(0)
     else:
@@ -69,27 +69,41 @@ def _epochs(axis: Any, measure: str, epochs: pd.DataFrame) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-class Judged(NamedTuple):
-    """Test images and what is drawn of them. ``test`` has the columns of tables.PREDICTIONS and class; ``curves`` is
-    from metrics.curves, ``called`` from metrics.call, ``bins`` from metrics.histogram, ``reliability`` from
-    calibration.reliability; the counts of ``confusion``, (2, 2), have the true class in rows."""
+class PlotData(NamedTuple):
+    """What the plots of the test images show.
+
+    Attributes
+    ----------
+    test : DataFrame
+        The test images, with the columns of tables.PREDICTIONS and class.
+    curves : dict of dict of DataFrame
+        From curves.curves.
+    predicted : DataFrame
+        From curves.predicted_classes.
+    confusion : int64 (2, 2)
+        From curves.confusion: the true class is in rows.
+    bins : DataFrame
+        From curves.histogram.
+    reliability : DataFrame
+        From calibration.reliability.
+    """
 
     test: pd.DataFrame
     curves: dict[str, dict[str, pd.DataFrame]]
-    called: pd.DataFrame
+    predicted: pd.DataFrame
     confusion: np.ndarray
     bins: pd.DataFrame
     reliability: pd.DataFrame
 
 
-def evaluation(judged: Judged, figures: dict[str, Any], path: str | Path) -> None:
+def evaluation(data: PlotData, figures: dict[str, Any], path: str | Path) -> None:
     """ROC and PR curves, reliability, confusion matrix, histogram and measures with their intervals. ``figures`` is the
-    content of metrics/evaluate.json."""
-    test, counts = figures["test"], judged.confusion
+    content of data/detail/evaluate.json."""
+    test, counts = figures["test"], data.confusion
     with _page(path, (13.5, 8), (2, 3), figures["synthetic"]) as axes:
         for axis, kind in zip(axes[0], ("roc", "pr"), strict=False):
-            _curve(axis, kind, judged.curves[kind], test)
-        _reliability(axes[0, 2], judged.reliability, figures["calibration"])
+            _curve(axis, kind, data.curves[kind], test)
+        _reliability(axes[0, 2], data.reliability, figures["calibration"])
 
         matrix = axes[1, 0]
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -102,17 +116,17 @@ def evaluation(judged: Judged, figures: dict[str, Any], path: str | Path) -> Non
         matrix.set_yticklabels(["negative", "positive"], rotation=90, va="center")
         matrix.set_title(f"{test['images']:,} test images at threshold {figures['threshold']:.3g}", fontsize=10)
 
-        _scores(axes[1, 1], judged.bins, figures["threshold"])
+        _scores(axes[1, 1], data.bins, figures["threshold"])
         _intervals(axes[1, 2], figures)
 
 
-def _curve(axis: Any, kind: str, parts: dict[str, pd.DataFrame], test: dict[str, Any]) -> None:
+def _curve(axis: Any, kind: str, curves: dict[str, pd.DataFrame], test: dict[str, Any]) -> None:
     """The ROC or PR curve of validation and test."""
-    for part, colour in (("val", VALIDATION), ("test", TEST)):
+    for split, colour in (("val", VALIDATION), ("test", TEST)):
         steps = "steps-post" if kind == "pr" else None
-        if len(parts[part]):
-            axis.plot(parts[part].iloc[:, 0], parts[part].iloc[:, 1], color=colour, drawstyle=steps, label=part)
-    axis.set_title(f"{kind.upper()}, area on test: {text(test[f'{kind}_auc'])}", fontsize=10)
+        if len(curves[split]):
+            axis.plot(curves[split].iloc[:, 0], curves[split].iloc[:, 1], color=colour, drawstyle=steps, label=split)
+    axis.set_title(f"{kind.upper()} AUC on test: {text(test[f'{kind}_auc'])}", fontsize=10)
     x, y = ("false positive rate", "sensitivity") if kind == "roc" else ("sensitivity", "precision")
     axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axis.legend(frameon=False, loc="lower right" if kind == "roc" else "best")
@@ -127,7 +141,7 @@ def _scores(axis: Any, bins: pd.DataFrame, threshold: float) -> None:
     axis.axvline(threshold, color="0.4", linestyle=":")
     axis.set(xlabel="probability of positive", ylabel="test images", xlim=(0, 1))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_title("Scores", fontsize=10)
+    axis.set_title("Predicted probabilities", fontsize=10)
     axis.legend(frameon=False)
 
 
@@ -145,8 +159,8 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
     axis.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
     axis.plot(table["probability"], table["positive_share"], color=TEST, marker="o", markersize=4)
     share = table["positive_share"].to_numpy()
-    beside = (np.append(share[1:], share[-1:]) + np.append(share[:1], share[:-1])) / 2
-    for bin_, low in zip(table.itertuples(), share < beside, strict=True):  # write the number off the line
+    neighbours = (np.append(share[1:], share[-1:]) + np.append(share[:1], share[:-1])) / 2
+    for bin_, low in zip(table.itertuples(), share < neighbours, strict=True):  # write the number off the line
         axis.annotate(
             f"{bin_.images:,}",
             (bin_.probability, bin_.positive_share),
@@ -158,10 +172,11 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
         )
     error = calibration["ece"]["after" if calibration["applied"] else "before"]
     axis.set_title(
-        f"Reliability on test, expected error: {'not defined' if error is None else format(error, '.3f')}", fontsize=10
+        f"Reliability on test, calibration error: {'not defined' if error is None else format(error, '.3f')}",
+        fontsize=10,
     )
     axis.set(
-        xlabel="mean probability (beside a point: its images)",
+        xlabel="mean probability (numbers: images in the bin)",
         ylabel="share of positives",
         xlim=(-0.02, 1.02),
         ylim=(-0.05, 1.1),
@@ -169,61 +184,62 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
 
 
 def _intervals(axis: Any, figures: dict[str, Any]) -> None:
-    """Each measure with its interval: on the whole test set and, if it leaks, also on the images unseen in training."""
+    """Each measure with its interval: on all test images and, if the test set leaks, also on the non-leaking ones."""
     names = [name for name, entry in figures["test"].items() if isinstance(entry, dict)]
     leaks = figures["test_unseen"]["images"] < figures["test"]["images"]
-    both = (("test", TEST, -0.14), ("test_unseen", VALIDATION, 0.14))
-    for block, colour, shift in both if leaks else (("test", TEST, 0),):
+    blocks = [("test", "all test images", TEST, 0.0)]
+    if leaks:
+        blocks = [("test", "all test images", TEST, -0.14), ("test_unseen", "non-leaking", VALIDATION, 0.14)]
+    for block, label, colour, shift in blocks:
         for place, name in enumerate(names):
             entry = figures[block][name]
             if entry["value"] is not None:
                 axis.plot(entry["value"], place + shift, color=colour, marker="o", markersize=4)
-            for bounds_of, width in ((entry, 1.5), (entry["recipe"], 0.7)):
-                if bounds_of["ci_low"] is not None:
-                    axis.plot(
-                        [bounds_of["ci_low"], bounds_of["ci_high"]], [place + shift] * 2, color=colour, linewidth=width
-                    )
-        axis.plot([], [], color=colour, marker="o", markersize=4, label=block.replace("test_", ""))
-    words = {"brier": "brier (0 is best)"}
-    axis.set_yticks(range(len(names)), [words.get(name, name.replace("_", " ")) for name in names])
+            for interval, width in ((entry, 1.5), (entry["recipe"], 0.7)):
+                if interval["ci_low"] is not None:
+                    ends = [interval["ci_low"], interval["ci_high"]]
+                    axis.plot(ends, [place + shift] * 2, color=colour, linewidth=width)
+        axis.plot([], [], color=colour, marker="o", markersize=4, label=label)
+    axis.set_yticks(range(len(names)), [TICKS.get(name, name.replace("_", " ")) for name in names])
     axis.invert_yaxis()
     axis.set(xlim=(-0.02, 1.02))
     thin = any(figures["test"][name]["recipe"]["ci_low"] is not None for name in names)
-    axis.set_title(f"Measures, 95 % intervals{'; thin: after a new training' if thin else ''}", fontsize=10)
+    axis.set_title(f"Measures, 95 % intervals{'; thin: with seed variance' if thin else ''}", fontsize=10)
     if leaks:
         axis.legend(frameon=False, fontsize=8)
 
 
+TICKS = {"f1": "F1", "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "brier": "Brier (0 is best)"}
 # The CSS variable that replaces each colour in the page, which sets it for light and for dark mode.
 INKS = {
     "#000000": "ink", "#4d4d4d": "ink", "#595959": "muted", "#666666": "muted", "#999999": "muted", "#cccccc": "faint",
     TEST.lower(): "blue", POSITIVE.lower(): "orange", VALIDATION.lower(): "yellow",
 }  # fmt: skip
-MOST_ROWS = 60  # in one plot
+MAX_ROWS = 60  # in one plot
 
 
-def vectors(judged: Judged, figures: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def vectors(data: PlotData, figures: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """The plots of test images as inline SVG for an HTML page, by name with ``prefix``. They use the font and the CSS
-    variables of the page and load nothing. ``figures`` is the content of metrics/evaluate.json."""
-    test, area = judged.test, figures["test_unseen" if "common" in figures else "test"]
-    drawn: dict[str, Callable[[Any], None]] = {
-        "roc": lambda axis: _curve(axis, "roc", judged.curves["roc"], area),
-        "pr": lambda axis: _curve(axis, "pr", judged.curves["pr"], area),
-        "reliability": lambda axis: _reliability(axis, judged.reliability, figures["calibration"]),
-        "scores": lambda axis: _scores(axis, judged.bins, figures["threshold"]),
+    variables of the page and load nothing. ``figures`` is the content of data/detail/evaluate.json."""
+    test, area = data.test, figures["test_unseen" if "common" in figures else "test"]
+    plots: dict[str, Callable[[Any], None]] = {
+        "roc": lambda axis: _curve(axis, "roc", data.curves["roc"], area),
+        "pr": lambda axis: _curve(axis, "pr", data.curves["pr"], area),
+        "reliability": lambda axis: _reliability(axis, data.reliability, figures["calibration"]),
+        "scores": lambda axis: _scores(axis, data.bins, figures["threshold"]),
         "intervals": lambda axis: _intervals(axis, figures),
     }
-    height = dict.fromkeys(drawn, 3.6)
+    height = dict.fromkeys(plots, 3.6)
     if test["patient"].notna().any():
-        drawn["patients"] = lambda axis: _rows(axis, test, "patient", figures["threshold"])
-        height["patients"] = 1.2 + 0.2 * min(test["patient"].nunique(), MOST_ROWS)
+        plots["patients"] = lambda axis: _rows(axis, test, "patient", figures["threshold"])
+        height["patients"] = 1.2 + 0.2 * min(test["patient"].nunique(), MAX_ROWS)
     if "test_classes" in figures:
-        drawn["classes"] = lambda axis: _rows(axis, test, "class", figures["threshold"])
-        height["classes"] = 1.2 + 0.25 * min(test["class"].nunique(), MOST_ROWS)
+        plots["classes"] = lambda axis: _rows(axis, test, "class", figures["threshold"])
+        height["classes"] = 1.2 + 0.25 * min(test["class"].nunique(), MAX_ROWS)
     if "groups" in figures:
-        drawn["groups"] = lambda axis: _groups(axis, figures)
+        plots["groups"] = lambda axis: _groups(axis, figures)
         height["groups"] = 1.2 + 0.25 * sum(len(group["levels"]) for group in figures["groups"].values())
-    return {prefix + name: _vector(prefix + name, draw, height[name]) for name, draw in drawn.items()}
+    return {prefix + name: _vector(prefix + name, draw, height[name]) for name, draw in plots.items()}
 
 
 def training_vectors(epochs: pd.DataFrame) -> dict[str, str]:
@@ -237,23 +253,23 @@ def _vector(name: str, draw: Callable[[Any], None], height: float) -> str:
         draw(axis)
         if name == "loss":
             axis.legend(frameon=False, fontsize=8)
-        written = io.StringIO()
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(figure)
-    _, _, svg = written.getvalue().partition("<svg")
+    _, _, svg = buffer.getvalue().partition("<svg")
     svg = re.sub(r"<metadata>.*?</metadata>", "", f"<svg{svg}", flags=re.DOTALL)
     svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)  # ids must be unique among the plots of a page
-    return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{INKS[found[0]]})" if found[0] in INKS else found[0], svg)
+    return re.sub("#[0-9a-f]{6}", lambda match: f"var(--{INKS[match[0]]})" if match[0] in INKS else match[0], svg)
 
 
 def _groups(axis: Any, figures: dict[str, Any]) -> None:
-    """ROC AUC of each part of each group, with its interval."""
-    parts = [
-        (f"{group}: {part}", entry["roc_auc"])
+    """ROC AUC of each level of each group, with its interval."""
+    levels = [
+        (f"{group}: {level}", entry["roc_auc"])
         for group, content in figures["groups"].items()
-        for part, entry in content["levels"].items()
+        for level, entry in content["levels"].items()
     ]
-    for place, (_, entry) in enumerate(parts):
+    for place, (_, entry) in enumerate(levels):
         if entry["value"] is not None:
             axis.plot(entry["value"], place, color=TEST, marker="o", markersize=4)
         if entry["ci_low"] is not None:
@@ -261,22 +277,22 @@ def _groups(axis: Any, figures: dict[str, Any]) -> None:
     area = figures["test_unseen"]["roc_auc"]["value"]
     if area is not None:
         axis.axvline(area, color="0.4", linestyle=":")
-    axis.set_yticks(range(len(parts)), [name for name, _ in parts], fontsize=8, parse_math=False)
-    axis.set(xlabel="ROC AUC", xlim=(-0.02, 1.02), ylim=(len(parts) - 0.4, -0.6))
+    axis.set_yticks(range(len(levels)), [name for name, _ in levels], fontsize=8, parse_math=False)
+    axis.set(xlabel="ROC AUC", xlim=(-0.02, 1.02), ylim=(len(levels) - 0.4, -0.6))
 
 
 def _rows(axis: Any, test: pd.DataFrame, by: str, threshold: float) -> None:
     """The probability of each test image, one line per patient or per class, highest mean first."""
     means = test.groupby(by)["probability"].mean().sort_values(ascending=False, kind="stable")
-    shown = means.index[:MOST_ROWS]
+    shown = means.index[:MAX_ROWS]
     place = test[by].map({name: number for number, name in enumerate(shown)})
     for label, colour, name in ((0, NEGATIVE, "negative"), (1, POSITIVE, "positive")):
-        some = (test["label"] == label) & place.notna()
+        rows = (test["label"] == label) & place.notna()
         marks = {"marker": "o" if label else "|", "markersize": 3.5 if label else 6, "linestyle": "none"}
-        axis.plot(test.loc[some, "probability"], place[some], color=colour, label=name, alpha=0.7, **marks)
+        axis.plot(test.loc[rows, "probability"], place[rows], color=colour, label=name, alpha=0.7, **marks)
     axis.axvline(threshold, color="0.4", linestyle=":")
     axis.set_yticks(range(len(shown)), shown, fontsize=7, parse_math=False)
     axis.set(xlabel="probability of positive", xlim=(-0.02, 1.02), ylim=(len(shown) + 0.4, -0.6))
-    left = f", the {MOST_ROWS} highest of {len(means):,}" if len(means) > MOST_ROWS else ""
-    axis.set_title(f"Scores by {by}{left}", fontsize=10)
+    excerpt = f", the {MAX_ROWS} highest of {len(means):,}" if len(means) > MAX_ROWS else ""
+    axis.set_title(f"Predicted probabilities by {by}{excerpt}", fontsize=10)
     axis.legend(frameon=False, fontsize=8, loc="lower right", ncols=2)

@@ -1,0 +1,102 @@
+"""How much of the uncertainty of a measure comes from the random seed of the training, measured within an ensemble.
+
+The networks are trained on the same images and differ only in their seed. Leaving out one at a time gives the
+jackknife's variance of a measure of the ensemble over trainings (Efron and Stein 1981, The Annals of Statistics 9(3),
+586-596): (k - 1) / k times the sum of squares of the k values around their mean. It holds for any measure of a mean
+probability, with two networks or more, and has k - 1 degrees of freedom.
+
+Patients and trainings are crossed, as cases and readers are where several readers judge the same cases (Obuchowski and
+Rockette 1995, Communications in Statistics 24(2), 285-308). The variance of a measure on new patients and after a new
+training is at most the sum of the variance over patients, from the bootstrap with fixed networks, and that over
+trainings, from the jackknife with fixed patients: their interaction is in both (Owen 2007, The Annals of Applied
+Statistics 1(2), 386-411). It stays in both, because with few patients and networks it can't be estimated. The degrees
+of freedom of the sum are Satterthwaite's (1946, Biometrics Bulletin 2(6), 110-114), but never more than those of the
+patients: otherwise the interval of a recipe could be narrower than that of one of its models.
+"""
+
+from typing import NamedTuple
+
+from core.evidence import calibration
+from core.pipeline import tables
+
+import numpy as np
+import pandas as pd
+
+WITHOUT = "without_"  # prefix of the columns with the probability by all networks but one
+SINGLE_NETWORK = "the seed variance of one network is unknown: set train.ensemble_size to 3 or more"
+
+
+class VarianceComponent(NamedTuple):
+    """A component of the variance of a measure, and its degrees of freedom."""
+
+    variance: float
+    df: float
+
+
+def add_leave_one_out(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """Add a column for each network of the ensemble: the probability, after calibration, without this network.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        With the columns of tables.members, if it is an ensemble.
+    temperature : float
+        Above 0; 1 does not change the probabilities.
+
+    Returns
+    -------
+    DataFrame
+        ``predictions`` with the columns without_1, without_2, ...; none are added for fewer than two networks.
+    """
+    members = tables.members(predictions)
+    if len(members) < 2:
+        return predictions
+    left_out = {
+        f"{WITHOUT}{number}": calibration.apply_temperature(
+            predictions[members].drop(columns=name).to_numpy().mean(axis=1), temperature
+        )
+        for number, name in enumerate(members, start=1)
+    }
+    return predictions.assign(**left_out)
+
+
+def leave_one_out_columns(predictions: pd.DataFrame) -> list[str]:
+    """The names of the columns that ``add_leave_one_out`` added."""
+    return [name for name in predictions.columns if name.startswith(WITHOUT)]
+
+
+def jackknife(values: list[float | None]) -> VarianceComponent | None:
+    """The variance of a measure over trainings.
+
+    Parameters
+    ----------
+    values : list of float or None
+        The measure without the first network, without the second, and so on; None where it is not defined.
+
+    Returns
+    -------
+    VarianceComponent or None
+        None if a value is not defined, or if there are fewer than two.
+
+    References
+    ----------
+    Efron and Stein 1981, The Annals of Statistics 9(3), 586-596.
+    """
+    defined = np.array([value for value in values if value is not None])
+    if len(defined) < max(2, len(values)):
+        return None
+    variance = float((len(defined) - 1) / len(defined) * ((defined - defined.mean()) ** 2).sum())
+    return VarianceComponent(variance, len(defined) - 1)
+
+
+def combine(patients: VarianceComponent, *trainings: VarianceComponent) -> VarianceComponent:
+    """The variance over patients and trainings, and its degrees of freedom, at most those of the patients.
+
+    References
+    ----------
+    Satterthwaite 1946, Biometrics Bulletin 2(6), 110-114.
+    """
+    components = [patients, *trainings]
+    total = sum(component.variance for component in components)
+    squares = sum(component.variance**2 / component.df for component in components)
+    return VarianceComponent(total, min(patients.df, total**2 / squares) if squares > 0 else patients.df)
