@@ -6,6 +6,8 @@ Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, 
 Alone   python stages/evaluate.py
 """
 
+from typing import Any
+
 from core.evidence import calibration, messages, metrics, sample_size, seed_variance, subgroups
 from core.network import devices, ensemble, gradcam, inference
 from core.pipeline import components, entrypoint, files, params, tables
@@ -51,7 +53,7 @@ def main() -> None:
     scored = seed_variance.add_leave_one_out(predictions, calibration.applied_temperature(calibrated))
     val, test = (scored[scored["split"] == name] for name in ("val", "test"))
     threshold = metrics.choose_threshold(cfg.evaluate.threshold, val)
-    details = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
+    details: dict[str, Any] = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
     details |= metrics.summarise(test, val, threshold, cfg.evaluate.threshold, cfg.seed)
     classes = tables.classes(LABELS, test)
     if classes.nunique() > 2:

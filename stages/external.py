@@ -9,6 +9,7 @@ Alone   cd FOLDER; python ../stages/external.py
 """
 
 from pathlib import Path
+from typing import Any
 
 from core.audit import between
 from core.evidence import calibration, external, messages, metrics, seed_variance
@@ -81,7 +82,7 @@ def main() -> None:
     test = seed_variance.add_leave_one_out(predictions, temperature)
     val = tables.read(FIRST_PREDICTIONS, tables.PREDICTIONS)
     val = seed_variance.add_leave_one_out(val[val["split"] == "val"].assign(unit=0), temperature)
-    details = {"synthetic": tables.is_synthetic(index), "common": common}
+    details: dict[str, Any] = {"synthetic": tables.is_synthetic(index), "common": common}
     details |= external.summarise(test, val, first, first_cfg.evaluate.threshold, cfg.seed)
     non_leaking = metrics.non_leaking(test)
     gradcam.gallery(classifiers, images, non_leaking, first["threshold"], GRADCAM, details["synthetic"])
