@@ -49,7 +49,7 @@ def main() -> None:
 
 def fresh(target: str) -> tuple[list[str], str]:
     faults = gates.conflicts(
-        [*map(files.there, BY_HAND), files.require(LOCK), *sorted(Path("metrics").rglob("*.json"))]
+        [*map(files.require, BY_HAND), files.require(LOCK), *sorted(Path("metrics").rglob("*.json"))]
     )
     if not faults:
         said = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True)

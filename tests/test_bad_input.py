@@ -303,9 +303,9 @@ def patients(positive: int) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (patients(1), "1 groups with a positive image are too few for 3 parts.*Only images of more patients help"),
+        (patients(1), "1 component with a positive image, but 3 splits.*Only images of more patients help"),
         (patients(2), "val has one class only, so most measures are not defined on it"),
-        ({name: image(5) for name in patients(5)}, "the part val would get no image.*If these images are blank, remove them"),
+        ({name: image(5) for name in patients(5)}, "the split val would get no image.*If these images are blank, remove them"),
     ],
     ids=["one positive patient", "two positive patients", "all images equal"],
 )  # fmt: skip

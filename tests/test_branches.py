@@ -67,11 +67,11 @@ def test_every_message_about_conflict_markers_names_the_way_that_resolves_them(c
     for name, value in (("one", "0.3"), ("two", "0.4")):
         old, new = "threshold: 0.5", f"threshold: {value}"
         quoted = ('"threshold": 0.5', f'"threshold": {value}')
-        branch(clone, name, {"dvc.lock": (old, new), "metrics/evaluate.json": quoted})
+        branch(clone, name, {"dvc.lock": (old, new), "metrics/detail/evaluate.json": quoted})
         clone.run("git", "commit", "-qam", name)
     clone.run("git", "merge", "one", good=False)
     attributes.unlink()
-    assert unmerged(clone) == {"dvc.lock", "metrics/evaluate.json"}
+    assert unmerged(clone) == {"dvc.lock", "metrics/detail/evaluate.json"}
     way = (
         r"{} has conflict markers of git: run (git checkout HEAD dvc.lock metrics plots && dvc repro), then git commit"
     )
@@ -82,11 +82,10 @@ def test_every_message_about_conflict_markers_names_the_way_that_resolves_them(c
         ["compare.py", "main"],
         ["demo.py", "--port", "0"],
         ["export.py"],
-        ["report.py"],
         ["check.py", "better"],
     ):
         text = clone.run("python", f"stages/{script[0]}", *script[1:], good=False)
-        assert re.search(way.format("metrics/evaluate.json"), text) and "Traceback" not in text, text
+        assert re.search(way.format("metrics/detail/evaluate.json"), text) and "Traceback" not in text, text
     assert clone.run("git", "grep", "-l", MARKERS, "--", "dvc.lock", "metrics").split() == [*sorted(unmerged(clone))]
     assert stages(clone.run("bash", "-ec", command)) == ["evaluate"]
     clone.run("git", "commit", "-qam", "Merged")
@@ -95,12 +94,13 @@ def test_every_message_about_conflict_markers_names_the_way_that_resolves_them(c
 
 
 def test_conflict_markers_that_were_committed_are_named_with_their_revision(clone):
-    text = (clone.folder / "metrics/evaluate.json").read_text()
+    path = clone.folder / "metrics/detail/evaluate.json"
+    text = path.read_text()
     clone.run("git", "checkout", "-q", "-B", "marked")
-    (clone.folder / "metrics/evaluate.json").write_text(f"<<<<<<< HEAD\n{text}=======\n>>>>>>> other\n")
+    path.write_text(f"<<<<<<< HEAD\n{text}=======\n>>>>>>> other\n")
     clone.run("git", "commit", "-qam", "By mistake")
     text = clone.run("python", "stages/compare.py", "main", "marked", good=False)
-    assert "metrics/evaluate.json of marked has conflict markers of git, which were committed" in text
+    assert "metrics/detail/evaluate.json of marked has conflict markers of git, which were committed" in text
 
 
 def test_a_worktree_takes_everything_from_the_cache_of_the_repository(clone):

@@ -32,7 +32,7 @@ def test_onnx_gives_the_probabilities_of_the_evaluation_for_batches_of_any_size(
     onnxruntime = pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
     rules = json.loads((exported / "preprocessor_config.json").read_text())
-    predictions = pd.read_csv(clone.folder / "data/predictions.csv").query("part == 'test'")
+    predictions = pd.read_csv(clone.folder / "data/predictions.csv").query("split == 'test'")
     images = np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r")[predictions["row"]]
     assert rules["size"] == {"height": images.shape[1], "width": images.shape[2]} and not rules["do_normalize"]
     values = (images * rules["rescale_factor"]).astype(np.float32).transpose(0, 3, 1, 2)
@@ -57,7 +57,7 @@ def test_the_exported_folder_predicts_and_flags_what_is_out_of_distribution_as_m
     first, second = (
         prediction.Model(folder, "cpu").scores(stack, np.arange(6)) for folder in (clone.folder / "models", exported)
     )
-    assert np.array_equal(first, second) and first.unlike[5] > 1 > first.unlike[:5].min()
+    assert np.array_equal(first, second) and first.ood_score[5] > 1 > first.ood_score[:5].min()
 
 
 def test_the_model_card_is_filled_from_the_metrics_and_its_example_runs(clone, exported, monkeypatch, tmp_path):

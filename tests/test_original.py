@@ -53,13 +53,13 @@ def ood_share(clone, folder):
     return (pd.read_csv(folder.parent / f"{folder.name}.csv")["ood_score"] > 1).mean()
 
 
-def test_a_model_of_mammograms_finds_phantoms_unlike_and_the_reverse_and_neither_its_own_test_images(
+def test_a_model_of_mammograms_finds_phantoms_out_of_distribution_and_the_reverse_and_neither_its_own_test_images(
     original, clone, tmp_path
 ):
     mammograms = original[0]
     for folder in ("own", "colour", "grey", "mammograms"):
         (tmp_path / folder).mkdir()
-    split = pd.read_csv(mammograms.folder / "data/split.csv").query("part == 'test'")
+    split = pd.read_csv(mammograms.folder / "data/split.csv").query("split == 'test'")
     with zipfile.ZipFile(mammograms.folder / "data/raw/images.zip") as archive:
         put(tmp_path / "mammograms", {Path(name).name: archive.read(name) for name in split["file"]})
     for number, patch in enumerate(phantom.draw(120, 12, 64, seed=5)):
@@ -71,7 +71,7 @@ def test_a_model_of_mammograms_finds_phantoms_unlike_and_the_reverse_and_neither
     said = mammograms.run("python", "stages/predict.py", tmp_path / "colour", good=False)
     assert "a colour image, but the model was trained on grey images" in said
 
-    split = pd.read_csv(clone.folder / "data/split.csv").query("part == 'test'")
+    split = pd.read_csv(clone.folder / "data/split.csv").query("split == 'test'")
     with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
         put(tmp_path / "own", {Path(name).name: archive.read(name) for name in split["file"]})
     assert ood_share(clone, tmp_path / "mammograms") > 0.95

@@ -64,7 +64,7 @@ def test_the_template_judges_other_synthetic_patients_and_leaves_the_first_set_a
     here = clone.metrics("evaluate")["test_unseen"]["roc_auc"]["value"]
     fall = here - figures["test_unseen"]["roc_auc"]["value"]
     assert figures["drop"]["roc_auc"]["value"] == pytest.approx(fall)
-    assert "In the other set: " in (clone.folder / FOLDER / "metrics/verdict.md").read_text()
+    assert "External validation: " in (clone.folder / FOLDER / "metrics/verdict.md").read_text()
     page = (clone.folder / FOLDER / "reports/report.html").read_text()
     assert 'id="external"' in page and 'id="external"' not in (clone.folder / "reports/report.html").read_text()
     assert clone.run("git", "status", "--short").splitlines() == [f"?? {FOLDER}/"]
@@ -89,8 +89,8 @@ def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, ot
     common = figures["common"]
     assert common["exact_copies"] >= 20 and common["exact_copies"] + common["near_copies"] == 40
     assert figures["test_unseen"]["images"] == 40
-    assert "40 of its images are left out, as the first set has them" in said
-    assert set(figures["groups"]["ward"]["parts"]) == {"n0", "n1"} and "shortcut" not in figures["groups"]["ward"]
+    assert "40 of its images are excluded, because they are also in the first set" in said
+    assert set(figures["groups"]["ward"]["levels"]) == {"n0", "n1"} and "shortcut" not in figures["groups"]["ward"]
     predictions = pd.read_csv(clone.folder / FOLDER / "data/predictions.csv")
     assert predictions["copy_in_train"].tolist() == [False] * 40 + [True] * 40
     model = clone.folder / "models/model.json"

@@ -4,7 +4,7 @@ import re
 from typing import get_args
 
 from core.evidence import curves, metrics, verdict
-from core.pipeline.schemas import file
+from core.pipeline.schemas import params_yaml
 from core.pipeline.schemas.train import Augment
 from core.report import html, plots
 
@@ -186,7 +186,7 @@ def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures
         "cyst": {"side": "negative", "images": 5, "patients": 2, "wrong": 1, "quartiles": [0.1, 0.2, 0.3],
                  "accuracy": {"value": 0.8, "ci_low": 0.4, "ci_high": 0.9}},
     }  # fmt: skip
-    parameters = file.load(TOP / "params.yaml").model_dump(mode="json", warnings=False)
+    parameters = params_yaml.load(TOP / "params.yaml").model_dump(mode="json", warnings=False)
     parameters["report"] |= {"planning": True, "checklist": True}
     parameters["train"]["augment"]["geometry"] = geometry
     if not known:

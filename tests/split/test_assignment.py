@@ -316,7 +316,7 @@ def test_fewer_positive_groups_than_parts_are_said_with_what_helps():
     images = index([(int(n < 8), f"p{n // 4}", str(n)) for n in range(80)])
     split = assign(images)
     text = messages.summary(assignment.summarise(split, rules()), SPLITS)
-    assert "2 components with a positive image are too few for 3 splits" in text and "split.folds" in text
+    assert "2 components with a positive image, but 3 splits" in text and "split.folds" in text
 
 
 @pytest.mark.parametrize("duplicates", ["together", "drop"])

@@ -231,10 +231,9 @@ def headline(details: dict[str, Any]) -> dict[str, float | None]:
     ``roc_auc_inflation``: how much higher the ROC AUC of the whole test set is, because of what leaks.
     """
     block, area = details["test_unseen"], details["test_unseen"]["roc_auc"]
-    values = {name: block[name]["value"] for name in ("sensitivity", "specificity", "pr_auc", "accuracy", "brier")}
+    values = {name: block[name]["value"] for name in ("sensitivity", "specificity", "pr_auc", "brier")}
     return {"roc_auc": area["value"], "roc_auc_ci_low": area["ci_low"], "roc_auc_ci_high": area["ci_high"]} | values | {
         "threshold": details["threshold"],
-        "roc_auc_seed_variance_share": area["recipe"]["seed_variance_share"],
         "roc_auc_inflation": details["leak"]["roc_auc"],
     }  # fmt: skip
 

@@ -28,8 +28,8 @@ def empty_split(split: str, components: int, cfg: "Split", patients: int, copies
     """``patients``: how many the largest component has; ``copies``: images that join them."""
     fractions = f"split.train {cfg.train:g}, val {cfg.val:g}, test {cfg.test:g}"
     text = (
-        f"the split {split} would get no image: {components:,} components of images (joined by patients and copies) "
-        f"are too few for {fractions if cfg.folds is None else f'split.folds {cfg.folds}'}"
+        f"the split {split} would get no image: {pluralise(components, 'component')} of images (joined by patients and "
+        f"copies) can't be divided by {fractions if cfg.folds is None else f'split.folds {cfg.folds}'}"
     )
     if patients < 2:
         return text
@@ -60,9 +60,9 @@ def summary(figures: dict[str, Any], splits: tuple[str, ...]) -> str:
             lines.append(f"{split} has one class only, so most measures are not defined on it.")
     if figures["positive_components"] < len(splits):
         lines.append(
-            f"{figures['positive_components']} components with a positive image are too few for {len(splits)} splits: "
-            "at least one split has none. Only images of more patients help. With split.folds, each component is "
-            "tested in turn."
+            f"{pluralise(figures['positive_components'], 'component')} with a positive image, but {len(splits)} splits: at "
+            "least one split has none. Only images of more patients help. With split.folds, each component is tested in "
+            "turn."
         )
     if figures["dropped"]:
         lines.append(f"dropped {figures['dropped']:,} images")
