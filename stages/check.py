@@ -17,8 +17,6 @@ from core.commands import comparison, gates, revisions
 from core.pipeline import entrypoint, files, messages, yaml12
 from core.pipeline.errors import PipelineError
 
-from compare import load
-
 DATA_STAGES = ["download", "prepare", "audit", "split"]
 STAGES = [*DATA_STAGES, "train", "evaluate", "report"]
 BY_HAND = ["params.yaml", "dvc.yaml"]  # files that people write
@@ -28,23 +26,23 @@ PROVENANCE = "metrics/provenance/train.json"
 
 
 def main() -> None:
-    known = {"fresh": fresh, "repeat": repeat, "better": better}
+    checks = {"fresh": fresh, "repeat": repeat, "better": better}
     parser = argparse.ArgumentParser(description="Check this repository's gates.")
-    parser.add_argument("gates", nargs="*", metavar="GATE", help=f"{', '.join(known)}; default: all")
+    parser.add_argument("gates", nargs="*", metavar="GATE", help=f"{', '.join(checks)}; default: all")
     parser.add_argument("--target", default="main", help="the revision for the gate better; default: main")
-    asked = parser.parse_args()
-    unknown = set(asked.gates) - set(known)
+    args = parser.parse_args()
+    unknown = set(args.gates) - set(checks)
     if unknown:
-        raise PipelineError(f"unknown gate {', '.join(sorted(unknown))}: the gates are {', '.join(known)}")
+        raise PipelineError(f"unknown gate {', '.join(sorted(unknown))}: the gates are {', '.join(checks)}")
 
     failed = 0
-    for name in asked.gates or known:
-        faults, passed = known[name](asked.target)
-        said = [f"{name} FAILS: {fault}" for fault in faults] or [f"{name} passes: {passed}"]
-        print(*said, sep="\n", flush=True)
+    for name in args.gates or checks:
+        faults, passed = checks[name](args.target)
+        lines = [f"{name} FAILS: {fault}" for fault in faults] or [f"{name} passes: {passed}"]
+        print(*lines, sep="\n", flush=True)
         failed += bool(faults)
     if failed:
-        raise PipelineError(f"{failed} of {len(asked.gates or known)} gates failed")
+        raise PipelineError(f"{failed} of {len(args.gates or checks)} gates failed")
 
 
 def fresh(target: str) -> tuple[list[str], str]:
@@ -52,8 +50,8 @@ def fresh(target: str) -> tuple[list[str], str]:
         [*map(files.require, BY_HAND), files.require(LOCK), *sorted(Path("metrics").rglob("*.json"))]
     )
     if not faults:
-        said = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True)
-        faults = gates.stale(said.stdout + said.stderr)
+        result = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True)
+        faults = gates.stale(result.stdout + result.stderr)
     return faults[:1], "dvc.lock matches code, parameters and data"
 
 
@@ -64,20 +62,20 @@ def repeat(target: str) -> tuple[list[str], str]:
         ran = subprocess.run(["dvc", "repro"], cwd=clone, capture_output=True, text=True)
         if ran.returncode:
             return [f"the committed pipeline fails: {(ran.stdout + ran.stderr).strip()[-1000:]}"], ""
-        made = lock(clone), metrics(clone), files.read_json(clone / PROVENANCE)
-    other = sorted(key for key in committed[2] | made[2] if committed[2].get(key) != made[2].get(key))
+        rerun = lock(clone), metrics(clone), files.read_json(clone / PROVENANCE)
+    other = sorted(key for key in committed[2] | rerun[2] if committed[2].get(key) != rerun[2].get(key))
     stages = DATA_STAGES if other else STAGES
-    faults = gates.other_bytes(committed[0], made[0], stages)
+    faults = gates.other_bytes(committed[0], rerun[0], stages)
     if not other:
-        return faults + gates.other_figure(committed[1], made[1]), "every output has the committed bytes"
-    faults += gates.far(committed[1], made[1], gates.limits().tolerance)
+        return faults + gates.other_figure(committed[1], rerun[1]), "every output has the committed bytes"
+    faults += gates.far(committed[1], rerun[1], gates.limits().tolerance)
     reason = f"{PROVENANCE} differs in {', '.join(other)}"
     return faults, f"the data stages give the committed bytes, and the figures are within the tolerance ({reason})"
 
 
 def better(target: str) -> tuple[list[str], str]:
     faults = gates.below(metrics(Path()), gates.limits().floors)
-    runs = load(target), load(revisions.WORKSPACE)
+    runs = comparison.load(target), comparison.load(revisions.WORKSPACE)
     images = comparison.test_images(runs, shared=True)
     if images.empty:  # other data: only the floors can be checked
         return faults, f"no figure is below its floor; there is no test image in common with {target} to compare"

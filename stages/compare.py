@@ -9,26 +9,7 @@ Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: compa
 import argparse
 
 from core.commands import comparison, revisions
-from core.pipeline import entrypoint, tables
-
-PREDICTIONS = "data/predictions.csv"
-SPLIT = "data/split.csv"
-INDEX = "data/prepared/index.csv"
-METRICS = "metrics/detail/evaluate.json"
-PARAMS = "params.yaml"
-
-
-def load(revision: str) -> comparison.Run:
-    pixels = revisions.table(revision, INDEX, ["file", "pixels_sha256"])
-    threshold, temperature = revisions.decisions(revision, METRICS)
-    return comparison.Run(
-        name=revision,
-        split=revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left"),
-        predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
-        threshold=threshold,
-        params=revisions.parameters(revision, PARAMS),
-        temperature=temperature,
-    )
+from core.pipeline import entrypoint
 
 
 def main() -> None:
@@ -41,12 +22,12 @@ def main() -> None:
     parser.add_argument(
         "--shared", action="store_true", help="if the test sets differ, compare the images that are in both"
     )
-    asked = parser.parse_args()
+    args = parser.parse_args()
 
-    runs = load(asked.first), load(asked.second)
-    images = comparison.test_images(runs, asked.shared)
+    runs = comparison.load(args.first), comparison.load(args.second)
+    images = comparison.test_images(runs, args.shared)
     measured = None if images.empty else comparison.measure(runs, images)
-    print(comparison.explain(runs, images, measured, asked.md), end="")
+    print(comparison.explain(runs, images, measured, args.md), end="")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_every_message_about_conflict_markers_names_the_way_that_resolves_them(c
         text = clone.run("python", f"stages/{script[0]}", *script[1:], good=False)
         assert re.search(way.format("metrics/detail/evaluate.json"), text) and "Traceback" not in text, text
     assert clone.run("git", "grep", "-l", MARKERS, "--", "dvc.lock", "metrics").split() == [*sorted(unmerged(clone))]
-    assert stages(clone.run("bash", "-ec", command)) == ["evaluate"]
+    assert stages(clone.run("bash", "-ec", command)) == ["evaluate", "report"]
     clone.run("git", "commit", "-qam", "Merged")
     assert "fresh passes" in clone.run("python", "stages/check.py", "fresh")
     assert clone.metrics("evaluate")["threshold"] == 0.5  # of params.yaml

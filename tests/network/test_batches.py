@@ -11,7 +11,7 @@ MARKED = torch.arange(16, dtype=torch.float32).view(1, 1, 4, 4) / 16
 
 
 def rules(**changes):
-    return Augment(**({"geometry": "none", "brightness": 0.0, "contrast": 0.0, "stain": 0.0} | changes))
+    return Augment(**(dict.fromkeys(Augment.model_fields, 0.0) | {"geometry": "none"} | changes))
 
 
 def random(seed=1):
@@ -69,13 +69,15 @@ def test_no_augmentation_changes_nothing_but_the_scale():
     assert torch.equal(batches.augment(images, rules(), random()), images.float() / 255)
 
 
-def test_flips_are_four_orientations_and_d4_the_eight_of_a_square():
+def test_hflip_gives_two_orientations_flips_four_and_d4_the_eight_of_a_square():
     many = MARKED.expand(400, -1, -1, -1)
     square = [torch.rot90(image, turns, (2, 3)) for image in (MARKED, MARKED.flip(3)) for turns in range(4)]
     assert len(orientations(torch.cat(square))) == 8
     assert orientations(batches.augment(many, rules(geometry="d4"), random())) == orientations(torch.cat(square))
     flips = torch.cat([MARKED, MARKED.flip(2), MARKED.flip(3), MARKED.flip(2, 3)])
     assert orientations(batches.augment(many, rules(geometry="flips"), random())) == orientations(flips)
+    hflips = torch.cat([MARKED, MARKED.flip(3)])
+    assert orientations(batches.augment(many, rules(geometry="hflip"), random())) == orientations(hflips)
 
 
 def test_brightness_and_contrast_change_each_image_within_their_strength():

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from core.commands import revisions
 from core.evidence import bootstrap, metrics, seed_variance
 from core.evidence.bootstrap import Scores
 from core.pipeline import components, tables
@@ -11,6 +12,11 @@ from core.pipeline.text import shorten
 import numpy as np
 import pandas as pd
 
+PREDICTIONS = "data/predictions.csv"
+SPLIT = "data/split.csv"
+INDEX = "data/prepared/index.csv"
+DETAIL = "metrics/detail/evaluate.json"
+PARAMS = "params.yaml"
 LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (lower is better)"}
 LESS_IS_BETTER = ["brier"]
 SURE = 0.05  # probability that two equal runs are called different in any measure
@@ -26,6 +32,20 @@ class Run(NamedTuple):
     threshold: float
     params: dict[str, Any]
     temperature: float = 1.0
+
+
+def load(revision: str) -> Run:
+    """A revision, branch or experiment, read through DVC. Raises PipelineError."""
+    pixels = revisions.table(revision, INDEX, ["file", "pixels_sha256"])
+    threshold, temperature = revisions.decisions(revision, DETAIL)
+    return Run(
+        name=revision,
+        split=revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left"),
+        predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
+        threshold=threshold,
+        params=revisions.parameters(revision, PARAMS),
+        temperature=temperature,
+    )
 
 
 def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:

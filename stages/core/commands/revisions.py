@@ -15,6 +15,9 @@ from dvc.scm import RevError
 from scmrepo.exceptions import SCMError
 
 WORKSPACE = "workspace"  # as in DVC: the files that are not committed
+# Revisions from before these names are read, too.
+FORMER_DETAIL = "metrics/evaluate.json"
+FORMER_COLUMNS = {"split": "part", "component": "group"}
 
 
 def text(revision: str, path: str) -> str:
@@ -38,8 +41,12 @@ def text(revision: str, path: str) -> str:
 
 def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
     content = text(revision, path)
+    header, _, rows = content.partition("\n")
+    names = header.split(",")
+    former = {FORMER_COLUMNS[name]: name for name in FORMER_COLUMNS if name in columns and name not in names}
+    header = ",".join(former.get(name, name) for name in names)
     try:
-        return tables.parse(io.StringIO(content), columns)
+        return tables.parse(io.StringIO(f"{header}\n{rows}"), columns)
     except ValueError as error:
         raise PipelineError(
             _conflict(revision, path, content) or f"{path} of {revision} is not a table of this pipeline: {error}"
@@ -47,8 +54,14 @@ def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
 
 
 def decisions(revision: str, path: str) -> tuple[float, float]:
-    """The threshold and the temperature in metrics/evaluate.json of a revision."""
-    content = text(revision, path)
+    """The threshold and the temperature in metrics/detail/evaluate.json of a revision."""
+    try:
+        content = text(revision, path)
+    except PipelineError as error:
+        try:
+            content = text(revision, FORMER_DETAIL)
+        except PipelineError:
+            raise error from None
     try:
         figures = json.loads(content)
         return float(figures["threshold"]), calibration.applied_temperature(figures["calibration"])
@@ -60,10 +73,11 @@ def decisions(revision: str, path: str) -> tuple[float, float]:
 
 
 def parameters(revision: str, path: str) -> dict[str, Any]:
-    """All parameters, with dotted keys such as ``train.lr``."""
+    """All parameters, with dotted keys such as ``train.lr``; former names are replaced by the present ones."""
     content = text(revision, path)
     try:
-        return flat(yaml12.load(content))
+        values = {messages.RENAMED.get(key, key): value for key, value in flat(yaml12.load(content)).items()}
+        return {key: messages.RENAMED_VALUES.get((key, str(value)), value) for key, value in values.items()}
     except yaml12.YAMLError as error:
         raise PipelineError(
             _conflict(revision, path, content) or messages.not_yaml(f"{path} of {revision}", content, error)
@@ -77,9 +91,9 @@ def _conflict(revision: str, path: str, content: str) -> str | None:
     return f"{path} of {revision} has conflict markers of git, which were committed: see docs/branches.md"
 
 
-def flat(given: dict[str, Any], before: str = "") -> dict[str, Any]:
+def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested parameters, with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in given.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
-    return found
+    values: dict[str, Any] = {}
+    for key, value in section.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return values
