@@ -149,7 +149,7 @@ def _holm(p: "pd.Series[Any]") -> np.ndarray:
 
 
 def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
-    """The files that were added, removed, replaced, relabelled, given to another patient or moved between parts."""
+    """The files that were added, removed, replaced, relabelled, given to another patient or moved between splits."""
     both = runs[0].split.merge(runs[1].split, on="file", how="outer", suffixes=("_0", "_1"), indicator="where")
     kept = both[both["where"] == "both"]
     patients = [kept[f"patient_{number}"].fillna("") for number in (0, 1)]
@@ -235,7 +235,7 @@ def _alone(runs: tuple[Run, Run]) -> str:
     alone = [run.name for run in runs if len(tables.members(run.predictions)) < 2]
     return (
         f"This compares two models, not their recipes: {' and '.join(alone)} trained one network only, so the "
-        "difference may be the luck of a seed (train.ensemble_size)."
+        "difference may come from the random seed (train.ensemble_size)."
     )
 
 

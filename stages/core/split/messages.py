@@ -59,10 +59,10 @@ def summary(figures: dict[str, Any], splits: tuple[str, ...]) -> str:
         if figures[split]["positives"] in (0, figures[split]["images"]):
             lines.append(f"{split} has one class only, so most measures are not defined on it.")
     if figures["positive_components"] < len(splits):
+        count = pluralise(figures["positive_components"], "component")
         lines.append(
-            f"{pluralise(figures['positive_components'], 'component')} with a positive image, but {len(splits)} splits: "
-            "at least one split has none. Only images of more patients help. With split.folds, each component is tested "
-            "in turn."
+            f"{count} with a positive image, but {len(splits)} splits: at least one split has none. Only images of "
+            "more patients help. With split.folds, each component is tested in turn."
         )
     if figures["dropped"]:
         lines.append(f"dropped {figures['dropped']:,} images")
