@@ -49,7 +49,7 @@ def workspace(clone):
 
     def written():
         paths = [*(clone.folder / "models").glob("*.*"), clone.folder / "data/curves/members.csv"]
-        return {path.name: path.read_bytes() for path in [*paths, clone.folder / "metrics/train.json"]}
+        return {path.name: path.read_bytes() for path in [*paths, clone.folder / "data/detail/train.json"]}
 
     return clone, written
 
