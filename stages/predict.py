@@ -39,7 +39,7 @@ def main() -> None:
         "--temperature",
         type=float,
         default=1.0,
-        help="the temperature in metrics/evaluate.json, if evaluate.calibration uses it",
+        help="the temperature in metrics/detail/evaluate.json, if evaluate.calibration uses it",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     asked = parser.parse_args()

@@ -83,3 +83,18 @@ def test_what_speaks_without_being_messages_is_named_one_by_one():
         "pipeline/web.py",
     }
     assert others == runs | {"pipeline/schemas/params_yaml.py", "pipeline/schemas/runtime.py"}
+
+
+def test_modules_that_compute_take_no_value_from_those_that_speak():
+    """But for text, a download whose hash or content decides, the number of files that DVC saw, and fingerprints of
+    checkpoints."""
+    taken = {
+        ast.unparse(node)
+        for stage in SLOW
+        for path in {layers.STAGES / f"{stage}.py", *layers.closure(layers.STAGES / f"{stage}.py")}
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("web", "provenance", "params_yaml")
+    }
+    assert taken == {
+        "web.fetch", "provenance.files_before", "provenance.fingerprint", "provenance.inputs", "provenance.machine"
+    }  # fmt: skip

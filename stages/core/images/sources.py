@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from core.images import archives, dicom, grouping, labels, messages, phantom
 from core.images.folders import IMAGES, walk
 from core.images.preparation import DecodeError
-from core.pipeline import files, tables, web
+from core.pipeline import addresses, files, tables, web
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.data import Data
 
@@ -63,7 +63,7 @@ def open_source(data: Data, seed: int, root: Path) -> Iterator[Raw]:
                 raise PipelineError(messages.no_archive(archive))
             sha256 = files.sha256(archive)
             if data.sha256 is not None and sha256 != data.sha256:
-                raise PipelineError(messages.wrong_sha256(web.public(data.location), sha256, data.sha256))
+                raise PipelineError(messages.wrong_sha256(addresses.public(data.location), sha256, data.sha256))
             folder, origin = scratch / "unpacked", {"sha256": sha256}
             folder.mkdir()
             archives.unpack(archive, folder)
@@ -203,7 +203,7 @@ def _provenance(
     return {
         "source": data.source,
         "synthetic": data.source == "phantom",
-        "location": web.public(data.location) if data.location else None,
+        "location": addresses.public(data.location) if data.location else None,
         "version": origin.get("version"),
         "sha256": origin.get("sha256"),
         "licence": origin.get("licence"),

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, NamedTuple
 
-from core.pipeline import web
+from core.pipeline import addresses
 from core.pipeline.schemas import messages
 from core.pipeline.schemas.base import SPLITS, OnBadImage, Section, Seed, Word
 
@@ -139,7 +139,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _what_the_source_needs(self) -> "Data":
-        if self.location is not None and web.has_credential(self.location):
+        if self.location is not None and addresses.has_credential(self.location):
             raise ValueError(messages.credentials())
         if self.source == "phantom":
             if self.location is not None:
