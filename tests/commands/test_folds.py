@@ -1,4 +1,5 @@
 from core.commands import folds
+from core.evidence import verdict
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -55,3 +56,12 @@ def test_a_fold_without_positives_is_left_out_of_the_mean_and_counted():
 def test_an_image_tested_twice_is_refused():
     with pytest.raises(PipelineError, match="5 images were tested in two folds"):
         folds.pool([fold(0, 20), fold(15, 20)], [0.5, 0.5])
+
+
+def test_the_verdict_on_folds_that_leak_tells_copies_from_other_images_of_training_patients():
+    copies = fold(0, 20).assign(copy_in_train=pd.array([True] * 4 + [False] * 16, dtype="boolean"))
+    patients = fold(20, 20).assign(patient_in_train=pd.array([True] * 6 + [False] * 14, dtype="boolean"))
+    figures = folds.summarise(folds.pool([copies, patients], [0.5, 0.5]), seed=1)
+    text = verdict.render_verdict(figures | figures["pooled"] | {"leak": {}})
+    assert "4 of its 40 images are copies of training images" in text
+    assert "6 others are of patients who are also in training" in text

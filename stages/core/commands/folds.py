@@ -40,9 +40,9 @@ def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
 
 
 def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """The content of metrics/folds.json: ``folds``, one entry per fold; ``spread``, mean and standard deviation of each
-    measure over the folds in which it is defined; and ``pooled``, the measures on the images of all folds, each scored
-    by the network that did not train on it."""
+    """The content of metrics/detail/folds.json: ``folds``, one entry per fold; ``spread``, mean and standard deviation
+    of each measure over the folds in which it is defined; ``pooled``, the measures on the images of all folds, each
+    scored by the network that did not train on it; and ``leaking``, as metrics.leaking of these images."""
     each: list[dict[str, Any]] = []
     for number, rows in pooled.groupby("fold"):
         each.append(
@@ -65,7 +65,13 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
         name: metrics.counts(rows) | metrics.metrics_with_ci(metrics.scores(rows, rows["threshold"]), seed)
         for name, rows in (("test", pooled), ("test_unseen", non_leaking))
     }
-    return {"synthetic": tables.is_synthetic(pooled), "folds": each, "spread": spread, "pooled": blocks}
+    return {
+        "synthetic": tables.is_synthetic(pooled),
+        "folds": each,
+        "spread": spread,
+        "pooled": blocks,
+        "leaking": metrics.leaking(pooled),
+    }
 
 
 def explain(figures: dict[str, Any]) -> str:

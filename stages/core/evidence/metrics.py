@@ -149,6 +149,12 @@ def non_leaking(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions[~leaking.astype(bool)]
 
 
+def leaking(predictions: pd.DataFrame) -> dict[str, int]:
+    """How many rows have a copy in training, and how many others have their patient in training."""
+    copies = int(predictions["copy_in_train"].fillna(False).sum())
+    return {"copies": copies, "of_training_patients": len(predictions) - len(non_leaking(predictions)) - copies}
+
+
 def choose_threshold(threshold: float | str, validation: pd.DataFrame) -> float:
     """The threshold of a probability that is predicted positive.
 
@@ -205,9 +211,8 @@ def summarise(
     without_leak = non_leaking(test)
     of_test = _block(test, threshold, seed)
     of_non_leaking = of_test if len(without_leak) == len(test) else _block(without_leak, threshold, seed)
-    copies = int(test["copy_in_train"].fillna(False).sum())
     blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_non_leaking, "leak": {}, "test_patients": None}
-    blocks["leaking"] = {"copies": copies, "of_training_patients": len(test) - len(without_leak) - copies}
+    blocks["leaking"] = leaking(test)
     for name in ("accuracy", "sensitivity", "roc_auc"):
         values = of_test[name]["value"], of_non_leaking[name]["value"]
         blocks["leak"][name] = None if None in values else values[0] - values[1]
