@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from core.commands import revisions
 from core.evidence import bootstrap, metrics, seed_variance
 from core.evidence.bootstrap import Scores
-from core.pipeline import components, tables
+from core.pipeline import components, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.text import shorten
 
@@ -16,7 +16,6 @@ PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
 INDEX = "data/prepared/index.csv"
 DETAIL = "metrics/detail/evaluate.json"
-PARAMS = "params.yaml"
 LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (lower is better)"}
 LESS_IS_BETTER = ["brier"]
 SURE = 0.05  # probability that two equal runs are called different in any measure
@@ -43,7 +42,7 @@ def load(revision: str) -> Run:
         split=revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left"),
         predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
         threshold=threshold,
-        params=revisions.parameters(revision, PARAMS),
+        params=revisions.parameters(revision, params.PATH),
         temperature=temperature,
     )
 

@@ -5,8 +5,8 @@ import textwrap
 from typing import Any, NamedTuple
 
 from core.commands import revisions
+from core.pipeline import params
 
-PARAMS = "params.yaml"
 METRICS = "metrics/evaluate.json"
 WIDTH = 120  # characters of a line
 NAME_WIDTH = 24  # characters; longer names are wrapped
@@ -46,9 +46,9 @@ def table(commits: list[dict[str, Any]], target: str, rev: str) -> str:
 
 
 def _row(name: str, indent: int, entry: dict[str, Any], base: dict[str, Any], state: str = "") -> Row:
-    params = _params(entry)
+    values = _params(entry)
     changes = [
-        f"{key}={_text(value)}" for key, value in params.items() if base and (key not in base or value != base[key])
+        f"{key}={_text(value)}" for key, value in values.items() if base and (key not in base or value != base[key])
     ]
     if state == "failed":
         return Row(name, indent, ", ".join(changes), (f"failed: dvc queue logs {name}", "", ""))
@@ -64,7 +64,7 @@ def _name(entry: dict[str, Any]) -> str:
 
 def _params(entry: dict[str, Any]) -> dict[str, Any]:
     """The parameters of an entry, with dotted keys; none if they can't be read."""
-    return revisions.flat(((entry.get("data") or {}).get("params") or {}).get(PARAMS, {}).get("data") or {})
+    return revisions.flat(((entry.get("data") or {}).get("params") or {}).get(params.PATH, {}).get("data") or {})
 
 
 def _figures(entry: dict[str, Any]) -> tuple[str, str, str]:

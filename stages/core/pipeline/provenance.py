@@ -117,7 +117,8 @@ def _is_code(path: str) -> bool:
 def _code_and_parameters(stage: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path, keys in parameters(stage).items():
-        values |= {key if path == params.PATH else f"{path}:{key}": _value(path, key) for key in keys}
+        content = params.read(path)
+        values |= {key if path == params.PATH else f"{path}:{key}": _value(content, key) for key in keys}
     code = [file for path in _dependencies(stage) if _is_code(path) for file in _files(Path(path))]
     return {"parameters": values, "code": {file.as_posix(): files.sha256(file) for file in code}}
 
@@ -138,9 +139,9 @@ def parameters(stage: str) -> dict[str, list[str]]:
     return declared
 
 
-def _value(path: str, key: str) -> Any:
-    """The value of a key such as ``train.lr`` in a parameter file; None if it has none."""
-    value: Any = params.read(path)
+def _value(content: dict[str, Any], key: str) -> Any:
+    """The value of a key such as ``train.lr`` in the content of a parameter file; None if it has none."""
+    value: Any = content
     for name in key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
