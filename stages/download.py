@@ -53,18 +53,18 @@ def unchanged(data: Data) -> Iterator[None]:
     the end, which would then not be the content that was read."""
     if data.watch == UNWATCHED:
         if data.local:
-            print(messages.unwatched_source())
+            print(messages.UNWATCHED_SOURCE)
         yield
         return
     path = files.root() / data.watch
     if not path.exists():
-        raise PipelineError(messages.no_watched_path(path))
+        raise PipelineError(messages.NO_WATCHED_PATH.format(path=path))
     files_before, content = provenance.files_before("download", path), folders.content(path)
     if content.files < files_before and not files.forced():
         raise PipelineError(messages.fewer_files(path, content.files, files_before))
     yield
     if folders.content(path) != content:
-        raise PipelineError(messages.changed_source(path))
+        raise PipelineError(messages.CHANGED_SOURCE.format(path=path))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main(like: str | None = None) -> None:
             rows = []
             for entry, (name, picture) in zip(labels.itertuples(), pictures, strict=False):
                 if name != entry.file:
-                    raise PipelineError(messages.image_not_in_table(LABELS, name, ARCHIVE))
+                    raise PipelineError(messages.IMAGE_NOT_IN_TABLE.format(table=LABELS, name=name, archive=ARCHIVE))
                 if isinstance(picture, DecodeError):
                     unreadable.append(f"{entry.file} ({picture})")
                     continue
@@ -67,7 +67,7 @@ def main(like: str | None = None) -> None:
             tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
             kept += len(rows)
         if kept + len(unreadable) < count or next(pictures, None):
-            raise PipelineError(messages.different_images(ARCHIVE, LABELS))
+            raise PipelineError(messages.DIFFERENT_IMAGES.format(archive=ARCHIVE, table=LABELS))
         if unreadable and (on_bad_image == "fail" or not kept):
             raise PipelineError(messages.undecodable_images(unreadable, count))
         large.finish()
@@ -95,4 +95,4 @@ def levels(count: int, spec: Preparation, percents: list[float] | str) -> tuple[
 
 
 if __name__ == "__main__":
-    entrypoint.stage(main, like=messages.like_option())
+    entrypoint.stage(main, like=messages.LIKE_OPTION)

@@ -13,9 +13,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from io import BufferedWriter
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import IO, Self, cast
 
 from core.images import messages
 from core.pipeline.errors import PipelineError
@@ -23,74 +22,89 @@ from core.pipeline.errors import PipelineError
 MAX_FILES = 20_000_000
 MAX_BYTES = 1 << 40
 
-_FORMAT_ERRORS = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-)
-_NAME_ERRORS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_FORMAT_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+_NAME_ERRORS = (None, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def unpack(archive: str | Path, target: str | Path) -> None:
-    """Unpack ``archive`` (zip, or tar compressed with gz, xz, bz2 or not at all) to the folder ``target``.
+    """Unpack a zip, or a tar compressed with gz, xz, bz2 or not at all, to the folder ``target``.
 
     Raises PipelineError, which names the archive, the member and the problem.
     """
     archive, target = Path(archive), Path(target)
     try:
         if zipfile.is_zipfile(archive):
-            _unzip(archive, target)
+            _unzip(archive, _Target(archive, target))
         elif tarfile.is_tarfile(archive):
-            _untar(archive, target)
+            _untar(archive, _Target(archive, target))
         else:
-            raise PipelineError(messages.not_an_archive(archive))
+            raise PipelineError(messages.NOT_AN_ARCHIVE.format(archive=archive))
     except (*_FORMAT_ERRORS, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (None, *_NAME_ERRORS):
+        if isinstance(error, OSError) and error.errno not in _NAME_ERRORS:
             raise  # a problem of this machine (disk space, permission), not of the archive
-        raise PipelineError(messages.damaged_archive(archive, error)) from None
+        raise PipelineError(messages.DAMAGED_ARCHIVE.format(archive=archive, error=error)) from None
 
 
-def _unzip(archive: Path, target: Path) -> None:
+class _Target:
+    """The folder where the members of an archive are written, with how many more files and bytes it may take."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.archive, self.folder = archive, folder
+        self.files, self.bytes = MAX_FILES, min(MAX_BYTES, shutil.disk_usage(folder).free)
+
+    def path(self, name: str) -> Path:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise PipelineError(messages.UNSAFE_PATH.format(archive=self.archive, name=name))
+        return self.folder / path
+
+    def reserve(self, path: Path, size: int) -> None:
+        """Count a file of ``size`` bytes, and make its folder."""
+        self.files, self.bytes = self.files - 1, self.bytes - size
+        if self.files < 0:
+            raise PipelineError(messages.TOO_MANY_FILES.format(archive=self.archive, limit=MAX_FILES))
+        if self.bytes < 0:
+            raise PipelineError(messages.TOO_MANY_BYTES.format(archive=self.archive))
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, path: Path, content: IO[bytes]) -> None:
+        try:
+            with content, path.open("xb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+        except FileExistsError:
+            raise PipelineError(messages.DUPLICATE_MEMBER.format(archive=self.archive, name=path.name)) from None
+
+
+def _unzip(archive: Path, target: _Target) -> None:
     with zipfile.ZipFile(archive) as source:
-        allowance = _Allowance(archive, target)
         for member in source.infolist():
-            path = allowance.resolve(member.filename)
+            path = target.path(member.filename)
             if member.is_dir():
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise PipelineError(messages.symbolic_link(archive, member.filename))
+                raise PipelineError(messages.SYMBOLIC_LINK.format(archive=archive, name=member.filename))
             if member.flag_bits & 1:
-                raise PipelineError(messages.encrypted_member(archive, member.filename))
-            allowance.take(member.file_size)
-            with source.open(member) as content, _create(path, archive) as file:
-                shutil.copyfileobj(content, file, 1 << 20)
+                raise PipelineError(messages.ENCRYPTED_MEMBER.format(archive=archive, name=member.filename))
+            target.reserve(path, member.file_size)
+            target.write(path, source.open(member))
 
 
-def _untar(archive: Path, target: Path) -> None:
+def _untar(archive: Path, target: _Target) -> None:
     with tarfile.open(archive, errorlevel=2, tarinfo=_Header) as source:
-        allowance = _Allowance(archive, target)
         for member in source:
-            path = allowance.resolve(member.name)
+            path, name = target.path(member.name), member.name
             if member.isdir():
                 continue
-            allowance.take(member.size)
+            target.reserve(path, member.size)
             if member.islnk():
-                original = allowance.resolve(member.linkname)
+                original, link = target.path(member.linkname), member.linkname
                 if not original.is_file():
-                    raise PipelineError(messages.link_to_missing_member(archive, member.name, member.linkname))
-                path.parent.mkdir(parents=True, exist_ok=True)
+                    raise PipelineError(messages.LINK_TO_MISSING_MEMBER.format(archive=archive, name=name, target=link))
                 os.link(original, path)
             elif member.isreg():
-                content = source.extractfile(member)
-                assert content is not None  # it is not None for a regular member
-                with content, _create(path, archive) as file:
-                    shutil.copyfileobj(content, file, 1 << 20)
+                target.write(path, cast(IO[bytes], source.extractfile(member)))  # None only for other members
             else:
-                raise PipelineError(messages.special_member(archive, member.name))
+                raise PipelineError(messages.SPECIAL_MEMBER.format(archive=archive, name=name))
         assert source.fileobj is not None
         while source.fileobj.read(1 << 20):  # read to the end, where gzip and xz verify their checksum
             pass
@@ -106,35 +120,4 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise  # the blocks of zeros at the real end
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(messages.damaged_header(error)) from None
-
-
-def _create(path: Path, archive: Path) -> BufferedWriter:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return open(path, "xb")
-    except FileExistsError:
-        raise PipelineError(messages.duplicate_member(archive, path.name)) from None
-
-
-class _Allowance:
-    """Checks the path of each member, and counts how many more files and bytes may be written."""
-
-    def __init__(self, archive: Path, target: Path) -> None:
-        self.archive, self.target = archive, target
-        self.files = MAX_FILES
-        self.bytes = min(MAX_BYTES, shutil.disk_usage(target).free)
-
-    def resolve(self, name: str) -> Path:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise PipelineError(messages.unsafe_path(self.archive, name))
-        return self.target / path
-
-    def take(self, size: int) -> None:
-        self.files -= 1
-        self.bytes -= size
-        if self.files < 0:
-            raise PipelineError(messages.too_many_files(self.archive, MAX_FILES))
-        if self.bytes < 0:
-            raise PipelineError(messages.too_many_bytes(self.archive))
+            raise tarfile.ReadError(messages.DAMAGED_HEADER.format(error=error)) from None

@@ -30,8 +30,8 @@ def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None
     if synthetic:
         title = f"SYNTHETIC images. {title}"
     font, small = ImageFont.load_default(14), ImageFont.load_default(11)
-    across = max([len(row.images) for row in shown], default=0)
-    longest = max([font.getlength(text) for text in (title, *(row.heading for row in shown))])
+    across = max((len(row.images) for row in shown), default=0)
+    longest = max(font.getlength(text) for text in (title, *(row.heading for row in shown)))
     width = max(across * (TILE + GAP) + GAP, int(longest) + 2 * GAP)
     tall = HEADING + TILE + CAPTION + GAP
     page = Image.new("RGB", (width, 2 * HEADING + GAP + tall * len(shown) + (HEADING if rest > 0 else 0)), "white")
@@ -54,9 +54,7 @@ def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None
 
 def _short(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
     """``text`` shortened in the middle to the width of a tile."""
-    if font.getlength(text) <= TILE:
-        return text
-    keep = len(text)
-    while font.getlength(text[: keep // 2] + "…" + text[-(keep // 2) :]) > TILE:
-        keep -= 2
-    return text[: keep // 2] + "…" + text[-(keep // 2) :]
+    short, keep = text, len(text) // 2
+    while font.getlength(short) > TILE:
+        short, keep = f"{text[:keep]}…{text[-keep:]}", keep - 1
+    return short

@@ -30,12 +30,11 @@ HEADER = struct.Struct("<4s4xH4xI4xIHH")  # of a file in a zip: signature, metho
 
 
 class Picture(NamedTuple):
-    """A decoded image. ``pixels`` and ``thumbnail`` are uint8 (side, side, C) with C = 1 for grey and 3 for RGB;
-    ``width``, ``height`` and ``mode`` are those of the file; the hashes are hexadecimal."""
+    """A decoded image. The hashes are hexadecimal."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray  # uint8 (side, side, C), with C = 1 for grey and 3 for RGB; the thumbnail, too
     thumbnail: np.ndarray
-    width: int
+    width: int  # of the file, as height and mode
     height: int
     mode: str
     bytes_sha256: str
@@ -53,54 +52,50 @@ def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path
 
 
 def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """The name and the bytes of each file in a zip that ``pack`` wrote, in its order.
+    """The name and the bytes of each file in a zip that ``pack`` wrote, in its order. Raises zipfile.BadZipFile.
 
-    zipfile would first read the directory at its end, which takes 6 GB of memory for ten million files. Raises
-    zipfile.BadZipFile for a file that is damaged or cut off.
+    zipfile would first read the directory at its end, which takes 6 GB of memory for ten million files.
     """
     with open(path, "rb") as archive:
         while (header := archive.read(HEADER.size))[:4] == b"PK\x03\x04":
             if len(header) < HEADER.size:
-                raise zipfile.BadZipFile(messages.truncated_header())
+                raise zipfile.BadZipFile(messages.TRUNCATED_HEADER)
             _, method, crc, size, name_length, extra_length = HEADER.unpack(header)
             name = archive.read(name_length).decode()
             archive.seek(extra_length, 1)
             content = archive.read(size)
             if method != zipfile.ZIP_STORED or len(content) != size or zlib.crc32(content) != crc:
-                raise zipfile.BadZipFile(messages.wrong_crc(name))
+                raise zipfile.BadZipFile(messages.WRONG_CRC.format(name=name))
             yield name, content
         if header[:4] not in (b"PK\x01\x02", b"PK\x05\x06"):  # the directory, or the end of an empty zip
-            raise zipfile.BadZipFile(messages.no_directory())
+            raise zipfile.BadZipFile(messages.NO_DIRECTORY)
 
 
 def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, np.ndarray | None]:
-    """Decode an image to 8-bit grey or RGB, upright.
+    """Decode an image file to 8-bit grey or RGB, upright.
 
     RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used.
 
     Parameters
     ----------
-    content : bytes of an image file
-    levels : None for images of 8 bits, WINDOW, or the grey values of a deeper image that become black and white
-        (core.images.preparation)
+    levels : as in core.images.preparation.Preparation
 
     Returns
     -------
-    image : Pillow image of mode "L" or "RGB"
-    mode : the mode of the file
-    values : int64 (H, W), the grey values at full depth of an image of more than 8 bits, otherwise None
+    image, mode : Pillow image "L" or "RGB", and the mode of the file
+    values : int64 (H, W), the grey values of an image of more than 8 bits, otherwise None
 
     Raises
     ------
     DecodeError : the file can't be decoded, or its depth is not that of ``levels``
     """
     image, mode = _open_image(content, levels == WINDOW)
-    deep = isinstance(image, np.ndarray)  # more than 8 bits
-    if deep != isinstance(levels, tuple):
-        raise DecodeError(messages.wrong_depth(mode, deep))
-    if isinstance(image, np.ndarray) and isinstance(levels, tuple):
+    if isinstance(image, np.ndarray):
+        if not isinstance(levels, tuple):
+            raise DecodeError(messages.TOO_DEEP.format(mode=mode))
         return Image.fromarray(preparation.scale(image, levels)), mode, image
-    assert isinstance(image, Image.Image)
+    if isinstance(levels, tuple):
+        raise DecodeError(messages.NOT_DEEP.format(mode=mode))
     target = "L" if image.mode in ("1", "L", "LA") else "RGB"
     image = image if image.mode == target else image.convert(target)
     return image.getchannel(0) if target == "RGB" and _is_grey(image) else image, mode, None
@@ -129,18 +124,18 @@ def _open_image(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray,
     except Exception as error:  # each decoder of Pillow raises its own errors
         raise DecodeError(messages.decoder_failed(error)) from None
     if mode == "F":
-        raise DecodeError(messages.float_pixels())
+        raise DecodeError(messages.FLOAT_PIXELS)
     if not mode.startswith("I"):
         return image, mode
     values = np.asarray(image, dtype=np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise DecodeError(messages.more_than_16_bits(values.min(), values.max()))
+        raise DecodeError(messages.MORE_THAN_16_BITS.format(low=values.min(), high=values.max()))
     return values, mode
 
 
 def grey_histogram(content: bytes, spec: Preparation) -> np.ndarray | None:
-    """The histogram of the grey values of an image of more than 8 bits, int64 (LEVELS,), or None if it has 8 bits.
-    Raises DecodeError. ``spec`` is not used: the signature is that of ``picture``."""
+    """``preparation.histogram`` of an image of more than 8 bits, or None if it has 8 bits. Raises DecodeError.
+    ``spec`` is not used: the signature is that of ``picture``."""
     image, _ = _open_image(content, window=False)
     return preparation.histogram(image) if isinstance(image, np.ndarray) else None
 
@@ -183,15 +178,9 @@ def picture(content: bytes, spec: Preparation) -> Picture:
     exact = np.ascontiguousarray(image) if values is None else values.astype("<i4")
     digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     digest.update(exact.data)
-    return Picture(
-        pixels=preparation.square(image, spec.side, spec.fit),
-        thumbnail=preparation.square(image, THUMBNAIL),
-        width=image.width,
-        height=image.height,
-        mode=mode,
-        bytes_sha256=hashlib.sha256(content).hexdigest(),
-        pixels_sha256=digest.hexdigest(),
-    )
+    hashes = hashlib.sha256(content).hexdigest(), digest.hexdigest()
+    squares = preparation.square(image, spec.side, spec.fit), preparation.square(image, THUMBNAIL)
+    return Picture(*squares, image.width, image.height, mode, *hashes)
 
 
 def pixels(content: bytes, spec: Preparation) -> np.ndarray:
@@ -200,12 +189,11 @@ def pixels(content: bytes, spec: Preparation) -> np.ndarray:
 
 
 def fit_into(target: np.ndarray, image: np.ndarray | DecodeError) -> str:
-    """Copy an image to ``target``, uint8 (side, side, C), its place in a stack. Return "", or why that is not
-    possible."""
+    """Copy an image to ``target``, uint8 (side, side, C). Return "", or why that is not possible."""
     if isinstance(image, DecodeError):
         return str(image)
     if image.shape[-1] > target.shape[-1]:
-        return messages.colour_for_grey_model()
+        return messages.COLOUR_FOR_GREY_MODEL
     target[:] = image  # grey is broadcast over three channels
     return ""
 
@@ -222,21 +210,9 @@ def decode_all(
 ) -> Iterator[Result | DecodeError]:
     """Decode images on all cores, in bounded memory.
 
-    Parameters
-    ----------
-    names : what ``read`` takes, for each image
-    read : returns the bytes of an image
-    convert : ``picture``, ``pixels`` or ``grey_histogram``
-    spec : its second argument
-
-    Yields
-    ------
-    ``convert(read(name), spec)`` for each name, in order, or the DecodeError that it raised. An OSError of ``read``
-    becomes a DecodeError.
+    Yields ``convert(read(name), spec)`` for each name, in order, or the DecodeError that it raised; ``convert`` is
+    ``picture``, ``pixels`` or ``grey_histogram``. An OSError of ``read`` becomes a DecodeError.
     """
-
-    def decode_chunk(chunk: list[Name]) -> list[Result | DecodeError]:
-        return [decode_one(name) for name in chunk]
 
     def decode_one(name: Name) -> Result | DecodeError:
         try:
@@ -245,6 +221,9 @@ def decode_all(
             return reason
         except OSError as error:
             return DecodeError(error.strerror or str(error))
+
+    def decode_chunk(chunk: list[Name]) -> list[Result | DecodeError]:
+        return [decode_one(name) for name in chunk]
 
     cores = cpu_count() or 1
     size = max(1, min(64, 2**20 // spec.side**2))
@@ -282,37 +261,32 @@ def decode_packed(
 
 
 class Stack:
-    """Writes images of one size to a .npy file on disk: uint8 (N, side, side, C).
-
-    C is 1 until the first colour image, which converts the file to C = 3.
-    """
+    """Writes images of one size to a .npy file: uint8 (N, side, side, C); the first colour image changes C from 1 to
+    3."""
 
     def __init__(self, path: Path, capacity: int, side: int) -> None:
-        self.path, self.capacity, self.side = path, capacity, side
-        self.count = 0
-        self.array = self._open(path, 1)
+        self.path, self.side, self.count = path, side, 0
+        self.array = self._create(path, capacity, 1)
 
-    def _open(self, path: Path, channels: int) -> np.memmap:
-        array = np.lib.format.open_memmap(path, "w+", np.uint8, (self.capacity, self.side, self.side, channels))
+    def _create(self, path: Path, capacity: int, channels: int) -> np.memmap:
+        array = np.lib.format.open_memmap(path, "w+", np.uint8, (capacity, self.side, self.side, channels))
         files.reserve(path)
         return array
 
     def add(self, pixels: np.ndarray) -> None:
         if pixels.shape[-1] > self.array.shape[-1]:
-            self._resize(self.capacity, 3)
+            self._resize(len(self.array), 3)
         self.array[self.count] = pixels  # grey is broadcast over three channels
         self.count += 1
 
     def finish(self) -> None:
         """Shrink the file to the images that were added."""
-        if self.count < self.capacity:
+        if self.count < len(self.array):
             self._resize(self.count, self.array.shape[-1])
         self.array.flush()
 
     def _resize(self, capacity: int, channels: int) -> None:
-        old, wider = self.array, self.path.with_suffix(".wider.npy")
-        self.capacity = capacity
-        self.array = self._open(wider, channels)
-        for start in range(0, self.count, 1024):
-            self.array[start : min(start + 1024, self.count)] = old[start : min(start + 1024, self.count)]
-        wider.replace(self.path)
+        old, path = self.array, self.path.with_suffix(".wider.npy")
+        self.array = self._create(path, capacity, channels)
+        self.array[: self.count] = old[: self.count]
+        path.replace(self.path)

@@ -43,10 +43,8 @@ KEPT = [
 
 
 class Header(NamedTuple):
-    """``frames`` is the number of images in a file, 0 if it has none; ``tags`` the values of the requested tags."""
-
-    frames: int
-    tags: dict[str, str]
+    frames: int  # the number of images in a file, 0 if it has none
+    tags: dict[str, str]  # the values of the requested tags
 
 
 def is_dicom(start: bytes) -> bool:
@@ -109,7 +107,7 @@ def _frame(dataset: "Dataset", frame: int) -> bytes:
         return encapsulate([frames[frame - 1]])
     bits = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated
     if bits % 8:
-        raise DecodeError(messages.frames_not_at_bytes())
+        raise DecodeError(messages.FRAMES_NOT_AT_BYTES)
     content: bytes = dataset.PixelData[(frame - 1) * bits // 8 : frame * bits // 8]
     return content + b"\0" * (len(content) % 2)
 
@@ -119,7 +117,6 @@ def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
 
     Parameters
     ----------
-    content : bytes of the file
     window : whether to apply the first VOI window, which gives 8 bits
 
     Returns
@@ -137,13 +134,14 @@ def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
 
         dataset = pydicom.dcmread(io.BytesIO(content))
         if "PixelData" not in dataset:
-            raise DecodeError(messages.no_pixels())
+            raise DecodeError(messages.NO_PIXELS)
         if int(dataset.get("NumberOfFrames") or 1) > 1:
-            raise DecodeError(messages.several_frames(dataset.NumberOfFrames))
-        if not (dataset.Rows and dataset.Columns):
-            raise DecodeError(messages.empty_image(dataset.Columns, dataset.Rows))
-        if dataset.Rows * dataset.Columns > MAX_PIXELS:
-            raise DecodeError(messages.too_many_pixels(dataset.Columns, dataset.Rows))
+            raise DecodeError(messages.SEVERAL_FRAMES.format(frames=dataset.NumberOfFrames))
+        height, width = dataset.Rows, dataset.Columns
+        if not (height and width):
+            raise DecodeError(messages.EMPTY_IMAGE.format(width=width, height=height))
+        if height * width > MAX_PIXELS:
+            raise DecodeError(messages.TOO_MANY_PIXELS.format(width=width, height=height))
         kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
         mode = f"{kind} {bits}" + (f" {BURNED_IN}" if dataset.get("BurnedInAnnotation") == "YES" else "")
         array = utils.pixel_array(dataset)
@@ -152,7 +150,7 @@ def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
             array = (array >> 8 if array.dtype == np.uint16 else array).astype(np.uint8)
         if array.ndim == 3:
             if array.dtype != np.uint8:
-                raise DecodeError(messages.deep_colour(bits))
+                raise DecodeError(messages.DEEP_COLOUR.format(bits=bits))
             return Image.fromarray(array), mode
         return _grey(dataset, array, window), mode
 
@@ -177,9 +175,10 @@ def _grey(dataset: "Dataset", array: np.ndarray, window: bool) -> Image.Image | 
     if bits <= 8 and low >= 0 and high <= 255:
         return Image.fromarray(grey.astype(np.uint8))
     if window:
-        raise DecodeError(messages.no_voi_window())
+        raise DecodeError(messages.NO_VOI_WINDOW)
     if low < LOWEST or high >= LOWEST + LEVELS:
-        raise DecodeError(messages.out_of_range(low, high, LOWEST, LOWEST + LEVELS - 1))
+        limits = {"lowest": LOWEST, "highest": LOWEST + LEVELS - 1}
+        raise DecodeError(messages.OUT_OF_RANGE.format(low=low, high=high, **limits))
     return grey
 
 
@@ -198,17 +197,17 @@ def _decode_errors() -> Iterator[None]:
 
 
 def pseudonyms(key: str | None, check: str | None, patients: dict[str, str], root: Path) -> dict[str, str]:
-    """A keyed hash instead of each patient: HMAC-SHA256, 16 hexadecimal digits.
+    """A keyed hash instead of each patient: HMAC-SHA256, 16 hexadecimal digits. Raises PipelineError.
 
-    ``key`` is the path of a file with a secret, ``check`` the first 8 digits of the SHA-256 of its content. Raises
-    PipelineError if the file is missing, empty, or has another hash.
+    ``key`` is the path of a file with a secret, ``check`` the first 8 digits of the SHA-256 of its content.
     """
     if key is None:
-        raise PipelineError(messages.no_key())
+        raise PipelineError(messages.NO_KEY)
     path = root / Path(key).expanduser()
     if not path.is_file() or not (secret := path.read_bytes().strip()):
-        raise PipelineError(messages.empty_key(path))
+        raise PipelineError(messages.EMPTY_KEY.format(path=path))
     actual = hashlib.sha256(secret).hexdigest()[:8]
     if check != actual:
-        raise PipelineError(messages.wrong_key(check, actual))
+        message = messages.NO_KEY_CHECK if check is None else messages.WRONG_KEY
+        raise PipelineError(message.format(expected=check, actual=actual))
     return {file: hmac.digest(secret, patient.encode(), "sha256").hex()[:16] for file, patient in patients.items()}

@@ -21,14 +21,14 @@ def walk(base: Path) -> tuple[list[str], list[str]]:
         for name in folders + names:
             path = Path(at, name)
             if path.is_symlink() and not path.resolve().is_relative_to(resolved):
-                raise PipelineError(messages.link_outside(path, base))
+                raise PipelineError(messages.LINK_OUTSIDE.format(path=path, base=base))
         for name in names:
             if not name.startswith("."):
                 file = Path(at, name).relative_to(base).as_posix()
                 if not file.isprintable():  # bytes that are not UTF-8 become surrogates, which are not printable
-                    raise PipelineError(messages.unprintable_name(base, file))
+                    raise PipelineError(messages.UNPRINTABLE_NAME.format(base=base, file=file))
                 if not Path(at, name).is_file():
-                    raise PipelineError(messages.not_a_regular_file(Path(at, name)))
+                    raise PipelineError(messages.NOT_A_REGULAR_FILE.format(path=Path(at, name)))
                 (images if _is_image(Path(at, name)) else others).append(file)
     return sorted(images), sorted(others)
 
@@ -66,7 +66,7 @@ def expand(paths: list[Path]) -> list[str]:
         elif path.is_file():
             files.append(path.as_posix())
         else:
-            raise PipelineError(messages.no_image_or_folder(path))
+            raise PipelineError(messages.NO_IMAGE_OR_FOLDER.format(path=path))
     if not files:
         raise PipelineError(messages.no_images_in(paths, IMAGES))
     return files

@@ -33,7 +33,7 @@ def table(images: pd.DataFrame, values: dict[str, dict[str, str]], groups: list[
 
 def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") -> "pd.Series[str]":
     if values.isna().all():
-        raise PipelineError(messages.group_without_values(group.name))
+        raise PipelineError(messages.GROUP_WITHOUT_VALUES.format(name=group.name))
     numbers = values.fillna("").map(_number).astype(float)
     words = sorted(values[values.notna() & numbers.isna()].unique())
     if group.edges and words:
@@ -43,7 +43,8 @@ def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") 
     if group.edges or (not words and values.nunique() > MAX_LEVELS):
         values = _cut(numbers, group.edges, patients)
     if values.nunique() == 1:
-        raise PipelineError(messages.group_of_one_level(group.name, values.dropna().iloc[0]))
+        level = values.dropna().iloc[0]
+        raise PipelineError(messages.GROUP_OF_ONE_LEVEL.format(name=group.name, level=level))
     if values.nunique() > (patients.nunique() or len(patients)) / 2:
         levels = sorted(values.dropna().unique())
         raise PipelineError(messages.too_many_levels(group.name, levels, patients.nunique(), len(patients)))

@@ -55,9 +55,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
-        raise PipelineError(messages.not_csv(path, error)) from None
+        raise PipelineError(messages.NOT_CSV.format(path=path, error=error)) from None
     if not isinstance(rows.index, pd.RangeIndex):  # pandas used the first column as row names, which shifts the others
-        raise PipelineError(messages.too_many_cells(path))
+        raise PipelineError(messages.TOO_MANY_CELLS.format(path=path))
     rows.columns = [str(column).strip() for column in rows.columns]
     return rows
 

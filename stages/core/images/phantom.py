@@ -9,7 +9,7 @@ come from NumPy's ``RandomState``, whose streams are frozen (NEP 19).
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from core.images import messages
 from core.pipeline.tables import SYNTHETIC
@@ -22,23 +22,20 @@ HEALTHY_IN_1000 = 500  # patients without a positive patch
 
 
 class Patch(NamedTuple):
-    """One synthetic image: ``pixels`` is uint8 (side, side, 3), ``label`` 0 or 1."""
-
     name: str
     patient: str
-    label: int
-    pixels: np.ndarray
+    label: int  # 0 or 1
+    pixels: np.ndarray  # uint8 (side, side, 3)
 
 
 def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
     """Yield ``images`` patches of ``side`` x ``side`` pixels from ``patients`` patients.
 
     About one image in twenty is an exact copy or a near copy (brighter, or mirrored), and one exact copy has the
-    opposite label. There is at least one of each kind. Raises ValueError if a patient would have fewer than four
-    images.
+    opposite label. There is at least one of each kind. Raises ValueError for fewer than four images a patient.
     """
     if images < 4 * patients:
-        raise ValueError(messages.too_few_images(images, patients))
+        raise ValueError(messages.TOO_FEW_IMAGES.format(images=images, patients=patients))
     counts = np.full(patients, images // patients)
     counts[: images % patients] += 1
     every = max(1, patients // 20)  # every n-th patient has copies
@@ -48,29 +45,19 @@ def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
 
 def _patient(number: int, count: int, side: int, seed: int, planted: bool, conflict: bool) -> Iterator[Patch]:
     random = np.random.RandomState([seed % 2**32, number])
+    patient = f"p{number:04d}"
     prevalence = 0 if random.randint(1000) < HEALTHY_IN_1000 else random.randint(550, 950)
     copies = 3 if planted and count >= 8 else 2 if planted else 0
     labels = (random.randint(1000, size=count - copies) < prevalence).astype(np.int64)
     pixels = _tissue(random, labels, side)
-
-    patient = f"p{number:04d}"
-    patches = [
-        Patch(f"{SYNTHETIC}{patient}_{k:04d}.bmp", patient, int(label), pixels[k]) for k, label in enumerate(labels)
-    ]
-
-    def plant(**changes: Any) -> None:
-        patches.append(patches[0]._replace(name=f"{SYNTHETIC}{patient}_{len(patches):04d}.bmp", **changes))
-
+    images = list(zip(labels, pixels, strict=True))
     if planted:
-        plant(label=1 - patches[0].label if conflict else patches[0].label)
-        plant(pixels=_brighter(patches[0].pixels))
+        brighter = np.minimum(pixels[0].astype(np.int64) * 108 // 100, 255).astype(np.uint8)
+        images += [(1 - labels[0] if conflict else labels[0], pixels[0]), (labels[0], brighter)]
     if copies == 3:
-        plant(pixels=patches[0].pixels[:, ::-1].copy())
-    yield from patches
-
-
-def _brighter(pixels: np.ndarray) -> np.ndarray:
-    return np.minimum(pixels.astype(np.int64) * 108 // 100, 255).astype(np.uint8)
+        images.append((labels[0], pixels[0, :, ::-1].copy()))
+    for place, (label, image) in enumerate(images):
+        yield Patch(f"{SYNTHETIC}{patient}_{place:04d}.bmp", patient, int(label), image)
 
 
 def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.ndarray:
@@ -97,20 +84,11 @@ def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.
     size = np.maximum(12, radius * (1000 + spread * random.randint(-1000, 1001, size=total) // 1000) // 1000)
     shade = random.randint(55, 96, size=total)  # hundredths of the stain
 
-    cover = np.zeros((count, side + WINDOW, side + WINDOW), dtype=np.int64)
-    step = np.arange(WINDOW) - WINDOW // 2
+    cover, step = np.zeros((count, side + WINDOW, side + WINDOW), dtype=np.int64), np.arange(WINDOW)
     for start in range(0, total, 4096):  # bounded memory
-        chunk = slice(start, start + 4096)
-        inside = _blobs(random, size[chunk], spread[chunk], step)
-        np.maximum.at(
-            cover,
-            (
-                image[chunk, None, None],
-                row[chunk, None, None] + step[:, None] + WINDOW // 2,
-                column[chunk, None, None] + step + WINDOW // 2,
-            ),
-            inside * shade[chunk, None, None],
-        )
+        chunk = slice(start, start + 4096), None, None
+        inside = _blobs(random, size[chunk], spread[chunk])
+        np.maximum.at(cover, (image[chunk], row[chunk] + step[:, None], column[chunk] + step), inside * shade[chunk])
     half = WINDOW // 2
     cover = cover[:, half : half + side, half : half + side, None]
 
@@ -123,14 +101,13 @@ def _tissue(random: np.random.RandomState, labels: np.ndarray, side: int) -> np.
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-def _blobs(random: np.random.RandomState, size: np.ndarray, spread: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """0/1 masks (n, WINDOW, WINDOW) of ellipses of ``size`` tenths of a pixel, more elongated with larger
-    ``spread``."""
-    turn = random.randint(16, size=len(size))
-    sine, cosine = SINE[turn, None, None], SINE[(turn + 4) % 16, None, None]
-    y, x = step[:, None], step
+def _blobs(random: np.random.RandomState, size: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """0/1 masks (n, WINDOW, WINDOW) of ellipses of ``size`` (n, 1, 1) tenths of a pixel, elongated by ``spread``."""
+    turn = random.randint(16, size=size.shape)
+    sine, cosine = SINE[turn], SINE[(turn + 4) % 16]
+    x = np.arange(WINDOW) - WINDOW // 2
+    y = x[:, None]
     along, across = x * cosine + y * sine, y * cosine - x * sine  # thousandths of a pixel
-    stretch = 1000 + spread * random.randint(0, 1001, size=len(size)) // 1000
-    long, short = size * stretch // 1000, size * 1000 // stretch  # tenths of a pixel
-    long, short = long[:, None, None] * 100, short[:, None, None] * 100
+    stretch = 1000 + spread * random.randint(0, 1001, size=size.shape) // 1000
+    long, short = size * stretch // 1000 * 100, size * 1000 // stretch * 100  # thousandths of a pixel
     return (along**2 * short**2 + across**2 * long**2 <= long**2 * short**2).astype(np.int64)

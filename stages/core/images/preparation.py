@@ -6,8 +6,6 @@ import numpy as np
 from PIL import Image
 
 LOWEST, LEVELS = -(1 << 15), 1 << 17  # of the grey values in images of more than 8 bits: the least, and how many
-
-
 WINDOW = "window"  # for levels: the first VOI window of each DICOM file
 
 
@@ -16,11 +14,9 @@ class DecodeError(ValueError):
 
 
 class Preparation(NamedTuple):
-    """``side`` in pixels; ``fit``, how images that are not square become so (stretch, pad, crop); ``levels``, the grey
-    values that become black and white, WINDOW, or None for images of 8 bits."""
-
-    side: int
-    fit: str = "stretch"
+    side: int  # pixels
+    fit: str = "stretch"  # how images that are not square become so: stretch, pad, crop
+    # The grey values that become black and white, WINDOW, or None for images of 8 bits
     levels: tuple[int, int] | str | None = None
 
     @classmethod
@@ -49,14 +45,11 @@ def square(image: Image.Image, side: int, fit: str = "stretch") -> np.ndarray:
     if fit == "pad":
         most = max(width, height)
         shape = max(1, (width * side + most // 2) // most), max(1, (height * side + most // 2) // most)
-    pixels = np.asarray(image.resize(shape, Image.Resampling.BILINEAR))
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.shape[:2] == (side, side):
+    pixels = np.atleast_3d(np.asarray(image.resize(shape, Image.Resampling.BILINEAR)))
+    if shape == (side, side):
         return pixels
-    padded = np.zeros((side, side, pixels.shape[2]), np.uint8)
-    top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
-    padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return padded
+    top, left = (side - shape[1]) // 2, (side - shape[0]) // 2
+    return np.pad(pixels, ((top, side - shape[1] - top), (left, side - shape[0] - left), (0, 0)))
 
 
 def scale(values: np.ndarray, levels: tuple[int, int]) -> np.ndarray:

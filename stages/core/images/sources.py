@@ -53,17 +53,18 @@ def open_source(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         elif data.source == "folder":
             folder, origin = local, {}
             if not folder.is_dir():
-                raise PipelineError(messages.no_folder(folder, folder.is_file()))
+                raise PipelineError(messages.no_folder(folder))
         else:
             archive = local
             if "://" in data.location:
                 archive = scratch / "archive"
                 web.fetch(data.location, archive, MAX_DOWNLOAD)
             if not archive.is_file():
-                raise PipelineError(messages.no_archive(archive))
+                raise PipelineError(messages.NO_ARCHIVE.format(archive=archive))
             sha256 = files.sha256(archive)
             if data.sha256 is not None and sha256 != data.sha256:
-                raise PipelineError(messages.wrong_sha256(addresses.public(data.location), sha256, data.sha256))
+                names = {"location": addresses.public(data.location), "actual": sha256, "expected": data.sha256}
+                raise PipelineError(messages.WRONG_SHA256.format(**names))
             folder, origin = scratch / "unpacked", {"sha256": sha256}
             folder.mkdir()
             archives.unpack(archive, folder)
@@ -74,7 +75,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
     """Read labels, patients and lists of a folder, and match them with its images."""
     base = folder / data.subdir if data.subdir else folder
     if not base.is_dir():
-        raise PipelineError(messages.no_subdir(data.subdir, data.location))
+        raise PipelineError(messages.NO_SUBDIR.format(subdir=data.subdir, location=data.location))
     images, others = walk(base)
     if not images:
         packed = [file for file in others if Path(file).suffix.lower() in PACKED]
@@ -138,7 +139,7 @@ def _read_headers(
         faults[several] = [file for file, count in frames.items() if count > 1]
     for name in data.tags():
         if not dicom.is_keyword(name):
-            raise PipelineError(messages.unknown_tag(name))
+            raise PipelineError(messages.UNKNOWN_TAG.format(keyword=name))
     return frames, tags
 
 
@@ -163,7 +164,7 @@ def _read_content(base: Path, file: str, frames: dict[str, int]) -> bytes:
         content = (base / file).read_bytes()
         return dicom.deidentify(content, None) if file in frames else content
     except DecodeError as reason:
-        raise PipelineError(messages.undecodable_file(base / file, reason)) from None
+        raise PipelineError(messages.UNDECODABLE_FILE.format(path=base / file, reason=reason)) from None
 
 
 def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
