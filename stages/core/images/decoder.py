@@ -103,11 +103,9 @@ def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple
 
 def _is_grey(colour: Image.Image) -> bool:
     """Whether the channels are equal. Most colour images show in their first rows that they are not."""
-    for top in range(0, colour.height, STRIP):
-        values = np.asarray(colour.crop((0, top, colour.width, min(top + STRIP, colour.height))))
-        if (values[..., 0] != values[..., 1]).any() or (values[..., 0] != values[..., 2]).any():
-            return False
-    return True
+    boxes = ((0, top, colour.width, min(top + STRIP, colour.height)) for top in range(0, colour.height, STRIP))
+    strips = (np.asarray(colour.crop(box)) for box in boxes)
+    return all((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all() for rgb in strips)
 
 
 def _open_image(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:

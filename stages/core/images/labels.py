@@ -14,6 +14,8 @@ from core.pipeline.schemas.data import REST, Data
 import pandas as pd
 
 LABELS_WITHOUT_IMAGE = "labels without an image"
+Tags = dict[str, dict[str, str]]  # of each DICOM file, the values of its tags
+Faults = dict[str, list[str]]  # the names of the files with each fault
 
 
 class _Names:
@@ -69,13 +71,7 @@ def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[
 
 
 def classes(
-    images: list[str],
-    base: Path,
-    folder: Path,
-    data: Data,
-    root: Path,
-    tags: dict[str, dict[str, str]],
-    faults: dict[str, list[str]],
+    images: list[str], base: Path, folder: Path, data: Data, root: Path, tags: Tags, faults: Faults
 ) -> tuple[dict[str, str], pd.DataFrame | None]:
     """The class of each image that has one, and the rows of the table of labels, if there is one, with their file.
 
@@ -94,8 +90,7 @@ def classes(
 def class_to_label(classes: dict[str, str], data: Data) -> dict[str, int]:
     """1 or 0 for each class that data.positive or data.negative names; other classes are left out.
 
-    Raises PipelineError if a class that they name has no image, or if data.negative is null and there are several
-    others.
+    Raises PipelineError if one of them has no image, or if data.negative is null and there are several others.
     """
     counts = pd.Series(list(classes.values()), dtype="string").value_counts()
     others = [name for name in counts.index if name not in data.positives]
@@ -116,29 +111,31 @@ def _search(pattern: str, group: str, files: Iterable[str]) -> dict[str, str]:
     return {file: match[group] for file, match in matches.items() if match and match[group]}
 
 
-def _tag_values(keyword: str, files: Iterable[str], tags: dict[str, dict[str, str]]) -> dict[str, str]:
+def _tag_values(keyword: str, files: Iterable[str], tags: Tags) -> dict[str, str]:
     """The value of a DICOM tag in each file that has one."""
     return {file: value for file in files if (value := tags.get(file, {}).get(keyword, ""))}
+
+
+def _cells(rows: pd.DataFrame | None, column: str) -> dict[str, str]:
+    """The cell of each file in a column of the table of labels, if it is not empty."""
+    assert rows is not None  # checked by the schema
+    return {file: cell for file, cell in zip(rows["file"], rows[column], strict=True) if cell}
 
 
 def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
     assert data.labels is not None
     rows = _read_csv(_table_path(data.labels, "data.labels", base, folder, root))
-    columns = {
-        "name": _column(rows, data.file_column, "data.file_column", data.labels),
-        "class": _column(rows, data.label_column, "data.label_column", data.labels),
-    }
-    if data.patient_is_column:
-        assert data.patient is not None
-        columns["patient"] = _column(rows, data.patient, "data.patient", data.labels)
+    columns = {"name": (data.file_column, "data.file_column"), "class": (data.label_column, "data.label_column")}
+    if data.patient is not None and data.patient_is_column:
+        columns["patient"] = data.patient, "data.patient"
     for group in data.grouping:
         if group.kind == "column":
-            columns[tables.GROUP + group.name] = _column(rows, group.name, "data.groups", data.labels)
-    return pd.DataFrame(columns)
+            columns[tables.GROUP + group.name] = group.name, "data.groups"
+    return pd.DataFrame({name: _column(rows, *column, data.labels) for name, column in columns.items()})
 
 
 def _match_labels(
-    rows: pd.DataFrame, images: list[str], data: Data, faults: dict[str, list[str]]
+    rows: pd.DataFrame, images: list[str], data: Data, faults: Faults
 ) -> tuple[dict[str, str], pd.DataFrame]:
     """The class of each image that has a label in the table, and the rows of the table with their file."""
     names = _Names(images)
@@ -151,11 +148,7 @@ def _match_labels(
 
 
 def patients(
-    classes: dict[str, str],
-    rows: pd.DataFrame | None,
-    data: Data,
-    tags: dict[str, dict[str, str]],
-    faults: dict[str, list[str]],
+    classes: dict[str, str], rows: pd.DataFrame | None, data: Data, tags: Tags, faults: Faults
 ) -> dict[str, str]:
     """The patient of each image, empty if data.patient is null. Images without one are added to ``faults``."""
     if data.patient is None:
@@ -165,28 +158,22 @@ def patients(
     elif data.patient_tag:
         patient_of = _tag_values(data.patient_tag, classes, tags)
     else:
-        assert rows is not None  # checked by the schema
-        patient_of = {file: patient for file, patient in zip(rows["file"], rows["patient"], strict=True) if patient}
+        patient_of = _cells(rows, "patient")
     faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(patient_of))
     return patient_of
 
 
-def group_values(
-    files: Iterable[str], rows: pd.DataFrame | None, data: Data, tags: dict[str, dict[str, str]]
-) -> dict[str, dict[str, str]]:
+def group_values(files: Iterable[str], rows: pd.DataFrame | None, data: Data, tags: Tags) -> dict[str, dict[str, str]]:
     """For each group of data.groups, its name, and the value of each image that has one, as it is written there."""
-    values_of: dict[str, dict[str, str]] = {}
+    values: dict[str, dict[str, str]] = {}
     for group in data.grouping:
         if group.kind == "pattern":
-            values = _search(group.source, group.name, files)
+            values[group.name] = _search(group.source, group.name, files)
         elif group.kind == "tag":
-            values = _tag_values(group.source, files, tags)
+            values[group.name] = _tag_values(group.source, files, tags)
         else:
-            assert rows is not None  # checked by the schema
-            cells = zip(rows["file"], rows[tables.GROUP + group.name], strict=True)
-            values = {file: cell for file, cell in cells if cell}
-        values_of[group.name] = values
-    return values_of
+            values[group.name] = _cells(rows, tables.GROUP + group.name)
+    return values
 
 
 def read_lists(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,24 +24,19 @@ MAX_DOWNLOAD = 1 << 38  # bytes
 
 
 class Raw(NamedTuple):
-    """The content of a source. ``labels`` has the columns of tables.LABELS, sorted by file; ``listed`` has those of
-    tables.LISTED; ``groups`` the groups of each image, sorted by file, and no row if data.groups is empty; ``content``
-    returns the bytes of a file in ``labels``."""
+    """The content of a source. Its tables are sorted by file."""
 
-    labels: pd.DataFrame
-    listed: pd.DataFrame
-    groups: pd.DataFrame
-    content: Callable[[str], bytes]
+    labels: pd.DataFrame  # tables.LABELS
+    listed: pd.DataFrame  # tables.LISTED
+    groups: pd.DataFrame  # the groups of each image; no row if data.groups is empty
+    content: Callable[[str], bytes]  # the bytes of a file in labels
     provenance: dict[str, Any]
 
 
 @contextmanager
 def open_source(data: Data, seed: int, root: Path) -> Iterator[Raw]:
-    """Open the source that ``data`` describes. Relative locations are relative to ``root``.
-
-    Raises PipelineError for a missing source, no network, a wrong hash, an unsafe archive, or labels and images that do
-    not match.
-    """
+    """Open the source that ``data`` describes, below ``root`` if its location is relative. Raises PipelineError for a
+    missing source, no network, a wrong hash, an unsafe archive, or labels and images that do not match."""
     with files.scratch("data", "download") as scratch:  # not in /tmp, which is often small
         if data.source == "phantom":
             yield _draw_phantom(data, seed, scratch)
@@ -81,7 +76,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
         packed = [file for file in others if Path(file).suffix.lower() in PACKED]
         raise PipelineError(messages.no_images(data.location, IMAGES, packed))
 
-    faults: dict[str, list[str]] = {}  # its keys are written to provenance.json, so they are not in the messages
+    faults: labels.Faults = {}  # its keys are written to provenance.json, so they are not in the messages
     frames, tags = _read_headers(base, images, data, faults)
     unusable = {file for files in faults.values() for file in files}
     images = [file for file in images if file not in unusable]
@@ -101,32 +96,27 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
     label_of = labels.class_to_label({file: name for file, name in classes.items() if file not in bad}, data)
     left_out = Counter(name for name in classes.values() if name not in label_of)
-    table = pd.DataFrame(
-        {
-            "file": kept,
-            "label": [label_of[classes[file]] for file in kept],
-            "patient": pd.array([patients.get(file) for file in kept], dtype="string"),
-            "class": [classes[file] for file in kept],
-        }
-    )
+    entries = [(file, label_of[classes[file]], patients.get(file), classes[file]) for file in kept]
+    table = pd.DataFrame(entries, columns=tables.LABELS).astype({"patient": "string"})
     if data.groups:
         table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping)
     table = _split_frames(table, frames).sort_values("file", ignore_index=True)
     origin = {"licence": _find_licence(others, base)} | origin
-    dropped = {what: len(names) for what, names in faults.items()}
-    provenance = _provenance(data, table, origin, len(others), dropped, left_out)
+    left = {"left_out": dict(sorted(left_out.items())), "other_files": len(others)}
+    left["dropped"] = {what: len(names) for what, names in faults.items()}
+    provenance = _provenance(data, table, origin, left)
     listed = labels.read_lists(table, base, folder, data, root)
     groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
     return Raw(table[tables.LABELS], listed, groups, lambda file: _read_content(base, file, frames), provenance)
 
 
 def _read_headers(
-    base: Path, images: list[str], data: Data, faults: dict[str, list[str]]
-) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
+    base: Path, images: list[str], data: Data, faults: labels.Faults
+) -> tuple[dict[str, int], labels.Tags]:
     """Of each DICOM file, the number of its frames, and the tags that ``data`` names. Those that are no image, or have
     several frames where that is not allowed, are added to ``faults``."""
     frames: dict[str, int] = {}
-    tags: dict[str, dict[str, str]] = {}
+    tags: labels.Tags = {}
     several = "DICOM files of several frames (data.dicom.frames: split makes an image of each)"
     for file in images:
         if Path(file).suffix.lower() not in IMAGES:
@@ -186,35 +176,22 @@ def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
         return buffer.getvalue()
 
     licence = {"licence": "none: synthetic images, drawn by stages/core/images/phantom.py"}
-    provenance = _provenance(data, table, licence, other_files=0, dropped={}, left_out={})
+    provenance = _provenance(data, table, licence, {"left_out": {}, "other_files": 0, "dropped": {}})
     return Raw(table, pd.DataFrame(columns=tables.LISTED), pd.DataFrame(columns=["file"]), content, provenance)
 
 
-def _provenance(
-    data: Data,
-    table: pd.DataFrame,
-    origin: dict[str, Any],
-    other_files: int,
-    dropped: dict[str, int],
-    left_out: Mapping[str, int],
-) -> dict[str, Any]:
-    """The content of provenance.json. ``origin`` can contain version, sha256 and licence; ``left_out`` has the number
-    of images of each class that is neither positive nor negative."""
+def _provenance(data: Data, table: pd.DataFrame, origin: dict[str, Any], left: dict[str, Any]) -> dict[str, Any]:
+    """The content of provenance.json. ``origin`` can contain version, sha256 and licence; ``left`` has the number of
+    images of each class that is neither positive nor negative, of other files, and of images with each fault."""
     counts = tables.counts(table)
     return {
         "source": data.source,
         "synthetic": data.source == "phantom",
         "location": addresses.public(data.location) if data.location else None,
-        "version": origin.get("version"),
-        "sha256": origin.get("sha256"),
-        "licence": origin.get("licence"),
-        "images": counts["images"],
-        "positives": counts["positives"],
-        "patients": counts["patients"],
+        **{key: origin.get(key) for key in ("version", "sha256", "licence")},
+        **{key: counts[key] for key in ("images", "positives", "patients")},
         "classes": dict(sorted(Counter(table["class"]).items())),
-        "left_out": dict(sorted(left_out.items())),
-        "other_files": other_files,
-        "dropped": dropped,
+        **left,
     }
 
 
