@@ -69,7 +69,7 @@ def main(like: str | None = None) -> None:
         if kept + len(unreadable) < count or next(pictures, None):
             raise PipelineError(messages.DIFFERENT_IMAGES.format(archive=ARCHIVE, table=LABELS))
         if unreadable and (on_bad_image == "fail" or not kept):
-            raise PipelineError(messages.undecodable_images(unreadable, count))
+            raise PipelineError(messages.listing(messages.UNDECODABLE_IMAGES, unreadable, total=count))
         large.finish()
         small.finish()
     files.write_json(PREPARATION, spec.description())

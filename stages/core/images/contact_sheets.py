@@ -27,8 +27,7 @@ class Row(NamedTuple):
 def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None:
     """Write a PNG of the first LONGEST ``rows`` below ``title``, and the number of rows that are left out."""
     shown, rest = rows[:LONGEST], len(rows) - LONGEST
-    if synthetic:
-        title = f"SYNTHETIC images. {title}"
+    title = f"SYNTHETIC images. {title}" if synthetic else title
     font, small = ImageFont.load_default(14), ImageFont.load_default(11)
     across = max((len(row.images) for row in shown), default=0)
     longest = max(font.getlength(text) for text in (title, *(row.heading for row in shown)))

@@ -72,22 +72,13 @@ def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
 
 
 def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, np.ndarray | None]:
-    """Decode an image file to 8-bit grey or RGB, upright.
+    """Decode an image file to 8-bit grey or RGB, upright; ``levels`` as in ``Preparation``.
 
     RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used.
 
-    Parameters
-    ----------
-    levels : as in core.images.preparation.Preparation
-
-    Returns
-    -------
-    image, mode : Pillow image "L" or "RGB", and the mode of the file
-    values : int64 (H, W), the grey values of an image of more than 8 bits, otherwise None
-
-    Raises
-    ------
-    DecodeError : the file can't be decoded, or its depth is not that of ``levels``
+    Returns a Pillow image "L" or "RGB", the mode of the file, and the grey values, int64 (H, W), of an image of more
+    than 8 bits (otherwise None). Raises DecodeError if the file can't be decoded, or its depth is not that of
+    ``levels``.
     """
     image, mode = _open_image(content, levels == WINDOW)
     if isinstance(image, np.ndarray):

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from core.images import messages
 from core.images.preparation import LEVELS, LOWEST, DecodeError
@@ -42,18 +42,13 @@ KEPT = [
 ]  # fmt: skip
 
 
-class Header(NamedTuple):
-    frames: int  # the number of images in a file, 0 if it has none
-    tags: dict[str, str]  # the values of the requested tags
-
-
 def is_dicom(start: bytes) -> bool:
     """Whether a file that starts like this is DICOM. A DICOMDIR, an index of other files, is too."""
     return start[HEADER - 4 : HEADER] == b"DICM"
 
 
-def read_header(path: Path, keywords: list[str]) -> Header:
-    """Read a file up to its pixels, and the tags with these keywords. Raises DecodeError."""
+def read_header(path: Path, keywords: list[str]) -> tuple[int, dict[str, str]]:
+    """The number of images in a file, and the values of the tags with these keywords. Raises DecodeError."""
     with _decode_errors():
         import pydicom
 
@@ -64,7 +59,7 @@ def read_header(path: Path, keywords: list[str]) -> Header:
         if not syntax.is_transfer_syntax:
             raise DecodeError(f"{UNKNOWN_SYNTAX} {syntax}")
         frames = int(dataset.get("NumberOfFrames") or 1) if "Rows" in dataset and "BitsAllocated" in dataset else 0
-        return Header(frames, {name: str(dataset.get(name, "") or "").strip() for name in keywords})
+        return frames, {name: str(dataset.get(name, "") or "").strip() for name in keywords}
 
 
 def is_keyword(keyword: str) -> bool:
@@ -113,20 +108,11 @@ def _frame(dataset: "Dataset", frame: int) -> bytes:
 
 
 def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
-    """Decode a file of one frame.
+    """Decode a file of one frame; ``window``: apply the first VOI window, which gives 8 bits.
 
-    Parameters
-    ----------
-    window : whether to apply the first VOI window, which gives 8 bits
-
-    Returns
-    -------
-    image : Pillow image, grey or RGB, if it has 8 bits; otherwise its grey values, int64 (H, W)
-    mode : photometric interpretation, bits, and whether it is annotated
-
-    Raises
-    ------
-    DecodeError : the file can't be decoded, or has several frames, no pixels or no window
+    Returns a Pillow image, grey or RGB, if it has 8 bits, otherwise its grey values, int64 (H, W); and its mode: the
+    photometric interpretation, the bits, and whether it is annotated. Raises DecodeError if the file can't be decoded,
+    or has several frames, no pixels or no window.
     """
     with _decode_errors():
         import pydicom

@@ -35,11 +35,11 @@ def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") 
     if values.isna().all():
         raise PipelineError(messages.GROUP_WITHOUT_VALUES.format(name=group.name))
     numbers = values.fillna("").map(_number).astype(float)
-    words = sorted(values[values.notna() & numbers.isna()].unique())
+    words = [repr(word) for word in sorted(values[values.notna() & numbers.isna()].unique())]
     if group.edges and words:
-        raise PipelineError(messages.edges_without_numbers(group.name, words))
+        raise PipelineError(messages.listing(messages.EDGES_WITHOUT_NUMBERS, words, 3, group=group.name))
     if words and numbers.nunique() > MAX_LEVELS:
-        raise PipelineError(messages.words_among_numbers(group.name, words))
+        raise PipelineError(messages.listing(messages.WORDS_AMONG_NUMBERS, words, 3, group=group.name))
     if group.edges or (not words and values.nunique() > MAX_LEVELS):
         values = _cut(numbers, group.edges, patients)
     if values.nunique() == 1:

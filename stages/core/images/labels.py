@@ -33,7 +33,7 @@ class _Names:
             return name
         ends = [file for file in self.by_name.get(name.rpartition("/")[2], []) if file.endswith("/" + name)]
         if len(ends) > 1:
-            raise PipelineError(messages.ambiguous_name(name, ends))
+            raise PipelineError(messages.listing(messages.AMBIGUOUS_NAME, ends, name=name))
         return ends[0] if ends else None
 
 
@@ -44,7 +44,7 @@ def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Pa
             return inside / name
         matches = [file for file in walk(inside)[1] if file.endswith("/" + name)]
         if len(matches) > 1:
-            raise PipelineError(messages.ambiguous_table(key, name, matches))
+            raise PipelineError(messages.listing(messages.AMBIGUOUS_TABLE, matches, key=key, name=name))
         if matches:
             return inside / matches[0]
     if (root / name).is_file():
@@ -200,9 +200,10 @@ def read_lists(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: 
             if not matches:
                 unknown.append(entry)
         if unknown and data.on_bad_image == "fail":
-            raise PipelineError(messages.unknown_entries(split, name, unknown, len(entries)))
+            template, total = messages.UNKNOWN_ENTRIES, len(entries)
+            raise PipelineError(messages.listing(template, unknown, split=split, name=name, total=total))
     listed = pd.DataFrame(rows, columns=tables.LISTED).drop_duplicates().sort_values("file", kind="stable")
-    twice = listed[listed["file"].duplicated(keep=False)]
+    twice = listed.loc[listed["file"].duplicated(), "file"]
     if len(twice):
-        raise PipelineError(messages.images_in_two_lists(list(twice["file"].unique())))
+        raise PipelineError(messages.listing(messages.IMAGES_IN_TWO_LISTS, list(twice.unique())))
     return listed

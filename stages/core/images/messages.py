@@ -61,7 +61,16 @@ EMPTY_KEY = f"data.dicom.key: {{path}} is missing or empty. Write a secret to it
 _ANOTHER_KEY = "so that another key is noticed. With another key, every patient would get another name"
 NO_KEY_CHECK = f"data.dicom.key_check is not set: set it to {{actual}}, {_ANOTHER_KEY}"
 WRONG_KEY = f"data.dicom.key_check is {{expected}}, but the key there now has {{actual}}, {_ANOTHER_KEY}"
-# Tables of labels, lists and groups
+# Tables of labels, lists and groups. {n} and {names} are of ``listing``.
+AMBIGUOUS_NAME = "the name {name} matches {n} images: {names}. Give more of the path in the table"
+AMBIGUOUS_TABLE = "{key}: the source contains {name} {n} times: {names}. Give more of its path"
+UNKNOWN_ENTRIES = (
+    "data.lists.{split}: {n:,} of {total:,} entries of {name} are neither an image nor a patient: {names}. "
+    "Fix the list, or ignore these entries: data.on_bad_image: drop"
+)
+IMAGES_IN_TWO_LISTS = "data.lists: {n:,} images are in two lists: {names}"
+EDGES_WITHOUT_NUMBERS = "data.groups: {group} has edges, but {names} are no numbers"
+WORDS_AMONG_NUMBERS = "data.groups: {group} is a number in most images, but {names} is none. Leave unknown cells empty"
 NOT_CSV = "{path} can't be read as a CSV in UTF-8: {error}"
 TOO_MANY_CELLS = "{path}: rows have more cells than the header (is there a comma at the end of each row?)"
 GROUP_WITHOUT_VALUES = "data.groups: {name} has no value in any image"
@@ -72,7 +81,16 @@ NO_WATCHED_PATH = "data.watch: there is no file or folder {path}"
 CHANGED_SOURCE = "{path} changed while it was read. Run it again when nothing is being copied"
 IMAGE_NOT_IN_TABLE = "{table} does not list {name}, which {archive} has: dvc repro --force download"
 DIFFERENT_IMAGES = "{archive} and {table} do not have the same images: dvc repro --force download"
+UNDECODABLE_IMAGES = (
+    "{n:,} of {total:,} images can't be decoded: {names}\n"
+    "Fix them in the source, or leave them out: data.on_bad_image: drop"
+)
 LIKE_OPTION = "prepare as this file says, a preparation.json of other images"
+
+
+def listing(template: str, names: list[str], most: int = 5, **values: object) -> str:
+    """``template`` with the number of ``names`` and the first of them."""
+    return template.format(n=len(names), names=shorten(names, most), **values)
 
 
 def no_folder(folder: Path) -> str:
@@ -108,14 +126,6 @@ def kaggle_failed(location: str, error: Exception) -> str:
 def decoder_failed(error: Exception) -> str:
     reason = "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
     return reason or type(error).__name__
-
-
-def ambiguous_name(name: str, files: list[str]) -> str:
-    return f"the name {name} matches {len(files)} images: {shorten(files)}. Give more of the path in the table"
-
-
-def ambiguous_table(key: str, name: str, files: list[str]) -> str:
-    return f"{key}: the source contains {name} {len(files)} times: {shorten(files)}. Give more of its path"
 
 
 def no_table(key: str, name: str, path: Path, tables: list[str]) -> str:
@@ -154,26 +164,6 @@ def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str,
     return f"{data.location}: {where} {rule}; found {listed or 'none'}{hint}"
 
 
-def unknown_entries(split: str, name: str, unknown: list[str], total: int) -> str:
-    return (
-        f"data.lists.{split}: {len(unknown):,} of {total:,} entries of {name} are neither an image nor a "
-        f"patient: {shorten(unknown)}. Fix the list, or ignore these entries: data.on_bad_image: drop"
-    )
-
-
-def images_in_two_lists(files: list[str]) -> str:
-    return f"data.lists: {len(files):,} images are in two lists: {shorten(files)}"
-
-
-def edges_without_numbers(name: str, words: list[str]) -> str:
-    return f"data.groups: {name} has edges, but {shorten([repr(word) for word in words], 3)} are no numbers"
-
-
-def words_among_numbers(name: str, words: list[str]) -> str:
-    listed = shorten([repr(word) for word in words], 3)
-    return f"data.groups: {name} is a number in most images, but {listed} is none. Leave unknown cells empty"
-
-
 def too_many_levels(name: str, levels: list[str], patients: int, images: int) -> str:
     """``patients`` is 0 if they are unknown."""
     total = pluralise(patients, "patient") if patients else pluralise(images, "image")
@@ -190,26 +180,17 @@ def fewer_files(path: Path, count: int, before: int) -> str:
 
 def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, int]) -> str:
     """``provenance`` as in provenance.json; ``without_level``: the number of images without a value of each group."""
-    patients = ", patients unknown"
-    if provenance["patients"] is not None:
-        patients = f" of {provenance['patients']:,} patients"
+    patients = ", patients unknown" if provenance["patients"] is None else f" of {provenance['patients']:,} patients"
     synthetic = "SYNTHETIC " if provenance["synthetic"] else ""
     lines = [f"{provenance['images']:,} {synthetic}images{patients}, {provenance['positives']:,} positive"]
     for name, count in provenance["left_out"].items():
-        left_out = f"{pluralise(count, 'image')} of the class {name!r}"
-        lines.append(f"left out: {left_out}, which is neither positive nor negative")
+        images = pluralise(count, "image")
+        lines.append(f"left out: {images} of the class {name!r}, which is neither positive nor negative")
     lines += [f"dropped: {count:,} {fault}" for fault, count in provenance["dropped"].items()]
     for name, count in without_level.items():
         if count:
             lines.append(f"{pluralise(count, 'image')} without a value of {name} are in no group of it")
     return "\n".join(lines)
-
-
-def undecodable_images(reasons: list[str], total: int) -> str:
-    return (
-        f"{len(reasons):,} of {total:,} images can't be decoded: {shorten(reasons)}\n"
-        "Fix them in the source, or leave them out: data.on_bad_image: drop"
-    )
 
 
 def prepare_summary(shape: tuple[int, ...], nbytes: int, dropped: int, levels: tuple[int, int] | str | None) -> str:

@@ -36,11 +36,10 @@ def draw(images: int, patients: int, side: int, seed: int) -> Iterator[Patch]:
     """
     if images < 4 * patients:
         raise ValueError(messages.TOO_FEW_IMAGES.format(images=images, patients=patients))
-    counts = np.full(patients, images // patients)
-    counts[: images % patients] += 1
     every = max(1, patients // 20)  # every n-th patient has copies
-    for number, count in enumerate(counts):
-        yield from _patient(number, int(count), side, seed, planted=number % every == 0, conflict=number == 0)
+    for number in range(patients):
+        count = images // patients + (number < images % patients)
+        yield from _patient(number, count, side, seed, planted=number % every == 0, conflict=number == 0)
 
 
 def _patient(number: int, count: int, side: int, seed: int, planted: bool, conflict: bool) -> Iterator[Patch]:
