@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from core.images import dicom, messages
+from core.images import kinds, messages
 from core.pipeline.errors import PipelineError
 
 # A file of another name is an image if it is DICOM.
@@ -54,7 +54,7 @@ def _is_image(path: Path) -> bool:
     if path.name == "DICOMDIR":  # an index of the other files
         return False
     with path.open("rb") as file:
-        return dicom.is_dicom(file.read(dicom.HEADER))
+        return kinds.kind(file.read(4096)) in {*kinds.DICOM, "jpeg2000", "netpbm"}
 
 
 def expand(paths: list[Path]) -> list[str]:
