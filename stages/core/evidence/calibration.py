@@ -19,19 +19,15 @@ def logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits of probabilities by a temperature.
+    """Divide the logits of probabilities by a temperature above 0; above 1, it moves them towards 0.5.
 
     Parameters
     ----------
-    probabilities : float64 (N,)
-        In [0, 1].
-    temperature : float
-        Above 0. A temperature above 1 moves the probabilities towards 0.5.
+    probabilities : float64 (N,), in [0, 1]
 
     Returns
     -------
-    float64 (N,)
-        Probabilities in [0, 1], in the same order.
+    float64 (N,), in [0, 1]
 
     References
     ----------
@@ -41,23 +37,12 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The temperature of lowest log loss.
+    """The temperature of lowest log loss, from 0.05 to 20 (Guo et al. 2017, as above); None if all labels are equal.
 
     Parameters
     ----------
-    labels : int64 (N,)
-        0 or 1.
-    probabilities : float64 (N,)
-        In [0, 1].
-
-    Returns
-    -------
-    float or None
-        From 0.05 to 20; None if all labels are equal.
-
-    References
-    ----------
-    Guo et al. 2017, On calibration of modern neural networks, ICML, section 4.2.
+    labels : int64 (N,), 0 or 1
+    probabilities : float64 (N,), in [0, 1]
     """
     if len(np.unique(labels)) < 2:
         return None
@@ -76,10 +61,8 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : int64 (N,)
-        0 or 1.
-    probabilities : float64 (N,)
-        In [0, 1].
+    labels : int64 (N,), 0 or 1
+    probabilities : float64 (N,), in [0, 1]
 
     Returns
     -------
@@ -94,19 +77,14 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
 
 
 def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Expected calibration error: the absolute difference of mean probability and share of positives, over the images.
+    """Expected calibration error in BINS bins of the probability of the positive class, in [0, 1]; None without images.
+
+    It is the absolute difference of mean probability and share of positives of a bin, averaged over the images.
 
     Parameters
     ----------
-    labels : int64 (N,)
-        0 or 1.
-    probabilities : float64 (N,)
-        In [0, 1].
-
-    Returns
-    -------
-    float or None
-        In [0, 1], in BINS bins of the probability of the positive class; None without images.
+    labels : int64 (N,), 0 or 1
+    probabilities : float64 (N,), in [0, 1]
 
     References
     ----------
@@ -120,7 +98,7 @@ def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
 
 
 def apply(predictions: pd.DataFrame, raw: np.ndarray, calibrate: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    """Fit the temperature on validation and, if asked for, apply it to all images.
+    """Fit the temperature on validation and, with ``calibrate``, apply it to all images.
 
     Parameters
     ----------
@@ -128,13 +106,10 @@ def apply(predictions: pd.DataFrame, raw: np.ndarray, calibrate: bool) -> tuple[
         With the columns label and split, N rows.
     raw : float64 (N,)
         The probabilities before calibration.
-    calibrate : bool
-        Whether evaluate.calibration is "temperature".
 
     Returns
     -------
     probabilities : float64 (N,)
-        ``raw``, or with ``calibrate`` the probabilities after calibration.
     block : dict
         The block ``calibration`` of the details, on the test images.
 
@@ -147,7 +122,7 @@ def apply(predictions: pd.DataFrame, raw: np.ndarray, calibrate: bool) -> tuple[
     val, test = (split == "val").to_numpy(dtype=bool), (split == "test").to_numpy(dtype=bool)
     temperature = fit_temperature(labels[val], raw[val])
     if calibrate and temperature is None:
-        raise PipelineError(messages.no_temperature())
+        raise PipelineError(messages.NO_TEMPERATURE)
     block = summarise(labels[test], raw[test], temperature, calibrate)
     return (apply_temperature(raw, temperature) if calibrate and temperature is not None else raw), block
 
@@ -162,14 +137,12 @@ def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, ap
 
     Parameters
     ----------
-    labels : int64 (N,)
-        0 or 1, of the test images.
+    labels : int64 (N,), 0 or 1
+        Of the test images.
     raw : float64 (N,)
         Their probabilities before calibration.
     temperature : float or None
-        The temperature fitted on validation; None if there is none.
-    applied : bool
-        Whether evaluate applies it.
+        Fitted on validation.
 
     Returns
     -------

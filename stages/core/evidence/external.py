@@ -26,8 +26,6 @@ def summarise(
         The details of the first set.
     threshold : float or str
         evaluate.threshold.
-    seed : int
-        Seed of the resamples.
 
     Returns
     -------
@@ -35,8 +33,7 @@ def summarise(
         The blocks of metrics.summarise, and on the images that the first set lacks: drop, ood_share, calibration,
         mean_probability, and groups if there are any.
     """
-    of_first = first["calibration"]
-    non_leaking = metrics.non_leaking(test)
+    of_first, non_leaking = first["calibration"], metrics.non_leaking(test)
     details = {"threshold": first["threshold"]}
     details |= metrics.summarise(test, val, first["threshold"], threshold, seed)
     details |= subgroups.summarise(non_leaking, non_leaking[:0], first["threshold"], seed)
@@ -60,21 +57,11 @@ def headline(details: dict[str, Any]) -> dict[str, float | None]:
 
 
 def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """How far each measure falls from one set to another without common patients.
+    """How far each measure falls from one set to another without common patients, from two blocks of metrics.summarise.
 
-    The interval holds for this model and new patients of both kinds.
-
-    Parameters
-    ----------
-    first, external : dict
-        Blocks of metrics.summarise.
-
-    Returns
-    -------
-    dict
-        By the name of the measure, {value, ci_low, ci_high}, negative if the measure rises; None with a ``reason``
-        where not defined. PREVALENCE_FREE measures have ``worse``: whether the drop is significant, corrected for their
-        number (the interval is widened to that of Bonferroni).
+    The drop is {value, ci_low, ci_high}, negative if the measure rises; None with a ``reason`` where not defined. Its
+    interval holds for this model and new patients of both kinds. PREVALENCE_FREE measures have ``worse``: whether the
+    drop is significant, corrected for their number (the interval is widened to that of Bonferroni).
 
     References
     ----------
@@ -100,21 +87,13 @@ def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str,
 
 
 def share(marked: np.ndarray, units: np.ndarray, seed: int) -> dict[str, Any]:
-    """The share of marked images with its 95 % interval over patients.
+    """The share of marked images with its 95 % interval over patients, as metrics.model_metric.
 
     Parameters
     ----------
     marked : bool (N,)
-        Whether the image is marked.
     units : int64 (N,)
         The patient of each image.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict
-        {value, ci_low, ci_high}, and the ``reason`` if one of them is None.
     """
     positives = Scores(np.ones(len(marked), dtype=np.int64), marked.astype(float), marked, pd.factorize(units)[0])
     return metrics.model_metric(positives, seed, "sensitivity")
