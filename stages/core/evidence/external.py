@@ -34,8 +34,7 @@ def summarise(
         mean_probability, and groups if there are any.
     """
     of_first, non_leaking = first["calibration"], metrics.non_leaking(test)
-    details = {"threshold": first["threshold"]}
-    details |= metrics.summarise(test, val, first["threshold"], threshold, seed)
+    details = {"threshold": first["threshold"]} | metrics.summarise(test, val, first["threshold"], threshold, seed)
     details |= subgroups.summarise(non_leaking, non_leaking[:0], first["threshold"], seed)
     labels, raw = non_leaking["label"].to_numpy(), non_leaking["raw"].to_numpy()
     return details | {
@@ -72,8 +71,7 @@ def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str,
     drops: dict[str, dict[str, Any]] = {}
     for name in metrics.MEASURES:
         here, there = first[name], external[name]
-        defined = None not in (here["value"], there["value"])
-        value = here["value"] - there["value"] if defined else None
+        value = None if None in (here["value"], there["value"]) else here["value"] - there["value"]
         drops[name] = {"value": value, "ci_low": None, "ci_high": None}
         if value is None or None in (here["ci_low"], there["ci_low"]):
             drops[name]["reason"] = next(entry["reason"] for entry in (here, there) if entry["ci_low"] is None)
@@ -87,13 +85,6 @@ def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str,
 
 
 def share(marked: np.ndarray, units: np.ndarray, seed: int) -> dict[str, Any]:
-    """The share of marked images with its 95 % interval over patients, as metrics.model_metric.
-
-    Parameters
-    ----------
-    marked : bool (N,)
-    units : int64 (N,)
-        The patient of each image.
-    """
+    """The share of ``marked`` images, bool (N,), with its 95 % interval over patients, as metrics.model_metric."""
     positives = Scores(np.ones(len(marked), dtype=np.int64), marked.astype(float), marked, pd.factorize(units)[0])
     return metrics.model_metric(positives, seed, "sensitivity")

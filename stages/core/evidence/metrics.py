@@ -47,15 +47,8 @@ def measures(scores: Scores) -> dict[str, float | None]:
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
-    """The scores of a table of predictions.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        With the columns label, probability and unit, and for an ensemble those of seed_variance.add_leave_one_out.
-    threshold : float, or Series with one per row
-        A probability at the threshold is predicted positive.
-    """
+    """The scores of a table with the columns label, probability and unit, and for an ensemble those of
+    seed_variance.add_leave_one_out. A probability at the threshold (a Series: one per row) is predicted positive."""
     labels, units = predictions["label"].to_numpy(), pd.factorize(predictions["unit"])[0].astype(np.int64)
 
     def of_column(column: str) -> Scores:
@@ -67,7 +60,7 @@ def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> 
 
 
 def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
-    """Measures with their 95 % intervals: {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}.
+    """Measures with 95 % intervals: {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}.
 
     The first interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
     variance of the latter. A number that is not defined is None, and the key ``reason`` says why.
@@ -138,10 +131,7 @@ def leaking(predictions: pd.DataFrame) -> dict[str, int]:
 def choose_threshold(threshold: float | str, validation: pd.DataFrame) -> float:
     """``threshold``, or for "validation" the one with the best balanced accuracy on ``validation``; in [0, 1].
 
-    Raises
-    ------
-    PipelineError
-        If it has to be chosen and validation has one class only.
+    Raises PipelineError if it has to be chosen and validation has one class only.
     """
     if threshold != "validation":
         return float(threshold)
@@ -224,14 +214,8 @@ def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
 
 
 def by_class(test: pd.DataFrame, classes: "pd.Series[str]", threshold: float, seed: int) -> dict[str, Any]:
-    """The errors in each original class; ``classes`` has the index of ``test``.
-
-    Returns
-    -------
-    dict
-        By the name of the class: ``side``, "positive" or "negative"; the numbers of ``images`` and ``patients``; how
-        many are ``wrong``, with the ``accuracy``; the three ``quartiles`` of the probability.
-    """
+    """By original class: the ``side``, "positive" or "negative"; the numbers of ``images`` and ``patients``; how many
+    are ``wrong``, with the ``accuracy``; the three ``quartiles`` of the probability."""
     entries: dict[str, Any] = {}
     for name, rows in test.groupby(classes, sort=True):
         of_class = scores(rows, threshold)
@@ -248,12 +232,9 @@ def by_class(test: pd.DataFrame, classes: "pd.Series[str]", threshold: float, se
 def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Sensitivity and specificity of ``test`` at thresholds chosen on ``validation``.
 
-    Returns
-    -------
-    dict
-        ``specificity_90`` is at the lowest threshold with a specificity of at least 0.90 on validation,
-        ``sensitivity_90`` at the highest threshold with a sensitivity of at least 0.90. Each has the ``threshold`` and
-        the entries of ``metrics_with_ci``; or None as threshold with a ``reason``, if validation has one class only.
+    ``specificity_90`` is at the lowest threshold with a specificity of at least 0.90 on validation, ``sensitivity_90``
+    at the highest threshold with a sensitivity of at least 0.90. Each has the ``threshold`` and the entries of
+    ``metrics_with_ci``; or None as threshold with a ``reason``, if validation has one class only.
     """
     from sklearn.metrics import roc_curve  # slow to import
 

@@ -39,7 +39,7 @@ class PermutationUnits(NamedTuple):
 
 
 def summarise(test: pd.DataFrame, train_val: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
-    """The blocks ``groups`` and ``worst`` of the details, from the columns of tables.groups.
+    """The blocks ``groups`` and ``worst`` of the details, from the columns of tables.groups; {} if there are none.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def summarise(test: pd.DataFrame, train_val: pd.DataFrame, threshold: float, see
     dict
         ``groups``: by the name of the group, its ``levels`` with their measures and differences, the number of images
         without a value (``unknown``), and the ``shortcut``. ``worst``: the level and measure that is below the others
-        with the least p; None if there are too few patients. An empty dict if there are no groups.
+        with the least p; None if there are too few patients.
     """
     names = tables.groups(test)
     groups = {
@@ -87,22 +87,10 @@ def _sort_key(level: str) -> tuple[float, bool, str]:
 
 
 def compare(images: pd.DataFrame, name: str, num_groups: int, threshold: float, seed: int) -> dict[str, dict[str, Any]]:
-    """Compare each level of a group with all other images (Westfall and Young 1993, as above).
+    """Compare each level of a group with all other images (Westfall and Young 1993, as above), by measure of COMPARED.
 
-    Parameters
-    ----------
-    images : DataFrame
-        Test images that have a value of the group, as for metrics.summarise.
-    name : str
-        The column of the group.
-    num_groups : int
-        The number of groups that are compared, to correct p for.
-
-    Returns
-    -------
-    dict of dict
-        By level, then by measure of COMPARED: ``value``, the difference from the others, and ``p``, corrected for all
-        levels and measures and for ``num_groups``; None with a ``reason`` where not defined.
+    ``images`` have a value in the column ``name``. ``value`` is the difference from the others, ``p`` is corrected for
+    all levels and measures and for the ``num_groups`` that are compared; None with a ``reason`` where not defined.
     """
     levels = sorted(images[name].unique())
     units = _permutation_units(images, name, levels, threshold)
@@ -185,21 +173,11 @@ def _min_patients(units: PermutationUnits, inside: np.ndarray, measure: str) -> 
 def shortcut(
     test: pd.DataFrame, train_val: pd.DataFrame, name: str, num_groups: int, threshold: float, seed: int
 ) -> dict[str, Any]:
-    """Whether a group predicts the label without the image.
+    """Whether a group predicts the label without the image, from images that have a value of the group.
 
-    Parameters
-    ----------
-    test, train_val : DataFrame
-        The images that have a value of the group, with label and unit; ``test`` also with probability.
-    name, num_groups
-        As for ``compare``.
-
-    Returns
-    -------
-    dict
-        ``p`` of the Kruskal-Wallis test of the share of positives of each patient between the levels, in all images.
-        ``group_only_auc``: ROC AUC on the test images of the share of positives that their level has in ``train_val``.
-        ``within_group_auc``: ROC AUC of the network among images of the same level.
+    ``p`` of the Kruskal-Wallis test of the share of positives of each patient between the levels, in all images.
+    ``group_only_auc``: ROC AUC on the test images of the share of positives that their level has in ``train_val``.
+    ``within_group_auc``: ROC AUC of the network among images of the same level.
     """
     from scipy.stats import kruskal  # slow to import
 
@@ -219,10 +197,7 @@ def shortcut(
 
 
 def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[str, Any]:
-    """ROC AUC among pairs of images of the same level: the mean over the levels, weighted by their number of pairs.
-
-    As metrics.model_metric.
-    """
+    """ROC AUC among pairs of images of the same level: the mean over the levels, weighted by their number of pairs."""
     scores = metrics.scores(test, threshold)._replace(leave_one_out=())
     value, total = 0.0, 0
     paired = np.zeros(len(test), dtype=bool)  # the images of levels with both classes
