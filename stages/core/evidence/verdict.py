@@ -21,13 +21,13 @@ def render_verdict(figures: dict[str, Any], external: dict[str, Any] | None = No
         headline += f" External validation: {_headline(external | {'test': external['test_unseen']})}"
     lines = ["# Verdict", "", f"**{headline}**", ""]
     if figures["synthetic"]:
-        lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
+        lines += ["- The images are SYNTHETIC: the figures say nothing about patients."]
     lines.append(f"- Test set: {_counts(test)}.")
     lines += [f"- {line}" for line in _leak(figures)]
     if figures.get("test_in_val"):
         lines.append(
-            f"- {figures['test_in_val']:,} test images are copies of validation images, or of their patients. "
-            "Validation can choose the epoch and the threshold, so the figures can be too high."
+            f"- {figures['test_in_val']:,} test images have a copy or their patient in validation. Epoch and threshold "
+            "can be chosen on validation, so the figures can be too high."
         )
     sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking), *_groups(figures), *_external(external)]
     lines += [f"- {line}" for line in sentences]
@@ -113,7 +113,7 @@ def _external(external: dict[str, Any] | None) -> list[str]:
     lines = [f"**External validation**: {_counts(external['test'])}{', SYNTHETIC' if external['synthetic'] else ''}."]
     if common["images"] > block["images"]:
         of_patients = common["of_known_patients"]
-        others = f", {of_patients:,} other images of its patients" if of_patients else ""
+        others = f", {of_patients:,} other images of patients in both sets" if of_patients else ""
         lines.append(
             f"{common['images'] - block['images']:,} of its images are excluded, because they are also in the first "
             f"set: {common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{others}. Evaluated: "
@@ -127,9 +127,9 @@ def _external(external: dict[str, Any] | None) -> list[str]:
     none = "No drop is significant, which does not prove that the sets are equal"
     lines.append(f"Drop from the first set: {'; '.join(drops)}. {significant if worse else none}.")
     lines.append(
-        f"Calibration there: mean probability {external['mean_probability']:.2f}, share of positives "
+        f"Calibration on the external set: mean probability {external['mean_probability']:.2f}, share of positives "
         f"{block['positives'] / block['images']:.2f}. Share of out-of-distribution images: "
-        f"{format_metric(external['ood_share'])}, where 0.05 is usual."
+        f"{format_metric(external['ood_share'])}; 0.05 is expected if the sets are alike."
     )
     return lines + [f"External set: {line}" for line in _groups(external)]
 
@@ -161,9 +161,9 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         inside = shortcut["within_group_auc"]
         lines.append(
             f"**Possible shortcut**: {_escaped(name)} alone, without any image, predicts the class with ROC AUC "
-            f"{format_metric(shortcut['group_only_auc'])} on the test images. If the images show it, the network can "
-            f"have learned it. ROC AUC of the network among images of the same {_escaped(name)}: "
-            f"{inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: {format_metric(area)}."
+            f"{format_metric(shortcut['group_only_auc'])} on the test images. If it is visible in the images, the "
+            f"network can use it instead of the disease. ROC AUC of the network among images of the same "
+            f"{_escaped(name)}: {inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: {format_metric(area)}."
         )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
@@ -194,13 +194,14 @@ def _seed_variance(block: dict[str, Any]) -> list[str]:
         return []
     recipe = area["recipe"]
     if recipe["ci_low"] is None:
-        return [f"A new training could give another figure; how different is unknown: {recipe['reason']}."]
+        return [f"There is no interval for new patients and a new training ({recipe['reason']})."]
     share = round(100 * recipe["seed_variance_share"])
-    remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else "more test patients"
+    units = "images" if block["patients"] is None else "patients"
+    remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else f"more test {units}"
     return [
-        f"For new patients and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
-        "this uncertainty comes from the random seed, the rest from the choice of test patients: "
-        f"{remedy} would reduce it most."
+        f"For new {units} and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
+        f"the variance comes from the random seed and {100 - share} % from the choice of test {units}, so {remedy} "
+        "would narrow the interval most."
     ]
 
 
