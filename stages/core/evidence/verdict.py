@@ -163,7 +163,8 @@ def _groups(figures: dict[str, Any]) -> list[str]:
             f"**Possible shortcut**: {_escaped(name)} alone, without any image, predicts the class with ROC AUC "
             f"{format_metric(shortcut['group_only_auc'])} on the test images. If it is visible in the images, the "
             f"network can use it instead of the disease. ROC AUC of the network among images of the same "
-            f"{_escaped(name)}: {inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: {format_metric(area)}."
+            f"{_escaped(name)}: {inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: "
+            f"{format_metric(area)}."
         )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
