@@ -20,10 +20,8 @@ def summarise(
     test : DataFrame
         All images of the external set, as for metrics.summarise, with ``raw``, the probability before calibration, and
         ``ood``, whether the image is out of distribution.
-    val : DataFrame
-        The validation images of the first set.
-    first : dict
-        The details of the first set.
+    val, first
+        The validation images of the first set, and its details.
     threshold : float or str
         evaluate.threshold.
 
@@ -62,8 +60,6 @@ def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str,
     interval holds for this model and new patients of both kinds. PREVALENCE_FREE measures have ``worse``: whether the
     drop is significant, corrected for their number (the interval is widened to that of Bonferroni).
 
-    References
-    ----------
     Zou and Donner 2008, Statistics in Medicine 27(10), 1693-1702: the interval of a difference from those of both
     values (MOVER).
     """

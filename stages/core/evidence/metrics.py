@@ -152,17 +152,16 @@ def summarise(
     ----------
     test, validation : DataFrame
         With the columns label, patient, probability, unit, copy_in_train and patient_in_train.
-    threshold : float
-        The threshold of the images.
-    strategy : float or str
-        evaluate.threshold. If it is "validation", the thresholds of patients are chosen on the validation patients.
+    threshold, strategy
+        The threshold of the images, and evaluate.threshold: if it is "validation", the thresholds of patients are
+        chosen on the validation patients.
 
     Returns
     -------
     dict
         ``test``: counts and measures of all test images. ``test_unseen``: of the non-leaking ones. ``leak``: the
-        measures of test minus test_unseen. ``leaking``: the number of test images that are copies of training images,
-        and of others of training patients. ``test_patients``: None if patients are unknown. ``operating_points``.
+        measures of test minus test_unseen. ``leaking``: the counts of ``leaking``. ``test_patients``: None if patients
+        are unknown. ``operating_points``.
     """
     without_leak = non_leaking(test)
     of_test = _block(test, threshold, seed)

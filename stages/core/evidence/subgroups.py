@@ -52,8 +52,7 @@ def summarise(test: pd.DataFrame, train_val: pd.DataFrame, threshold: float, see
     -------
     dict
         ``groups``: by the name of the group, its ``levels`` with their measures and differences, the number of images
-        without a value (``unknown``), and the ``shortcut``. ``worst``: the level and measure that is below the others
-        with the least p; None if there are too few patients.
+        without a value (``unknown``), and the ``shortcut``. ``worst``: see ``_worst``.
     """
     names = tables.groups(test)
     groups = {
@@ -213,11 +212,11 @@ def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int)
         resampled = bootstrap.resample(subset, seed, superset=scores)
         above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
         pairs += resampled["pairs"]
+    entry = {"value": value / total if total else None, "ci_low": None, "ci_high": None}
     if not total:
-        return {"value": None, "ci_low": None, "ci_high": None, "reason": "no level has images of both classes"}
+        return entry | {"reason": "no level has images of both classes"}
     with np.errstate(invalid="ignore", divide="ignore"):
         bounds = bootstrap.interval("roc_auc", value / total, above / pairs, _select(scores, paired))
-    entry = {"value": value / total, "ci_low": None, "ci_high": None}
     return entry | ({"reason": bounds} if isinstance(bounds, str) else {"ci_low": bounds[0], "ci_high": bounds[1]})
 
 
