@@ -208,7 +208,7 @@ CASES = [
     labels("a group with missing cells", "file,label,site\n0.png,0,a\n1.png,0,a\n2.png,1,b\n3.png,1,\n", "", groups=["site"]),
     labels("a group that has no column", "file,label\n" + rows, r"labels.csv has no column 'site' \(data.groups\); it has 'file', 'label'", groups=["site"]),
     labels("a group with edges and words", "file,label,age\n0.png,0,40\n1.png,0,old\n2.png,1,60\n3.png,1,50\n", "data.groups: age has edges, but 'old' are no numbers", groups=[{"age": [50]}]),
-    Case("a file where a folder should be", {"a.zip": zipped(GOOD)}, FOLDER | {"data.location": "given/a.zip"}, "there is no folder .*a.zip: it is a file; for an archive set data.source: archive", []),
+    Case("a file where a folder should be", {"a.zip": zipped(GOOD)}, FOLDER | {"data.location": "given/a.zip"}, "there is no folder .*a.zip: it is a file; name its folder, or for an archive set data.source: archive", []),
     Case("DICOM without endings", DICOM, FOLDER, "", sorted(RAW + PREPARED)),
     Case("a DICOM cut off", DICOM | {"1/x": read("MR_small_RLE.dcm")[:5000]}, FOLDER, r"1 of 5 images .*1/x \(a DICOM file without pixels", RAW),
     Case("a DICOM with too few pixels", DICOM | {"1/x": read("MR_truncated.dcm")}, FOLDER, r"1 of 5 images .*1/x \(DICOM: The number of bytes of pixel data is less", RAW),

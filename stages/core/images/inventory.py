@@ -5,7 +5,6 @@ Each rule is a method that decides rows which no rule before it has decided. No 
 
 import os
 import re
-import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
@@ -57,7 +56,17 @@ IMAGE_ENDINGS = (
     ".dcm", ".dicom",
 )  # fmt: skip
 SLIDES = (".svs", ".ndpi", ".mrxs", ".czi", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".tmap", ".zvi", ".isyntax")
-DOCUMENTS = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", "thumbs.db")  # zip, or of no known kind
+DOCUMENTS = (
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".docx",
+    ".doc",
+    ".odt",
+    ".pptx",
+    ".ppt",
+    "thumbs.db",
+)  # zip, ole, or of no known kind
 HARMLESS = ("text", "empty", "dicomdir")
 LINK, SPECIAL = "link", "special"  # kinds of what is no file to read: a link out of the source or to a folder, a pipe
 READ = 4096  # bytes of each file that decide its kind
@@ -71,7 +80,7 @@ class _Row(NamedTuple):
     odd: bool  # whether it is not printable
     kind: str
     bytes: int
-    pixels: int = 0  # of a PNG, by its header
+    pixels: int = 0  # of a PNG or JPEG, by its header
     several: bool = False  # whether it can have several frames
     use: str = ""  # a Use
     why: str = ""
@@ -110,8 +119,7 @@ def _look(entry: "os.DirEntry[str]", path: str, resolved: Path) -> _Row:
     kind = kinds.kind(content)
     if kind not in HARMLESS and path.lower().endswith(SLIDES):
         kind = "slide"
-    width, height = struct.unpack(">II", content[16:24]) if kind == "png" and len(content) >= 24 else (0, 0)
-    return _Row(path, odd, kind, size, width * height, frames.several(kind, content))
+    return _Row(path, odd, kind, size, masks.pixels(kind, content), frames.several(kind, content))
 
 
 def expand(paths: list[Path]) -> list[str]:
@@ -219,7 +227,7 @@ class Inventory:
         """Files that are no image by their content. Those that could be images, and can't be read, are faults."""
         kind, size = self.rows["kind"], self.rows["bytes"]
         image = self.rows.index.str.lower().str.endswith(IMAGE_ENDINGS)
-        documents = self.rows.index.str.lower().str.endswith(DOCUMENTS) & kind.isin(["zip", "unknown"])
+        documents = self.rows.index.str.lower().str.endswith(DOCUMENTS) & kind.isin(["zip", "ole", "unknown"])
         self._decide((kind == "empty") & image, Use.DAMAGED, "empty")
         self._decide((kind == "text") & image, Use.DAMAGED, "text")
         self._decide((kind == "unknown") & image, Use.DAMAGED, "its content is of no known kind")

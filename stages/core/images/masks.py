@@ -17,8 +17,13 @@ COUNTER = re.compile(r"(?<=\0)[\W_]*\d{1,2}$")  # after such a word: benign (1)_
 PICTURE = {"image", "images", "img", "imgs", "im", "original", "originals", "orig", "input", "inputs", "photo", "scan"}
 TAGS = ["Modality", "SeriesDescription"]  # of DICOM
 FEW = 8  # grey levels or colours; a map of more labels than this looks like an image
+JPEG_BITS = 0.2  # bits of a JPEG for each pixel of a mask, at most: a block of one level has 6 for 64 pixels
+SIZE = {
+    kind: re.compile(pattern, re.DOTALL)
+    for kind, pattern in (("png", rb"IHDR(.{4})(.{4})"), ("jpeg", rb"\xff[\xc0-\xc2]\0[\x0b\x11]\x08(..)(..)"))
+}
 HEADER = 512  # bytes of a compressed file that are not pixels, at most
-SAMPLE = 4096  # bytes from the middle of a file
+SAMPLE = 4096  # bytes of a file that is not compressed, at most
 PLAIN = ("bmp", "netpbm", "tiff", "dicom", "dicom without preamble")  # kinds whose pixels are often not compressed
 
 
@@ -70,15 +75,21 @@ def by_pixels(base: Path, files: list[str], flat: list[str]) -> dict[str, str]:
     return masks
 
 
+def pixels(kind: str, start: bytes) -> int:
+    """The number of pixels, by the header of a PNG or JPEG; 0 if it is not known."""
+    header = SIZE[kind].search(start) if kind in SIZE else None
+    return int.from_bytes(header[1]) * int.from_bytes(header[2]) if header else 0
+
+
 def is_flat(path: Path, kind: str, size: int, pixels: int) -> bool:
     """Whether the file can have few grey levels, by its size in bytes: without decoding it. ``pixels``: their number if
-    it is known, otherwise 0. A JPEG never has few levels."""
+    it is known, otherwise 0."""
     if kind == "jpeg":
-        return False
+        return (size - HEADER) * 8 <= pixels * JPEG_BITS
     if kind in PLAIN:
         with path.open("rb") as file:
-            file.seek(max(0, size - SAMPLE) // 2)
-            if len(set(file.read(SAMPLE))) <= 4:
+            file.seek(size * 7 // 8)  # after a palette, before a list of tags
+            if len(set(file.read(min(SAMPLE, size // 16)))) <= 4:
                 return True
     if not pixels and not kind.startswith("dicom"):
         try:
@@ -114,6 +125,10 @@ def _levels(path: Path) -> tuple[int, tuple[int, int]]:
             image, _, values = decoder.decode(content, levels)
         except DecodeError:
             continue
+        if content[:2] == b"\xff\xd8":  # its two levels are spread a little by the compression
+            shares = np.asarray(image.convert("L").histogram()) / (image.width * image.height)
+            if min(shares[:32].sum(), shares[-32:].sum()) > 0 and shares[32:-32].sum() < 0.01:
+                return 2, image.size
         colours = image.getcolors(FEW) if values is None else np.unique(values)
         return FEW + 1 if colours is None else min(len(colours), FEW + 1), image.size
     return 0, (0, 0)

@@ -107,7 +107,7 @@ def listing(template: str, names: list[str], most: int = 5, **values: object) ->
 
 
 def no_folder(folder: Path) -> str:
-    hint = ": it is a file; for an archive set data.source: archive" if folder.is_file() else ""
+    hint = ": it is a file; name its folder, or for an archive set data.source: archive" if folder.is_file() else ""
     return f"data.location: there is no folder {folder}{hint}"
 
 
@@ -136,7 +136,11 @@ def bad_images(
     lines = []
     for (use, why), names in faults.items():
         fault = _FAULTS[use].format(why=why, labels=data.labels, patient=data.patient)
-        hint = ". Unpack them, or leave" if why in ("zip", "tar", "gzip", "bzip2", "xz", "7z", "rar") else ". Leave"
+        hint = (
+            ". Unpack them, or leave"
+            if why in ("zip", "tar", "gzip", "bzip2", "xz", "zstd", "7z", "rar")
+            else ". Leave"
+        )
         hint = f"{hint} them out: data.exclude: {patterns[use, why]}" if (use, why) in patterns else ""
         keep = f", or keep them as images: {[f'!{name}' for name in patterns[use, why]]}" if use == "mask" else ""
         lines.append(f"{data.location}: {len(names):,} {fault}: {shorten(names)}{hint}{keep}")
