@@ -27,7 +27,7 @@ HARD = 0.1
 
 
 def truth(design: str, shift: float, threshold: float) -> dict[str, float]:
-    """The true measures: in each class the scores have variance 1, and the class means are ``shift`` apart."""
+    """In each class the scores have variance 1; the class means are ``shift`` apart."""
     hard = HARD if design == "hard" else 0
     return {
         "roc_auc": float((1 - hard) * norm.cdf(shift / np.sqrt(2)) + hard * 0.5),
@@ -37,7 +37,6 @@ def truth(design: str, shift: float, threshold: float) -> dict[str, float]:
 
 
 def draw(design: str, patients: int, shift: float, threshold: float, seed: int) -> Scores:
-    """A simulated test set of ``patients`` patients."""
     random = np.random.RandomState(seed)
     images = random.randint(5, 41, patients)
     units = np.repeat(np.arange(patients), images)

@@ -57,16 +57,16 @@ def main() -> None:
     index, images = tables.read(INDEX, tables.INDEX), files.read_array(IMAGES)
     description, first = files.read_json(MODEL), files.read_json(FIRST_DETAIL)
     if images.shape[-1] > description["channels"]:
-        raise PipelineError(messages.colour_images())
+        raise PipelineError(messages.COLOUR_IMAGES)
     if images.shape[-1] < description["channels"]:
-        print(messages.grey_images())
+        print(messages.GREY_IMAGES)
         images = np.broadcast_to(images, (*images.shape[:3], description["channels"]))
     grey = decoder.Grey(files.read_array(FIRST_THUMBNAILS), files.read_array(THUMBNAILS))
     same_patients, first_index = cfg.external.patients == "same", tables.read(FIRST_INDEX, tables.INDEX)
     predictions = between.compare(first_index, index, grey, same_patients)
     common = between.summarise(predictions, first_index, same_patients)
     if metrics.non_leaking(predictions).empty:
-        raise PipelineError(messages.no_other_set(common))
+        raise PipelineError(messages.NO_OTHER_SET.format(**common))
 
     devices.seed_everything(0, first_cfg.train.reproducible, first_cfg.train.threads)
     classifiers = ensemble.load_ensemble(WEIGHTS, description)

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from core.commands import prediction
-from core.images import decoder, folders
+from core.images import decoder, inventory
 from core.network import messages, ood
 from core.pipeline import entrypoint, files
 from core.pipeline.errors import PipelineError
@@ -50,7 +50,7 @@ def main() -> None:
     if asked.out and asked.out.suffix not in (".csv", ".json"):
         raise PipelineError(f"--out {asked.out}: the name must end in .csv or .json")
 
-    paths = folders.expand(asked.paths)
+    paths = inventory.expand(asked.paths)
     model = prediction.Model(asked.models, asked.device, asked.temperature)
     rows: list[tuple[str, float | None, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)

@@ -40,7 +40,7 @@ def main() -> None:
     split = assignment.assign(images, clusters, cfg.split, params.either(cfg.split.seed, cfg.seed))
     leak = leakage.explain(split, clusters)
     if leak and cfg.split.on_leak == "fail":
-        raise PipelineError(messages.refused(leak))
+        raise PipelineError(messages.REFUSED.format(leaks=leak))
     figures = assignment.summarise(split, cfg.split) | {"leak": leakage.measure(split, clusters)}
     with files.atomic_write(SPLIT) as unfinished:
         for chunk in tables.chunks(INDEX, tables.INDEX[:4]):
@@ -52,7 +52,7 @@ def main() -> None:
     print(messages.summary(figures, SPLITS))
     if cfg.split.strategy == "stable" and (dropped := leakage.left_out(split)):
         print(dropped)
-    print(messages.reported(leak) if leak else leakage.assure(split))
+    print(messages.REPORTED.format(leaks=leak) if leak else leakage.assure(split))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def index(shared, tmp_path_factory):
                 (row, entry.file, entry.label, entry.patient, *picture[2:])
                 for row, (entry, picture) in enumerate(zip(raw.labels.itertuples(), found, strict=True))
             ]
-        assert raw.provenance["sha256"] == RECIPE["data.sha256"] and raw.provenance["other_files"] == 4
+        assert raw.provenance["sha256"] == RECIPE["data.sha256"] and raw.provenance["left_out"] == {}
+        assert dict(raw.inventory["use"].value_counts()) == {"image": 2145, "list": 3, "table": 1}
     grey = decoder.grey_levels(np.stack([picture.thumbnail for picture in found]))
     phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
     return tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), raw.listed, grey

@@ -103,26 +103,27 @@ def test_one_network_has_a_reason_instead_of_an_interval_of_the_recipe():
         "ci_low": None, "ci_high": None, "seed_variance_share": None,
         "reason": "the seed variance of one network is unknown: set train.ensemble_size to 3 or more",
     }  # fmt: skip
-    block = {"roc_auc": entry}
-    assert "how different is unknown: the seed variance of one network" in verdict._seed_variance(block)[0]
+    (sentence,) = verdict._seed_variance({"patients": 12, "roc_auc": entry})
+    assert "no interval for new patients and a new training (the seed variance of one network" in sentence
 
 
 @pytest.mark.parametrize(
     ("share", "remedy"), [(0.1, "more test patients"), (0.7, "a larger ensemble (train.ensemble_size)")]
 )
-def test_the_verdict_gives_the_share_of_the_seed_and_what_would_reduce_the_uncertainty(share, remedy):
+def test_the_verdict_gives_the_share_of_the_seed_and_what_would_narrow_the_interval(share, remedy):
     block = {
+        "patients": 12,
         "roc_auc": {
             "value": 0.8,
             "ci_low": 0.7,
             "ci_high": 0.9,
             "recipe": {"ci_low": 0.6, "ci_high": 0.95, "seed_variance_share": share},
-        }
+        },
     }
     (sentence,) = verdict._seed_variance(block)
     assert "ROC AUC 0.600 to 0.950" in sentence
-    assert f"{100 * share:.0f} % of this uncertainty comes from the random seed" in sentence
-    assert f"the choice of test patients: {remedy} would reduce it most" in sentence
+    assert f"{100 * share:.0f} % of the variance comes from the random seed" in sentence
+    assert f"the choice of test patients, so {remedy} would narrow the interval most" in sentence
 
 
 @pytest.mark.long

@@ -158,10 +158,10 @@ def test_the_verdict_speaks_of_both_sets():
     text = verdict.render_verdict(figures, other_set(figures, 0.1))
     assert "External validation: Better than chance: ROC AUC" in text and "The test set leaks" not in text
     assert "120 of its images are excluded, because they are also in the first set: 40 exact copies, 60 near" in text
-    assert "60 near copies, 20 other" in text
+    assert "60 near copies, 20 other images of patients in both sets" in text
     assert "ROC AUC 0.100 (0.050 to 0.150)" in text and "Significant drop: ROC AUC." in text
     assert "Patients are unknown, so some of them can be in both sets." in text
-    assert "out-of-distribution images: 0.300 (0.200 to 0.400), where 0.05 is usual" in text
+    assert "out-of-distribution images: 0.300 (0.200 to 0.400); 0.05 is expected" in text
     assert "No drop is significant" in verdict.render_verdict(figures, other_set(figures, 0.01))
     assert verdict.render_verdict(figures) == verdict.render_verdict(figures, None)
 

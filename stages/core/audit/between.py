@@ -13,21 +13,11 @@ import pandas as pd
 def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients: bool) -> pd.DataFrame:
     """Find the images of ``second`` that are, or whose patients are, in ``first``.
 
-    Parameters
-    ----------
-    first, second : DataFrame
-        The model's set and the other one, with the columns of tables.INDEX.
-    grey : Grey
-        uint8, shape (N, 64, 64): the thumbnails of ``first``, followed by those of ``second``.
-    same_patients : bool
-        Whether a patient of the same name in both sets is one person. Patients who share an image are one person in any
-        case.
-
-    Returns
-    -------
-    DataFrame
-        ``second`` with more columns: unit (of resampling), exact (whether ``first`` contains an exact copy), and
-        copy_in_train and patient_in_train as in leakage.shared_with_train, as if ``first`` were all training images.
+    ``first`` is the model's set; both have the columns of tables.INDEX. ``grey``, uint8 (N, 64, 64), is the thumbnails
+    of ``first``, followed by those of ``second``. ``same_patients``: whether a patient of the same name in both sets is
+    one person; patients who share an image are one person in any case. Returns ``second`` with more columns: unit (of
+    resampling), exact (whether ``first`` contains an exact copy), and copy_in_train and patient_in_train as in
+    leakage.shared_with_train, as if ``first`` were all training images.
     """
     both = pd.concat([first.assign(split="train"), second.assign(split="test")], ignore_index=True)
     if not same_patients:
@@ -35,9 +25,8 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients
     new = ~both["pixels_sha256"].duplicated().to_numpy() & (copies.levels(grey)[1] >= copies.MIN_STD)
     queried = np.flatnonzero(new & (both["split"] == "test").to_numpy())
     near, _ = copies.near_pairs(grey, hashes.read(list(both["phash"])), np.flatnonzero(new), queried)
-    pair = pd.Series(range(len(near)))
-    ends = [pair.set_axis(near["first"].to_numpy()), pair.set_axis(near["second"].to_numpy())]
-    both["cluster"] = components.union(both, [both["pixels_sha256"], pd.concat(ends)])
+    pair = pd.Series(np.arange(len(near)).repeat(2), index=near[["first", "second"]].to_numpy().ravel())
+    both["cluster"] = components.union(both, [both["pixels_sha256"], pair])
     unit = components.units(both)
     in_first = (both["split"] == "train").to_numpy()
     patient_in_first = unit.isin(unit[in_first]).astype("boolean").mask(both["patient"].isna())

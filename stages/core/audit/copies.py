@@ -1,11 +1,11 @@
-"""Find near copies: an index proposes candidate pairs (core/audit/neighbours.py), the correlation of their detail
-confirms them.
+"""Find near copies: an index proposes pairs (core/audit/neighbours.py), the correlation of their detail confirms them.
 
 Two images are near copies if one shows the details of the other after mirroring, quarter turns, and a small scaling
 and shift. The lowest frequencies, which the index compares, are not enough: mammograms have similar outlines and
 differ in detail.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,35 +50,30 @@ def near_pairs(
 
     Parameters
     ----------
-    grey : Grey
-        uint8, shape (N, 64, 64).
-    phash : ndarray of uint8, shape (N, 8)
-        The perceptual hashes of the images.
-    members : ndarray of int, shape (M,)
-        Positions of the images to compare, in ascending order. These images must be distinct and have a standard
-        deviation of MIN_STD or more: others have no detail to compare.
-    queried : ndarray of int, optional
-        Those of ``members`` whose copies are searched. By default all.
-    folder : str, optional
-        For temporary files with what can be larger than memory. By default the system's.
+    grey : Grey, uint8 (N, 64, 64)
+    phash : perceptual hashes, uint8 (N, 8)
+    members : positions of the images to compare, int (M,), ascending
+        They must be distinct and have a standard deviation of MIN_STD or more: others have no detail to compare.
+    queried : those of ``members`` whose copies are searched; by default all
+    folder : for temporary files with what can be larger than memory; by default the system's
 
     Returns
     -------
-    copies, rejected : DataFrame
-        Columns of PAIRS: the two positions, the number of bits that differ between the hashes, and the correlation of
-        detail (-1 to 1) after the best alignment, the highest first. If an image has many copies, not every pair of
-        them is compared, but enough pairs to connect them. ``rejected`` has at most MAX_REJECTED pairs.
+    copies, rejected : DataFrame with the columns of PAIRS, the highest correlation first
+        The two positions, the number of bits that differ between the hashes, and the correlation of detail (-1 to 1)
+        after the best alignment. If an image has many copies, not every pair of them is compared, but enough pairs to
+        connect them. ``rejected`` has at most MAX_REJECTED pairs.
     """
     copies = rejected = pd.DataFrame(columns=PAIRS).astype(dict(zip(PAIRS, (int, int, int, float), strict=True)))
     queried = members if queried is None else queried
     index = _index(grey, members, folder)
     while len(queried):
         confirmed = [copies[:0]]
-        with (
-            queries.open_database(folder, "copies", SORT_MEMORY) as database,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-        ):
-            _propose(pool, grey, phash, members, index, queried, database)
+        opened = queries.open_database(folder, "copies", SORT_MEMORY)
+        with opened as database, ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = [queried[start : start + CHUNK_IMAGES] for start in range(0, len(queried), CHUNK_IMAGES)]
+            for pairs in pool.map(functools.partial(_similar, grey, phash, members, index), parts):
+                database.append("candidates", pairs)
             for pairs in _confirm_all(pool, grey, database):
                 confirmed.append(pairs[pairs["correlation"] >= MIN_CORRELATION])
                 rejected = pd.concat([rejected, pairs[pairs["correlation"] < MIN_CORRELATION]])
@@ -119,20 +114,8 @@ def _best(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def levels(grey: Grey, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each image.
-
-    Parameters
-    ----------
-    grey : Grey
-        uint8, shape (N, H, H).
-    folder : str, optional
-        For temporary files with the result. By default the system's.
-
-    Returns
-    -------
-    mean, std : ndarray of float64, shape (N,)
-        In grey levels, 0 to 255.
-    """
+    """Mean and standard deviation of each image uint8 (N, H, H), in grey levels: float64 (N,) each, in temporary files
+    in ``folder``, by default the system's."""
     mean, std = (files.temp_memmap((len(grey),), np.float64, folder) for _ in range(2))
     for start in range(0, len(grey), BATCH):
         part = slice(start, start + BATCH)
@@ -158,37 +141,15 @@ def _index(grey: Grey, members: np.ndarray, folder: str | None) -> neighbours.In
     return neighbours.Index(descriptors, turns, folder)
 
 
-def _propose(
-    pool: ThreadPoolExecutor,
-    grey: Grey,
-    phash: np.ndarray,
-    members: np.ndarray,
-    index: neighbours.Index,
-    queried: np.ndarray,
-    database: queries.Database,
-) -> None:
-    """Write the pairs of an image of ``queried`` and a similar image of ``members``, for which ``index`` was built, to
-    the table candidates in ``database``, for the query CANDIDATES.
-
-    Columns first, second, distance (of their hashes), turn (of second), zoom (scale of second with which the alignment
-    starts), dissimilarity and crop.
-    """
-    parts = [queried[start : start + CHUNK_IMAGES] for start in range(0, len(queried), CHUNK_IMAGES)]
-    for pairs in pool.map(lambda part: _similar(grey, phash, members, index, part), parts):
-        # A pair can be found from either of its images. Store it with first < second; a swap inverts the turn.
-        swap = (pairs["first"] > pairs["second"]).to_numpy()
-        first, second = pairs["first"].where(~swap, pairs["second"]), pairs["second"].where(~swap, pairs["first"])
-        turn = np.where(swap, neighbours.INVERSE[pairs["turn"]], pairs["turn"])
-        # ``first`` matches a crop of ``second``, so it shows everything larger. After a swap it is the reverse.
-        zoom = np.where(swap, 1 / (1 - 2 * pairs["crop"]), 1 - 2 * pairs["crop"])
-        pairs = pairs.assign(first=first, second=second, turn=turn, zoom=zoom, dissimilarity=-pairs["similarity"])
-        database.append("candidates", pairs.drop(columns="similarity"))
-
-
 def _similar(
     grey: Grey, phash: np.ndarray, members: np.ndarray, index: neighbours.Index, queried: np.ndarray
 ) -> pd.DataFrame:
-    """For each of ``queried``, as second, with every crop and turn: the MAX_NEIGHBOURS most similar of ``members``."""
+    """For each of ``queried``, with every crop and turn: the MAX_NEIGHBOURS most similar of ``members``, for which
+    ``index`` was built.
+
+    Columns first, second, distance (of their hashes), turn (of second), crop (of the queried image), dissimilarity and
+    zoom (scale of second with which the alignment starts).
+    """
     images, tables = grey[queried], []
     for crop in CROPS:
         if crop:
@@ -207,11 +168,16 @@ def _similar(
             turned = hashes.bits(hashes.apply_turn(coefficients[inverse[rows]], number))
             distance[rows] = np.bitwise_count(turned ^ phash[first[pair[rows]]]).sum(axis=1)
         columns = {"first": first[pair], "second": second[pair], "distance": distance, "turn": turn, "crop": crop}
-        tables.append(pd.DataFrame(columns | {"similarity": similar.similarity[pair]}))
-    pairs = pd.concat(tables)
-    pairs = pairs.assign(dissimilarity=-pairs["similarity"])
-    pairs = pairs.sort_values(["second", "dissimilarity", "crop", "turn", "first"])
-    return pairs[pairs.groupby("second").cumcount() < MAX_NEIGHBOURS].drop(columns="dissimilarity")
+        tables.append(pd.DataFrame(columns | {"dissimilarity": -similar.similarity[pair]}))
+    pairs = pd.concat(tables).sort_values(["second", "dissimilarity", "crop", "turn", "first"])
+    pairs = pairs[pairs.groupby("second").cumcount() < MAX_NEIGHBOURS]
+    # A pair can be found from either of its images. Store it with first < second; a swap inverts the turn.
+    swap = (pairs["first"] > pairs["second"]).to_numpy()
+    # ``first`` matches a crop of ``second``, so it shows everything larger. After a swap it is the reverse.
+    zoom = np.where(swap, 1 / (1 - 2 * pairs["crop"]), 1 - 2 * pairs["crop"])
+    turn = np.where(swap, neighbours.INVERSE[pairs["turn"]], pairs["turn"])
+    pairs[["first", "second"]] = np.sort(pairs[["first", "second"]], axis=1)
+    return pairs.assign(turn=turn, zoom=zoom)
 
 
 def _confirm(grey: Grey, candidates: pd.DataFrame) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""The 64-bit perceptual hash of many images at once, also mirrored and turned.
-
-The hash is bit by bit that of imagehash.phash.
-"""
+"""The 64-bit perceptual hash of many images at once, also mirrored and turned: bit by bit that of imagehash.phash."""
 
 import numpy as np
 from PIL import Image
@@ -13,20 +10,8 @@ CHUNK = 1024  # images that are in memory at a time
 
 
 def coefficients(grey: np.ndarray, crop: float = 0.0, count: int = FREQUENCIES) -> np.ndarray:
-    """The lowest coefficients of the discrete cosine transform (DCT) of images.
-
-    Parameters
-    ----------
-    grey : ndarray of uint8, shape (N, H, H)
-    crop : float
-        Share of the image that is cut off at each side, from 0 to 0.5.
-    count : int
-        Number of frequencies along each side, K.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, K, K)
-    """
+    """The ``count`` = K lowest coefficients along each side of the discrete cosine transform (DCT) of images uint8
+    (N, H, H), of which a share ``crop`` (0 to 0.5) is cut off at each side: float64 (N, K, K)."""
     lowest = np.empty((len(grey), count, count))
     for start in range(0, len(grey), CHUNK):  # bounded memory
         small = _shrink(grey[start : start + CHUNK], crop).astype(np.float64)
@@ -82,6 +67,5 @@ def _shrink_rows(grey: np.ndarray, crop: float) -> np.ndarray:
         return np.empty((0, height, SIDE), np.uint8)
     tall = Image.fromarray(np.ascontiguousarray(grey).reshape(count * height, width))
     box = (crop * width, 0, (1 - crop) * width, count * height)
-    return np.asarray(tall.resize((SIDE, count * height), Image.Resampling.LANCZOS, box=box)).reshape(
-        count, height, SIDE
-    )
+    small = np.asarray(tall.resize((SIDE, count * height), Image.Resampling.LANCZOS, box=box))
+    return small.reshape(count, height, SIDE)

@@ -70,33 +70,15 @@ def apply_turns(descriptors: np.ndarray, turns: np.ndarray) -> np.ndarray:
 def canonicalise(descriptors: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The turn after which an image is brighter on the left and at the top, and more so on the left.
 
-    Mirrored and turned copies are equal after it, so that one search replaces eight.
-
-    Parameters
-    ----------
-    descriptors : ndarray of int8, shape (N, 144)
-    margin : int
-        An image has several turns if a coefficient that decides has an absolute value below ``margin``.
-
-    Returns
-    -------
-    rows : ndarray of int, shape (M,)
-        Row numbers of ``descriptors``; M is N or more.
-    turns : ndarray of int8, shape (M,)
-        One turn of each of these rows.
+    Mirrored and turned copies are equal after it, so that one search replaces eight. Returns row numbers of
+    ``descriptors``, int8 (N, 144), and one turn of each: int and int8 (M,). M can be larger than N: an image has
+    several turns if a coefficient that decides has an absolute value below ``margin``.
     """
     across, down = descriptors[:, 1].astype(np.int16), descriptors[:, FREQUENCIES].astype(np.int16)
     steep = np.abs(across) - np.abs(down)
-    orientation = _orientation(across, down)
-    rows, turns = [], []
-    for flips in range(8):
-        possible = np.ones(len(descriptors), dtype=bool)
-        for bit, coefficient in ((1, across), (2, down), (4, steep)):
-            if flips & bit:
-                possible &= np.abs(coefficient) < margin
-        rows.append(np.flatnonzero(possible))
-        turns.append(_CANONICAL_TURN[orientation[possible] ^ flips])
-    return np.concatenate(rows), np.concatenate(turns)
+    unsure = (np.abs(across) < margin) + 2 * (np.abs(down) < margin) + 4 * (np.abs(steep) < margin)
+    flips, rows = np.nonzero(np.arange(8)[:, None] & ~unsure == 0)
+    return rows, _CANONICAL_TURN[_orientation(across, down)[rows] ^ flips]
 
 
 def _orientation(across: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -104,31 +86,15 @@ def _orientation(across: np.ndarray, down: np.ndarray) -> np.ndarray:
     return (across < 0) + 2 * (down < 0) + 4 * (np.abs(across) < np.abs(down))
 
 
-def _canonical_turns() -> np.ndarray:
-    """The turn that makes an image of each orientation canonical."""
-    canonical = np.zeros((8, DIMENSIONS), np.int8)
-    canonical[:, 1], canonical[:, FREQUENCIES] = 2, 1
-    before = apply_turns(canonical, INVERSE)  # row k becomes canonical by turn k
-    turns = np.empty(8, np.int8)
-    turns[_orientation(before[:, 1], before[:, FREQUENCIES])] = np.arange(8)
-    return turns
-
-
-_CANONICAL_TURN = _canonical_turns()
+# The turn that makes an image of each orientation canonical: row k of _before becomes canonical by turn k.
+_canonical = 2 * np.eye(DIMENSIONS, dtype=np.int8)[1] + np.eye(DIMENSIONS, dtype=np.int8)[FREQUENCIES]
+_before = apply_turns(np.tile(_canonical, (8, 1)), INVERSE)
+_CANONICAL_TURN = np.argsort(_orientation(_before[:, 1], _before[:, FREQUENCIES])).astype(np.int8)
 
 
 class Index:
-    """An index of images by their descriptors.
-
-    Parameters
-    ----------
-    descriptors : ndarray of int8, shape (N, 144)
-        After ``apply_turns`` with ``turns``.
-    turns : ndarray of int8, shape (N,)
-        From ``canonicalise`` with margin 0.
-    folder : str, optional
-        For temporary files with the lists. By default the system's.
-    """
+    """An index of images by their ``descriptors``, int8 (N, 144), after ``apply_turns`` with ``turns``, int8 (N,), from
+    ``canonicalise`` with margin 0. The lists are in temporary files in ``folder``, by default the system's."""
 
     def __init__(self, descriptors: np.ndarray, turns: np.ndarray, folder: str | None = None) -> None:
         self.descriptors, self.turns, self.count = descriptors, turns, len(turns)

@@ -27,22 +27,17 @@ def find_copies(
 
     Parameters
     ----------
-    database : Database
-        Has the view ``images`` with the columns of tables.INDEX.
-    grey : Grey
-        uint8, shape (N, 64, 64), in the order of ``images``.
-    std : ndarray of float64, shape (N,)
-        The standard deviation of each image in grey levels, from copies.levels.
-    folder : str, optional
-        For temporary files. By default the system's.
+    database : Database with the view ``images``, which has the columns of tables.INDEX
+    grey : Grey, uint8 (N, 64, 64), in the order of ``images``
+    std : float64 (N,), from copies.levels
+    folder : for temporary files; by default the system's
 
     Returns
     -------
-    images : DataFrame
-        The images that look like others, with the columns of COPIED.
-    near, rejected : DataFrame
-        Pairs of near copies, and the closest pairs that are not copies, with the columns of copies.PAIRS: first and
-        second are files. Of images with equal pixels, only the first is compared.
+    images : those that look like others, with the columns of COPIED
+    near, rejected : pairs of near copies, and the closest pairs that are not copies
+        With the columns of copies.PAIRS; first and second are files. Of images with equal pixels, only the first is
+        compared.
     """
     select = f"select {', '.join(COPIED)} from images"
     # A 64-bit hash of the SHA-256 needs less memory; few images have an equal one by chance. Without coalesce, DuckDB
@@ -68,20 +63,12 @@ def find_copies(
 
 
 def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
-    """Group the images that are copies of each other into clusters.
+    """Group the copies among ``images``, whose near copies are ``near``, into clusters: the columns of tables.CLUSTERS.
 
-    Parameters
-    ----------
-    images, near : DataFrame
-        From ``find_copies``.
-
-    Returns
-    -------
-    DataFrame
-        Columns of tables.CLUSTERS. An image has one row of kind "exact" if another image has equal pixels (distance 0,
-        correlation 1), and one row of kind "near" if it has a near copy; distance and correlation are those of its
-        closest pair. Near copies of near copies belong to the same cluster. Exact clusters are numbered first, from 0;
-        each kind is numbered in the order of its files.
+    An image has one row of kind "exact" if another image has equal pixels (distance 0, correlation 1), and one row of
+    kind "near" if it has a near copy; distance and correlation are those of its closest pair. Near copies of near
+    copies belong to the same cluster. Exact clusters are numbered first, from 0; each kind is numbered in the order of
+    its files.
     """
     copied = images[images["pixels_sha256"].duplicated(keep=False)]
     exact = copied[["file"]].assign(
@@ -97,12 +84,8 @@ def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     first, second = (nodes.get_indexer(near[end].map(of_file)) for end in ("first", "second"))
     component = components.connected_components(len(nodes), first, second)
     number = pd.factorize(in_pair["pixels_sha256"].map(dict(zip(nodes, component, strict=True))))[0]
-    near_rows = in_pair[["file"]].assign(
-        cluster=number + copied["pixels_sha256"].nunique(),
-        kind="near",
-        distance=in_pair["pixels_sha256"].map(closest["distance"]),
-        correlation=in_pair["pixels_sha256"].map(closest["correlation"]),
-    )
+    near_rows = in_pair.assign(cluster=number + copied["pixels_sha256"].nunique(), kind="near")
+    near_rows = near_rows.join(closest[["distance", "correlation"]], on="pixels_sha256")
     rows = pd.concat([exact, near_rows], ignore_index=True).astype({"cluster": "Int64", "distance": "Int64"})
     return rows.sort_values(["cluster", "file"], ignore_index=True)[tables.CLUSTERS]
 
@@ -119,11 +102,6 @@ def conflicts(images: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[li
     return {"exact": exact, "near": _mixed(near, "label")}
 
 
-def _across_patients(images: pd.DataFrame, clusters: pd.DataFrame) -> list[list[str]]:
-    """The files of each cluster whose copies belong to different patients."""
-    return _mixed(clusters.merge(images[["file", "patient"]], on="file"), "patient")
-
-
 def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
     """The files of each cluster that has more than one value in a column."""
     mixed = rows[rows.groupby("cluster")[column].transform("nunique") > 1]
@@ -138,27 +116,12 @@ def find(
     levels: tuple[np.ndarray, np.ndarray],
     folder: str | None = None,
 ) -> pd.DataFrame:
-    """Find the images that a person should look at.
+    """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
 
-    Parameters
-    ----------
-    database : Database
-        That of ``find_copies``, with the view ``labelled`` of the files that should be in the index.
-    images, clusters : DataFrame
-        From ``find_copies`` and ``cluster``.
-    contradicting : dict of lists
-        From ``conflicts``.
-    levels : tuple of ndarray, shape (N,)
-        Mean and standard deviation of each image, from copies.levels.
-    folder : str, optional
-        For temporary files. By default the system's.
-
-    Returns
-    -------
-    DataFrame
-        One row per image and finding, sorted, with the columns of tables.FINDINGS. A finding is one of unreadable,
-        blank, near-blank, size, annotated, mode, brightness, conflict (copies with different labels) and two-patients
-        (copies under different patients).
+    A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies with
+    different labels) and two-patients (copies under different patients). ``database`` is that of ``find_copies``, with
+    the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and ``contradicting`` are
+    from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64 (N,) each.
     """
     rows: list[tuple[object, ...]] = []
     count = database.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
@@ -170,10 +133,8 @@ def find(
         if not where.any():
             return
         database.add("noted", pd.DataFrame({"row": np.flatnonzero(where)}))
-        names = database.frame("select file from images where coalesce(row in (from noted), false) order by row")[
-            "file"
-        ]
-        rows.extend((file, finding, detail) for file, detail in zip(names, details, strict=True))
+        names = database.frame("select file from images where coalesce(row in (from noted), false) order by row")
+        rows.extend((file, finding, detail) for file, detail in zip(names["file"], details, strict=True))
 
     mean, std = levels
     note("blank", std == 0, [f"all grey level {level:.0f}" for level in mean[std == 0]])
@@ -217,7 +178,7 @@ def find(
                 against = shorten(list(labels.index[labels != label]), 1)
                 detail = f"label {label}, not so its {kind} copies {against}"
                 rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
-    for members in _across_patients(images, clusters):
+    for members in _mixed(clusters.merge(images[["file", "patient"]], on="file"), "patient"):
         owners = by_file.loc[members, "patient"].dropna()
         names = sorted(owners.unique())
         words = {name: shorten([other for other in names[:4] if other != name] + names[4:], 3) for name in names[:4]}
@@ -333,31 +294,28 @@ def draw(
         repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
         shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]
         names = [f"label {label}  {str(name).rpartition('/')[2]}" for name, label in shown["label"].items()]
-        return contact_sheets.Row(
-            f"{heading}; patients: {patients}", [np.asarray(thumbnails[n]) for n in shown["row"]], names
-        )
-
-    def save(name: str, title: str, nothing: str, rows: list[contact_sheets.Row]) -> None:
-        contact_sheets.save(title if rows else nothing, rows, f"{folder}/{name}.png", synthetic)
+        pictures = [np.asarray(thumbnails[n]) for n in shown["row"]]
+        return contact_sheets.Row(f"{heading}; patients: {patients}", pictures, names)
 
     largest = []
     for kind, words in (("exact", "equal images"), ("near", "near copies")):
         members = clusters[clusters["kind"] == kind].groupby("cluster")["file"]
         sizes = members.size().sort_values(ascending=False, kind="stable")[:LARGEST]
         largest += [row(f"{size:,} {words}", list(members.get_group(number))) for number, size in sizes.items()]
-    save("copies", "The largest clusters of copies", "No image has a copy", largest)
-
     mixed = [
         row(f"{len(members):,} {kind} copies with different labels", members)
         for kind, groups in contradicting.items()
         for members in groups
     ]
-    save("conflicts", "Copies that carry different labels", "No copies carry different labels", mixed)
-
     closest = [
         row(f"correlation of detail {correlation:.3f}, hashes {distance} bits apart", [first, second])
         for first, second, distance, correlation in rejected[:LARGEST].to_numpy()
         if correlation >= copies.MIN_HALF_CORRELATION
     ]
-    title = f"Alike, but no copies: correlation below {copies.MIN_CORRELATION:g}"
-    save("rejected", title, "No two images came close to being copies", closest)
+    alike = f"Alike, but no copies: correlation below {copies.MIN_CORRELATION:g}"
+    for name, rows, title, empty in (
+        ("copies", largest, "The largest clusters of copies", "No image has a copy"),
+        ("conflicts", mixed, "Copies that carry different labels", "No copies carry different labels"),
+        ("rejected", closest, alike, "No two images came close to being copies"),
+    ):
+        contact_sheets.save(title if rows else empty, rows, f"{folder}/{name}.png", synthetic)

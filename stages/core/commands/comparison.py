@@ -22,29 +22,23 @@ SURE = 0.05  # probability that two equal runs are called different in any measu
 
 
 class Run(NamedTuple):
-    """A revision: its name for people, its tables split (with pixels_sha256) and predictions, its threshold, its
-    params.yaml with dotted keys, and its temperature, 1 if it was not calibrated."""
+    """A revision."""
 
     name: str
-    split: pd.DataFrame
+    split: pd.DataFrame  # with the column pixels_sha256
     predictions: pd.DataFrame
     threshold: float
-    params: dict[str, Any]
-    temperature: float = 1.0
+    params: dict[str, Any]  # with dotted keys
+    temperature: float = 1.0  # 1 if the run was not calibrated
 
 
 def load(revision: str) -> Run:
     """A revision, branch or experiment, read through DVC. Raises PipelineError."""
     pixels = revisions.table(revision, INDEX, ["file", "pixels_sha256"])
     threshold, temperature = revisions.decisions(revision, DETAIL)
-    return Run(
-        name=revision,
-        split=revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left"),
-        predictions=revisions.table(revision, PREDICTIONS, tables.PREDICTIONS),
-        threshold=threshold,
-        params=revisions.parameters(revision, params.PATH),
-        temperature=temperature,
-    )
+    split = revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left")
+    predictions = revisions.table(revision, PREDICTIONS, tables.PREDICTIONS)
+    return Run(revision, split, predictions, threshold, revisions.parameters(revision, params.PATH), temperature)
 
 
 def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
@@ -55,39 +49,28 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
     PipelineError if the test sets differ.
     """
-    tests = [
-        seed_variance.add_leave_one_out(run.predictions[run.predictions["split"] == "test"], run.temperature)
-        for run in runs
-    ]
-    columns = ["label", "patient", "probability"]
-    numbered = [
-        test[["file", *columns, *seed_variance.leave_one_out_columns(test)]].set_index("file").add_suffix(f"_{number}")
-        for number, test in enumerate(tests)
-    ]
-    both = numbered[0].join(numbered[1], how="inner").reset_index()
+    tests = []
+    for number, run in enumerate(runs):
+        test = run.predictions[run.predictions["split"] == "test"]
+        test = seed_variance.add_leave_one_out(test, run.temperature).set_index("file")
+        columns = ["label", "patient", "probability", *seed_variance.leave_one_out_columns(test)]
+        tests.append(test[columns].add_suffix(f"_{number}"))
+    both = tests[0].join(tests[1], how="inner").reset_index()
     relabelled = both["label_0"] != both["label_1"]
     pixels = [both["file"].map(run.split.set_index("file")["pixels_sha256"]) for run in runs]
     replaced = pixels[0] != pixels[1]  # another image under the same name
     same = both[~relabelled & ~replaced].rename(columns={"label_0": "label", "patient_0": "patient"})
-    alone = [len(test) - len(both) for test in tests]
-    if (any(alone) or len(same) < len(both)) and not shared:
+    missing = [len(test) - len(both) for test in tests]
+    if (any(missing) or len(same) < len(both)) and not shared:
         raise PipelineError(
-            f"the test sets differ: {alone[0]:,} images only in {runs[0].name}, {alone[1]:,} only in {runs[1].name}, "
-            f"{int(relabelled.sum()):,} with another label, {int(replaced.sum()):,} with other pixels, {len(same):,} "
-            "the same. Add --shared to compare only the same images"
+            f"the test sets differ: {missing[0]:,} images only in {runs[0].name}, {missing[1]:,} only in "
+            f"{runs[1].name}, {int(relabelled.sum()):,} with another label, {int(replaced.sum()):,} with other pixels, "
+            f"{len(same):,} the same. Add --shared to compare only the same images"
         )
-    return same.assign(unit=_units(runs, same["file"])).reset_index(drop=True)
-
-
-def _units(runs: tuple[Run, Run], files: "pd.Series[Any]") -> np.ndarray:
-    every = pd.Index(pd.concat([run.split["file"] for run in runs]).unique())
-    images = pd.DataFrame(index=every)
-    ties = []
-    for run in runs:
-        of_run = run.split.set_index("file")
-        ties += [of_run["patient"], of_run["cluster"]]
-    joined = components.union(images, ties)
-    return joined.loc[files].to_numpy(dtype=np.int64)
+    images = pd.DataFrame(index=pd.concat([run.split["file"] for run in runs]).unique())
+    keys = [run.split.set_index("file")[key] for run in runs for key in ("patient", "cluster")]
+    unit = components.union(images, keys).loc[same["file"]]
+    return same.assign(unit=unit.to_numpy(dtype=np.int64)).reset_index(drop=True)
 
 
 def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -105,30 +88,27 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
         both.append(metrics.scores(table.join(images[["label", "unit"]]), run.threshold))
     pair = both[0], both[1]
     values = [metrics.measures(scores) for scores in pair]
-    fewer = [[metrics.measures(one) for one in scores.leave_one_out] for scores in pair] if recipes(runs) else []
+    fewer = [list(map(metrics.measures, scores.leave_one_out)) for scores in pair] if recipes(runs) else []
     resampled = [bootstrap.resample(scores, seed) for scores in pair]
     rows = []
     for name in metrics.MEASURES:
         first, second = values[0][name], values[1][name]
-        row: dict[str, Any] = {"measure": name, "first": first, "second": second, "difference": None, "ci_low": None,
-                               "ci_high": None, "p": None, "reason": ""}  # fmt: skip
-        if first is None or second is None:
-            row["reason"] = "not defined"
-        else:
-            row["difference"] = second - first
-            trainings = [seed_variance.jackknife([values_of[name] for values_of in each]) for each in fewer]
+        difference, reason = None, "not defined"
+        interval: tuple[float | None, ...] = (None, None, None)
+        if first is not None and second is not None:
+            difference = second - first
+            trainings = [seed_variance.jackknife([member[name] for member in members]) for members in fewer]
             drawn = tuple(part for part in trainings if part)
-            found = bootstrap.difference((first, second), resampled[1][name] - resampled[0][name], name, pair, drawn)
-            if isinstance(found, str):
-                row["reason"] = found
+            result = bootstrap.difference((first, second), resampled[1][name] - resampled[0][name], name, pair, drawn)
+            if isinstance(result, str):
+                reason = result
             elif len(drawn) < len(trainings):
-                row["reason"] = "not defined without one of the members"
+                reason = "not defined without one of the members"
             else:
-                row["ci_low"], row["ci_high"], row["p"] = found
-        rows.append(row)
-    table = pd.DataFrame(rows).astype(
-        dict.fromkeys(["first", "second", "difference", "ci_low", "ci_high", "p"], "Float64")
-    )
+                interval, reason = result, ""
+        rows.append((name, first, second, difference, *interval, reason))
+    numbers = ["first", "second", "difference", "ci_low", "ci_high", "p"]
+    table = pd.DataFrame(rows, columns=["measure", *numbers, "reason"]).astype(dict.fromkeys(numbers, "Float64"))
     table["p"] = pd.array(_holm(table["p"]), dtype="Float64")
     return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
 
@@ -153,7 +133,7 @@ def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
     kept = both[both["where"] == "both"]
     patients = [kept[f"patient_{number}"].fillna("") for number in (0, 1)]
     moved = kept[kept["split_0"] != kept["split_1"]]
-    found = {
+    changes = {
         "added": both[both["where"] == "right_only"],
         "removed": both[both["where"] == "left_only"],
         "with other pixels": kept[kept["pixels_sha256_0"] != kept["pixels_sha256_1"]],
@@ -161,8 +141,8 @@ def changed_images(runs: tuple[Run, Run]) -> dict[str, list[str]]:
         "given to another patient": kept[patients[0] != patients[1]],
     }
     for (old, new), rows in moved.groupby(["split_0", "split_1"]):
-        found[f"moved from {old} to {new}"] = rows
-    return {what: sorted(rows["file"]) for what, rows in found.items() if len(rows)}
+        changes[f"moved from {old} to {new}"] = rows
+    return {change: sorted(rows["file"]) for change, rows in changes.items() if len(rows)}
 
 
 def changed_params(runs: tuple[Run, Run]) -> dict[str, tuple[Any, Any]]:
@@ -183,13 +163,14 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
     lines = [f"## {first} and {second}", ""] if markdown else []
     if tables.is_synthetic(images):
         lines += ["SYNTHETIC images: this comparison says nothing about patients.", ""]
-    headline = (
-        f"{first} and {second} have no test image in common: their figures can't be compared."
-        if measured is None
-        else _headline(runs, measured)
-    )
+    headline = f"{first} and {second} have no test image in common: their figures can't be compared."
+    headline = headline if measured is None else _headline(runs, measured)
     lines += [f"**{headline}**" if markdown else headline, ""]
-    lines += [_leak(run) for run in runs if _leak(run)]
+    for run in runs:
+        test = run.predictions[run.predictions["split"] == "test"]
+        if leaking := len(test) - len(metrics.non_leaking(test)):
+            share = f"{leaking:,} of its {len(test):,} test images"
+            lines.append(f"LEAK in {run.name}: {share} have a copy or their patient in training.")
     if measured is not None:
         lines += [f"Test images in both: {counted['images']:,} ({counted['positives']:,} positive), {whose}."]
         lines += ["", *_table(runs, measured, markdown), ""]
@@ -201,7 +182,7 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
     bullet = "- " if markdown else "  "
     for title, entries in (
         ("Parameters", [f"{key}: {_yaml(old)} -> {_yaml(new)}" for key, (old, new) in changed_params(runs).items()]),
-        ("Images", [f"{len(files):,} {what}: {shorten(files, 3)}" for what, files in changed_images(runs).items()]),
+        ("Images", [f"{len(files):,} {change}: {shorten(files, 3)}" for change, files in changed_images(runs).items()]),
     ):
         lines += ["", f"**{title}**" if markdown else title, ""][: 3 if markdown else 2]
         lines += [bullet + (f"`{entry}`" if markdown else entry) for entry in entries] or [bullet + "no change"]
@@ -215,27 +196,15 @@ def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
     differ = measured[measured["differ"]]
     if (measured["difference"].fillna(0) == 0).all():
         return f"{first} and {second} give equal figures."
-    if not recipes(runs):
-        return f"{_models(first, second, differ)} {_alone(runs)}"
-    return _models(first, second, differ)
-
-
-def _models(first: str, second: str, differ: pd.DataFrame) -> str:
-    if differ.empty:
-        return f"No significant difference between {first} and {second}."
-    names = [
-        f"{name.replace('_', ' ')} {_signed(difference)}"
-        for name, difference in zip(differ["measure"], differ["difference"], strict=True)
-    ]
-    return f"{first} and {second} differ significantly: {', '.join(names)} ({second} minus {first})."
-
-
-def _alone(runs: tuple[Run, Run]) -> str:
-    alone = [run.name for run in runs if len(tables.members(run.predictions)) < 2]
-    return (
-        f"This compares two models, not their recipes: {' and '.join(alone)} trained one network only, so the "
+    text = f"No significant difference between {first} and {second}."
+    if len(differ):
+        names = [f"{row['measure'].replace('_', ' ')} {_signed(row['difference'])}" for _, row in differ.iterrows()]
+        text = f"{first} and {second} differ significantly: {', '.join(names)} ({second} minus {first})."
+    single = [run.name for run in runs if len(tables.members(run.predictions)) < 2]
+    return text if not single else (
+        f"{text} This compares two models, not their recipes: {' and '.join(single)} trained one network only, so the "
         "difference may come from the random seed (train.ensemble_size)."
-    )
+    )  # fmt: skip
 
 
 def _signed(difference: float) -> str:
@@ -246,30 +215,19 @@ def _yaml(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _leak(run: Run) -> str:
-    test = run.predictions[run.predictions["split"] == "test"]
-    known = len(test) - len(metrics.non_leaking(test))
-    if not known:
-        return ""
-    return f"LEAK in {run.name}: {known:,} of its {len(test):,} test images have a copy or their patient in training."
-
-
 def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> list[str]:
     cells = [["measure", runs[0].name, runs[1].name, "difference (95 % interval)", "p", ""]]
     for row in measured.to_dict("records"):
-        known = {name: row[name] for name in ("first", "second", "difference", "p") if not pd.isna(row[name])}
-        texts = [f"{known[name]:.3f}" if name in known else "-" for name in ("first", "second")]
-        difference = _signed(known["difference"]) if "difference" in known else "-"
-        if "p" in known:
+        first, second, p = ("-" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("first", "second", "p"))
+        difference = "-" if pd.isna(row["difference"]) else _signed(row["difference"])
+        conclusion = row["reason"]
+        if not pd.isna(row["p"]):
             difference += f" ({_signed(row['ci_low'])} to {_signed(row['ci_high'])})"
-        p_value = f"{known['p']:.3f}" if "p" in known else "-"
-        cells.append([LABELS.get(row["measure"], row["measure"].replace("_", " ")), *texts, difference, p_value])
-        if "p" not in known:
-            cells[-1].append(row["reason"])
-        elif row["differ"]:
-            cells[-1].append(f"{runs[int(row['difference'] > 0)].name} is higher")
-        else:
-            cells[-1].append("no significant difference" if row["difference"] else "equal")
+            conclusion = "no significant difference" if row["difference"] else "equal"
+            if row["differ"]:
+                conclusion = f"{runs[int(row['difference'] > 0)].name} is higher"
+        label = LABELS.get(row["measure"], row["measure"].replace("_", " "))
+        cells.append([label, first, second, difference, p, conclusion])
     if markdown:
         rule = "|" + " --- |" * len(cells[0])
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]

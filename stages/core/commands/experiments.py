@@ -1,5 +1,6 @@
 """The workspace, commits and experiments as one table: what was changed, and the figures on the test set."""
 
+import itertools
 import json
 import textwrap
 from typing import Any, NamedTuple
@@ -93,12 +94,9 @@ def _lines(rows: list[Row]) -> list[str]:
     for row in rows:
         indent = GAP * row.indent
         cells = [row.name, row.changes, *row.figures]
-        wrapped = [
-            textwrap.wrap(cell, width) for cell, width in zip(cells, [names - len(indent), *widths[1:]], strict=True)
-        ]
-        for number in range(max(map(len, wrapped))):
-            parts = [cell[number] if number < len(cell) else "" for cell in wrapped]
-            lines.append(_line((indent * bool(parts[0]) + parts[0], *parts[1:]), widths))
+        wrapped = map(textwrap.wrap, cells, [names - len(indent), *widths[1:]])
+        for name, *others in itertools.zip_longest(*wrapped, fillvalue=""):
+            lines.append(_line((indent * bool(name) + name, *others), widths))
     return lines
 
 

@@ -10,7 +10,6 @@ from core.pipeline.errors import PipelineError
 
 import numpy as np
 import torch
-from torch import Tensor
 
 CONFIG = "config.json"
 CARD = Path(__file__).with_name("card.md")
@@ -46,23 +45,21 @@ def onnx(ensemble: Ensemble, images: np.ndarray, path: Path) -> float:
         raise PipelineError(f"This network can't be written as ONNX: {str(error).strip().splitlines()[0]}") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
-        apart = [_apart(session, ensemble, batch[:count]) for count in (1, len(batch))]
-    if not max(apart) <= MOST_APART:
+        differences = []
+        for images_of in (batch[:1], batch):
+            (logits,) = session.run(["logits"], {"pixel_values": images_of.numpy()})
+            differences.append(float(np.abs(logits - ensemble(images_of).numpy()).max()))
+    if not max(differences) <= MOST_APART:
         raise PipelineError(
-            f"Not exported: the logits of ONNX and PyTorch differ by {max(apart):.1e}, more than {MOST_APART:g}"
+            f"Not exported: the logits of ONNX and PyTorch differ by {max(differences):.1e}, more than {MOST_APART:g}"
         )
-    return max(apart)
-
-
-def _apart(session: Any, ensemble: Ensemble, batch: Tensor) -> float:
-    (found,) = session.run(["logits"], {"pixel_values": batch.numpy()})
-    return float(np.abs(found - ensemble(batch).numpy()).max())
+    return max(differences)
 
 
 def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
     """The content of config.json: the network, its threshold and its temperature. The network itself normalises its
     images by ``mean`` and ``std``."""
-    told = ("backbone", "head", "members", "image_size", "mean", "std", "synthetic")
+    keys = ("backbone", "head", "members", "image_size", "mean", "std", "synthetic")
     return {
         "architectures": ["Classifier"],
         "model_type": library(description),
@@ -72,7 +69,7 @@ def config(description: dict[str, Any], figures: dict[str, Any]) -> dict[str, An
         "num_channels": description["channels"],
         "threshold": figures["threshold"],
         "temperature": calibration.applied_temperature(figures["calibration"]),
-    } | {key: description[key] for key in told if key in description}
+    } | {key: description[key] for key in keys if key in description}
 
 
 def library(description: dict[str, Any]) -> str:
@@ -84,8 +81,8 @@ def preprocessing(description: dict[str, Any]) -> dict[str, Any]:
     side = description["image_size"]
     plain = description["fit"] == "stretch" and description["levels"] is None
     # This class resizes to a square and applies only the steps below. Of the other ways, none has a class.
-    known = {"image_processor_type": "ViTImageProcessor"} if plain else {}
-    return known | {
+    processor = {"image_processor_type": "ViTImageProcessor"} if plain else {}
+    return processor | {
         "fit": description["fit"],
         "levels": description["levels"],
         "do_convert_rgb": description["channels"] == 3,

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 
-def at_once(chosen: Train, members: int) -> int:
+def at_once(cfg: Train, members: int) -> int:
     """How many folds of so many members this machine can train at the same time, each member on cores or a GPU of its
     own; at least 1."""
     from core.network import devices  # slow to import
     from core.network.members import max_workers
 
-    return max(1, max_workers(chosen, devices.get_device(chosen.device)) // members)
+    return max(1, max_workers(cfg, devices.get_device(cfg.device)) // members)
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
@@ -43,35 +43,24 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
     """The content of metrics/detail/folds.json: ``folds``, one entry per fold; ``spread``, mean and standard deviation
     of each measure over the folds in which it is defined; ``pooled``, the measures on the images of all folds, each
     scored by the network that did not train on it; and ``leaking``, as metrics.leaking of these images."""
-    each: list[dict[str, Any]] = []
-    for number, rows in pooled.groupby("fold"):
-        each.append(
-            {
-                "fold": int(str(number)),
-                **metrics.counts(rows),
-                **metrics.measures(metrics.scores(rows, rows["threshold"])),
-            }
-        )
+    folds: list[dict[str, Any]] = [
+        {"fold": int(str(number))} | metrics.counts(rows) | metrics.measures(metrics.scores(rows, rows["threshold"]))
+        for number, rows in pooled.groupby("fold")
+    ]
     spread = {}
     for name in metrics.MEASURES:
-        values = [fold[name] for fold in each if fold[name] is not None]
+        values = [fold[name] for fold in folds if fold[name] is not None]
         spread[name] = {
             "mean": float(np.mean(values)) if values else None,
             "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "folds": len(values),
         }
-    non_leaking = metrics.non_leaking(pooled)
     blocks = {
         name: metrics.counts(rows) | metrics.metrics_with_ci(metrics.scores(rows, rows["threshold"]), seed)
-        for name, rows in (("test", pooled), ("test_unseen", non_leaking))
+        for name, rows in (("test", pooled), ("test_unseen", metrics.non_leaking(pooled)))
     }
-    return {
-        "synthetic": tables.is_synthetic(pooled),
-        "folds": each,
-        "spread": spread,
-        "pooled": blocks,
-        "leaking": metrics.leaking(pooled),
-    }
+    synthetic, leaking = tables.is_synthetic(pooled), metrics.leaking(pooled)
+    return {"synthetic": synthetic, "folds": folds, "spread": spread, "pooled": blocks, "leaking": leaking}
 
 
 def explain(figures: dict[str, Any]) -> str:

@@ -43,22 +43,22 @@ def limits(path: str = LIMITS) -> Limits:
 
 def figure(metrics: dict[str, Any], name: str) -> float | None:
     """A figure by its name; if it has an interval, its value. Raises PipelineError if there is no such figure."""
-    found: Any = metrics
+    entry: Any = metrics
     for key in name.split("."):
-        if not isinstance(found, dict) or key not in found:
+        if not isinstance(entry, dict) or key not in entry:
             raise PipelineError(f"{LIMITS}: metrics/ has no figure {name}")
-        found = found[key]
-    if isinstance(found, dict):
-        found = found.get("value")
-    return found
+        entry = entry[key]
+    return entry.get("value") if isinstance(entry, dict) else entry
 
 
-def stale(said: str) -> list[str]:
+def stale(output: str) -> list[str]:
     """The faults in the output of ``dvc repro --allow-missing --dry``, which exits with 0 even if stages are stale."""
-    if stages := re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", said):
-        what = f"{shorten(stages, 10)} would run"
-        return [f"dvc.lock does not match code, parameters or data: {what}. Run dvc repro and commit the changes"]
-    return [] if FRESH in said else [f"DVC can't compare dvc.lock with the files: {' '.join(said.split())}"]
+    if stages := re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", output):
+        return [
+            f"dvc.lock does not match code, parameters or data: {shorten(stages, 10)} would run. Run dvc repro and "
+            "commit the changes"
+        ]
+    return [] if FRESH in output else [f"DVC can't compare dvc.lock with the files: {' '.join(output.split())}"]
 
 
 def conflicts(paths: Iterable[Path]) -> list[str]:
@@ -67,22 +67,22 @@ def conflicts(paths: Iterable[Path]) -> list[str]:
     return [line for line in lines if line]
 
 
-def other_bytes(committed: dict[str, Any], made: dict[str, Any], stages: list[str]) -> list[str]:
+def other_bytes(committed: dict[str, Any], rerun: dict[str, Any], stages: list[str]) -> list[str]:
     """The fault that outputs of ``stages`` have other hashes in a second version of dvc.lock, or nothing."""
     differ, count = [], 0
     for stage in stages:
         old, new = (
             {output["path"]: output["md5"] for output in lock["stages"].get(stage, {}).get("outs", [])}
-            for lock in (committed, made)
+            for lock in (committed, rerun)
         )
         count += len(old | new)
         differ += [f"{path} of stage {stage}" for path in sorted(old | new) if old.get(path) != new.get(path)]
     return [f"{len(differ)} of {count} outputs differ from dvc.lock, first {differ[0]}"] if differ else []
 
 
-def other_figure(committed: dict[str, Any], made: dict[str, Any]) -> list[str]:
+def other_figure(committed: dict[str, Any], rerun: dict[str, Any]) -> list[str]:
     """The first figure of metrics/ that differs, in the order of the files: one line, or nothing."""
-    old, new = (pd.json_normalize(metrics).iloc[0].to_dict() for metrics in (committed, made))
+    old, new = (pd.json_normalize(metrics).iloc[0].to_dict() for metrics in (committed, rerun))
     differ = [name for name in old | new if old.get(name) != new.get(name)]
     return [
         f"{len(differ)} of {len(old | new)} figures differ from the commit, first {name}: {new.get(name)} here, "
@@ -91,11 +91,11 @@ def other_figure(committed: dict[str, Any], made: dict[str, Any]) -> list[str]:
     ]
 
 
-def far(committed: dict[str, Any], made: dict[str, Any], tolerance: dict[str, float]) -> list[str]:
+def far(committed: dict[str, Any], rerun: dict[str, Any], tolerance: dict[str, float]) -> list[str]:
     """The figures of a run whose difference from the committed ones is above their tolerance."""
     faults = []
     for name, most in tolerance.items():
-        old, new = figure(committed, name), figure(made, name)
+        old, new = figure(committed, name), figure(rerun, name)
         if old is None or new is None or abs(new - old) > most:
             faults.append(
                 f"{name} is {_text(new)} here and {_text(old)} in the commit; the tolerance in {LIMITS} is {most:g}"
@@ -105,11 +105,10 @@ def far(committed: dict[str, Any], made: dict[str, Any], tolerance: dict[str, fl
 
 def below(metrics: dict[str, Any], floors: dict[str, float]) -> list[str]:
     """The figures that are below their floors or not defined."""
-    found = {name: figure(metrics, name) for name in floors}
     return [
-        f"{name} is {_text(value)}, but its floor in {LIMITS} is {floors[name]:g}"
-        for name, value in found.items()
-        if value is None or value < floors[name]
+        f"{name} is {_text(value)}, but its floor in {LIMITS} is {floor:g}"
+        for name, floor in floors.items()
+        if (value := figure(metrics, name)) is None or value < floor
     ]
 
 

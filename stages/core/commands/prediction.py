@@ -43,18 +43,17 @@ class Model:
         example = torch.zeros(1, self.channels, side, side, device=self.device)
         self.layers = gradcam.target_layers(self.ensemble, example)
 
-    def fit(self, found: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:
+    def fit(self, images: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:
         """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
         side = self.preparation.side
-        stack = np.zeros((len(found), side, side, self.channels), np.uint8)
-        return stack, [decoder.fit_into(stack[at], pixels) for at, pixels in enumerate(found)]
+        stack = np.zeros((len(images), side, side, self.channels), np.uint8)
+        return stack, [decoder.fit_into(stack[at], pixels) for at, pixels in enumerate(images)]
 
     def scores(self, stack: np.ndarray, rows: np.ndarray) -> Scores:
         """The scores of the images at ``rows`` of ``stack``, uint8 (N, side, side, C)."""
-        each, features = inference.features(self.ensemble, stack, rows, self.device)
-        return Scores(
-            calibration.apply_temperature(each.mean(axis=1), self.temperature), self.detector.ood_score(features)
-        )
+        by_member, features = inference.features(self.ensemble, stack, rows, self.device)
+        probability = calibration.apply_temperature(by_member.mean(axis=1), self.temperature)
+        return Scores(probability, self.detector.ood_score(features))
 
     def heatmap(self, image: np.ndarray, positive: bool) -> Image.Image:
         """An image uint8 (side, side, C), overlaid with the regions that support the predicted class (Grad-CAM). If

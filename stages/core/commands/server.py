@@ -37,8 +37,8 @@ class Page:
     async def classify(self, request: web.Request) -> web.Response:
         content = await request.read()
         async with self.lock:
-            found = await asyncio.to_thread(self.look, content)
-        return web.json_response(found, status=422 if "error" in found else 200)
+            answer = await asyncio.to_thread(self.look, content)
+        return web.json_response(answer, status=422 if "error" in answer else 200)
 
     def look(self, content: bytes) -> dict[str, Any]:
         try:

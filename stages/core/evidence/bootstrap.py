@@ -1,12 +1,11 @@
 """95 % intervals from a bootstrap over patients: a resample contains all images of each drawn patient.
 
-There are two. That of the model says what this model would reach on new patients. That of the recipe says what it would
-reach on new patients after a new training: it adds the variance over trainings (core.evidence.seed_variance).
+The interval of the model says what this model would reach on new patients, that of the recipe what a new training would
+reach on them: it adds the variance over trainings (core.evidence.seed_variance).
 
 Images of a patient are not independent, so a bootstrap over images gives intervals that are far too narrow. With few
 patients, percentiles of the resamples are too narrow as well. The interval is therefore a t interval on the logit
-scale. Its standard error comes from the resamples. Its degrees of freedom come from the effective number of patients
-(Kish: (sum m)^2 / sum m^2, where m is the number of images of each patient).
+scale, with the standard error of the resamples and the degrees of freedom of ``effective_sample_size``.
 
 For the correction of standard error and quantile see Hesterberg 2015, The American Statistician 69(4), 371-386; for
 degrees of freedom from an effective number of clusters see Carter, Schnepel and Steigerwald 2017, Review of Economics
@@ -30,28 +29,13 @@ CHUNK_SIZE = 1_000_000  # images times resamples in memory, per core
 
 
 class Scores(NamedTuple):
-    """The input of all measures: N images with their probabilities.
+    """The input of all measures: N images with their probabilities."""
 
-    Attributes
-    ----------
-    labels : int64 (N,)
-        0 or 1.
-    probabilities : float64 (N,)
-        Of the positive class, in [0, 1].
-    predicted : bool (N,)
-        Whether the image is predicted positive.
-    units : int64 (N,)
-        The patient (or component of patients and copies) of each image, numbered from 0.
-    leave_one_out : tuple of Scores
-        The same images, scored without the first network of the ensemble, without the second, and so on; empty for one
-        network.
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    predicted: np.ndarray
-    units: np.ndarray
-    leave_one_out: tuple["Scores", ...] = ()
+    labels: np.ndarray  # int64 (N,), 0 or 1
+    probabilities: np.ndarray  # float64 (N,), of the positive class, in [0, 1]
+    predicted: np.ndarray  # bool (N,): predicted positive
+    units: np.ndarray  # int64 (N,): the patient, or component of patients and copies, numbered from 0
+    leave_one_out: tuple["Scores", ...] = ()  # the same images without each network of the ensemble in turn
 
 
 # The sets of images that a measure is computed from. The set with the fewest patients limits its interval.
@@ -81,14 +65,11 @@ def resample(scores: Scores, seed: int, auc: bool = True, superset: Scores | Non
     Parameters
     ----------
     scores : Scores
-        N images, at least one.
-    seed : int
-        Seed of the resamples.
+        At least one image.
     auc : bool
         Whether to compute the areas under the curves, which take most of the time.
     superset : Scores, optional
-        The scores that ``scores`` are a subset of, with the same numbers of units. Their units are drawn, so that
-        subsets can be compared.
+        What ``scores`` are a subset of, with the same numbers of units: its units are drawn, to compare subsets.
 
     Returns
     -------
@@ -114,22 +95,15 @@ def weighted_measures(
 
     Parameters
     ----------
-    scores : Scores
-        N images of U units.
     draw : callable
-        ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: whole numbers (count, U).
-    rows : int
-        Number of rows.
+        ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: int (count, number of units).
     size : int
         Sets how many rows are computed at once; equal sizes give equal calls of ``draw``.
-    auc : bool
-        Whether to compute the areas under the curves.
 
     Returns
     -------
     dict of float64 (rows,)
-        By the name of the measure; NaN where it is not defined. With ``auc``, also ``pairs``, the number of pairs that
-        roc_auc compares.
+        As ``resample``. With ``auc``, also ``pairs``, the number of pairs that roc_auc compares.
     """
     labels, units = scores.labels.astype(np.float64), scores.units
     positive, predicted = labels == 1, scores.predicted
@@ -199,19 +173,7 @@ def _areas(weights: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dic
 def effective_sample_size(units: np.ndarray) -> float:
     """The effective number of patients: (sum m)^2 / sum m^2, where m is the number of images of each patient.
 
-    Parameters
-    ----------
-    units : int64 (N,)
-        The patient of each image, numbered from 0.
-
-    Returns
-    -------
-    float
-        From 1 to the number of patients, or 0 without images.
-
-    References
-    ----------
-    Kish 1965, Survey Sampling, Wiley.
+    From 1 to the number of patients, or 0 without images. See Kish 1965, Survey Sampling, Wiley.
     """
     images = np.bincount(units).astype(np.float64)
     return float(images.sum() ** 2 / (images**2).sum()) if len(units) else 0.0
@@ -234,16 +196,9 @@ def interval(
     value : float
         The measure on ``scores``, in [0, 1].
     resampled : float64 (RESAMPLES,)
-        The measure on each resample.
-    scores : Scores
-        The images that were resampled.
+        The measure on each resample of ``scores``.
     training : VarianceComponent, optional
         The variance over trainings. With it, the interval is that of the recipe, otherwise that of the model.
-
-    Returns
-    -------
-    tuple of float, or str
-        The lower and the upper bound, in [0, 1], or the reason.
     """
     limit = _sample_size_and_df(measure, (scores,))
     if isinstance(limit, str):
@@ -272,12 +227,8 @@ def _bounds(
 def predict_width(
     measure: str, value: float, resampled: np.ndarray, scores: Scores
 ) -> tuple[Callable[[float, float], float], float]:
-    """How the width of an interval of the model depends on the number of patients.
-
-    Parameters
-    ----------
-    measure, value, resampled, scores
-        As for ``interval``, for a measure that has one.
+    """How the width of an interval of the model depends on the number of patients; arguments as for ``interval``, for
+    a measure that has one.
 
     Returns
     -------
@@ -301,10 +252,8 @@ def predict_width(
 
 
 def seed_variance_share(measure: str, resampled: np.ndarray, scores: Scores, training: VarianceComponent) -> float:
-    """The share of trainings in the variance over patients and trainings, in [0, 1].
-
-    The arguments are those of ``interval``, for a measure that has one.
-    """
+    """The share of trainings in the variance over patients and trainings, in [0, 1]; arguments as for ``interval``, for
+    a measure that has one."""
     limit = _sample_size_and_df(measure, (scores,))
     assert not isinstance(limit, str)
     total = training.variance + patient_variance(resampled, limit[1]).variance
@@ -337,7 +286,7 @@ def difference(
     pair: tuple[Scores, Scores],
     trainings: tuple[VarianceComponent, ...] = (),
 ) -> tuple[float, float, float] | str:
-    """The 95 % interval of a paired difference (second minus first) and its p, or the reason why there are none.
+    """The 95 % interval of a paired difference (second minus first) and its two-sided p, or why there are none.
 
     The interval is the t interval of ``interval``, but on the plain scale. If all resamples give the same difference, p
     is that of a sign test on the effective number of patients.
@@ -348,17 +297,10 @@ def difference(
         The measure of both classifiers.
     resampled : float64 (RESAMPLES,)
         The difference on each resample.
-    measure : str
-        A key of SUPPORT.
     pair : tuple of Scores
         The same images, as both classifiers score them.
     trainings : tuple of VarianceComponent
         The variance of each measure over trainings. With it, recipes are compared, otherwise models.
-
-    Returns
-    -------
-    tuple of float, or str
-        The lower bound, the upper bound and the two-sided p, or the reason.
     """
     limit = _sample_size_and_df(measure, pair)
     if isinstance(limit, str):

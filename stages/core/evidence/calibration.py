@@ -1,4 +1,8 @@
-"""Measure and correct calibration: of images with a probability of 0.8, eight in ten should be positive."""
+"""Measure and correct calibration: of images with a probability of 0.8, eight in ten should be positive.
+
+``labels`` are int64 (N,), 0 or 1; ``probabilities`` and ``raw``, those before calibration, float64 (N,) in [0, 1].
+Temperature scaling: Guo et al. 2017, On calibration of modern neural networks, ICML, section 4.2.
+"""
 
 from typing import Any
 
@@ -19,46 +23,12 @@ def logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits of probabilities by a temperature.
-
-    Parameters
-    ----------
-    probabilities : float64 (N,)
-        In [0, 1].
-    temperature : float
-        Above 0. A temperature above 1 moves the probabilities towards 0.5.
-
-    Returns
-    -------
-    float64 (N,)
-        Probabilities in [0, 1], in the same order.
-
-    References
-    ----------
-    Guo et al. 2017, On calibration of modern neural networks, ICML, section 4.2.
-    """
+    """Divide the logits of probabilities by a temperature above 0; above 1, it moves them towards 0.5."""
     return expit(logits(probabilities) / temperature)
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The temperature of lowest log loss.
-
-    Parameters
-    ----------
-    labels : int64 (N,)
-        0 or 1.
-    probabilities : float64 (N,)
-        In [0, 1].
-
-    Returns
-    -------
-    float or None
-        From 0.05 to 20; None if all labels are equal.
-
-    References
-    ----------
-    Guo et al. 2017, On calibration of modern neural networks, ICML, section 4.2.
-    """
+    """The temperature of lowest log loss, from 0.05 to 20; None if all labels are equal."""
     if len(np.unique(labels)) < 2:
         return None
     from scipy.optimize import minimize_scalar  # slow to import
@@ -72,21 +42,8 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | No
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """The reliability diagram as a table.
-
-    Parameters
-    ----------
-    labels : int64 (N,)
-        0 or 1.
-    probabilities : float64 (N,)
-        In [0, 1].
-
-    Returns
-    -------
-    DataFrame
-        One row per non-empty bin, of BINS equal bins of the probability: the mean ``probability``, the
-        ``positive_share`` and the number of ``images``.
-    """
+    """The reliability diagram as a table: one row per non-empty bin, of BINS equal bins of the probability, with the
+    mean ``probability``, the ``positive_share`` and the number of ``images``."""
     bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     table = pd.DataFrame({"bin": bins, "probability": probabilities, "positive_share": labels.astype(float)})
     grouped = table.groupby("bin")
@@ -94,23 +51,10 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
 
 
 def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Expected calibration error: the absolute difference of mean probability and share of positives, over the images.
+    """Expected calibration error in BINS bins of the probability of the positive class, in [0, 1]; None without images.
 
-    Parameters
-    ----------
-    labels : int64 (N,)
-        0 or 1.
-    probabilities : float64 (N,)
-        In [0, 1].
-
-    Returns
-    -------
-    float or None
-        In [0, 1], in BINS bins of the probability of the positive class; None without images.
-
-    References
-    ----------
-    Naeini et al. 2015, Obtaining well calibrated probabilities using Bayesian binning, AAAI.
+    It is the absolute difference of mean probability and share of positives of a bin, averaged over the images (Naeini
+    et al. 2015, Obtaining well calibrated probabilities using Bayesian binning, AAAI).
     """
     if not len(labels):
         return None
@@ -120,34 +64,16 @@ def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
 
 
 def apply(predictions: pd.DataFrame, raw: np.ndarray, calibrate: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    """Fit the temperature on validation and, if asked for, apply it to all images.
+    """Fit the temperature on validation and, with ``calibrate``, apply it to all images: N rows with label and split.
 
-    Parameters
-    ----------
-    predictions : DataFrame
-        With the columns label and split, N rows.
-    raw : float64 (N,)
-        The probabilities before calibration.
-    calibrate : bool
-        Whether evaluate.calibration is "temperature".
-
-    Returns
-    -------
-    probabilities : float64 (N,)
-        ``raw``, or with ``calibrate`` the probabilities after calibration.
-    block : dict
-        The block ``calibration`` of the details, on the test images.
-
-    Raises
-    ------
-    PipelineError
-        With ``calibrate``, if validation has one class only.
+    Returns the N probabilities, and the block ``calibration`` of the details, on the test images. Raises PipelineError
+    with ``calibrate``, if validation has one class only.
     """
     labels, split = predictions["label"].to_numpy(), predictions["split"]
     val, test = (split == "val").to_numpy(dtype=bool), (split == "test").to_numpy(dtype=bool)
     temperature = fit_temperature(labels[val], raw[val])
     if calibrate and temperature is None:
-        raise PipelineError(messages.no_temperature())
+        raise PipelineError(messages.NO_TEMPERATURE)
     block = summarise(labels[test], raw[test], temperature, calibrate)
     return (apply_temperature(raw, temperature) if calibrate and temperature is not None else raw), block
 
@@ -158,24 +84,10 @@ def applied_temperature(block: dict[str, Any]) -> float:
 
 
 def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, applied: bool) -> dict[str, Any]:
-    """The block ``calibration`` of the details.
+    """The block ``calibration`` of the details, from test images and the temperature fitted on validation.
 
-    Parameters
-    ----------
-    labels : int64 (N,)
-        0 or 1, of the test images.
-    raw : float64 (N,)
-        Their probabilities before calibration.
-    temperature : float or None
-        The temperature fitted on validation; None if there is none.
-    applied : bool
-        Whether evaluate applies it.
-
-    Returns
-    -------
-    dict
-        ``temperature``, ``applied``, and expected calibration error (``ece``) and Brier score (``brier``) before and
-        after the temperature; None where not defined, with a ``reason`` if there is no temperature.
+    ``temperature``, ``applied``, and expected calibration error (``ece``) and Brier score (``brier``) before and after
+    the temperature; None where not defined, with a ``reason`` if there is no temperature.
     """
 
     def errors(probabilities: np.ndarray) -> dict[str, float | None]:
@@ -183,9 +95,8 @@ def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, ap
         return {"ece": ece(labels, probabilities), "brier": brier}
 
     block: dict[str, Any] = {"temperature": temperature, "applied": applied and temperature is not None}
-    before = errors(raw)
-    after = errors(apply_temperature(raw, temperature)) if temperature is not None else dict.fromkeys(before)
-    block |= {name: {"before": before[name], "after": after[name]} for name in before}
+    before, after = errors(raw), errors(apply_temperature(raw, temperature)) if temperature is not None else {}
+    block |= {name: {"before": value, "after": after.get(name)} for name, value in before.items()}
     if temperature is None:
         block["reason"] = "validation has one class only, so no temperature can be fitted"
     return block

@@ -1,33 +1,20 @@
 """What the plots show: curves, confusion matrix and histogram of predictions, as tables."""
 
-from core.evidence import metrics
-
 import numpy as np
 import pandas as pd
 
 
 def curves(splits: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
-    """ROC and PR curves.
-
-    Parameters
-    ----------
-    splits : dict of DataFrame
-        By the name of the split, a table with the columns label and probability.
-
-    Returns
-    -------
-    dict of dict of DataFrame
-        By "roc" or "pr", then by the split: a table with the columns false_positive_rate and sensitivity, or
-        sensitivity and precision, in [0, 1]. It has no rows if one class is missing.
-    """
-    from sklearn.metrics import precision_recall_curve
+    """ROC and PR curves by "roc" or "pr", then by split; without rows if a class is missing. ``splits`` has the columns
+    label and probability."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
 
     by_kind: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
     for split, rows in splits.items():
         roc = pd.DataFrame(columns=["false_positive_rate", "sensitivity"], dtype=float)
         pr = pd.DataFrame(columns=["sensitivity", "precision"], dtype=float)
         if rows["label"].nunique() == 2:
-            fpr, sensitivity, _ = metrics.roc_curve(rows)
+            fpr, sensitivity, _ = roc_curve(rows["label"], rows["probability"])
             roc = pd.DataFrame({"false_positive_rate": fpr, "sensitivity": sensitivity})
             precision, sensitivity, _ = precision_recall_curve(
                 rows["label"], rows["probability"], drop_intermediate=True
@@ -40,12 +27,8 @@ def curves(splits: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]
 def predicted_classes(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """The columns ``actual`` and ``predicted`` of each image: "negative" or "positive"."""
     words = np.array(["negative", "positive"])
-    return pd.DataFrame(
-        {
-            "actual": words[predictions["label"]],
-            "predicted": words[(predictions["probability"] >= threshold).astype(int)],
-        }
-    )
+    positive = (predictions["probability"] >= threshold).astype(int)
+    return pd.DataFrame({"actual": words[predictions["label"]], "predicted": words[positive]})
 
 
 def confusion(predicted: pd.DataFrame) -> np.ndarray:
@@ -56,20 +39,7 @@ def confusion(predicted: pd.DataFrame) -> np.ndarray:
 
 
 def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
-    """The number of images of each label by probability.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        With the columns label and probability.
-    bins : int
-        Number of equal bins of the probability.
-
-    Returns
-    -------
-    DataFrame
-        One row per bin: ``probability``, its centre, and the number of ``negatives`` and of ``positives``.
-    """
+    """The number of ``negatives`` and ``positives`` in equal bins of the probability, with the centre of each bin."""
     edges = np.linspace(0, 1, bins + 1)
     table = {"probability": (edges[:-1] + edges[1:]) / 2}
     for label, name in enumerate(("negatives", "positives")):

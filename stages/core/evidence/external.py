@@ -20,14 +20,10 @@ def summarise(
     test : DataFrame
         All images of the external set, as for metrics.summarise, with ``raw``, the probability before calibration, and
         ``ood``, whether the image is out of distribution.
-    val : DataFrame
-        The validation images of the first set.
-    first : dict
-        The details of the first set.
+    val, first
+        The validation images of the first set, and its details.
     threshold : float or str
         evaluate.threshold.
-    seed : int
-        Seed of the resamples.
 
     Returns
     -------
@@ -35,10 +31,8 @@ def summarise(
         The blocks of metrics.summarise, and on the images that the first set lacks: drop, ood_share, calibration,
         mean_probability, and groups if there are any.
     """
-    of_first = first["calibration"]
-    non_leaking = metrics.non_leaking(test)
-    details = {"threshold": first["threshold"]}
-    details |= metrics.summarise(test, val, first["threshold"], threshold, seed)
+    of_first, non_leaking = first["calibration"], metrics.non_leaking(test)
+    details = {"threshold": first["threshold"]} | metrics.summarise(test, val, first["threshold"], threshold, seed)
     details |= subgroups.summarise(non_leaking, non_leaking[:0], first["threshold"], seed)
     labels, raw = non_leaking["label"].to_numpy(), non_leaking["raw"].to_numpy()
     return details | {
@@ -60,24 +54,12 @@ def headline(details: dict[str, Any]) -> dict[str, float | None]:
 
 
 def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """How far each measure falls from one set to another without common patients.
+    """How far each measure falls from one set to another without common patients, from two blocks of metrics.summarise.
 
-    The interval holds for this model and new patients of both kinds.
+    The drop is {value, ci_low, ci_high}, negative if the measure rises; None with a ``reason`` where not defined. Its
+    interval holds for this model and new patients of both kinds. PREVALENCE_FREE measures have ``worse``: whether the
+    drop is significant, corrected for their number (the interval is widened to that of Bonferroni).
 
-    Parameters
-    ----------
-    first, external : dict
-        Blocks of metrics.summarise.
-
-    Returns
-    -------
-    dict
-        By the name of the measure, {value, ci_low, ci_high}, negative if the measure rises; None with a ``reason``
-        where not defined. PREVALENCE_FREE measures have ``worse``: whether the drop is significant, corrected for their
-        number (the interval is widened to that of Bonferroni).
-
-    References
-    ----------
     Zou and Donner 2008, Statistics in Medicine 27(10), 1693-1702: the interval of a difference from those of both
     values (MOVER).
     """
@@ -85,8 +67,7 @@ def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str,
     drops: dict[str, dict[str, Any]] = {}
     for name in metrics.MEASURES:
         here, there = first[name], external[name]
-        defined = None not in (here["value"], there["value"])
-        value = here["value"] - there["value"] if defined else None
+        value = None if None in (here["value"], there["value"]) else here["value"] - there["value"]
         drops[name] = {"value": value, "ci_low": None, "ci_high": None}
         if value is None or None in (here["ci_low"], there["ci_low"]):
             drops[name]["reason"] = next(entry["reason"] for entry in (here, there) if entry["ci_low"] is None)
@@ -100,21 +81,6 @@ def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str,
 
 
 def share(marked: np.ndarray, units: np.ndarray, seed: int) -> dict[str, Any]:
-    """The share of marked images with its 95 % interval over patients.
-
-    Parameters
-    ----------
-    marked : bool (N,)
-        Whether the image is marked.
-    units : int64 (N,)
-        The patient of each image.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict
-        {value, ci_low, ci_high}, and the ``reason`` if one of them is None.
-    """
+    """The share of ``marked`` images, bool (N,), with its 95 % interval over patients, as metrics.model_metric."""
     positives = Scores(np.ones(len(marked), dtype=np.int64), marked.astype(float), marked, pd.factorize(units)[0])
     return metrics.model_metric(positives, seed, "sensitivity")

@@ -4,19 +4,24 @@ from typing import Any
 
 from core.pipeline.text import format_metric
 
-
-def no_threshold(images: int, positives: int) -> str:
-    return (
-        "evaluate.threshold can't be chosen on validation, which has one class only: "
-        f"{positives} of {images} images are positive. Set a number, for example evaluate.threshold: 0.5"
-    )
-
-
-def no_temperature() -> str:
-    return (
-        "evaluate.calibration: no temperature can be fitted, as validation has one class only. "
-        "Set evaluate.calibration: none, or give validation images of both classes (split.val, seed)"
-    )
+NO_THRESHOLD = (
+    "evaluate.threshold can't be chosen on validation, which has one class only: "
+    "{positives} of {images} images are positive. Set a number, for example evaluate.threshold: 0.5"
+)
+NO_TEMPERATURE = (
+    "evaluate.calibration: no temperature can be fitted, as validation has one class only. "
+    "Set evaluate.calibration: none, or give validation images of both classes (split.val, seed)"
+)
+COLOUR_IMAGES = (
+    "The images of this set are in colour, but the model was trained on grey images: save them as grey images, or "
+    "train on colour images"
+)
+GREY_IMAGES = "The images of this set are grey; the model was trained on colour, and sees three equal channels"
+NO_OTHER_SET = (
+    "Each of the {images:,} images is a copy of one in the first set ({exact_copies:,} exact, {near_copies:,} near), "
+    "or of one of its patients: this is no other set. See data.location; if the two hospitals name patients "
+    "independently, set external.patients: other"
+)
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -30,22 +35,3 @@ def summary(figures: dict[str, Any]) -> str:
         texts = [format_metric(block.get(row)) for block in blocks.values()]
         lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
     return "\n".join(lines)
-
-
-def colour_images() -> str:
-    return (
-        "The images of this set are in colour, but the model was trained on grey images: save them as grey images, or "
-        "train on colour images"
-    )
-
-
-def grey_images() -> str:
-    return "The images of this set are grey; the model was trained on colour, and sees three equal channels"
-
-
-def no_other_set(common: dict[str, Any]) -> str:
-    return (
-        f"Each of the {common['images']:,} images is a copy of one in the first set ({common['exact_copies']:,} exact, "
-        f"{common['near_copies']:,} near), or of one of its patients: this is no other set. See data.location; if the "
-        "two hospitals name patients independently, set external.patients: other"
-    )

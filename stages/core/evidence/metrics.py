@@ -1,5 +1,6 @@
 """Measures of a classifier's probabilities with their intervals. A measure that is not defined is None."""
 
+import itertools
 from typing import Any
 
 from core.evidence import bootstrap, messages, seed_variance
@@ -20,13 +21,10 @@ def _ratio(numerator: int, denominator: int) -> float | None:
 
 
 def measures(scores: Scores) -> dict[str, float | None]:
-    """The measures of one set of images.
+    """The measures of one set of images, in [0, 1].
 
-    Returns
-    -------
-    dict of float or None
-        By the name of the measure, in [0, 1]. None means not defined: sensitivity without positives, precision if no
-        image is predicted positive, the areas under the curves with one class.
+    None means not defined: sensitivity without positives, precision if no image is predicted positive, the areas under
+    the curves with one class.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import
 
@@ -49,15 +47,8 @@ def measures(scores: Scores) -> dict[str, float | None]:
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
-    """The scores of a table of predictions.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        With the columns label, probability and unit, and for an ensemble those of seed_variance.add_leave_one_out.
-    threshold : float or Series
-        One number for all rows, or one per row. A probability at the threshold is predicted positive.
-    """
+    """The scores of a table with the columns label, probability and unit, and for an ensemble those of
+    seed_variance.add_leave_one_out. A probability at the threshold (a Series: one per row) is predicted positive."""
     labels, units = predictions["label"].to_numpy(), pd.factorize(predictions["unit"])[0].astype(np.int64)
 
     def of_column(column: str) -> Scores:
@@ -69,23 +60,10 @@ def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> 
 
 
 def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
-    """Measures with their 95 % intervals.
+    """Measures with 95 % intervals: {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}.
 
-    Parameters
-    ----------
-    scores : Scores
-        The images.
-    seed : int
-        Seed of the resamples.
-    names : tuple of str
-        The measures to compute.
-
-    Returns
-    -------
-    dict
-        By the name of the measure, {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}. The first
-        interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
-        variance of the latter. A number that is not defined is None, and the key ``reason`` says why.
+    The first interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
+    variance of the latter. A number that is not defined is None, and the key ``reason`` says why.
     """
     auc = bool({"roc_auc", "pr_auc"} & set(names))
     resampled = bootstrap.resample(scores, seed, auc) if len(scores.labels) else {}
@@ -93,35 +71,30 @@ def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
         value = values[name]
-        entries[name] = {
-            "value": value,
-            "ci_low": None,
-            "ci_high": None,
-            "recipe": {"ci_low": None, "ci_high": None, "seed_variance_share": None},
-        }
+        recipe: dict[str, Any] = {"ci_low": None, "ci_high": None, "seed_variance_share": None}
+        entry = entries[name] = {"value": value, "ci_low": None, "ci_high": None, "recipe": recipe}
         if value is None:
-            entries[name]["reason"] = _undefined_reason(scores)
+            entry["reason"] = _undefined_reason(scores)
             continue
         bounds = bootstrap.interval(name, value, resampled[name], scores)
         if isinstance(bounds, str):
-            entries[name]["reason"] = f"no interval: {bounds}"
+            entry["reason"] = f"no interval: {bounds}"
             continue
-        entries[name]["ci_low"], entries[name]["ci_high"] = bounds
+        entry["ci_low"], entry["ci_high"] = bounds
         training = seed_variance.jackknife([others[name] for others in leave_one_out])
         if training is None:
-            reason = "not defined without one of the networks" if leave_one_out else seed_variance.SINGLE_NETWORK
-            entries[name]["recipe"]["reason"] = reason
+            single = seed_variance.SINGLE_NETWORK
+            recipe["reason"] = "not defined without one of the networks" if leave_one_out else single
             continue
-        recipe = bootstrap.interval(name, value, resampled[name], scores, training)
-        assert not isinstance(recipe, str)  # the model has an interval
-        share = bootstrap.seed_variance_share(name, resampled[name], scores, training)
-        entries[name]["recipe"] = {"ci_low": recipe[0], "ci_high": recipe[1], "seed_variance_share": share}
+        bounds = bootstrap.interval(name, value, resampled[name], scores, training)
+        assert not isinstance(bounds, str)  # the model has an interval
+        recipe["ci_low"], recipe["ci_high"] = bounds
+        recipe["seed_variance_share"] = bootstrap.seed_variance_share(name, resampled[name], scores, training)
     return entries
 
 
 def model_metric(scores: Scores, seed: int, name: str) -> dict[str, Any]:
-    """One entry of ``metrics_with_ci`` without the interval of the recipe: {value, ci_low, ci_high}, and the
-    ``reason``."""
+    """One entry of ``metrics_with_ci`` without the recipe: {value, ci_low, ci_high}, and the ``reason`` of a None."""
     entry = metrics_with_ci(scores._replace(leave_one_out=()), seed, (name,))[name]
     return {key: value for key, value in entry.items() if key != "recipe"}
 
@@ -156,57 +129,39 @@ def leaking(predictions: pd.DataFrame) -> dict[str, int]:
 
 
 def choose_threshold(threshold: float | str, validation: pd.DataFrame) -> float:
-    """The threshold of a probability that is predicted positive.
+    """``threshold``, or for "validation" the one with the best balanced accuracy on ``validation``; in [0, 1].
 
-    Parameters
-    ----------
-    threshold : float or str
-        The threshold itself, or "validation".
-    validation : DataFrame
-        With the columns label and probability.
-
-    Returns
-    -------
-    float
-        ``threshold``, or for "validation" the threshold with the best balanced accuracy on ``validation``; in [0, 1].
-
-    Raises
-    ------
-    PipelineError
-        If it has to be chosen and validation has one class only.
+    Raises PipelineError if it has to be chosen and validation has one class only.
     """
     if threshold != "validation":
         return float(threshold)
     if validation["label"].nunique() < 2:
-        raise PipelineError(messages.no_threshold(len(validation), int(validation["label"].sum())))
-    fpr, sensitivity, thresholds = roc_curve(validation)
+        raise PipelineError(messages.NO_THRESHOLD.format(images=len(validation), positives=validation["label"].sum()))
+    from sklearn.metrics import roc_curve  # slow to import
+
+    fpr, sensitivity, thresholds = roc_curve(validation["label"], validation["probability"])
     return float(min(1.0, thresholds[np.argmax(sensitivity - fpr)]))
 
 
 def summarise(
     test: pd.DataFrame, validation: pd.DataFrame, threshold: float, strategy: float | str, seed: int
 ) -> dict[str, Any]:
-    """The blocks of the details of evaluate.
-
-    Patients are scored by the mean and by the maximum of their images.
+    """The blocks of the details of evaluate. Patients are scored by the mean and by the maximum of their images.
 
     Parameters
     ----------
     test, validation : DataFrame
         With the columns label, patient, probability, unit, copy_in_train and patient_in_train.
-    threshold : float
-        The threshold of the images.
-    strategy : float or str
-        evaluate.threshold. If it is "validation", the thresholds of patients are chosen on the validation patients.
-    seed : int
-        Seed of the resamples.
+    threshold, strategy
+        The threshold of the images, and evaluate.threshold: if it is "validation", the thresholds of patients are
+        chosen on the validation patients.
 
     Returns
     -------
     dict
         ``test``: counts and measures of all test images. ``test_unseen``: of the non-leaking ones. ``leak``: the
-        measures of test minus test_unseen. ``leaking``: the number of test images that are copies of training images,
-        and of others of training patients. ``test_patients``: None if patients are unknown. ``operating_points``.
+        measures of test minus test_unseen. ``leaking``: the counts of ``leaking``. ``test_patients``: None if patients
+        are unknown. ``operating_points``.
     """
     without_leak = non_leaking(test)
     of_test = _block(test, threshold, seed)
@@ -248,8 +203,8 @@ def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, 
 
 
 def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
-    """The counts behind a measure: images, positives, patients, patients with a positive image, and the number of
-    components of patients and copies (``unit``) with a positive and with a negative image."""
+    """tables.counts, and the number of components of patients and copies (``unit``) with a positive and with a negative
+    image."""
     components = {
         f"{name}_components": predictions.loc[predictions["label"] == label, "unit"].nunique()
         for label, name in ((1, "positive"), (0, "negative"))
@@ -258,25 +213,8 @@ def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
 
 
 def by_class(test: pd.DataFrame, classes: "pd.Series[str]", threshold: float, seed: int) -> dict[str, Any]:
-    """The errors in each original class.
-
-    Parameters
-    ----------
-    test : DataFrame
-        The test images, as for ``summarise``.
-    classes : Series of str
-        The original class of each image, on the index of ``test``.
-    threshold : float
-        The threshold of the images.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict
-        By the name of the class: ``side``, "positive" or "negative"; the numbers of ``images`` and ``patients``; how
-        many are ``wrong``, with the ``accuracy``; the three ``quartiles`` of the probability.
-    """
+    """By original class: the ``side``, "positive" or "negative"; the numbers of ``images`` and ``patients``; how many
+    are ``wrong``, with the ``accuracy``; the three ``quartiles`` of the probability."""
     entries: dict[str, Any] = {}
     for name, rows in test.groupby(classes, sort=True):
         of_class = scores(rows, threshold)
@@ -285,7 +223,7 @@ def by_class(test: pd.DataFrame, classes: "pd.Series[str]", threshold: float, se
             "images": len(rows),
             "patients": tables.counts(rows)["patients"],
             "wrong": int((of_class.predicted != (of_class.labels == 1)).sum()),
-            "quartiles": [float(value) for value in np.quantile(of_class.probabilities, (0.25, 0.5, 0.75))],
+            "quartiles": np.quantile(of_class.probabilities, (0.25, 0.5, 0.75)).tolist(),
         } | metrics_with_ci(of_class, seed, ("accuracy",))
     return entries
 
@@ -293,43 +231,25 @@ def by_class(test: pd.DataFrame, classes: "pd.Series[str]", threshold: float, se
 def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Sensitivity and specificity of ``test`` at thresholds chosen on ``validation``.
 
-    Parameters
-    ----------
-    test, validation : DataFrame
-        With the columns label, probability and unit.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict
-        ``specificity_90`` is at the lowest threshold with a specificity of at least 0.90 on validation,
-        ``sensitivity_90`` at the highest threshold with a sensitivity of at least 0.90. Each has the ``threshold`` and
-        the entries of ``metrics_with_ci``; or None as threshold with a ``reason``, if validation has one class only.
+    ``specificity_90`` is at the lowest threshold with a specificity of at least 0.90 on validation, ``sensitivity_90``
+    at the highest threshold with a sensitivity of at least 0.90. Each has the ``threshold`` and the entries of
+    ``metrics_with_ci``; or None as threshold with a ``reason``, if validation has one class only.
     """
+    from sklearn.metrics import roc_curve  # slow to import
+
     points: dict[str, Any] = {}
-    for fixed in ("specificity", "sensitivity"):
-        for goal in POINTS:
-            name = f"{fixed}_{100 * goal:.0f}"
-            if validation["label"].nunique() < 2:
-                points[name] = {"threshold": None, "reason": "validation has one class only"}
-                continue
-            fpr, sensitivity, thresholds = roc_curve(validation, drop_intermediate=False)
-            reached = 1 - fpr >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
-            # Thresholds are in descending order: specificity falls and sensitivity rises along them.
-            position = np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]
-            threshold = float(thresholds[position])
-            entries = metrics_with_ci(scores(test, threshold), seed, ("sensitivity", "specificity"))
-            # The first threshold is infinite (no image is positive), which JSON can't store.
-            points[name] = {"threshold": threshold if np.isfinite(threshold) else None} | entries
+    for fixed, goal in itertools.product(("specificity", "sensitivity"), POINTS):
+        name = f"{fixed}_{100 * goal:.0f}"
+        if validation["label"].nunique() < 2:
+            points[name] = {"threshold": None, "reason": "validation has one class only"}
+            continue
+        fpr, sensitivity, thresholds = roc_curve(
+            validation["label"], validation["probability"], drop_intermediate=False
+        )
+        reached = 1 - fpr >= goal - 1e-12 if fixed == "specificity" else sensitivity >= goal - 1e-12
+        # Thresholds are in descending order: specificity falls and sensitivity rises along them.
+        threshold = float(thresholds[np.flatnonzero(reached)[-1 if fixed == "specificity" else 0]])
+        entries = metrics_with_ci(scores(test, threshold), seed, ("sensitivity", "specificity"))
+        # The first threshold is infinite (no image is positive), which JSON can't store.
+        points[name] = {"threshold": threshold if np.isfinite(threshold) else None} | entries
     return points
-
-
-def roc_curve(rows: pd.DataFrame, drop_intermediate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The false positive rates, the sensitivities and their thresholds, in descending order of the threshold.
-
-    The arguments are those of sklearn.metrics.roc_curve, with the columns label and probability of ``rows``.
-    """
-    from sklearn import metrics  # slow to import
-
-    return metrics.roc_curve(rows["label"], rows["probability"], drop_intermediate=drop_intermediate)

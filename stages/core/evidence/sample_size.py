@@ -2,8 +2,8 @@
 
 The variance of a measure over patients comes from the bootstrap, and shrinks with their number. It is itself estimated
 from few patients, with a relative standard error of about sqrt(2 / degrees of freedom). Therefore the number of
-patients that are needed has a range, from the quantiles of chi-squared (Searle, Casella and McCulloch 1992, Variance
-Components, section 3.6).
+patients needed has a range, from the quantiles of chi-squared (Searle, Casella and McCulloch 1992, Variance Components,
+section 3.6).
 """
 
 from collections.abc import Callable
@@ -23,24 +23,10 @@ MAX_FACTOR = 1e7  # times the patients tested; larger test sets are not searched
 def plan(scores: Scores, seed: int) -> dict[str, Any]:
     """The number of test patients for intervals of WIDTHS: the block ``planning`` of the details.
 
-    Parameters
-    ----------
-    scores : Scores
-        The test images.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict
-        ``patients``: those tested (patients who share copies count as one). For each measure of PLANNED: the ``width``
-        of its interval, the width with twice as many patients (``doubled``), and for each of WIDTHS how many
-        ``patients`` are ``needed``, with the 95 % range of this number, ``ci_low`` and ``ci_high``; None if it is not
-        bounded. A measure that can't be planned has a ``reason``.
-
-    References
-    ----------
-    Searle, Casella and McCulloch 1992, Variance Components, section 3.6.
+    ``patients``: those tested (patients who share copies count as one). For each measure of PLANNED: the ``width`` of
+    its interval, the width with twice as many patients (``doubled``), and for each of WIDTHS how many ``patients`` are
+    ``needed``, with the 95 % range of this number, ``ci_low`` and ``ci_high``; None if it is not bounded. A measure
+    that can't be planned has a ``reason``.
     """
     resampled = bootstrap.resample(scores, seed) if len(scores.labels) else {}
     entries = metrics.metrics_with_ci(scores._replace(leave_one_out=()), seed, PLANNED)
@@ -51,19 +37,16 @@ def plan(scores: Scores, seed: int) -> dict[str, Any]:
             block[measure] = {"reason": entry.get("reason", f"a value of {entry['value']} has no variance")}
             continue
         width, df = bootstrap.predict_width(measure, entry["value"], resampled[measure], scores)
-        variances = {"patients": 1.0, "ci_low": df / _chi2(0.975, df)}
-        variances["ci_high"] = df / _chi2(0.025, df)
-        block[measure] = {"width": width(1, 1), "doubled": width(2, 1), "needed": {}}
-        for goal in WIDTHS:
-            block[measure]["needed"][f"{goal:g}"] = {
+        low, high = (2 * gammaincinv(df / 2, share) for share in (0.975, 0.025))  # quantiles of chi-squared
+        variances = {"patients": 1.0, "ci_low": float(df / low), "ci_high": float(df / high)}
+        needed = {
+            f"{goal:g}": {
                 name: _patients_needed(width, variance, goal, patients) for name, variance in variances.items()
             }
+            for goal in WIDTHS
+        }
+        block[measure] = {"width": width(1, 1), "doubled": width(2, 1), "needed": needed}
     return block
-
-
-def _chi2(share: float, df: float) -> float:
-    """The quantile of the chi-square distribution."""
-    return float(2 * gammaincinv(df / 2, share))
 
 
 def _patients_needed(width: Callable[[float, float], float], variance: float, goal: float, patients: int) -> int | None:

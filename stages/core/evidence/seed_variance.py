@@ -34,19 +34,9 @@ class VarianceComponent(NamedTuple):
 
 
 def add_leave_one_out(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """Add a column for each network of the ensemble: the probability, after calibration, without this network.
+    """Add the columns without_1, without_2, ...: the calibrated probability without the first network, the second, ...
 
-    Parameters
-    ----------
-    predictions : DataFrame
-        With the columns of tables.members, if it is an ensemble.
-    temperature : float
-        Above 0; 1 does not change the probabilities.
-
-    Returns
-    -------
-    DataFrame
-        ``predictions`` with the columns without_1, without_2, ...; none are added for fewer than two networks.
+    With fewer than two networks, no column is added. A temperature of 1 does not change the probabilities.
     """
     members = tables.members(predictions)
     if len(members) < 2:
@@ -66,21 +56,9 @@ def leave_one_out_columns(predictions: pd.DataFrame) -> list[str]:
 
 
 def jackknife(values: list[float | None]) -> VarianceComponent | None:
-    """The variance of a measure over trainings.
+    """The variance of a measure over trainings (Efron and Stein 1981), from its values without each network in turn.
 
-    Parameters
-    ----------
-    values : list of float or None
-        The measure without the first network, without the second, and so on; None where it is not defined.
-
-    Returns
-    -------
-    VarianceComponent or None
-        None if a value is not defined, or if there are fewer than two.
-
-    References
-    ----------
-    Efron and Stein 1981, The Annals of Statistics 9(3), 586-596.
+    None if a value is not defined (None), or if there are fewer than two.
     """
     defined = np.array([value for value in values if value is not None])
     if len(defined) < max(2, len(values)):
@@ -90,12 +68,7 @@ def jackknife(values: list[float | None]) -> VarianceComponent | None:
 
 
 def combine(patients: VarianceComponent, *trainings: VarianceComponent) -> VarianceComponent:
-    """The variance over patients and trainings, and its degrees of freedom, at most those of the patients.
-
-    References
-    ----------
-    Satterthwaite 1946, Biometrics Bulletin 2(6), 110-114.
-    """
+    """The variance over patients and trainings; Satterthwaite's degrees of freedom, at most those of the patients."""
     components = [patients, *trainings]
     total = sum(component.variance for component in components)
     squares = sum(component.variance**2 / component.df for component in components)

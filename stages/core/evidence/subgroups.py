@@ -30,26 +30,16 @@ Draw = Callable[[int, int], np.ndarray]
 
 
 class PermutationUnits(NamedTuple):
-    """What is permuted between the levels of a group: the images of one patient in one level.
+    """What is permuted between the levels of a group: U units, the images of one patient in one level."""
 
-    Attributes
-    ----------
-    scores : Scores
-        The images; their ``units`` are the units of the permutation.
-    level, patient : int64 (U,)
-        The level and the patient of each unit, numbered from 0.
-    stratum : int64 (U,)
-        Units are permuted within a stratum.
-    """
-
-    scores: Scores
-    level: np.ndarray
-    patient: np.ndarray
-    stratum: np.ndarray
+    scores: Scores  # of the images; their ``units`` are the units of the permutation
+    level: np.ndarray  # int64 (U,), numbered from 0
+    patient: np.ndarray  # int64 (U,), numbered from 0
+    stratum: np.ndarray  # int64 (U,): units are permuted within a stratum
 
 
 def summarise(test: pd.DataFrame, train_val: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
-    """The blocks ``groups`` and ``worst`` of the details, from the columns of tables.groups.
+    """The blocks ``groups`` and ``worst`` of the details, from the columns of tables.groups; {} if there are none.
 
     Parameters
     ----------
@@ -57,17 +47,12 @@ def summarise(test: pd.DataFrame, train_val: pd.DataFrame, threshold: float, see
         The test images, as for metrics.summarise.
     train_val : DataFrame
         The images of training and validation, with file, label and unit. Without rows, shortcuts are not tested.
-    threshold : float
-        The threshold of the images.
-    seed : int
-        Seed of resamples and permutations.
 
     Returns
     -------
     dict
         ``groups``: by the name of the group, its ``levels`` with their measures and differences, the number of images
-        without a value (``unknown``), and the ``shortcut``. ``worst``: the level and measure that is below the others
-        with the least p; None if there are too few patients. An empty dict if there are no groups.
+        without a value (``unknown``), and the ``shortcut``. ``worst``: see ``_worst``.
     """
     names = tables.groups(test)
     groups = {
@@ -101,30 +86,10 @@ def _sort_key(level: str) -> tuple[float, bool, str]:
 
 
 def compare(images: pd.DataFrame, name: str, num_groups: int, threshold: float, seed: int) -> dict[str, dict[str, Any]]:
-    """Compare each level of a group with all other images.
+    """Compare each level of a group with all other images (Westfall and Young 1993, as above), by measure of COMPARED.
 
-    Parameters
-    ----------
-    images : DataFrame
-        Test images that have a value of the group, as for metrics.summarise.
-    name : str
-        The column of the group.
-    num_groups : int
-        The number of groups that are compared, to correct p for.
-    threshold : float
-        The threshold of the images.
-    seed : int
-        Seed of the permutations.
-
-    Returns
-    -------
-    dict of dict
-        By level, then by measure of COMPARED: ``value``, the difference from the others, and ``p``, corrected for all
-        levels and measures and for ``num_groups``; None with a ``reason`` where not defined.
-
-    References
-    ----------
-    Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.6.
+    ``images`` have a value in the column ``name``. ``value`` is the difference from the others, ``p`` is corrected for
+    all levels and measures and for the ``num_groups`` that are compared; None with a ``reason`` where not defined.
     """
     levels = sorted(images[name].unique())
     units = _permutation_units(images, name, levels, threshold)
@@ -133,7 +98,7 @@ def compare(images: pd.DataFrame, name: str, num_groups: int, threshold: float, 
     standardised: dict[tuple[str, str], float] = {}
     for number, level in enumerate(levels):
         inside = units.level == number
-        observed = _difference(units, _unpermuted(inside), 1)
+        observed = _difference(units, lambda *_, inside=inside: inside[None], 1)
         permuted = None
         for measure in COMPARED:
             value = float(observed[measure][0])
@@ -169,10 +134,6 @@ def _permutation_units(images: pd.DataFrame, name: str, levels: list[str], thres
     return PermutationUnits(scores, pd.Index(levels).get_indexer(labels.index.get_level_values(1)), patient, stratum)
 
 
-def _unpermuted(inside: np.ndarray) -> Draw:
-    return lambda first, count: np.tile(inside, (count, 1))
-
-
 def _permute(units: PermutationUnits, number: int, seed: int) -> Draw:
     """A function that returns which units are in level ``number`` after permutations: bool (count, U). Equal arguments
     permute equally, whichever the level."""
@@ -191,49 +152,31 @@ def _permute(units: PermutationUnits, number: int, seed: int) -> Draw:
 def _difference(units: PermutationUnits, draw: Draw, rows: int) -> dict[str, np.ndarray]:
     """Each measure of COMPARED inside a level minus outside, for ``rows`` permutations: float64 (rows,)."""
     size = max(len(units.scores.labels), len(units.level))
-    inside = bootstrap.weighted_measures(
-        units.scores, lambda first, count: draw(first, count).astype(np.int64), rows, size
-    )
-    outside = bootstrap.weighted_measures(
-        units.scores, lambda first, count: 1 - draw(first, count).astype(np.int64), rows, size
+    inside, outside = (
+        bootstrap.weighted_measures(
+            units.scores, lambda *chunk, side=side: (draw(*chunk) == side).astype(np.int64), rows, size
+        )
+        for side in (True, False)
     )
     return {measure: inside[measure] - outside[measure] for measure in COMPARED}
 
 
 def _min_patients(units: PermutationUnits, inside: np.ndarray, measure: str) -> int:
     """The number of patients on the side, and in the images that a measure is computed from, which has the fewest."""
-    counts = []
-    for images in bootstrap.SUPPORT[measure](units.scores):
-        numbers = np.unique(units.scores.units[images])
-        for side in (inside, ~inside):
-            counts.append(len(np.unique(units.patient[numbers[side[numbers]]])))
-    return min(counts)
+    support = [np.unique(units.scores.units[images]) for images in bootstrap.SUPPORT[measure](units.scores)]
+    return min(
+        len(np.unique(units.patient[numbers[side[numbers]]])) for numbers in support for side in (inside, ~inside)
+    )
 
 
 def shortcut(
     test: pd.DataFrame, train_val: pd.DataFrame, name: str, num_groups: int, threshold: float, seed: int
 ) -> dict[str, Any]:
-    """Whether a group predicts the label without the image.
+    """Whether a group predicts the label without the image, from images that have a value of the group.
 
-    Parameters
-    ----------
-    test, train_val : DataFrame
-        The images that have a value of the group, with label and unit; ``test`` also with probability.
-    name : str
-        The column of the group.
-    num_groups : int
-        The number of groups that are tested, to correct p for.
-    threshold : float
-        The threshold of the images.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict
-        ``p`` of the Kruskal-Wallis test of the share of positives of each patient between the levels, in all images.
-        ``group_only_auc``: ROC AUC on the test images of the share of positives that their level has in ``train_val``.
-        ``within_group_auc``: ROC AUC of the network among images of the same level.
+    ``p`` of the Kruskal-Wallis test of the share of positives of each patient between the levels, in all images.
+    ``group_only_auc``: ROC AUC on the test images of the share of positives that their level has in ``train_val``.
+    ``within_group_auc``: ROC AUC of the network among images of the same level.
     """
     from scipy.stats import kruskal  # slow to import
 
@@ -253,24 +196,7 @@ def shortcut(
 
 
 def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[str, Any]:
-    """ROC AUC among pairs of images of the same level: the mean over the levels, weighted by their number of pairs.
-
-    Parameters
-    ----------
-    test : DataFrame
-        The test images, with label, probability and unit.
-    name : str
-        The column of the group.
-    threshold : float
-        The threshold of the images.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict
-        {value, ci_low, ci_high}, and the ``reason`` if one of them is None.
-    """
+    """ROC AUC among pairs of images of the same level: the mean over the levels, weighted by their number of pairs."""
     scores = metrics.scores(test, threshold)._replace(leave_one_out=())
     value, total = 0.0, 0
     paired = np.zeros(len(test), dtype=bool)  # the images of levels with both classes
@@ -286,11 +212,11 @@ def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int)
         resampled = bootstrap.resample(subset, seed, superset=scores)
         above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
         pairs += resampled["pairs"]
+    entry = {"value": value / total if total else None, "ci_low": None, "ci_high": None}
     if not total:
-        return {"value": None, "ci_low": None, "ci_high": None, "reason": "no level has images of both classes"}
+        return entry | {"reason": "no level has images of both classes"}
     with np.errstate(invalid="ignore", divide="ignore"):
         bounds = bootstrap.interval("roc_auc", value / total, above / pairs, _select(scores, paired))
-    entry = {"value": value / total, "ci_low": None, "ci_high": None}
     return entry | ({"reason": bounds} if isinstance(bounds, str) else {"ci_low": bounds[0], "ci_high": bounds[1]})
 
 

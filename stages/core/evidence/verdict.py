@@ -21,13 +21,13 @@ def render_verdict(figures: dict[str, Any], external: dict[str, Any] | None = No
         headline += f" External validation: {_headline(external | {'test': external['test_unseen']})}"
     lines = ["# Verdict", "", f"**{headline}**", ""]
     if figures["synthetic"]:
-        lines += ["- The images are SYNTHETIC: nothing here says anything about patients."]
+        lines += ["- The images are SYNTHETIC: the figures say nothing about patients."]
     lines.append(f"- Test set: {_counts(test)}.")
     lines += [f"- {line}" for line in _leak(figures)]
     if figures.get("test_in_val"):
         lines.append(
-            f"- {figures['test_in_val']:,} test images are copies of validation images, or of their patients. "
-            "Validation can choose the epoch and the threshold, so the figures can be too high."
+            f"- {figures['test_in_val']:,} test images have a copy or their patient in validation. Epoch and threshold "
+            "can be chosen on validation, so the figures can be too high."
         )
     sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking), *_groups(figures), *_external(external)]
     lines += [f"- {line}" for line in sentences]
@@ -46,26 +46,25 @@ def _counts(block: dict[str, Any]) -> str:
 
 
 def _leak(figures: dict[str, Any]) -> list[str]:
-    """What of the test set training has seen, and how much that changes the figures."""
+    """How much of the test set leaks, and how much that changes the figures."""
     test, non_leaking = figures["test"], figures["test_unseen"]
     leaking = test["images"] - non_leaking["images"]
     if not leaking and test["patients"] is None:
         return ["No test image has a copy in training. Patients are unknown, so some can be in both training and test."]
     if not leaking:
         return ["No leak: no test image has an exact copy, a near copy or its patient in training."]
-    copies = figures["leaking"]["copies"]
-    seen = []
+    copies, of_all, kinds = figures["leaking"]["copies"], f"of its {test['images']:,} images", []
     if copies:
-        seen.append(
-            f"{copies:,} of its {test['images']:,} images are copies of training images, so their score does not show "
-            "generalisation"
-        )
+        kinds.append(f"{copies:,} {of_all} are copies of training images, so their score does not show generalisation")
     if leaking > copies:
-        others = f"{leaking - copies:,} {'others' if copies else 'of its ' + format(test['images'], ',') + ' images'}"
-        seen.append(f"{others} are of patients who are also in training, so their score can be too high")
-    lines = [f"**The test set leaks.** {'; '.join(seen)}. Non-leaking test images: {_counts(non_leaking)}."]
-    if not non_leaking["images"]:
-        lines = [f"**The test set leaks.** {'; '.join(seen)}. No test image is free of leaks."]
+        others = f"{leaking - copies:,} {'others' if copies else of_all}"
+        kinds.append(f"{others} are of patients who are also in training, so their score can be too high")
+    rest = (
+        f"Non-leaking test images: {_counts(non_leaking)}"
+        if non_leaking["images"]
+        else "No test image is free of leaks"
+    )
+    lines = [f"**The test set leaks.** {'; '.join(kinds)}. {rest}."]
     effects = [
         f"{_words(name)} {test[name]['value']:.3f} on all test images, {non_leaking[name]['value']:.3f} without leaks"
         for name, difference in figures["leak"].items()
@@ -77,36 +76,33 @@ def _leak(figures: dict[str, Any]) -> list[str]:
 def _headline(figures: dict[str, Any]) -> str:
     """The verdict in one sentence, on the non-leaking test images."""
     block = figures["test_unseen"]
-    leaks = block["images"] < figures["test"]["images"]
+    if not block["images"]:
+        return f"{NOTHING}: every test image is a copy of a training image, or of a patient in training."
+    leaks, area, unknown = block["images"] < figures["test"]["images"], block["roc_auc"], block["patients"] is None
+    on = " on the non-leaking test images" if leaks else ""
+    finding = NOTHING
+    if area["value"] is None:
+        result = f"{area['reason']} {'among the non-leaking test images' if leaks else 'in the test set'}"
+    elif block["positive_components"] == 1:
+        result = f"all positives{on} come from {'one image and its copies' if unknown else 'one patient'}"
+    elif area["ci_low"] is None:
+        result = f"{area['reason']}{on}"
+    else:
+        few = min(block["positive_components"], block["negative_components"])
+        unit = "image" if unknown else "patient"
+        result = f"ROC AUC {format_metric(area)}{on}"
+        if few < FEW_PATIENTS:
+            result += f", with {pluralise(few, f'independent {unit}')} in the smaller class"
+        if unknown:
+            result += "; patients are unknown, so images are treated as independent"
+        finding = "Worse than chance" if area["ci_high"] < 0.5 else "Not distinguishable from chance"
+        if area["ci_low"] > 0.5:
+            too_few = f" on these {unit}s, which are too few to generalise" if few < MIN_PATIENTS else ""
+            finding = f"Better than chance{too_few}"
     warning = "The test set leaks. " if leaks else ""
     if names := shortcuts(figures):
         warning += f"Possible shortcut: {' and '.join(map(_escaped, names))}. "
-    on = " on the non-leaking test images" if leaks else ""
-    if not block["images"]:
-        return f"{NOTHING}: every test image is a copy of a training image, or of a patient in training."
-    area = block["roc_auc"]
-    if area["value"] is None:
-        where = "among the non-leaking test images" if leaks else "in the test set"
-        return f"{warning}{NOTHING}: {area['reason']} {where}."
-    if block["positive_components"] == 1:
-        source = "one image and its copies" if block["patients"] is None else "one patient"
-        return f"{warning}{NOTHING}: all positives{on} come from {source}."
-    if area["ci_low"] is None:
-        return f"{warning}{NOTHING}: {area['reason']}{on}."
-    few = min(block["positive_components"], block["negative_components"])
-    units = "image" if block["patients"] is None else "patient"
-    result = f"ROC AUC {area['value']:.3f} ({area['ci_low']:.3f} to {area['ci_high']:.3f}){on}"
-    if few < FEW_PATIENTS:
-        result += f", with {pluralise(few, f'independent {units}')} in the smaller class"
-    if block["patients"] is None:
-        result += "; patients are unknown, so images are treated as independent"
-    if area["ci_low"] > 0.5 and few < MIN_PATIENTS:
-        return f"{warning}Better than chance on these {units}s, which are too few to generalise: {result}."
-    if area["ci_low"] > 0.5:
-        return f"{warning}Better than chance: {result}."
-    if area["ci_high"] < 0.5:
-        return f"{warning}Worse than chance: {result}."
-    return f"{warning}Not distinguishable from chance: {result}."
+    return f"{warning}{finding}: {result}."
 
 
 def _external(external: dict[str, Any] | None) -> list[str]:
@@ -116,9 +112,8 @@ def _external(external: dict[str, Any] | None) -> list[str]:
     common, block = external["common"], external["test_unseen"]
     lines = [f"**External validation**: {_counts(external['test'])}{', SYNTHETIC' if external['synthetic'] else ''}."]
     if common["images"] > block["images"]:
-        others = (
-            f", {common['of_known_patients']:,} other images of its patients" if common["of_known_patients"] else ""
-        )
+        of_patients = common["of_known_patients"]
+        others = f", {of_patients:,} other images of patients in both sets" if of_patients else ""
         lines.append(
             f"{common['images'] - block['images']:,} of its images are excluded, because they are also in the first "
             f"set: {common['exact_copies']:,} exact copies, {common['near_copies']:,} near copies{others}. Evaluated: "
@@ -128,14 +123,13 @@ def _external(external: dict[str, Any] | None) -> list[str]:
         lines.append("Patients are unknown, so some of them can be in both sets.")
     worse = [name for name, entry in external["drop"].items() if entry.get("worse")]
     drops = [f"{_words(name)} {format_metric(external['drop'][name])}" for name in PREVALENCE_FREE]
-    significant = f"Significant drop: {', '.join(map(_words, worse))}."
-    if not worse:
-        significant = "No drop is significant, which does not prove that the sets are equal."
-    lines.append(f"Drop from the first set: {'; '.join(drops)}. {significant}")
+    significant = f"Significant drop: {', '.join(map(_words, worse))}"
+    none = "No drop is significant, which does not prove that the sets are equal"
+    lines.append(f"Drop from the first set: {'; '.join(drops)}. {significant if worse else none}.")
     lines.append(
-        f"Calibration there: mean probability {external['mean_probability']:.2f}, share of positives "
+        f"Calibration on the external set: mean probability {external['mean_probability']:.2f}, share of positives "
         f"{block['positives'] / block['images']:.2f}. Share of out-of-distribution images: "
-        f"{format_metric(external['ood_share'])}, where 0.05 is usual."
+        f"{format_metric(external['ood_share'])}; 0.05 is expected if the sets are alike."
     )
     return lines + [f"External set: {line}" for line in _groups(external)]
 
@@ -167,9 +161,10 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         inside = shortcut["within_group_auc"]
         lines.append(
             f"**Possible shortcut**: {_escaped(name)} alone, without any image, predicts the class with ROC AUC "
-            f"{format_metric(shortcut['group_only_auc'])} on the test images. If the images show it, the network can "
-            f"have learned it. ROC AUC of the network among images of the same {_escaped(name)}: "
-            f"{inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: {format_metric(area)}."
+            f"{format_metric(shortcut['group_only_auc'])} on the test images. If it is visible in the images, the "
+            f"network can use it instead of the disease. ROC AUC of the network among images of the same "
+            f"{_escaped(name)}: {inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: "
+            f"{format_metric(area)}."
         )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
@@ -181,13 +176,9 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         f"{subgroup} {format_metric(level[worst['measure']])}, {-worst['difference']:.3f} below the others "
         f"({format_p(worst['p'])}, corrected for all comparisons)"
     )
-    if worst["p"] < CHANCE:
-        lines.append(f"**Lower performance in a subgroup**: {difference}.")
-    else:
-        lines.append(
-            f"No group ({names}) differs significantly from the others, which does not prove that they are equal. "
-            f"Largest difference: {difference}."
-        )
+    equal = f"No group ({names}) differs significantly from the others, which does not prove that they are equal. "
+    title = "**Lower performance in a subgroup**" if worst["p"] < CHANCE else f"{equal}Largest difference"
+    lines.append(f"{title}: {difference}.")
     few = [
         _escaped(f"{group} {name}")
         for group, content in figures["groups"].items()
@@ -204,13 +195,14 @@ def _seed_variance(block: dict[str, Any]) -> list[str]:
         return []
     recipe = area["recipe"]
     if recipe["ci_low"] is None:
-        return [f"A new training could give another figure; how different is unknown: {recipe['reason']}."]
+        return [f"There is no interval for new patients and a new training ({recipe['reason']})."]
     share = round(100 * recipe["seed_variance_share"])
-    remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else "more test patients"
+    units = "images" if block["patients"] is None else "patients"
+    remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else f"more test {units}"
     return [
-        f"For new patients and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
-        "this uncertainty comes from the random seed, the rest from the choice of test patients: "
-        f"{remedy} would reduce it most."
+        f"For new {units} and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
+        f"the variance comes from the random seed and {100 - share} % from the choice of test {units}, so {remedy} "
+        "would narrow the interval most."
     ]
 
 
@@ -224,8 +216,7 @@ def _in_practice(block: dict[str, Any]) -> list[str]:
             if entry["ci_low"] is not None:
                 bounds = f"{100 * entry['ci_low']:.0f} to {100 * entry['ci_high']:.0f}"
             lines.append(f"Of 100 {kind} images, {100 * entry['value']:.0f} are predicted {kind} ({bounds}).")
-    if block["images"] and block["accuracy"]["value"] is not None:
+    if (accuracy := block["accuracy"]["value"]) is not None:
         majority = max(block["positives"], block["images"] - block["positives"]) / block["images"]
-        accuracy = block["accuracy"]["value"]
         lines.append(f"Accuracy {accuracy:.3f}; always predicting the majority class gives {majority:.3f}.")
     return lines

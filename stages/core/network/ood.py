@@ -95,9 +95,8 @@ def fit(train: np.ndarray, val: np.ndarray, views: list[int]) -> Detector:
 
 
 def _kth_distance(features: Tensor, known: Tensor) -> Tensor:
-    """The distance of each row of ``features`` to the k-th nearest row of ``known``, in bounded memory."""
-    distances = [torch.empty(0)]
-    for start in range(0, len(features), 1024):
-        chunk = torch.cdist(features[start : start + 1024].double(), known.double())
-        distances.append(chunk.topk(min(K, len(known)), largest=False).values[:, -1].float())
-    return torch.cat(distances)
+    """The distance of each row of ``features`` to the k-th nearest row of ``known``."""
+    from sklearn.neighbors import NearestNeighbors  # slow to import
+
+    neighbours = NearestNeighbors(n_neighbors=min(K, len(known)), algorithm="brute").fit(known.double().numpy())
+    return torch.from_numpy(neighbours.kneighbors(features.double().numpy())[0][:, -1]).float()

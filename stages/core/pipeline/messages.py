@@ -10,6 +10,7 @@ RESOLVE = "git checkout HEAD dvc.lock metrics plots && dvc repro"  # docs/branch
 RENAMED = {
     "data.within": "data.subdir",
     "data.unusable": "data.on_bad_image",
+    "data.dicom.frames": "data.frames",
     "train.members": "train.ensemble_size",
     "train.clip_norm": "train.grad_clip_norm",
     "train.positive_weight": "train.pos_weight",

@@ -21,6 +21,7 @@ FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says
 # Per class: a sign test on fewer patients can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05).
 MIN_PATIENTS = 6
 
+INVENTORY = ["path", "kind", "bytes", "use", "why"]
 LABELS = ["file", "label", "patient", "class"]
 LISTED = ["file", "split"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
@@ -32,9 +33,9 @@ MEMBER = "member_"  # prefix of the columns of predictions with the probability 
 PREDICTIONS = ["row", "file", "patient", "label", "split", "probability", "copy_in_train", "patient_in_train"]
 
 _KINDS = {
-    "row": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64", "component": "Int64",
-    "distance": "Int64", "correlation": "float64", "probability": "float64", "copy_in_train": "boolean",
-    "patient_in_train": "boolean",
+    "row": "int64", "bytes": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64",
+    "component": "Int64", "distance": "Int64", "correlation": "float64", "probability": "float64",
+    "copy_in_train": "boolean", "patient_in_train": "boolean",
 }  # fmt: skip
 
 

@@ -60,40 +60,21 @@ def _epochs(axis: Any, measure: str, epochs: pd.DataFrame) -> None:
             axis.plot(table["epoch"], table[column], color=colour, label=label, marker=".", alpha=alpha)
         axis.plot(saved["epoch"], saved[column], color=colour, marker="o", linestyle="none", fillstyle="none")
     axis.plot([], [], color="0.6", marker="o", linestyle="none", fillstyle="none", label="saved epoch")
-    if measure == "lr":
-        axis.set_ylim(0)
-    else:
-        axis.set_ylim(0, None if measure == "loss" else 1.02)
+    axis.set_ylim(0, 1.02 if measure == "accuracy" else None)
     axis.set_ylabel("learning rate" if measure == "lr" else measure)
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 class PlotData(NamedTuple):
-    """What the plots of the test images show.
+    """What the plots of the test images show."""
 
-    Attributes
-    ----------
-    test : DataFrame
-        The test images, with the columns of tables.PREDICTIONS and class.
-    curves : dict of dict of DataFrame
-        From curves.curves.
-    predicted : DataFrame
-        From curves.predicted_classes.
-    confusion : int64 (2, 2)
-        From curves.confusion: the true class is in rows.
-    bins : DataFrame
-        From curves.histogram.
-    reliability : DataFrame
-        From calibration.reliability.
-    """
-
-    test: pd.DataFrame
-    curves: dict[str, dict[str, pd.DataFrame]]
-    predicted: pd.DataFrame
-    confusion: np.ndarray
-    bins: pd.DataFrame
-    reliability: pd.DataFrame
+    test: pd.DataFrame  # the test images, with the columns of tables.PREDICTIONS and class
+    curves: dict[str, dict[str, pd.DataFrame]]  # of curves.curves
+    predicted: pd.DataFrame  # of curves.predicted_classes
+    confusion: np.ndarray  # of curves.confusion: int64 (2, 2), the true class in rows
+    bins: pd.DataFrame  # of curves.histogram
+    reliability: pd.DataFrame  # of calibration.reliability
 
 
 def evaluation(data: PlotData, figures: dict[str, Any], path: str | Path) -> None:
@@ -146,7 +127,6 @@ def _scores(axis: Any, bins: pd.DataFrame, threshold: float) -> None:
 
 
 def text(entry: dict[str, Any]) -> str:
-    """A measure with its interval, as text."""
     return "not defined" if entry["value"] is None else f"{entry['value']:.3f} ({bounds(entry)})"
 
 
@@ -161,26 +141,14 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
     share = table["positive_share"].to_numpy()
     neighbours = (np.append(share[1:], share[-1:]) + np.append(share[:1], share[:-1])) / 2
     for bin_, low in zip(table.itertuples(), share < neighbours, strict=True):  # write the number off the line
-        axis.annotate(
-            f"{bin_.images:,}",
-            (bin_.probability, bin_.positive_share),
-            (4, -8) if low else (0, 6),
-            textcoords="offset points",
-            ha="left" if low else "center",
-            fontsize=7,
-            color="0.35",
-        )
+        place = {"xytext": (4, -8), "ha": "left"} if low else {"xytext": (0, 6), "ha": "center"}
+        point = bin_.probability, bin_.positive_share
+        axis.annotate(f"{bin_.images:,}", point, textcoords="offset points", fontsize=7, color="0.35", **place)
     error = calibration["ece"]["after" if calibration["applied"] else "before"]
-    axis.set_title(
-        f"Reliability on test, calibration error: {'not defined' if error is None else format(error, '.3f')}",
-        fontsize=10,
-    )
-    axis.set(
-        xlabel="mean probability (numbers: images in the bin)",
-        ylabel="share of positives",
-        xlim=(-0.02, 1.02),
-        ylim=(-0.05, 1.1),
-    )
+    words = "not defined" if error is None else f"{error:.3f}"
+    axis.set_title(f"Reliability on test, calibration error: {words}", fontsize=10)
+    axis.set(xlabel="mean probability (numbers: images in the bin)", ylabel="share of positives")
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))
 
 
 def _intervals(axis: Any, figures: dict[str, Any]) -> None:

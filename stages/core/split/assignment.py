@@ -16,43 +16,26 @@ import pandas as pd
 def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -> pd.DataFrame:
     """Assign every image to a split: train, val, test or dropped. Equal arguments give an equal split.
 
-    Parameters
-    ----------
-    index : DataFrame
-        From queries.by_image. If ``keeps_patients_together(cfg)``, it can be from queries.by_patient: a row is then
-        several images of one patient and label, and their number is in the column images.
-    clusters : DataFrame
-        Has the columns of tables.CLUSTERS.
-    cfg : Split
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        ``index``, in its order, with the columns cluster, component and split of tables.SPLIT.
-
-    Raises
-    ------
-    PipelineError
-        If the strategy needs patients or lists that are missing, or if a split would be empty.
+    ``index`` is from queries.by_image. If ``keeps_patients_together(cfg)``, it can be from queries.by_patient: a row is
+    then several images of one patient and label, and their number is in the column images. ``clusters`` has the columns
+    of tables.CLUSTERS. Returns ``index``, in its order, with the columns cluster, component and split of tables.SPLIT.
+    Raises PipelineError if the strategy needs patients or lists that are missing, or if a split would be empty.
     """
     split = index.reset_index(drop=True)
     copies = components.copy_clusters(split, clusters)
     # Exact and near copies of one image are in the same cluster.
     split["cluster"] = components.union(split.loc[copies.index.unique().sort_values()], [copies]).reindex(split.index)
 
-    by_patient = keeps_patients_together(cfg)
+    by_patient, predefined = keeps_patients_together(cfg), cfg.strategy == "predefined"
     if by_patient and split["patient"].isna().any():
-        raise PipelineError(messages.unknown_patients(cfg.strategy))
-    if cfg.strategy == "predefined" and split["listed"].isna().all():
-        raise PipelineError(messages.no_lists())
+        raise PipelineError(messages.UNKNOWN_PATIENTS.format(strategy=cfg.strategy))
+    if predefined and split["listed"].isna().all():
+        raise PipelineError(messages.NO_LISTS)
 
-    dropped = np.zeros(len(split), dtype=bool)
-    if cfg.strategy == "predefined":
-        dropped |= split["listed"].isna().to_numpy(dtype=bool)
+    dropped = split["listed"].isna().to_numpy(dtype=bool, copy=True) if predefined else np.zeros(len(split), dtype=bool)
     hashed = _by_hash(split["patient"], cfg, seed) if cfg.strategy == "stable" else None
-    if hashed is not None:
-        dropped |= _straddling(split, hashed, cfg)
+    if hashed is not None and cfg.duplicates != "keep":
+        dropped |= _straddling(split, hashed)
     if cfg.duplicates == "drop":  # among listed images only: an unlisted copy must not replace a listed one
         dropped[~dropped] = _redundant(split[~dropped])
     keys = []
@@ -64,10 +47,12 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
     split["component"] = components.union(split, keys)
 
     split["split"] = pd.array(["dropped"] * len(split), dtype="string")
-    if cfg.strategy == "predefined":
+    if predefined:
         split.loc[~dropped, "split"] = split.loc[~dropped, "listed"]
-        if cfg.duplicates == "together":
-            _refuse_straddling(split)
+        placed = split[~dropped]
+        torn = placed[placed.groupby("component")["split"].transform("nunique") > 1]
+        if cfg.duplicates == "together" and len(torn):
+            raise PipelineError(messages.lists_share_copies(list(torn["file"])))
     elif hashed is not None:
         split.loc[~dropped, "split"] = hashed[~dropped]
     else:
@@ -75,8 +60,8 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
 
     for name in SPLITS:
         if not (split["split"] == name).any():
-            if cfg.strategy == "predefined":
-                raise PipelineError(messages.empty_list(name))
+            if predefined:
+                raise PipelineError(messages.EMPTY_LIST.format(split=name))
             count = split["component"].nunique()
             raise PipelineError(messages.empty_split(name, count, cfg, *_largest_component(split)))
     return split
@@ -94,24 +79,15 @@ def _by_hash(patients: "pd.Series[str]", cfg: Split, seed: int) -> "pd.Series[st
     def split_of(patient: str) -> str:
         hashed = hmac.digest(str(seed).encode(), patient.encode(), "sha256")
         first, second = (int.from_bytes(hashed[start : start + 8]) / 2**64 for start in (0, 8))
-        val = cfg.val / (cfg.train + cfg.val)
-        in_fold = cfg.folds is not None and int(first * cfg.folds) == cfg.fold - 1
-        return (
-            "test"
-            if (first >= cfg.train + cfg.val if cfg.folds is None else in_fold)
-            else "val"
-            if second < val
-            else "train"
-        )
+        in_test = first >= cfg.train + cfg.val if cfg.folds is None else int(first * cfg.folds) == cfg.fold - 1
+        return "test" if in_test else "val" if second < cfg.val / (cfg.train + cfg.val) else "train"
 
     return patients.map({patient: split_of(patient) for patient in patients.unique()}).astype("string")
 
 
-def _straddling(split: pd.DataFrame, hashed: "pd.Series[str]", cfg: Split) -> np.ndarray:
+def _straddling(split: pd.DataFrame, hashed: "pd.Series[str]") -> np.ndarray:
     """True for each image of a patient whom copies join to a patient in an earlier split (train, val, test). These
     patients are left out, so that no other patient has to move."""
-    if cfg.duplicates == "keep":
-        return np.zeros(len(split), dtype=bool)
     order = hashed.map({name: number for number, name in enumerate(SPLITS)})
     return (order > order.groupby(components.persons(split)).transform("min")).to_numpy(dtype=bool)
 
@@ -152,11 +128,9 @@ def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndar
     components with a positive (or a negative) are not more than the splits without one, these splits come first.
     """
     images, positive = kept.get("images", 1), kept["label"] == 1
-    table = pd.DataFrame(
-        {"component": kept["component"], "positive": positive * images, "negative": ~positive * images}
-    )
-    table = table.groupby("component").sum()
-    sizes = table[["negative", "positive"]].to_numpy(dtype=np.float64)  # (components, 2)
+    counts = pd.DataFrame({"negative": ~positive * images, "positive": positive * images})
+    table = counts.groupby(kept["component"]).sum()
+    sizes = table.to_numpy(dtype=np.float64)  # (components, 2)
     shuffled = np.random.RandomState(seed).permutation(len(sizes))
     # Components with positives first: they are rarer. The others then balance the sizes of the splits.
     order = shuffled[np.lexsort((-sizes[shuffled].sum(axis=1), -sizes[shuffled, 1]))]
@@ -182,15 +156,6 @@ def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndar
     return split[table.index.get_indexer(pd.Index(kept["component"]))]
 
 
-def _refuse_straddling(split: pd.DataFrame) -> None:
-    """Raise PipelineError if a component has images in several splits."""
-    placed = split[split["split"] != "dropped"]
-    splits = placed.groupby("component")["split"].nunique()
-    if (splits > 1).any():
-        files = list(placed.loc[placed["component"].isin(splits.index[splits > 1]), "file"])
-        raise PipelineError(messages.lists_share_copies(files))
-
-
 def summarise(split: pd.DataFrame, cfg: Split) -> dict[str, Any]:
     """The numbers of images, positives, patients and positive patients of each split, and of dropped images.
 
@@ -203,15 +168,15 @@ def summarise(split: pd.DataFrame, cfg: Split) -> dict[str, Any]:
     if cfg.folds is not None:
         rest = (1 - 1 / cfg.folds) / (cfg.train + cfg.val)
         shares = {"train": cfg.train * rest, "val": cfg.val * rest, "test": 1 / cfg.folds}
-    for split_name in SPLITS:
-        figures[split_name]["deviation"] = {
-            name: None
-            if cfg.strategy == "predefined" or not total
-            else round(figures[split_name][name] / total - shares[split_name], 6)
-            for name, total in (("images", tables.number(kept)), ("positives", tables.number(kept[kept["label"] == 1])))
+    totals = {"images": tables.number(kept), "positives": tables.number(kept[kept["label"] == 1])}
+    defined = cfg.strategy != "predefined"
+    for split_name, counts in figures.items():
+        counts["deviation"] = {
+            name: round(counts[name] / total - shares[split_name], 6) if defined and total else None
+            for name, total in totals.items()
         }
     return figures | {
-        "dropped": tables.number(split) - tables.number(kept),
+        "dropped": tables.number(split) - totals["images"],
         "positive_components": int(kept.loc[kept["label"] == 1, "component"].nunique()),
     }
 

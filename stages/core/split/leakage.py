@@ -1,26 +1,21 @@
 """Test images that training has seen: as an exact copy, as a near copy, or through another image of the patient."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from core.pipeline import components, tables
 from core.split import messages
 
 import pandas as pd
 
+Kind = Literal["copies", "near copies", "patients", "validation"]
+
 
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
     """Whether train contains a copy of each image (exact or near), and an image of its patient.
 
-    Parameters
-    ----------
-    split : DataFrame
-        Has the columns patient, cluster and split, as from assignment.assign.
-
-    Returns
-    -------
-    DataFrame
-        Boolean columns copy_in_train and patient_in_train, on the index of ``split``. The latter is missing if the
-        patient is unknown. Patients who share an image, even a dropped one, count as one patient.
+    Returns the boolean columns copy_in_train and patient_in_train, on the index of ``split``, which is as from
+    assignment.assign. The latter is missing if the patient is unknown. Patients who share an image, even a dropped one,
+    count as one patient.
     """
     return _shared(split, "train")
 
@@ -37,12 +32,21 @@ def _shared(split: pd.DataFrame, name: str) -> pd.DataFrame:
     )
 
 
-def _exact_and_shared(split: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
-    """``split`` with the columns of shared_with_train and exact_in_train: whether train contains an exact copy."""
+def _test_and_val(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
+    """Of test and val: their images, and those that training has seen by kind. A near copy is no exact copy."""
     exact = components.copy_clusters(split, clusters, "exact")
     train_clusters = exact[exact.index.isin(split.index[split["split"] == "train"])]
     exact_in_train = split.index.isin(exact.index[exact.isin(train_clusters)])
-    return split.join(shared_with_train(split)).assign(exact_in_train=exact_in_train)
+    shared = split.join(shared_with_train(split)).assign(exact_in_train=exact_in_train)
+    return {
+        name: {
+            "images": rows,
+            "copies": rows[rows["exact_in_train"]],
+            "near copies": rows[rows["copy_in_train"] & ~rows["exact_in_train"]],
+            "patients": rows[rows["patient_in_train"].fillna(False)],
+        }
+        for name, rows in ((name, shared[shared["split"] == name]) for name in ("test", "val"))
+    }
 
 
 def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None]:
@@ -51,22 +55,18 @@ def measure(split: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, int | None
     An image counts as a near copy only if it is not an exact copy. ``test_in_train`` counts test images with a copy or
     their patient in training, ``test_in_val`` in validation, which can choose the epoch and the threshold.
     """
-    shared = _exact_and_shared(split, clusters)
+    parts = _test_and_val(split, clusters)
     leak: dict[str, int | None] = {}
-    for name in ("test", "val"):
-        rows = shared[shared["split"] == name]
-        exact = rows[rows["exact_in_train"]]
+    for name, rows in parts.items():
+        exact = rows["copies"]
         leak[f"{name}_copies_in_train"] = tables.number(exact)
         leak[f"{name}_positive_copies_in_train"] = tables.number(exact[exact["label"] == 1])
-        leak[f"{name}_near_copies_in_train"] = tables.number(rows[rows["copy_in_train"] & ~rows["exact_in_train"]])
-        has_patients = rows["patient"].notna().any()
-        patient_shared = rows[rows["patient_in_train"].fillna(False)]
-        leak[f"{name}_patients_in_train"] = tables.number(patient_shared) if has_patients else None
-    test = shared[shared["split"] == "test"]
-    seen = test["copy_in_train"].fillna(False) | test["patient_in_train"].fillna(False)
-    leak["test_in_train"] = tables.number(test[seen.astype(bool)])
-    leak["test_in_val"] = tables.number(in_val(split))
-    return leak
+        leak[f"{name}_near_copies_in_train"] = tables.number(rows["near copies"])
+        has_patients = rows["images"]["patient"].notna().any()
+        leak[f"{name}_patients_in_train"] = tables.number(rows["patients"]) if has_patients else None
+    test = parts["test"]["images"]
+    seen = test[["copy_in_train", "patient_in_train"]].fillna(False).any(axis=1)
+    return leak | {"test_in_train": tables.number(test[seen]), "test_in_val": tables.number(in_val(split))}
 
 
 def in_val(split: pd.DataFrame) -> pd.DataFrame:
@@ -76,37 +76,28 @@ def in_val(split: pd.DataFrame) -> pd.DataFrame:
 
 
 class Leak(NamedTuple):
-    """Test images that training or validation has seen: how, how many images, of how many patients, and some of the
-    files (or patients, for the kind patients)."""
+    """Test images that training or validation has seen: how many, and of how many patients."""
 
-    kind: Literal["copies", "near copies", "patients", "validation"]
+    kind: Kind
     images: int
     patients: int
-    names: list[str]
+    names: list[str]  # of files, or of patients for the kind patients
 
 
 def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
     """The kinds of leak that a split has; empty if it has none. ``split`` is from assignment.assign, and ``clusters``
     has the columns of tables.CLUSTERS."""
-    shared = _exact_and_shared(split, clusters)
-    test = shared[shared["split"] == "test"]
-    patient_shared = test[test["patient_in_train"].fillna(False)]
-    shared_with_val = in_val(split)
-    # A row of several images may have no file.
-    files = shared_with_val["file"].fillna(shared_with_val["patient"]).drop_duplicates()
-    rows: list[tuple[Any, pd.DataFrame, list[str]]] = [
-        (kind, copies, list(copies["file"]))
-        for kind, copies in (
-            ("copies", test[test["exact_in_train"]]),
-            ("near copies", test[test["copy_in_train"] & ~test["exact_in_train"]]),
-        )
-    ]
-    rows += [
-        ("patients", patient_shared, sorted(patient_shared["patient"].unique())),
-        ("validation", shared_with_val, list(files)),
+    test = _test_and_val(split, clusters)["test"]
+    validation = in_val(split)
+    rows: list[tuple[Kind, pd.DataFrame, pd.Series[str]]] = [
+        ("copies", test["copies"], test["copies"]["file"]),
+        ("near copies", test["near copies"], test["near copies"]["file"]),
+        ("patients", test["patients"], test["patients"]["patient"].drop_duplicates().sort_values()),
+        # A row of several images may have no file.
+        ("validation", validation, validation["file"].fillna(validation["patient"]).drop_duplicates()),
     ]
     return [
-        Leak(kind, tables.number(images), images["patient"].nunique(), names)
+        Leak(kind, tables.number(images), images["patient"].nunique(), list(names))
         for kind, images, names in rows
         if len(images)
     ]
@@ -127,4 +118,4 @@ def left_out(split: pd.DataFrame) -> str | None:
 
 def assure(split: pd.DataFrame) -> str:
     """A text for a split without a known leak."""
-    return messages.no_leak(patients_known=bool(split["patient"].notna().all()))
+    return messages.NO_LEAK if split["patient"].notna().all() else messages.NO_COPIES

@@ -8,20 +8,23 @@ if TYPE_CHECKING:
     from core.pipeline.schemas.split import Split
     from core.split.leakage import Leak
 
-
-def unknown_patients(strategy: str) -> str:
-    return (
-        f"split.strategy is {strategy}, but the patients are not known: set data.patient, or split.strategy: image if "
-        "each image is of a different patient"
-    )
-
-
-def no_lists() -> str:
-    return "split.strategy predefined needs the lists data.lists.train, .val and .test"
-
-
-def empty_list(split: str) -> str:
-    return f"the split {split} would get no image: no image of data.lists.{split} is in the source"
+UNKNOWN_PATIENTS = (
+    "split.strategy is {strategy}, but the patients are not known: set data.patient, or split.strategy: image if "
+    "each image is of a different patient"
+)
+NO_LISTS = "split.strategy predefined needs the lists data.lists.train, .val and .test"
+EMPTY_LIST = "the split {split} would get no image: no image of data.lists.{split} is in the source"
+REFUSED = (
+    "The split is refused, because the test result would be too good.\n{leaks}\n"
+    "To separate them: split.strategy: patient and split.duplicates: together. "
+    "To measure the effect of the leak: split.on_leak: report"
+)
+REPORTED = "LEAK (split.on_leak: report):\n{leaks}"
+NO_LEAK = "No test image has an exact copy, a near copy or its patient in training."
+NO_COPIES = (
+    "No test image has an exact or near copy in training. Patients are not known (data.patient), so the same "
+    "patient can be in training and test."
+)
 
 
 def empty_split(split: str, components: int, cfg: "Split", patients: int, copies: list[str]) -> str:
@@ -82,27 +85,6 @@ def leaks(leaks: "list[Leak]", test_images: int) -> str:
         names = shorten(leak.names, total=None if leak.kind == "patients" else leak.images)
         lines.append(f"{leak.images:,} of {test_images:,} test images {what}: {names}")
     return "\n".join(lines)
-
-
-def refused(leaks: str) -> str:
-    return (
-        f"The split is refused, because the test result would be too good.\n{leaks}\n"
-        "To separate them: split.strategy: patient and split.duplicates: together. "
-        "To measure the effect of the leak: split.on_leak: report"
-    )
-
-
-def reported(leaks: str) -> str:
-    return f"LEAK (split.on_leak: report):\n{leaks}"
-
-
-def no_leak(patients_known: bool) -> str:
-    if patients_known:
-        return "No test image has an exact copy, a near copy or its patient in training."
-    return (
-        "No test image has an exact or near copy in training. Patients are not known (data.patient), so the same "
-        "patient can be in training and test."
-    )
 
 
 def left_out(patients: list[str], images: int) -> str:

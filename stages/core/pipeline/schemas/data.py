@@ -49,7 +49,6 @@ class Lists(Section):
 
 
 class Dicom(Section):
-    frames: Literal["fail", "split"]
     patient: Literal["hash", "plain"]
     key: str | None
     key_check: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None
@@ -105,6 +104,7 @@ class Data(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     watch: Annotated[str, Field(min_length=1)]
     subdir: str | None
+    exclude: list[Word]
     labels: str | None
     file_column: str
     label_column: str
@@ -114,6 +114,7 @@ class Data(Section):
     groups: Annotated[list[Word | dict[Word, Edges]], AfterValidator(_named_once)]
     lists: Lists
     on_bad_image: OnBadImage
+    frames: Literal["fail", "first", "split"]
     dicom: Dicom
     phantom: Phantom
 
@@ -159,7 +160,7 @@ class Data(Section):
             raise ValueError(messages.no_sha256())
         if self.sha256 is not None and self.source != "archive":
             raise ValueError(messages.sha256_of_no_archive(self.source))
-        table = self.labels is not None and not self.labels_are_pattern and not self.label_tag
+        table = "data.labels" in self.tables()
         if self.patient_is_column and not table:
             raise ValueError(messages.column_without_table("patient", str(self.patient), "patient"))
         for group in self.grouping:
@@ -193,6 +194,13 @@ class Data(Section):
     def local(self) -> bool:
         """Whether location is a path on this machine."""
         return self.source == "folder" or (self.source == "archive" and "://" not in str(self.location))
+
+    def tables(self) -> dict[str, str]:
+        """The name of each table by its key: that of labels, and the lists."""
+        lists = {f"data.lists.{split}": name for split, name in self.lists.paths().items()}
+        if self.labels is None or self.labels_are_pattern or self.label_tag:
+            return lists
+        return {"data.labels": self.labels} | lists
 
     def tags(self) -> list[str]:
         """The keywords of the DICOM tags that labels, patient and groups name."""
