@@ -166,8 +166,8 @@ def test_levels_are_numpys_percentiles_of_all_grey_values(percents):
     values = np.random.default_rng(3).normal(900, 300, (5, 40, 40)).clip(-1024, 4095).astype(np.int64)
     for scaled, mode in ((values, "I;16"), (values * 0.37, "MONOCHROME2 12"), (values, "MONOCHROME1 12")):
         histogram, sign = preparation.Histogram(), -1 if mode.startswith("MONOCHROME1") else 1
-        for image in scaled:
-            histogram.add(preparation.Count.of(image, mode))
+        for shown in scaled:
+            histogram.add(preparation.Count.of(shown, mode))
         low, high = np.percentile(sign * scaled, percents, method="inverted_cdf")  # of what is shown
         high = high if high > low else low + 1
         assert histogram.percentiles(*percents) == ((low, high) if sign == 1 else (-high, -low))

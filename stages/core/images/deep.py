@@ -19,7 +19,7 @@ ORIENTATION = 274  # the tag of EXIF and TIFF
 def read(content: bytes, kind: str) -> tuple[np.ndarray, str] | None:
     """The values of an image, integers (H, W) or (H, W, 3), upright, and its mode; None if it has 8 bits or fewer.
 
-    The values of a TIFF of the kind WhiteIsZero are negated. Raises DecodeError, and what each decoder raises.
+    Raises DecodeError, and what each decoder raises.
     """
     reader = {"png": _png, "jpeg2000": _jpeg2000, "netpbm": _netpbm, "tiff": _tiff}.get(kind)
     if reader is None or (image := reader(content)) is None:
@@ -90,4 +90,4 @@ def _tiff(content: bytes) -> tuple[np.ndarray, str, int] | None:
         turn = page.tags.get(ORIENTATION)
         values = np.moveaxis(values, 0, -1) if values.ndim == 3 and page.planarconfig == 2 else values
         name = ("WhiteIsZero", "I", "RGB")[page.photometric]
-        return -values if page.photometric == 0 else values, f"{name};{page.bitspersample}", turn.value if turn else 1
+        return values, f"{name};{page.bitspersample}", turn.value if turn else 1
