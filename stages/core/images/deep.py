@@ -40,7 +40,7 @@ def _png(content: bytes) -> tuple[np.ndarray, str, int] | None:
     import imagecodecs
 
     turn = Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, 1)  # it also refuses too many pixels
-    return imagecodecs.png_decode(content), PNG_MODES[content[25]], turn
+    return imagecodecs.apng_decode(content, index=0), PNG_MODES[content[25]], turn
 
 
 def _jpeg2000(content: bytes) -> tuple[np.ndarray, str, int] | None:

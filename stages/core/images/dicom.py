@@ -158,8 +158,11 @@ def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
             return _grey(dataset, window), mode
         array = utils.pixel_array(dataset)
         if kind == "PALETTE COLOR":
-            array = processing.apply_color_lut(array, dataset)
-            array = (array >> 8 if array.dtype == np.uint16 else array).astype(np.uint8)
+            bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+            if not dataset.file_meta.TransferSyntaxUID.is_little_endian:  # pydicom would read these words as little endian
+                for name in [f"{palette}Data" for palette in PALETTES if f"{palette}Data" in dataset]:
+                    dataset[name].value = np.frombuffer(dataset[name].value, ">u2").astype("<u2").tobytes()
+            array = (processing.apply_color_lut(array, dataset) >> bits - 8).astype(np.uint8)
         if array.ndim == 2 and dataset.BitsStored == 1:
             array = (array * 255).astype(np.uint8)
         return Image.fromarray(array) if array.dtype == np.uint8 else array.astype(np.int64), mode
