@@ -80,7 +80,9 @@ def main(first: str | None = None) -> None:
         for path, stage in ((AUDIT_IN_GIT, "audit"), (SPLIT_IN_GIT, "split"), (TRAIN_IN_GIT, "train")):
             files.write_json(path, details[stage])
     files.write_json(EVALUATE_IN_GIT, details["external"] or evaluated)
-    text = verdict.render_verdict(evaluated, details["external"])
+    source, audit = files.read_json(base / SOURCE), details["audit"]
+    left_out = html.left_out(source, audit)
+    text = verdict.render_verdict(evaluated, details["external"], left_out, audit["label_conflicts"])
 
     folders = [base, Path()] if first else [base]
     pictures = [
@@ -95,7 +97,7 @@ def main(first: str | None = None) -> None:
         confusion=data.confusion.tolist(),
         findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=cfg.model_dump(mode="json", warnings=False),
-        source=files.read_json(base / SOURCE),
+        source=source,
         preparation=files.read_json(base / PREPARATION),
         hashes={
             "data (index.csv)": files.sha256(base / INDEX),

@@ -1,6 +1,7 @@
 """Write the verdict: how much evidence supports the figures, and what they mean, in words."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from core.evidence.metrics import PREVALENCE_FREE
@@ -12,9 +13,15 @@ CHANCE = 0.05  # a difference between groups, or of the classes between them, wi
 NOTHING = "Not evidence of anything"
 
 
-def render_verdict(figures: dict[str, Any], external: dict[str, Any] | None = None) -> str:
+def render_verdict(
+    figures: dict[str, Any],
+    external: dict[str, Any] | None = None,
+    left_out: Mapping[str, int] | None = None,
+    conflicts: int = 0,
+) -> str:
     """The content of metrics/verdict.md; ``figures`` are the details of evaluate, ``external`` those of another set, if
-    the verdict is to speak of both."""
+    the verdict is to speak of both; ``left_out`` counts the files of the source that are not used, by reason, and
+    ``conflicts`` the clusters of copies of different classes."""
     test, non_leaking = figures["test"], figures["test_unseen"]
     headline = _headline(figures)
     if external:
@@ -22,6 +29,11 @@ def render_verdict(figures: dict[str, Any], external: dict[str, Any] | None = No
     lines = ["# Verdict", "", f"**{headline}**", ""]
     if figures["synthetic"]:
         lines += ["- The images are SYNTHETIC: the figures say nothing about patients."]
+    if left_out:
+        reasons = ", ".join(f"{_escaped(reason)}: {count:,}" for reason, count in left_out.items())
+        lines.append(f"- Left out: {pluralise(sum(left_out.values()), 'file')} of the source ({reasons}).")
+    if conflicts:
+        lines.append(f"- **Contradicting labels**: {pluralise(conflicts, 'cluster')} of copies mix classes.")
     lines.append(f"- Test set: {_counts(test)}.")
     lines += [f"- {line}" for line in _leak(figures)]
     if figures.get("test_in_val"):
