@@ -151,6 +151,22 @@ def test_copies_under_two_patients_are_found():
     }  # fmt: skip
 
 
+def test_images_of_another_modality_or_intent_and_pixels_that_are_not_square_are_named():
+    images = index([(f"i{n:02d}", n % 2, f"p{n}", str(n)) for n in range(20)])
+    images["mode"] = (
+        ["MONOCHROME2 12 MG presentation"] * 11 + ["MONOCHROME2 14 MG processing"] * 6 + ["RGB 8 US"] * 2 + ["L"]
+    )
+    images.loc[4, "mode"] += " oblong annotated"
+    grey = random.randint(90, 110, (20, 64, 64)).astype(np.uint8)
+    _, findings, _ = audited(images, grey=grey)
+    assert [tuple(row) for row in findings[findings["finding"] != "mode"].to_numpy()] == [
+        ("i04", "annotated", ""),
+        *((f"i{n}", "intent", "processing, most are presentation") for n in range(11, 17)),
+        *((f"i{n}", "modality", "US, most are MG") for n in (17, 18)),
+        ("i04", "oblong", ""),
+    ]
+
+
 def test_blank_faint_dark_and_odd_images_are_named_and_ordinary_ones_are_not():
     images = index([(f"i{n:02d}", n % 2, f"p{n}", str(n)) for n in range(40)])
     grey = random.randint(90, 110, (40, 64, 64)).astype(np.uint8)

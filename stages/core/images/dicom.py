@@ -31,6 +31,7 @@ UNKNOWN_SYNTAX = "DICOM of the unknown transfer syntax"
 BURNED_IN = "annotated"  # in the mode of an image whose tag BurnedInAnnotation says so
 OBLONG = "oblong"  # in the mode of an image whose pixels are not square
 INTENTS = {"FOR PROCESSING": "processing", "FOR PRESENTATION": "presentation"}  # in the mode, after the modality
+IN_MODE = {"modality": r" \d+ ([A-Z]\w*)", "intent": f" ({'|'.join(INTENTS.values())})"}  # patterns
 SPACINGS = ["PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"]
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 LUTS = ["ModalityLUTSequence", "VOILUTSequence"]
@@ -159,7 +160,9 @@ def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
         array = utils.pixel_array(dataset)
         if kind == "PALETTE COLOR":
             bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
-            if not dataset.file_meta.TransferSyntaxUID.is_little_endian:  # pydicom would read these words as little endian
+            if (
+                not dataset.file_meta.TransferSyntaxUID.is_little_endian
+            ):  # pydicom would read these words as little endian
                 for name in [f"{palette}Data" for palette in PALETTES if f"{palette}Data" in dataset]:
                     dataset[name].value = np.frombuffer(dataset[name].value, ">u2").astype("<u2").tobytes()
             array = (processing.apply_color_lut(array, dataset) >> bits - 8).astype(np.uint8)
