@@ -126,10 +126,11 @@ def find(
 ) -> pd.DataFrame:
     """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
 
-    A finding is one of unreadable, blank, near-blank, size, annotated, oblong, modality, intent, mode, brightness, conflict (copies of
-    different classes) and two-patients (copies under different patients). ``database`` is that of ``find_copies``, with
-    the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and ``contradicting`` are
-    from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64 (N,) each.
+    A finding is one of unreadable, blank, near-blank, size, annotated, oblong, modality, intent, mode, brightness,
+    conflict (copies of different classes) and two-patients (copies under different patients). ``database`` is that of
+    ``find_copies``, with the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and
+    ``contradicting`` are from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64
+    (N,) each.
     """
     rows: list[tuple[object, ...]] = []
     count = database.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
@@ -175,9 +176,9 @@ def find(
         values = database.frame(
             "select file, regexp_extract(mode, $1, 1) as value from images where value != ''", pattern
         )
-        usual = values["value"].mode()[:1]  # of two that are equally frequent, the first
-        others = values[~values["value"].isin(usual)]
-        rows += [(file, finding, f"{value}, most are {usual[0]}") for file, value in others.to_numpy()]
+        most = values["value"].mode()[:1]  # of two that are equally frequent, the first
+        others = values[~values["value"].isin(most)]
+        rows += [(file, finding, f"{value}, most are {most[0]}") for file, value in others.to_numpy()]
     counts = database.frame(
         f"select kind, count(*) as images from ({modes}) group by kind order by images desc, kind", burned
     )

@@ -79,7 +79,11 @@ def check_range(values: np.ndarray) -> None:
 def scale(values: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
     """Values as uint8: the lower of ``levels`` and below becomes 0, the upper and above 255."""
     low, high = levels
-    return np.clip((values - low) * 255 // (high - low), 0, 255).astype(np.uint8)
+    if values.dtype == np.int64 and isinstance(low, int) and isinstance(high, int):
+        scaled = (values - low) * 255 // (high - low)
+    else:
+        scaled = np.floor(((values - low) / (high - low) * 255).round(6))  # without the error of the division
+    return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
 class Count(NamedTuple):
