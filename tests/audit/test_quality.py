@@ -88,6 +88,15 @@ def test_near_copies_of_near_copies_are_one_cluster_with_the_closest_pair_of_eac
     assert list(clusters["correlation"]) == [0.99, 0.99, 0.97, 0.98, 0.98]
 
 
+def test_a_set_without_any_copy_has_no_cluster():
+    grey = random.randint(0, 255, (6, 64, 64)).astype(np.uint8)
+    with queries.open_database(None) as database:
+        images = index([(f"i{n}", n % 2, f"p{n}", f"pixels{n}") for n in range(6)]).assign(phash="0" * 16)
+        database.add("images", images)
+        alike, pairs, _ = quality.find_copies(database, grey, copies.levels(grey)[1])
+    assert quality.cluster(alike, pairs).empty
+
+
 def test_the_figures_equal_a_count_by_hand():
     _, _, figures = audited(SET, near(("a", "c", 0.97)), unreadable=["g", "h"])
     assert figures == {
