@@ -94,8 +94,8 @@ def deidentify(content: bytes, frame: int | None) -> bytes:
 
         dataset = _read(io.BytesIO(content))
         reduced = _reduce(dataset, frame or 1)
-        if frame is not None:
-            reduced.PixelData = _frame(dataset, frame)
+        if "PixelData" in reduced and (frame is not None or not reduced.file_meta.TransferSyntaxUID.is_encapsulated):
+            reduced.PixelData = _frame(dataset, frame or 1)  # without what follows the pixels
         reduced.preamble = bytes(128)
         buffer = io.BytesIO()
         pydicom.dcmwrite(buffer, reduced)
@@ -129,7 +129,7 @@ def _frame(dataset: "Dataset", frame: int) -> bytes:
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         frames = list(generate_frames(dataset.PixelData, number_of_frames=count))
         return encapsulate([frames[frame - 1]])
-    if dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated % 8:
+    if count > 1 and dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated % 8:
         raise DecodeError(messages.FRAMES_NOT_AT_BYTES)
     size = get_expected_length(dataset) // count
     content: bytes = dataset.PixelData[(frame - 1) * size : frame * size]
