@@ -169,7 +169,7 @@ def test_a_tiff_of_several_pages_or_of_no_whole_numbers_is_refused():
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "TIFF", save_all=True, append_images=[Image.new("RGB", (64, 64), "red")])
     for content, says in (
-        (buffer.getvalue(), "2 pages in one TIFF"),
+        (buffer.getvalue(), "2 frames in one file"),
         (tiff(RAMP, 16, 1, tags={339: 3}), "floating-point pixels"),
         (tiff(RAMP, 16, 5), "colour of 16 bits"),
         (tiff(RAMP, 16, 1)[:4000], None),

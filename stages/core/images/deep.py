@@ -75,7 +75,7 @@ def _tiff(content: bytes) -> tuple[np.ndarray, str, int] | None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the DecodeError says it once
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         if len(file.pages) > 1:
-            raise DecodeError(messages.SEVERAL_PAGES.format(pages=len(file.pages)))
+            raise DecodeError(messages.SEVERAL_FRAMES.format(frames=len(file.pages)))
         page = file.pages.first
         if page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP:
             raise DecodeError(messages.FLOAT_PIXELS)

@@ -54,7 +54,6 @@ NO_DIRECTORY = "it has no directory"
 TOO_DEEP = "more than 8 bits a pixel ({mode}), where 8 are expected"
 NOT_DEEP = "8 bits a pixel ({mode}), where more are expected"
 FLOAT_PIXELS = "floating-point pixels have no known range"
-SEVERAL_PAGES = "{pages} pages in one TIFF: keep one of them"
 COLOUR_FOR_GREY_MODEL = "a colour image, but the model was trained on grey images"
 # DICOM. The messages of what the header lacks are in provenance.json, and therefore in core.images.dicom.
 NO_PIXELS = "a DICOM file without pixels"
