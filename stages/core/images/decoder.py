@@ -15,8 +15,9 @@ from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from core.images import dicom, messages, preparation
+from core.images import dicom, messages, preparation, properties
 from core.images.preparation import WINDOW, DecodeError, Preparation
+from core.images.properties import Properties
 from core.pipeline import files
 
 import numpy as np
@@ -40,6 +41,7 @@ class Picture(NamedTuple):
     mode: str
     bytes_sha256: str
     pixels_sha256: str
+    properties: Properties
 
 
 def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
@@ -191,6 +193,7 @@ def picture(content: bytes, spec: Preparation) -> Picture:
         mode=mode,
         bytes_sha256=hashlib.sha256(content).hexdigest(),
         pixels_sha256=digest.hexdigest(),
+        properties=properties.measure(content, image, exact),
     )
 
 
