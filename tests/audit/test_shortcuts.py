@@ -114,6 +114,14 @@ def test_a_difference_between_patients_needs_many_patients_and_not_many_images()
     assert alarms <= 1
 
 
+def test_p_is_corrected_for_all_properties():
+    alarms = 0
+    for seed in range(15):
+        noise = np.random.default_rng(seed).normal(size=(60, 40))
+        alarms += bool(assess(frame(HALF, **{f"p{column}": noise[:, column] for column in range(40)}))["shortcuts"])
+    assert alarms <= 1  # at 1 % for each of 40 properties, a third of the sets would have one
+
+
 def test_a_property_that_neither_rises_nor_falls_is_found():
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1], 100)
