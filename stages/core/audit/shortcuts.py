@@ -500,9 +500,9 @@ def draw(figures: dict[str, Any], shown: pd.DataFrame, thumbnails: np.ndarray, s
         name, label = str(key[0]), key[1]
         entry = figures["properties"][name]
         heading = f"{format_property(name)} (AUC {entry['auc']:.3f}, {format_p(entry['p'])}): "
-        heading += f"{'positive' if label else 'negative'} images that it tells best"
+        heading += f"the most typical {'positive' if label else 'negative'} images"
         captions = [
-            f"{value:.6g}  {file.rpartition('/')[2]}" if isinstance(value, float) else f"{value}  {file}"
+            f"{format(value, '.6g') if isinstance(value, float) else value}  {file.rpartition('/')[2]}"
             for value, file in zip(images["value"], images["file"].astype(str), strict=True)
         ]
         rows.append(contact_sheets.Row(heading, [np.asarray(thumbnails[row]) for row in images["row"]], captions))
