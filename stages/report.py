@@ -80,7 +80,7 @@ def main(first: str | None = None) -> None:
         for path, stage in ((AUDIT_IN_GIT, "audit"), (SPLIT_IN_GIT, "split"), (TRAIN_IN_GIT, "train")):
             files.write_json(path, details[stage])
     files.write_json(EVALUATE_IN_GIT, details["external"] or evaluated)
-    text = verdict.render_verdict(evaluated, details["external"])
+    text = verdict.render_verdict(evaluated, details["external"], details["audit"]["shortcuts"])
 
     folders = [base, Path()] if first else [base]
     pictures = [

@@ -24,6 +24,8 @@ MIN_PATIENTS = 6
 LABELS = ["file", "label", "patient", "class"]
 LISTED = ["file", "split"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
+# core.images.properties says what they are.
+PROPERTIES = ["row", "format", "bytes", "brightness", "border", "jpeg_quality", "window_center", "window_width"]
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
 FINDINGS = ["file", "finding", "detail"]
 SPLIT = ["row", "file", "label", "patient", "cluster", "component", "split"]
@@ -34,7 +36,8 @@ PREDICTIONS = ["row", "file", "patient", "label", "split", "probability", "copy_
 _KINDS = {
     "row": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64", "component": "Int64",
     "distance": "Int64", "correlation": "float64", "probability": "float64", "copy_in_train": "boolean",
-    "patient_in_train": "boolean",
+    "patient_in_train": "boolean", "bytes": "int64", "brightness": "float64", "border": "float64",
+    "jpeg_quality": "Int64", "window_center": "float64", "window_width": "float64",
 }  # fmt: skip
 
 

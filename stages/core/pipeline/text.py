@@ -29,3 +29,10 @@ def format_metric(entry: Any) -> str:
     if entry["ci_low"] is None:
         return f"{entry['value']:.3f} (no interval)"
     return f"{entry['value']:.3f} ({entry['ci_low']:.3f} to {entry['ci_high']:.3f})"
+
+
+def format_property(name: str) -> str:
+    """A property of the files (core.audit.shortcuts) or a group (data.groups) in words: "image width"."""
+    if name.startswith("group_"):
+        return name.removeprefix("group_")
+    return name.replace("_", " ").replace("jpeg", "JPEG").replace("file name", "file-name")
