@@ -17,11 +17,10 @@ from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import Data
 from core.pipeline.schemas.evaluate import Evaluate
-from core.pipeline.schemas.model import Model
 from core.pipeline.schemas.prepare import Prepare
 from core.pipeline.schemas.report import Report
 from core.pipeline.schemas.split import Split
-from core.pipeline.schemas.train import Train
+from core.pipeline.schemas.train import Model, Train
 from core.report import html, plots
 from core.report.plots import PlotData
 

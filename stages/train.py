@@ -16,9 +16,8 @@ from core.network.state import Epoch, TrainResult
 from core.network.training import Callbacks
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
-from core.pipeline.schemas.model import Model
-from core.pipeline.schemas.runtime import Runtime
-from core.pipeline.schemas.train import Train
+from core.pipeline.schemas.params_yaml import Runtime
+from core.pipeline.schemas.train import Model, Train
 
 import numpy as np
 from dvclive import Live
