@@ -26,10 +26,8 @@ def stage(main: Callable[..., None], **options: str) -> None:
     """Run a stage of dvc.yaml like ``script``. Wait for another run of it in this workspace, and write
     metrics/provenance/ at the end (of several processes of torchrun, only the first one does). A stage takes no
     arguments except its ``options``, paths with a help text each, for a set of images in another folder."""
-    parser = argparse.ArgumentParser(
-        usage="python stages/%(prog)s; its parameters are in params.yaml, or dvc exp run --set-param KEY=VALUE",
-        description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    usage = "python stages/%(prog)s; its parameters are in params.yaml, or dvc exp run --set-param KEY=VALUE"
+    parser = argument_parser(usage)
     for name, text in options.items():
         parser.add_argument(f"--{name}", metavar="PATH", help=text)
     arguments = vars(parser.parse_args())
@@ -53,6 +51,12 @@ def script(main: Callable[[], None]) -> None:
     """Run a command. Errors of the machine and interruptions end it with a message and no traceback."""
     with _errors():
         main()
+
+
+def argument_parser(usage: str | None = None) -> argparse.ArgumentParser:
+    """A parser of arguments whose help is the docstring of the script."""
+    text, formatter = sys.modules["__main__"].__doc__, argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(usage=usage, description=text, formatter_class=formatter)
 
 
 @contextmanager
