@@ -8,14 +8,10 @@ from typing import Any
 CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)  # git leaves these lines where a merge could not decide
 RESOLVE = "git checkout HEAD dvc.lock metrics plots && dvc repro"  # docs/branches.md
 RENAMED = {
-    "data.within": "data.subdir",
-    "data.unusable": "data.on_bad_image",
-    "train.members": "train.ensemble_size",
-    "train.clip_norm": "train.grad_clip_norm",
-    "train.positive_weight": "train.pos_weight",
-    "train.processes": "train.nproc_per_node",
-    "train.checkpoint_minutes": "runtime.checkpoint_minutes",
-}
+    "data.within": "data.subdir", "data.unusable": "data.on_bad_image", "train.members": "train.ensemble_size",
+    "train.clip_norm": "train.grad_clip_norm", "train.positive_weight": "train.pos_weight",
+    "train.processes": "train.nproc_per_node", "train.checkpoint_minutes": "runtime.checkpoint_minutes",
+}  # fmt: skip
 RENAMED_VALUES = {("prepare.fit", "squeeze"): "stretch", ("train.augment.geometry", "symmetries"): "d4"}
 NO_PARAMS = "{path} is missing: run this in the top folder of the repository"
 NOT_A_MAPPING = "{path} must be a mapping of keys to values, but contains {content}"

@@ -1,1 +1,1 @@
-"""The schema of params.yaml, a module for each section, so that a new key reruns only the stages that read it."""
+"""The schema of params.yaml, a module for the stages that read it, so that a new key reruns only these stages."""
