@@ -37,12 +37,12 @@ class Params(LikeParams):
 def main(like: str | None = None) -> None:
     count = sum(len(chunk) for chunk in tables.chunks(LABELS, ["file"]))
     if like:
+        cfg = params.load(LikeParams)
         spec = Preparation.of(files.read_json(like))
     else:
-        prepare = params.load(Params).prepare
-        spec = Preparation(prepare.image_size, prepare.fit)
-        spec = spec._replace(levels=levels(count, spec, prepare.levels))
-    on_bad_image = params.load(LikeParams).data.on_bad_image
+        cfg = params.load(Params)
+        spec = Preparation(cfg.prepare.image_size, cfg.prepare.fit)
+        spec = spec._replace(levels=levels(count, spec, cfg.prepare.levels))
 
     kept, unreadable = 0, []
     with (
@@ -72,7 +72,7 @@ def main(like: str | None = None) -> None:
             kept += len(rows)
         if kept + len(unreadable) < count or next(pictures, None):
             raise PipelineError(messages.DIFFERENT_IMAGES.format(archive=ARCHIVE, table=LABELS))
-        if unreadable and (on_bad_image == "fail" or not kept):
+        if unreadable and (cfg.data.on_bad_image == "fail" or not kept):
             raise PipelineError(messages.listing(messages.UNDECODABLE_IMAGES, unreadable, total=count))
         large.finish()
         small.finish()

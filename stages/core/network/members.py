@@ -35,8 +35,7 @@ import torch
 from safetensors.torch import load, save
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.schemas.model import Model
-    from core.pipeline.schemas.train import Train
+    from core.pipeline.schemas.train import Model, Train
 
 REPORT_EVERY = 0.1  # seconds between two reports of a process on its progress
 
