@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.network import messages, pretrained
+from core.network import messages, pretrained, vision
 from core.network.pretrained import TIMM
-from core.network.vision import torchvision
 from core.pipeline import pins
 from core.pipeline.errors import PipelineError
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+torchvision = vision.load("torchvision")
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -113,6 +114,10 @@ class _SquareRootDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Withdraws the promise of equal bytes if a network takes square roots: of float32, they depend on the processor
     (core.network.optimiser)."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # if true, torch imports torch._dynamo: slow (core.network.vision)
+        return False
+
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if operation.name().startswith(("aten::sqrt", "aten::_foreach_sqrt")):
             pins.withdrawn = True
@@ -184,8 +189,7 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
 
 
 def _timm_network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
-    import timm  # imported only if needed, because it is slow
-
+    timm = vision.load("timm")  # only if needed, because it is slow
     name = backbone.removeprefix(TIMM)
     if not timm.is_model(name):
         raise PipelineError(messages.unknown_backbone(backbone, "timm", name, timm.list_models()))

@@ -20,6 +20,9 @@ class NAdam(torch.optim.NAdam):
     ``parameters`` become parts of one vector there. On a GPU, this is torch's own optimiser.
     """
 
+    # Without torch's wrapper, which imports the compiler's front end: slow (core.network.vision).
+    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+
     def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
         self.small = [
             parameter for parameter in parameters if parameter.device.type == "cpu" and parameter.numel() < SMALL

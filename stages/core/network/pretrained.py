@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from core.network import messages
-from core.network.vision import torchvision
+from core.network import messages, vision
 from core.pipeline import files, web
 from core.pipeline.errors import PipelineError
 
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+torchvision = vision.load("torchvision")
 
 TIMM = "timm/"  # prefix of timm's backbones
 NAMES = ("none", "imagenet", "hub", "packaged")  # for model.weights, instead of a file
@@ -54,9 +55,9 @@ def hub(backbone: str, weights: str) -> dict[str, Tensor]:
     """The weights that timm gives for its network, as safetensors from the hub or its local cache."""
     if not backbone.startswith(TIMM) or weights != "hub":
         raise PipelineError(messages.weights_of_another_library(weights, backbone))
-    import timm
     from huggingface_hub import hf_hub_download
 
+    timm = vision.load("timm")
     pretrained_cfg = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
     if not pretrained_cfg or not pretrained_cfg.hf_hub_id:
         raise PipelineError(messages.no_hub_weights(backbone))

@@ -130,8 +130,9 @@ class State:
             states["random.cuda"] = dist.all_gather(torch.cuda.get_rng_state(self.device))
         tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        for number, parameter in enumerate(self.optimiser.gather()):
+            moments = self.optimiser.state[parameter].items()
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in moments}
         tensors |= {"losses": losses, "num_correct": num_correct, "random.epoch": self.random.get_state()} | states
         progress = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "plateau": self.plateau.state_dict()}
         return Checkpoint(tensors, progress | facts)
