@@ -2,13 +2,13 @@
 
 The name of the checkpoint folder contains two fingerprints: one of everything the training depends on (parameters,
 data, code), and one of what computes it. So a training with other parameters, data or code, or where other bytes come
-out, never uses these checkpoints. They are safetensors files, so nothing is unpickled.
+out, never uses these checkpoints. They are safetensors files, so nothing is unpickled. The name of each contains its
+SHA-256, because safetensors does not notice a changed byte.
 """
 
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -27,14 +27,12 @@ from torch import Tensor
 
 MAX_TO_KEEP = 2  # checkpoints, in case the newest one is damaged
 FACTS = "facts"
-NAME = re.compile(r"\d+-\d+-([0-9a-f]{64})\.safetensors")
+NAME = re.compile(r"\d+-\d+-[0-9a-f]{64}\.safetensors")
 
 
 class Checkpoint(NamedTuple):
-    """``tensors`` by name, on the CPU; ``facts``: values that JSON can hold, restored without loss of precision."""
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    tensors: dict[str, Tensor]  # by name
+    facts: dict[str, Any]  # values that JSON can hold, restored without loss of precision
 
 
 class Store:
@@ -46,9 +44,9 @@ class Store:
     def load(self) -> Checkpoint | None:
         """The newest undamaged checkpoint, or None. Damaged files are renamed, with a message on stderr."""
         for path in self.paths():
-            checkpoint = _read(path)
-            if checkpoint is not None:
-                return checkpoint
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == path.stem.rpartition("-")[2]:
+                return unpack(content)
             path.rename(path.with_name(f"damaged-{path.name}"))
             print(messages.damaged_checkpoint(path), file=sys.stderr, flush=True)
         return None
@@ -64,13 +62,12 @@ class Store:
 
     def clear(self) -> None:
         """Delete all checkpoints, because the training has ended or must start from the beginning."""
-        for path in self.folder.glob("*"):
-            if path.name != files.LOCK:
-                path.unlink()
+        for path in set(self.folder.glob("*")) - {self.folder / files.LOCK}:
+            path.unlink()
 
     def paths(self) -> list[Path]:
         """The files of the checkpoints, newest first."""
-        return sorted((path for path in self.folder.glob("*") if NAME.fullmatch(path.name)), reverse=True)
+        return sorted(filter(lambda path: NAME.fullmatch(path.name), self.folder.glob("*")), reverse=True)
 
 
 @contextmanager
@@ -109,36 +106,13 @@ def _lock_folder(root: Path, name: str) -> tuple[Path, IO[bytes]]:
     raise AssertionError  # count never ends
 
 
-def _read(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file, or None if its content does not match the hash in its name."""
-    content = path.read_bytes()
-    match = NAME.fullmatch(path.name)
-    assert match is not None  # paths() returns only such names
-    if hashlib.sha256(content).hexdigest() != match[1]:
-        return None
-    return unpack(content)
-
-
 def pack(checkpoint: Checkpoint) -> bytes:
-    """Convert to bytes. Tensors are joined, one per device and dtype: a thousand small tensors take much longer."""
-    flat: dict[str, list[Tensor]] = {}
-    layout = []
-    for name, tensor in checkpoint.tensors.items():
-        kind = f"{tensor.device.type} {tensor.dtype}"
-        flat.setdefault(kind, []).append(tensor.detach().flatten())
-        layout.append((name, kind, tuple(tensor.shape)))
-    facts = json.dumps({"facts": checkpoint.facts, "layout": layout}).encode()
-    vectors = {kind: torch.cat(tensors).cpu() for kind, tensors in flat.items()}
-    return save(vectors | {FACTS: torch.frombuffer(bytearray(facts), dtype=torch.uint8)})
+    """Convert to a safetensors file, with the facts as JSON in a tensor of bytes."""
+    facts = torch.frombuffer(bytearray(json.dumps(checkpoint.facts).encode()), dtype=torch.uint8)
+    return save({name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()} | {FACTS: facts})
 
 
 def unpack(content: bytes) -> Checkpoint:
     """The inverse of ``pack``."""
-    flat = load(content)
-    facts = json.loads(flat.pop(FACTS).numpy().tobytes())
-    tensors, offsets = {}, dict.fromkeys(flat, 0)
-    for name, kind, shape in facts["layout"]:
-        end = offsets[kind] + math.prod(shape)
-        tensors[name] = flat[kind][offsets[kind] : end].view(shape).clone()
-        offsets[kind] = end
-    return Checkpoint(tensors, facts["facts"])
+    tensors = load(content)
+    return Checkpoint(tensors, json.loads(tensors.pop(FACTS).numpy().tobytes()))
