@@ -26,16 +26,10 @@ ADVISED_AHEAD = 6  # batches that the system is told to read from disk in advanc
 
 
 class ImageLoader:
-    """Reads batches of images and moves them to the device.
+    """Reads batches of ``images``, uint8 (N, H, W, C), an array or a memory map, and moves them to the device.
 
     A GPU holds the whole array if it takes less than half of the free GPU memory. Otherwise batches are read from the
     memory map ahead of their use.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (N, H, W, C)
-        An array or a memory map.
-    device : torch.device
     """
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
@@ -59,10 +53,10 @@ class ImageLoader:
             waiting = [reader.submit(self._read, rows) for rows in batches[:READ_AHEAD]]
             for number in range(len(batches)):
                 batch = waiting.pop(0).result()
-                for rows in batches[number + ADVISED_AHEAD : number + ADVISED_AHEAD + 1]:
-                    self._advise_readahead(rows)
-                for rows in batches[number + READ_AHEAD : number + READ_AHEAD + 1]:
-                    waiting.append(reader.submit(self._read, rows))
+                if number + ADVISED_AHEAD < len(batches):
+                    self._advise_readahead(batches[number + ADVISED_AHEAD])
+                if number + READ_AHEAD < len(batches):
+                    waiting.append(reader.submit(self._read, batches[number + READ_AHEAD]))
                 yield batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _advise_readahead(self, rows: np.ndarray) -> None:
@@ -91,27 +85,19 @@ def make_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
 def augment(
     images: Tensor, cfg: Augment, generator: torch.Generator, batch_size: int | None = None, start: int = 0
 ) -> Tensor:
-    """Augment each image separately.
-
-    Random numbers are drawn on the CPU, so they are the same for every device. ``images`` can be a part of a batch:
-    each image is then changed as in the whole batch.
+    """Augment each image separately. Random numbers are drawn on the CPU, so they are the same for every device. Raises
+    PipelineError for stain jitter on grey images.
 
     Parameters
     ----------
-    images : Tensor of uint8 or float32, shape (B, C, H, W)
-        Floats are in [0, 1].
+    images : Tensor of uint8, or of float32 in [0, 1], shape (B, C, H, W)
     batch_size, start : int
-        The number of images in the batch that ``images`` is a part of, and the position of its first image there.
+        If ``images`` are a part of a batch, its size and the position of the first of them there: each image is then
+        changed as in the whole batch.
 
     Returns
     -------
-    Tensor of float32, shape (B, C, H, W)
-        In [0, 1].
-
-    Raises
-    ------
-    PipelineError
-        For stain jitter on grey images.
+    Tensor of float32 in [0, 1], shape (B, C, H, W)
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255

@@ -48,7 +48,7 @@ class Store:
             if hashlib.sha256(content).hexdigest() == path.stem.rpartition("-")[2]:
                 return unpack(content)
             path.rename(path.with_name(f"damaged-{path.name}"))
-            print(messages.damaged_checkpoint(path), file=sys.stderr, flush=True)
+            print(messages.DAMAGED_CHECKPOINT.format(path=path), file=sys.stderr, flush=True)
         return None
 
     def save(self, epoch: int, step: int, checkpoint: Checkpoint) -> None:
@@ -83,7 +83,8 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
     folder, lock = _lock_folder(root, name)
     others = [path for path in root.glob(f"{fingerprint[:32]}-*") if not path.name.startswith(name)]
     if others:
-        print(messages.checkpoints_of_other_machines(others), file=sys.stderr)
+        folders = messages.shorten(list(map(str, others)))
+        print(messages.CHECKPOINTS_OF_OTHER_MACHINES.format(folders=folders), file=sys.stderr)
     store = Store(folder)
     for path in folder.glob(".*"):  # unfinished files of a killed process
         path.unlink()

@@ -18,16 +18,8 @@ MIN_SIDE = 4  # a map coarser than 4 x 4 shows no region, so an earlier layer is
 
 
 def target_layers(ensemble: Ensemble, example: Tensor) -> tuple[list[nn.Module], int] | None:
-    """Of each member, the last convolution whose map has sides of MIN_SIDE or more.
-
-    Parameters
-    ----------
-    example : Tensor of float32 or uint8, shape (1, C, H, W)
-
-    Returns
-    -------
-    The layer of each member, and the shorter side of their maps; None if there is no such convolution.
-    """
+    """Of each member, the last convolution whose map of an ``example`` (1, C, H, W) has sides of MIN_SIDE or more; and
+    the shorter side of these maps. None if there is no such convolution."""
     layers = [_target_layer(member, example) for member in ensemble.members]  # type: ignore[arg-type]
     usable = [layer for layer in layers if layer]
     return ([module for module, _ in usable], usable[0][1]) if usable else None
@@ -62,8 +54,8 @@ def heatmaps(ensemble: Ensemble, layers: list[nn.Module], images: np.ndarray, pr
 
     Returns
     -------
-    ndarray of float32, shape (N, h, w)
-        In [0, 1], where 1 is the strongest; zero everywhere if no region supports the predicted class.
+    ndarray of float32 in [0, 1], shape (N, h, w)
+        1 is the strongest; zero everywhere if no region supports the predicted class.
     """
     for module in ensemble.modules():
         if hasattr(module, "inplace"):
@@ -91,8 +83,8 @@ def gallery(
 ) -> None:
     """Write a PNG of the worst mistakes in ``predictions``: each image, and beside it the image with its Grad-CAM map.
 
-    ``images`` is uint8 (N, H, W, C); the column ``row`` of ``predictions`` is the index into it. The texts here are
-    part of the PNG, so they are not in core.network.messages.
+    The column ``row`` is the index into ``images``, uint8 (N, H, W, C). The texts here are part of the PNG, so they are
+    not in core.network.messages.
     """
     errors = worst_errors(predictions)
     shown = np.stack([images[row] for row in errors["row"]]) if len(errors) else np.empty((0, 8, 8, 1), np.uint8)
@@ -104,33 +96,22 @@ def gallery(
     layers, side = targets
     predicted = errors["probability"].to_numpy() >= threshold
     heat = heatmaps(ensemble, layers, shown, predicted) if len(errors) else np.empty((0, side, side))
+    tiles: list[np.ndarray] = []  # two of each image
+    captions: list[str] = []
+    for image, region, entry in zip(shown, heat, errors.itertuples(), strict=True):
+        tiles += [image, overlay(image, region)]
+        captions += [f"label {entry.label}, probability {entry.probability:.2f}", str(entry.file).rpartition("/")[2]]
     rows = []
     for start in range(0, len(errors), PER_ROW):
-        tiles: list[np.ndarray] = []
-        captions: list[str] = []
-        for place in range(start, min(start + PER_ROW, len(errors))):
-            entry = errors.iloc[place]
-            tiles += [shown[place], overlay(shown[place], heat[place])]
-            captions.append(f"label {entry['label']}, probability {entry['probability']:.2f}")
-            captions.append(entry["file"].rpartition("/")[2])
-        rows.append(contact_sheets.Row(f"{start + 1} to {start + len(tiles) // 2}", tiles, captions))
+        name = f"{start + 1} to {min(start + PER_ROW, len(errors))}"
+        part = slice(2 * start, 2 * (start + PER_ROW))
+        rows.append(contact_sheets.Row(name, tiles[part], captions[part]))
     title = f"Worst mistakes of the test set; bright: what argued for the class called (Grad-CAM, {side} x {side})"
     return contact_sheets.save(title, rows, path, synthetic)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Overlay a heatmap on an image.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, C)
-    heat : ndarray of float32, shape (h, w)
-        In [0, 1].
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-    """
+    """Overlay a heatmap, float32 in [0, 1] (h, w), on an image, uint8 (H, W, C): uint8 (H, W, 3)."""
     resized = nn.functional.interpolate(
         torch.from_numpy(heat)[None, None].float(), image.shape[:2], mode="bilinear", align_corners=False
     )[0, 0].numpy()

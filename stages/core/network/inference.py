@@ -48,22 +48,24 @@ def probabilities(ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, devi
     ----------
     images : ndarray of uint8, shape (N, H, W, C)
     rows : ndarray of int64, shape (M,)
-        The images to score.
 
     Returns
     -------
     ndarray of float64, shape (M, members)
     """
-    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
-        logits = score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), ensemble.member_logits)
-    return torch.sigmoid(logits.double()).numpy()
+    return torch.sigmoid(_score(ensemble, images, rows, device, ensemble.member_logits).double()).numpy()
 
 
 def features(
     ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """As ``probabilities``, and the features of the images (Ensemble.with_features): float32 (M, F)."""
-    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
-        outputs = score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), ensemble.with_features)
-    count = len(ensemble.members)
+    outputs, count = _score(ensemble, images, rows, device, ensemble.with_features), len(ensemble.members)
     return torch.sigmoid(outputs[:, :count].double()).numpy(), outputs[:, count:].numpy()
+
+
+def _score(
+    ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device, output: Callable[[Tensor], Tensor]
+) -> Tensor:
+    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
+        return score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), output)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 
 
 class Epoch(NamedTuple):
-    """Figures of one epoch, numbered from 1. Losses are means over images. The training figures are computed while the
-    weights change, so that no second pass over the training set is needed."""
+    """Figures of one epoch. Losses are means over images. The training figures are computed while the weights change,
+    so that no second pass over the training set is needed."""
 
-    number: int
+    number: int  # from 1
     train_loss: float
     train_accuracy: float
     val_loss: float
@@ -32,23 +32,17 @@ class Epoch(NamedTuple):
 
 
 class TrainResult(NamedTuple):
-    """The weights of the best epoch, on the CPU, and how the training went. With the cosine schedule, the last epoch
-    counts as the best."""
-
-    best_state: dict[str, Tensor]
-    best_epoch: Epoch
+    best_state: dict[str, Tensor]  # the weights of the best epoch, on the CPU
+    best_epoch: Epoch  # the last one, with the cosine schedule
     epochs: int
     stopped_early: bool
 
 
 class State:
-    """Everything that the rest of a training depends on.
+    """Everything that the rest of a training depends on. ``rows`` are the row numbers (M,) of the training images.
 
     The random states of Python and NumPy are not part of it, because training does not use them. Nor is a gradient
     scaler, because no precision needs one.
-
-    ``rows`` are the row numbers (M,) of the training images. ``losses`` and ``num_correct`` are sums over this rank's
-    images in the current epoch.
     """
 
     def __init__(self, classifier: Classifier, rows: np.ndarray, cfg: Train, seed: int) -> None:
@@ -69,7 +63,8 @@ class State:
         shuffled = self.rows[torch.randperm(len(self.rows), generator=self.random).numpy()]
         self.order = batches.make_batches(shuffled, self.cfg.batch_size)
         self.step = 0
-        self.losses = torch.zeros(len(self.order), device=self.device)  # summed over the images of each step
+        # Sums over this rank's images: of each step, and of the epoch
+        self.losses = torch.zeros(len(self.order), device=self.device)
         self.num_correct = torch.zeros((), device=self.device)
 
     def end_epoch(self, epoch: Epoch) -> None:
@@ -113,9 +108,8 @@ class State:
 
     def ended(self) -> bool:
         best, epochs = self.best_epoch(), len(self.epochs)
-        if self.cfg.schedule == "cosine" or best is None:
-            return epochs == self.cfg.epochs
-        return epochs == self.cfg.epochs or epochs - best.number >= self.cfg.early_stopping
+        stops_early = self.cfg.schedule == "plateau" and best and epochs - best.number >= self.cfg.early_stopping
+        return epochs == self.cfg.epochs or bool(stops_early)
 
     def result(self) -> TrainResult:
         best = self.best_epoch()
