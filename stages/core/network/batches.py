@@ -85,19 +85,11 @@ def make_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
 def augment(
     images: Tensor, cfg: Augment, generator: torch.Generator, batch_size: int | None = None, start: int = 0
 ) -> Tensor:
-    """Augment each image separately. Random numbers are drawn on the CPU, so they are the same for every device. Raises
+    """Augment each of ``images``, (B, C, H, W), uint8 or float32 in [0, 1], separately: float32 in [0, 1].
+
+    Random numbers are drawn on the CPU, so they are the same for every device. ``images`` can be a part of a batch of
+    ``batch_size``, in which the first of them is number ``start``: each is then changed as in the whole batch. Raises
     PipelineError for stain jitter on grey images.
-
-    Parameters
-    ----------
-    images : Tensor of uint8, or of float32 in [0, 1], shape (B, C, H, W)
-    batch_size, start : int
-        If ``images`` are a part of a batch, its size and the position of the first of them there: each image is then
-        changed as in the whole batch.
-
-    Returns
-    -------
-    Tensor of float32 in [0, 1], shape (B, C, H, W)
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -124,25 +116,20 @@ def augment(
 
 def _flip(images: Tensor, geometry: str, flips: Tensor) -> Tensor:
     """Flip each image left-right, flip it top-bottom, and transpose it, as ``flips`` says: bool (3, B), in this order.
-
     With geometry "d4", these are the eight symmetries of a square; "flips" does not transpose, and "hflip" only flips
-    left-right.
-    """
-    horizontal, vertical, transposed = flips
-    images = torch.where(horizontal.view(-1, 1, 1, 1), images.flip(3), images)
+    left-right."""
+    horizontal, vertical, transposed = flips.view(3, -1, 1, 1, 1)
+    images = torch.where(horizontal, images.flip(3), images)
     if geometry != "hflip":
-        images = torch.where(vertical.view(-1, 1, 1, 1), images.flip(2), images)
+        images = torch.where(vertical, images.flip(2), images)
     if geometry == "d4":
-        images = torch.where(transposed.view(-1, 1, 1, 1), images.transpose(2, 3), images)
+        images = torch.where(transposed, images.transpose(2, 3), images)
     return images
 
 
 def _stain_jitter(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3).
-
-    Transmitted light decreases exponentially with the amount of stain (Beer-Lambert law), so the amounts are linear in
-    the logarithm of the light.
-    """
+    """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3). Transmitted light decreases exponentially with the
+    amount of stain (Beer-Lambert law), so the amounts are linear in the logarithm of the light."""
     stains = (HED / HED.norm(dim=1, keepdim=True)).to(images.device)
     density = -torch.log(images.clamp(min=1 / 255))
     # amounts = density @ inverse(stains). Scaling them and transforming back is one 3 x 3 matrix per image.

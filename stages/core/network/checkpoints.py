@@ -74,10 +74,10 @@ class Store:
 def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
     """Open the store of a training below ``root``.
 
-    Two processes can run the same training at the same time, for example two experiments that differ only in the
-    evaluation. Each then uses a separate folder, and a later run uses any free one. ``fingerprint`` identifies what the
-    training depends on, ``machine`` what computes it. Checkpoints of a machine that computes other bytes are listed on
-    stderr and not used: the result would be that of neither machine.
+    ``fingerprint`` identifies what the training depends on, ``machine`` what computes it. Two processes at the same
+    training, for example of experiments that differ only in the evaluation, use separate folders, and a later run uses
+    any free one. Checkpoints of a machine that computes other bytes are listed on stderr and not used: the result would
+    be that of neither machine.
     """
     name = f"{fingerprint[:32]}-{machine[:8]}"
     folder, lock = _lock_folder(root, name)

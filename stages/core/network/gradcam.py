@@ -26,36 +26,31 @@ def target_layers(ensemble: Ensemble, example: Tensor) -> tuple[list[nn.Module],
 
 
 def _target_layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | None:
-    layers: list[tuple[nn.Module, int]] = []
+    sides: list[tuple[nn.Module, int]] = []
 
     def note(module: nn.Module, _: object, output: Tensor) -> None:
-        if min(output.shape[2:]) >= MIN_SIDE:
-            layers.append((module, min(output.shape[2:])))
+        sides.append((module, min(output.shape[2:])))
 
-    convolutions = [module for module in classifier.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [module.register_forward_hook(note) for module in convolutions]
+    hooks = [layer.register_forward_hook(note) for layer in classifier.modules() if isinstance(layer, nn.Conv2d)]
     with torch.no_grad():
         classifier(example)
     for hook in hooks:
         hook.remove()
-    return layers[-1] if layers else None
+    return next((entry for entry in reversed(sides) if entry[1] >= MIN_SIDE), None)
 
 
 def heatmaps(ensemble: Ensemble, layers: list[nn.Module], images: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """How strongly each region supports the predicted class.
+    """How strongly each region supports the predicted class: in [0, 1], zero everywhere if no region does.
 
     Parameters
     ----------
-    layers : list of Module
-        The layer of each member, from ``target_layers``.
+    layers : those of ``target_layers``
     images : ndarray of uint8, shape (N, H, W, C)
-    predicted : ndarray of bool, shape (N,)
-        Whether the positive class is predicted.
+    predicted : ndarray of bool, shape (N,), true for the positive class
 
     Returns
     -------
-    ndarray of float32 in [0, 1], shape (N, h, w)
-        1 is the strongest; zero everywhere if no region supports the predicted class.
+    ndarray of float32, shape (N, h, w)
     """
     for module in ensemble.modules():
         if hasattr(module, "inplace"):
@@ -87,7 +82,7 @@ def gallery(
     not in core.network.messages.
     """
     errors = worst_errors(predictions)
-    shown = np.stack([images[row] for row in errors["row"]]) if len(errors) else np.empty((0, 8, 8, 1), np.uint8)
+    shown = images[errors["row"].to_numpy()]
     device = next(ensemble.parameters()).device
     example = torch.zeros(1, images.shape[3], *images.shape[1:3], device=device)
     targets = target_layers(ensemble.eval(), example)
@@ -95,7 +90,7 @@ def gallery(
         return contact_sheets.save("No regions: this network has no map of 4 x 4 or more", [], path, synthetic)
     layers, side = targets
     predicted = errors["probability"].to_numpy() >= threshold
-    heat = heatmaps(ensemble, layers, shown, predicted) if len(errors) else np.empty((0, side, side))
+    heat = heatmaps(ensemble, layers, shown, predicted) if len(errors) else ()
     tiles: list[np.ndarray] = []  # two of each image
     captions: list[str] = []
     for image, region, entry in zip(shown, heat, errors.itertuples(), strict=True):

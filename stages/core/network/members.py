@@ -11,7 +11,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,7 +37,7 @@ if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.schemas.model import Model
     from core.pipeline.schemas.train import Train
 
-REPORT_EVERY = 0.1  # seconds between two reports of a process on its progress
+POLL_EVERY = 0.1  # seconds between two checks whether a person asked to stop
 
 
 class TrainJob(NamedTuple):
@@ -132,7 +131,7 @@ class _WorkerPool:
     def train(self) -> list[TrainResult]:
         try:
             while self.busy:
-                for pipe in wait(list(self.busy), timeout=REPORT_EVERY):
+                for pipe in wait(list(self.busy), timeout=POLL_EVERY):
                     self._receive(pipe)  # type: ignore[arg-type]
                 if self.callbacks.should_stop() or self.errors:
                     self.stop.set()
@@ -166,13 +165,13 @@ class _WorkerPool:
         if kind == "progress":
             self.callbacks.on_progress(*content)
         elif kind == "epoch":
-            self.callbacks.on_epoch_end(index, content)
-        elif kind == "result":
-            weights, result = content
-            self.results[index] = result._replace(best_state=load(weights))
-            self._submit(pipe, process)
+            self.callbacks.on_epoch_end(*content)
         else:
-            self.errors.append(content)
+            if kind == "result":
+                weights, result = content
+                self.results[index] = result._replace(best_state=load(weights))
+            else:
+                self.errors += content
             self._submit(pipe, process)
 
 
@@ -182,39 +181,21 @@ def _work(job: TrainJob, pipe: Connection, stop: Any, local_rank: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent tells it when to stop
         signal.signal(number, signal.SIG_IGN)
     os.environ["LOCAL_RANK"] = str(local_rank)  # the GPU of this process
+
+    def send(kind: str) -> Callable[..., None]:
+        return lambda *content: pipe.send((kind, content))
+
+    callbacks = Callbacks(send("epoch"), send("progress"), stop.is_set)
     for index in iter(pipe.recv, None):
-        pipe.send(_run_member(job, index, _ProgressSender(pipe), stop))
-
-
-def _run_member(job: TrainJob, index: int, sender: _ProgressSender, stop: Any) -> tuple[str, Any]:
-    """The last message of a training to the parent: ("result", ...) or ("error", exception)."""
-    try:
-        callbacks = Callbacks(lambda member, epoch: sender.pipe.send(("epoch", epoch)), sender.on_progress, stop.is_set)
-        result = _train_member(job, index, callbacks, DistributedContext())
-        sender.flush()
-        return "result", (save(result.best_state), result._replace(best_state={}))
-    except Interrupted:
-        return "error", Interrupted(messages.STOPPED)
-    except (PipelineError, OSError, MemoryError) as error:
-        return "error", error
-    except Exception:
-        return "error", RuntimeError(traceback.format_exc())
-
-
-class _ProgressSender:
-    """Sends the number of images of the last steps through a pipe, every REPORT_EVERY seconds."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.images, self.text, self.sent_at = pipe, 0, "", time.monotonic()
-
-    def on_progress(self, images: int, text: str) -> None:
-        self.images, self.text = self.images + images, text
-        if time.monotonic() - self.sent_at >= REPORT_EVERY:
-            self.flush()
-
-    def flush(self) -> None:
-        self.pipe.send(("progress", (self.images, self.text)))
-        self.images, self.sent_at = 0, time.monotonic()
+        try:
+            result = _train_member(job, index, callbacks, DistributedContext())
+            send("result")(save(result.best_state), result._replace(best_state={}))
+        except Interrupted:
+            send("error")(Interrupted(messages.STOPPED))
+        except (PipelineError, OSError, MemoryError) as error:
+            send("error")(error)
+        except Exception:
+            send("error")(RuntimeError(traceback.format_exc()))
 
 
 class EpochAverager:

@@ -1,7 +1,7 @@
 """The optimiser, computed to the same bytes on every processor."""
 
 import math
-from itertools import compress
+from itertools import accumulate, compress
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,9 @@ class NAdam(torch.optim.NAdam):
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """The part of ``vector`` for each small parameter, with its shape and memory layout."""
-        starts = np.cumsum([0, *(parameter.numel() for parameter in self.small)]).tolist()
-        return [
-            vector.as_strided(parameter.size(), parameter.stride(), start)
-            for parameter, start in zip(self.small, starts, strict=False)
-        ]
+        starts = accumulate((parameter.numel() for parameter in self.small), initial=0)
+        places = zip(self.small, starts, strict=False)
+        return [vector.as_strided(parameter.size(), parameter.stride(), start) for parameter, start in places]
 
     def gather(self) -> list[Tensor]:
         """What is updated, after the gradients of the small parameters have moved into their vector's."""

@@ -101,8 +101,7 @@ def packaged(backbone: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_hash(path: Path, name: str) -> None:
-    """Check a file against the first digits of its sha256, which torchvision puts into its name:
-    efficientnet_v2_s-dd5fe13b.pth. Raises PipelineError if they differ or are missing."""
+    """Check a file against the first digits of its sha256 in its name, such as efficientnet_v2_s-dd5fe13b.pth."""
     match = re.search(r"-([0-9a-f]{8,})\.pth$", name)
     if match is None:
         raise PipelineError(messages.NO_HASH_IN_NAME.format(name=name))

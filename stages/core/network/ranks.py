@@ -28,11 +28,9 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class DistributedContext:
-    """The processes of a training. This one is number ``rank`` of ``world_size``, counted from 0.
-
-    The first rank writes all files. It is on the machine that runs DVC. If no machine does, it is the first rank of
-    torchrun, which orders machines by name. ``leader`` is its number in torchrun.
-    """
+    """The processes of a training. This one is number ``rank`` of ``world_size``, counted from 0. The first rank writes
+    all files. It is on the machine that runs DVC. If no machine does, it is the first rank of torchrun, which orders
+    machines by name. ``leader`` is its number in torchrun."""
 
     def __init__(self) -> None:
         self.rank, self.world_size, self.leader = 0, 1, 0

@@ -128,7 +128,11 @@ class Trainer:
             self.classifier.eval()
             self.classifier.head.train()
         global_batches = self.state.order[self.state.step :]
-        local_batches = [_local_batch(batch, self.dist) for batch in global_batches]
+        # If a small last batch has no image for this rank, it gets one of another rank, with weight 0.
+        shards = [batch[self.dist.shard(batch)] for batch in global_batches]
+        local_batches = [
+            shard if len(shard) else batch[-1:] for shard, batch in zip(shards, global_batches, strict=True)
+        ]
         streamed = self.loader.stream(local_batches)
         for global_batch, local_batch, images in zip(global_batches, local_batches, streamed, strict=True):
             self.train_step(images, self.labels[torch.tensor(local_batch, device=self.device)], global_batch)
@@ -197,13 +201,10 @@ class Trainer:
         if not math.isfinite(val_loss):
             place = {"member": self.member.name, "epoch": number, "lr": self.cfg.lr}
             raise PipelineError(messages.VAL_LOSS_NOT_FINITE.format(val_loss=val_loss, **place))
-        figures = [
-            float(self.dist.all_reduce(state.losses).double().sum()) / images,
-            float(self.dist.all_reduce(state.num_correct)) / images,
-            val_loss,
-            float(((logits > 0) == (labels > 0.5)).double().mean()),
-            state.lr,
-        ]
+        train_loss = float(self.dist.all_reduce(state.losses).double().sum()) / images
+        train_accuracy = float(self.dist.all_reduce(state.num_correct)) / images
+        val_accuracy = float(((logits > 0) == (labels > 0.5)).double().mean())
+        figures = [train_loss, train_accuracy, val_loss, val_accuracy, state.lr]
         # All ranks use the first rank's figures: different rounding must not stop them at different epochs.
         return Epoch(number, *self.dist.broadcast(torch.tensor(figures, dtype=torch.float64)).tolist())
 
@@ -231,8 +232,8 @@ class Trainer:
         self.state.restore(checkpoint, self.dist)
         self.callbacks.on_progress(self.state.images_seen, "")
         if self.dist.rank == 0:
-            place = {"epoch": len(self.state.epochs), "step": self.state.step}
-            print(messages.RESUMING.format(member=self.member.name, **place), flush=True)
+            place = {"epoch": len(self.state.epochs), "step": self.state.step, "member": self.member.name}
+            print(messages.RESUMING.format(**place), flush=True)
 
     def raise_if_stopped(self) -> None:
         if self.dist.any(self.callbacks.should_stop()):
@@ -249,10 +250,3 @@ def _to_device(classifier: Classifier, cfg: Train, device: torch.device, dist: D
         classifier.requires_grad_(False)
         classifier.head.requires_grad_(True)
     return classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _local_batch(global_batch: np.ndarray, dist: DistributedContext) -> np.ndarray:
-    """This rank's part of a batch. If a small last batch has no image for it, one image of another rank, which gets
-    weight 0."""
-    local_batch = global_batch[dist.shard(global_batch)]
-    return local_batch if len(local_batch) else global_batch[-1:]
