@@ -181,5 +181,9 @@ def epoch(metrics: "Epoch") -> str:
     )
 
 
+def best_epoch(best: "Epoch") -> str:
+    return f"kept {epoch(best)}"
+
+
 def first_line(error: object) -> str:
     return str(error).strip().splitlines()[0]
