@@ -47,6 +47,7 @@ LOWER_BATCH_SIZE = "lower train.batch_size ({size}) or prepare.image_size, or ch
 WRONG_WEIGHTS = "{path} does not fit its model.json: {error}"
 
 # training, members
+MEMBER = "member {number}: "  # before the messages of each of several
 RESUMABLE = "Its state is kept. Run the same command again to resume, or dvc repro --force to start from the beginning"
 LOST = "Its state is lost, because this training writes no checkpoints"
 STOPPED = f"training stopped. {RESUMABLE}"
@@ -133,12 +134,7 @@ def cannot_compile(device: str, error: Exception) -> str:
     return f"train.compile is true, but compiling needs {compiler}: {first_line(error)}"
 
 
-# training, members
-def member(index: int, members: int) -> str:
-    """How messages name the member ``index``, from 0: "member 2: ", or "" if it is the only one."""
-    return f"member {index + 1}: " if members > 1 else ""
-
-
+# training
 def not_finite(member: str, epoch: int, step: int, steps: int, lr: float, saved: bool) -> str:
     return (
         f"{member}At epoch {epoch}, step {step} of {steps} the loss or the weights became NaN or infinite: lower "

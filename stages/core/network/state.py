@@ -95,10 +95,6 @@ class State:
         lr: float = self.optimiser.param_groups[0]["lr"]
         return lr
 
-    @property
-    def images_seen(self) -> int:
-        return len(self.epochs) * len(self.rows) + sum(map(len, self.order[: self.step]))
-
     def best_epoch(self) -> Epoch | None:
         """Plateau: the epoch with the lowest validation loss so far. Cosine: the last epoch, once it is done. There the
         rate is almost 0, so it is steadier than one that a few validation patients choose."""

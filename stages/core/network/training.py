@@ -57,7 +57,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        return messages.member(self.index, self.members)
+        return messages.MEMBER.format(number=self.index + 1) if self.members > 1 else ""
 
 
 def fit(
@@ -94,7 +94,14 @@ class Trainer:
         self.member, self.checkpoint_seconds = member, 60 * checkpoint_minutes
         device = self.device = devices.get_device(cfg.device)
         self.cast = devices.autocast(cfg.precision, device)
-        self.classifier = _to_device(classifier, cfg, device, dist)
+        if (
+            dist.world_size > 1 and device.type == "cuda"
+        ):  # torch has none for the CPU: there, ranks have their own means
+            classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
+        if cfg.freeze_backbone:
+            classifier.requires_grad_(False)
+            classifier.head.requires_grad_(True)
+        self.classifier: Classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loader = ImageLoader(data.images, device)
         self.labels = torch.from_numpy(data.labels.astype(np.float32)).to(device)
         self.pos_weight = torch.tensor(cfg.pos_weight, device=device)
@@ -230,7 +237,8 @@ class Trainer:
             print(messages.COMPILER_CHANGED, file=sys.stderr)
             return
         self.state.restore(checkpoint, self.dist)
-        self.callbacks.on_progress(self.state.images_seen, "")
+        images = len(self.state.epochs) * len(self.rows["train"]) + sum(map(len, self.state.order[: self.state.step]))
+        self.callbacks.on_progress(images, "")
         if self.dist.rank == 0:
             place = {"epoch": len(self.state.epochs), "step": self.state.step, "member": self.member.name}
             print(messages.RESUMING.format(**place), flush=True)
@@ -240,13 +248,3 @@ class Trainer:
             place = {"epoch": len(self.state.epochs), "step": self.state.step, "steps": len(self.state.order)}
             state = messages.LOST if self.store is None else messages.RESUMABLE
             raise Interrupted(messages.STOPPED_AT.format(state=state, **place))
-
-
-def _to_device(classifier: Classifier, cfg: Train, device: torch.device, dist: DistributedContext) -> Classifier:
-    """The network on its device. With a frozen backbone, only the head is trainable."""
-    if dist.world_size > 1 and device.type == "cuda":  # torch has none for the CPU: there each rank uses its own images
-        classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
-    if cfg.freeze_backbone:
-        classifier.requires_grad_(False)
-        classifier.head.requires_grad_(True)
-    return classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
