@@ -36,7 +36,7 @@ def main() -> None:
         clusters = quality.cluster(images, near)
         database.add("clusters", clusters)
         database.add_file("properties", PROPERTIES, tables.PROPERTIES)
-        database.add_file("groups", GROUPS, tables.header(files.require(GROUPS), ["file"]))
+        database.add_file("groups", GROUPS, ["file"], others=True)
         conflicts = quality.conflicts(images, clusters)
         findings = quality.find(database, images, clusters, conflicts, levels, folder)
         figures = quality.summarise(database, images, clusters, near, conflicts, findings)
