@@ -141,6 +141,27 @@ def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
         return _grey(dataset, array, window), mode
 
 
+def encoding(content: bytes) -> tuple[str, float | None, float | None]:
+    """The transfer syntax of a file that ``decode`` could read, and the center and the width of its first VOI window,
+    None without one."""
+    with _decode_errors():
+        import pydicom
+
+        dataset = pydicom.dcmread(
+            io.BytesIO(content), stop_before_pixels=True, specific_tags=["WindowCenter", "WindowWidth"]
+        )
+        center, width = _first_number(dataset, "WindowCenter"), _first_number(dataset, "WindowWidth")
+        return str(dataset.file_meta.TransferSyntaxUID), center, width
+
+
+def _first_number(dataset: "Dataset", keyword: str) -> float | None:
+    try:
+        values = np.atleast_1d(np.asarray(dataset.get(keyword), dtype=np.float64))
+    except (TypeError, ValueError):  # no tag, or no number in it
+        return None
+    return float(values[0]) if len(values) and np.isfinite(values[0]) else None
+
+
 def _grey(dataset: "Dataset", array: np.ndarray, window: bool) -> Image.Image | np.ndarray:
     from pydicom.pixels import processing
 
