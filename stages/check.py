@@ -5,7 +5,6 @@ Writes  nothing; repeat runs the pipeline in a temporary clone of the last commi
 Alone   python stages/check.py [fresh] [repeat] [better] [--target REV]      without a gate: all three
 """
 
-import argparse
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -27,12 +26,11 @@ PROVENANCE = "metrics/provenance/train.json"
 
 def main() -> None:
     checks = {"fresh": fresh, "repeat": repeat, "better": better}
-    parser = argparse.ArgumentParser(description="Check this repository's gates.")
+    parser = entrypoint.argument_parser()
     parser.add_argument("gates", nargs="*", metavar="GATE", help=f"{', '.join(checks)}; default: all")
     parser.add_argument("--target", default="main", help="the revision for the gate better; default: main")
     args = parser.parse_args()
-    unknown = set(args.gates) - set(checks)
-    if unknown:
+    if unknown := set(args.gates) - set(checks):
         raise PipelineError(f"unknown gate {', '.join(sorted(unknown))}: the gates are {', '.join(checks)}")
 
     failed = 0
@@ -46,9 +44,7 @@ def main() -> None:
 
 
 def fresh(target: str) -> tuple[list[str], str]:
-    faults = gates.conflicts(
-        [*map(files.require, BY_HAND), files.require(LOCK), *sorted(Path("metrics").rglob("*.json"))]
-    )
+    faults = gates.conflicts([*map(files.require, [*BY_HAND, LOCK]), *sorted(Path("metrics").rglob("*.json"))])
     if not faults:
         result = subprocess.run(["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True)
         faults = gates.stale(result.stdout + result.stderr)

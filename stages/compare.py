@@ -6,22 +6,17 @@ Writes  nothing; prints text, or Markdown with --md
 Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: compare it with the workspace
 """
 
-import argparse
-
 from core.commands import comparison, revisions
 from core.pipeline import entrypoint
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Do two revisions, branches or experiments differ by more than chance?"
-    )
+    parser = entrypoint.argument_parser()
     parser.add_argument("first", metavar="REV", help="a commit, branch, tag or experiment")
     parser.add_argument("second", metavar="REV", nargs="?", default=revisions.WORKSPACE, help="default: the workspace")
     parser.add_argument("--md", action="store_true", help="Markdown, for a pull request")
-    parser.add_argument(
-        "--shared", action="store_true", help="if the test sets differ, compare the images that are in both"
-    )
+    help_shared = "if the test sets differ, compare the images that are in both"
+    parser.add_argument("--shared", action="store_true", help=help_shared)
     args = parser.parse_args()
 
     runs = comparison.load(args.first), comparison.load(args.second)

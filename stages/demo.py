@@ -5,7 +5,6 @@ Writes  nothing; images stay on this machine
 Alone   python stages/demo.py [--port 8765] [--device cpu]
 """
 
-import argparse
 import asyncio
 from pathlib import Path
 
@@ -21,18 +20,18 @@ VERDICT = "metrics/verdict.md"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entrypoint.argument_parser()
     parser.add_argument("--port", type=int, default=8765, help="0 chooses a free port")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     figures = files.read_json(METRICS)
-    model = prediction.Model(Path("models"), asked.device, calibration.applied_temperature(figures["calibration"]))
+    model = prediction.Model(Path("models"), args.device, calibration.applied_temperature(figures["calibration"]))
     points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
     headline, *_ = html.read(files.require(VERDICT).read_text(encoding="utf-8"))
     far = messages.out_of_distribution(ood.IN_DISTRIBUTION)
     page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=far)
-    asyncio.run(server.serve(server.Page(model, page, figures["threshold"]), asked.port))
+    asyncio.run(server.serve(server.Page(model, page, figures["threshold"]), args.port))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Writes  export/: model.onnx, config.json, preprocessor_config.json, README.md, a
 Alone   python stages/export.py [--folder export]
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -24,17 +23,17 @@ VERDICT = "metrics/verdict.md"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entrypoint.argument_parser()
     parser.add_argument("--folder", type=Path, default=Path("export"))
-    asked = parser.parse_args()
-    if asked.folder.exists() and not (asked.folder / export.CONFIG).is_file() and any(asked.folder.iterdir()):
-        raise PipelineError(f"{asked.folder} contains other files: use --folder to name a new or empty folder")
+    target: Path = parser.parse_args().folder
+    if target.exists() and not (target / export.CONFIG).is_file() and any(target.iterdir()):
+        raise PipelineError(f"{target} contains other files: use --folder to name a new or empty folder")
     description = files.read_json(MODELS / "model.json")
     figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
     networks = ensemble.load_ensemble(MODELS / "model.safetensors", description)
     images = files.read_array(IMAGES)
 
-    with files.scratch(asked.folder.parent, asked.folder.name) as folder:
+    with files.scratch(target.parent, target.name) as folder:
         for name in ("model.safetensors", "model.json", "ood.safetensors"):
             shutil.copyfile(files.require(MODELS / name), folder / name)
         worst = export.onnx(networks, images, folder / "model.onnx")
@@ -47,11 +46,11 @@ def main() -> None:
             verdict=files.require(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
         )  # fmt: skip
         files.write_text(folder / "README.md", card)
-        asked.folder.mkdir(exist_ok=True)
-        for made in sorted(folder.iterdir()):
-            if made.name != files.LOCK:
-                made.replace(asked.folder / made.name)
-    print(f"{asked.folder}/: the logits of ONNX and PyTorch differ by at most {worst:.1e}. Research only.")
+        target.mkdir(exist_ok=True)
+        for path in sorted(folder.iterdir()):
+            if path.name != files.LOCK:
+                path.replace(target / path.name)
+    print(f"{target}/: the logits of ONNX and PyTorch differ by at most {worst:.1e}. Research only.")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Writes  nothing; prints a table of 120 columns
 Alone   python stages/exps.py [REV]      the last commit and REV, and what was run from them; default: main
 """
 
-import argparse
 import json
 import subprocess
 
@@ -15,7 +14,7 @@ from core.pipeline.errors import PipelineError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="List experiments: what was changed, and the figures.")
+    parser = entrypoint.argument_parser()
     parser.add_argument("target", metavar="REV", nargs="?", default="main", help="a second commit, branch or tag")
     args = parser.parse_args()
     rev = subprocess.run(["git", "rev-parse", f"{args.target}^{{commit}}"], capture_output=True, text=True)

@@ -5,7 +5,6 @@ Writes  experiments folds-K-1 to folds-K-K; metrics/detail/folds.json
 Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
 """
 
-import argparse
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,27 +21,29 @@ FOLDS = "metrics/detail/folds.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Test every patient once, in k folds.")
+    parser = entrypoint.argument_parser()
     parser.add_argument("folds", type=int, metavar="K", help="number of folds, 2 or more")
-    parser.add_argument(
-        "-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a parameter for all folds"
-    )
-    asked = parser.parse_args()
-    if asked.folds < 2:
-        raise PipelineError(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
-    chosen = params_yaml.load()
-    known = dict(change.partition("=")[::2] for change in asked.set_param)
-    given = known.get("train.ensemble_size", "")
-    networks = int(given) if given.isdecimal() else chosen.train.ensemble_size  # DVC refuses what is no number
-    names = [f"folds-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="for all folds")
+    args = parser.parse_args()
+    if args.folds < 2:
+        raise PipelineError(f"{args.folds} folds: at least 2 are needed, to train on one and test on the other")
+    cfg = params_yaml.load()
+    size = dict(change.partition("=")[::2] for change in args.set_param).get("train.ensemble_size", "")
+    networks = int(size) if size.isdecimal() else cfg.train.ensemble_size  # DVC refuses what is no number
+    names = [f"folds-{args.folds}-{fold}" for fold in range(1, args.folds + 1)]
     for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
-    together = min(asked.folds, folds.at_once(chosen.train, networks))
-    with ThreadPoolExecutor(together) as pool:
-        running = [pool.submit(run, asked, fold, name, together > 1) for fold, name in enumerate(names, start=1)]
+    max_workers = min(args.folds, folds.at_once(cfg.train, networks))
+    with ThreadPoolExecutor(max_workers) as pool:
+        futures = [
+            pool.submit(
+                run, [*args.set_param, f"split.folds={args.folds}", f"split.fold={fold}"], name, max_workers > 1
+            )
+            for fold, name in enumerate(names, start=1)
+        ]
         try:
-            for ended in running:
-                ended.result()
+            for future in futures:
+                future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -50,35 +51,29 @@ def main() -> None:
     for name in names:
         split = revisions.table(name, SPLIT, tables.SPLIT)
         units = components.units(split).set_axis(split["file"])
-        found = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
+        table = revisions.table(name, PREDICTIONS, tables.PREDICTIONS)
         threshold, temperature = revisions.decisions(name, METRICS)
-        predictions.append(seed_variance.add_leave_one_out(found.assign(unit=found["file"].map(units)), temperature))
+        predictions.append(seed_variance.add_leave_one_out(table.assign(unit=table["file"].map(units)), temperature))
         thresholds.append(threshold)
-    figures = folds.summarise(folds.pool(predictions, thresholds), chosen.seed)
+    figures = folds.summarise(folds.pool(predictions, thresholds), cfg.seed)
     files.write_json(FOLDS, figures)
-    print(
-        "All folds",
-        folds.explain(figures),
-        "",
-        verdict.render_verdict(figures | figures["pooled"] | {"leak": {}}),
-        sep="\n",
-        end="",
-    )
+    text = verdict.render_verdict(figures | figures["pooled"] | {"leak": {}})
+    print("All folds", folds.explain(figures), "", text, sep="\n", end="")
     print(f"Figures of each fold: {FOLDS}; its experiment: dvc exp show")
 
 
-def run(asked: argparse.Namespace, fold: int, name: str, named: bool) -> None:
-    """Run the experiment of one fold; with ``named``, each line that it prints names the fold. Raises PipelineError
-    if it fails."""
-    changes = [*asked.set_param, f"split.folds={asked.folds}", f"split.fold={fold}"]
-    print(f"fold {fold} of {asked.folds}: dvc exp run --temp --name {name}", flush=True)
+def run(changes: list[str], name: str, prefix: bool) -> None:
+    """Run the experiment of a fold, folds-K-FOLD; with ``prefix``, each line that it prints names the fold. Raises
+    PipelineError if it fails."""
+    count, fold = name.split("-")[1:]
+    print(f"fold {fold} of {count}: dvc exp run --temp --name {name}", flush=True)
     options = [word for change in changes for word in ("--set-param", change)]
     command = ["dvc", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if named else {}
-    running = subprocess.Popen(command, **output)
-    for line in running.stdout or ():
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if prefix else {}
+    process = subprocess.Popen(command, **output)
+    for line in process.stdout or ():
         print(f"fold {fold}: {line}", end="", flush=True)
-    if running.wait():
+    if process.wait():
         raise PipelineError(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
 
 

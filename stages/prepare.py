@@ -2,7 +2,7 @@
 
 Reads   data/raw/images.zip, data/raw/labels.csv, params.yaml (prepare, data.on_bad_image)
 Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/index.csv,
-        data/prepared/preparation.json
+        data/prepared/properties.csv, data/prepared/preparation.json
 Alone   python stages/prepare.py
 """
 
@@ -21,6 +21,7 @@ LABELS = "data/raw/labels.csv"
 IMAGES = "data/prepared/images.npy"
 THUMBNAILS = "data/prepared/thumbnails.npy"
 INDEX = "data/prepared/index.csv"
+PROPERTIES = "data/prepared/properties.csv"
 PREPARATION = "data/prepared/preparation.json"
 
 
@@ -35,23 +36,24 @@ class Params(LikeParams):
 def main(like: str | None = None) -> None:
     count = sum(len(chunk) for chunk in tables.chunks(LABELS, ["file"]))
     if like:
+        cfg = params.load(LikeParams)
         spec = Preparation.of(files.read_json(like))
     else:
-        prepare = params.load(Params).prepare
-        spec = Preparation(prepare.image_size, prepare.fit)
-        spec = spec._replace(levels=levels(count, spec, prepare.levels))
-    on_bad_image = params.load(LikeParams).data.on_bad_image
+        cfg = params.load(Params)
+        spec = Preparation(cfg.prepare.image_size, cfg.prepare.fit)
+        spec = spec._replace(levels=levels(count, spec, cfg.prepare.levels))
 
     kept, unreadable = 0, []
     with (
         files.atomic_write(IMAGES) as images,
         files.atomic_write(THUMBNAILS) as thumbnails,
         files.atomic_write(INDEX) as index,
+        files.atomic_write(PROPERTIES) as properties,
     ):
         large, small = decoder.Stack(images, count, spec.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
         pictures = iter(tqdm(decoder.decode_packed(ARCHIVE, decoder.picture, spec), "decode", count, disable=None))
         for labels in tables.chunks(LABELS, tables.LABELS):
-            rows = []
+            rows, measured = [], []
             for entry, (name, picture) in zip(labels.itertuples(), pictures, strict=False):
                 if name != entry.file:
                     raise PipelineError(messages.IMAGE_NOT_IN_TABLE.format(table=LABELS, name=name, archive=ARCHIVE))
@@ -60,14 +62,16 @@ def main(like: str | None = None) -> None:
                     continue
                 large.add(picture.pixels)
                 small.add(picture.thumbnail)
-                rows.append((kept + len(rows), entry.file, entry.label, entry.patient, *picture[2:]))
+                measured.append((kept + len(rows), *picture.properties))
+                rows.append((kept + len(rows), entry.file, entry.label, entry.patient, *picture[2:-1]))
             grey = decoder.Grey(small.array[kept : kept + len(rows)])
             phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
             tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
+            tables.append(tables.frame(measured, tables.PROPERTIES), properties, tables.PROPERTIES)
             kept += len(rows)
         if kept + len(unreadable) < count or next(pictures, None):
             raise PipelineError(messages.DIFFERENT_IMAGES.format(archive=ARCHIVE, table=LABELS))
-        if unreadable and (on_bad_image == "fail" or not kept):
+        if unreadable and (cfg.data.on_bad_image == "fail" or not kept):
             raise PipelineError(messages.listing(messages.UNDECODABLE_IMAGES, unreadable, total=count))
         large.finish()
         small.finish()

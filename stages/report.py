@@ -17,13 +17,11 @@ from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import Data
 from core.pipeline.schemas.evaluate import Evaluate
-from core.pipeline.schemas.model import Model
 from core.pipeline.schemas.prepare import Prepare
 from core.pipeline.schemas.report import Report
 from core.pipeline.schemas.split import Split
-from core.pipeline.schemas.train import Train
+from core.pipeline.schemas.train import Model, Train
 from core.report import html, plots
-from core.report.plots import PlotData
 
 import pandas as pd
 
@@ -66,12 +64,11 @@ def main(first: str | None = None) -> None:
     base = Path(first or "")
     cfg = params.load(Params, path=base / params.PATH)
     paths = {"audit": AUDIT, "split": SPLIT, "train": TRAIN, "evaluate": EVALUATE}
-    details = {stage: files.read_json(base / path) for stage, path in paths.items()}
+    details = {stage: files.read_json(base / path) for stage, path in paths.items()} | {"external": None}
     evaluated = details["evaluate"]
     epochs = pd.read_csv(base / CURVES / "members.csv")
     data = load_plot_data(base, evaluated)
     vectors = plots.vectors(data, evaluated) | plots.training_vectors(epochs)
-    details["external"] = None
     if first:
         details["external"] = files.read_json(EVALUATE)
         vectors |= plots.vectors(load_plot_data(Path(), details["external"]), details["external"], "external_")
@@ -81,37 +78,28 @@ def main(first: str | None = None) -> None:
             files.write_json(path, details[stage])
     files.write_json(EVALUATE_IN_GIT, details["external"] or evaluated)
     source, audit = files.read_json(base / SOURCE), details["audit"]
-    left_out = html.left_out(source, audit)
-    text = verdict.render_verdict(evaluated, details["external"], left_out, audit["label_conflicts"])
+    text = verdict.render_verdict(
+        evaluated, details["external"], audit["shortcuts"], html.left_out(source, audit), audit["label_conflicts"]
+    )
 
-    folders = [base, Path()] if first else [base]
-    pictures = [
-        picture for folder in folders for picture in (folder / GRADCAM, *sorted((folder / COPIES).glob("*.png")))
-    ]
+    folders = dict.fromkeys([base, Path()])
+    pictures = [path for folder in folders for path in (folder / GRADCAM, *sorted((folder / COPIES).glob("*.png")))]
+    hashes = {"data (index.csv)": INDEX, "model (model.safetensors)": WEIGHTS}
     page = html.report(
-        details,
-        text,
-        plots=vectors,
+        details, text, plots=vectors, confusion=data.confusion.tolist(),
         pictures=[html.embedded(path) for path in pictures] if cfg.report.images else [],
         patients=html.by_patient(data.test, evaluated["threshold"]),
-        confusion=data.confusion.tolist(),
         findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
-        parameters=cfg.model_dump(mode="json", warnings=False),
-        source=source,
-        preparation=files.read_json(base / PREPARATION),
-        hashes={
-            "data (index.csv)": files.sha256(base / INDEX),
-            "model (model.safetensors)": files.sha256(base / WEIGHTS),
-        },
-        versions=provenance.installed(),
-        python=platform.python_version(),
-    )
+        parameters=cfg.model_dump(mode="json", warnings=False), source=source,
+        preparation=files.read_json(base / PREPARATION), versions=provenance.installed(),
+        hashes={name: files.sha256(base / path) for name, path in hashes.items()}, python=platform.python_version(),
+    )  # fmt: skip
     files.write_text(VERDICT, text)
     files.write_text(REPORT, page)
     print(f"{text}\nOpen {REPORT} in a browser")
 
 
-def load_plot_data(folder: Path, evaluated: dict[str, Any]) -> PlotData:
+def load_plot_data(folder: Path, evaluated: dict[str, Any]) -> plots.PlotData:
     """What the plots of the test images in a folder show; of an external set, only the images that the first lacks."""
     predictions = tables.read(folder / PREDICTIONS, tables.PREDICTIONS)
     splits = {name: predictions[predictions["split"] == name].copy() for name in ("val", "test")}
@@ -120,21 +108,18 @@ def load_plot_data(folder: Path, evaluated: dict[str, Any]) -> PlotData:
     test = splits["test"] = splits["test"].assign(**{"class": tables.classes(folder / LABELS, splits["test"])})
     predicted = curves.predicted_classes(test, evaluated["threshold"])
     reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
-    return PlotData(
-        test, curves.curves(splits), predicted, curves.confusion(predicted), curves.histogram(test), reliability
-    )
+    confusion, bins = curves.confusion(predicted), curves.histogram(test)
+    return plots.PlotData(test, curves.curves(splits), predicted, confusion, bins, reliability)
 
 
-def write_plots(data: PlotData, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:
+def write_plots(data: plots.PlotData, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:
     """The tables that DVC plots, and the same as pictures."""
     by_name = {f"{split}_{kind}": curve for kind, by_split in data.curves.items() for split, curve in by_split.items()}
     by_name |= {"confusion": data.predicted, "histogram": data.bins, "reliability": data.reliability}
     for name, table in by_name.items():
         marked = table.assign(synthetic=True) if evaluated["synthetic"] else table
         tables.write(marked, f"{EVALUATED}/{name}.csv", list(marked.columns))
-    for path in sorted(
-        path for path in Path(CURVES).rglob("*") if path.is_file()
-    ):  # in git, so that branches can be compared
+    for path in filter(Path.is_file, sorted(Path(CURVES).rglob("*"))):  # in git, so that branches can be compared
         with files.atomic_write(TRAINED / path.relative_to(CURVES)) as unfinished:
             shutil.copyfile(path, unfinished)
     plots.evaluation(data, evaluated, f"{EVALUATED}/evaluation.png")

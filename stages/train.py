@@ -8,17 +8,13 @@ Alone   python stages/train.py
 
 import sys
 
-from core.network import devices, inference, members, messages, ood, ranks
+from core.network import devices, inference, members, messages, ood, progress, ranks, training
 from core.network.ensemble import Ensemble
-from core.network.members import EpochAverager, TrainJob
-from core.network.progress import ProgressBar
 from core.network.state import Epoch, TrainResult
-from core.network.training import Callbacks
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
-from core.pipeline.schemas.model import Model
-from core.pipeline.schemas.runtime import Runtime
-from core.pipeline.schemas.train import Train
+from core.pipeline.schemas.params_yaml import Runtime
+from core.pipeline.schemas.train import Model, Train
 
 import numpy as np
 from dvclive import Live
@@ -34,6 +30,7 @@ METRICS = "metrics/train.json"
 DETAIL = "data/detail/train.json"
 HEADLINE = ("val_loss", "val_accuracy", "train_loss", "train_accuracy", "epochs")
 CURVES = "data/curves"
+LIVE = {"dvcyaml": None, "save_dvc_exp": False, "report": None}
 
 
 class Params(Section):
@@ -45,28 +42,25 @@ class Params(Section):
 
 def main() -> None:
     cfg = params.load(Params)
-    minutes = cfg.runtime.checkpoint_minutes
     images = files.read_array(IMAGES)
     split = tables.read(SPLIT, tables.SPLIT)
     rows = {name: split.loc[split["split"] == name, "row"].to_numpy() for name in ("train", "val")}
     labels = np.zeros(len(images), dtype=np.int64)
     labels[split["row"]] = split["label"]
-
     nproc = ranks.resolve_nproc(cfg.train.nproc_per_node, cfg.train.device, cfg.train.ensemble_size)
     if ranks.global_rank() is None and (nproc > 1 or ranks.multi_node()):
         ranks.launch(nproc)
         sys.exit()  # the first process has written the outputs
-
     device = devices.get_device(cfg.train.device)
     devices.check(cfg.train, device)
     seeds = members.seeds(params.either(cfg.train.seed, cfg.seed), cfg.train.ensemble_size)
-    fingerprint = provenance.fingerprint(provenance.inputs("train"))
-    job = TrainJob(cfg.model, cfg.train, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
+    fingerprint, minutes = provenance.fingerprint(provenance.inputs("train")), cfg.runtime.checkpoint_minutes
+    job = members.TrainJob(cfg.model, cfg.train, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
     with ranks.process_group(device, minutes) as dist:
         dist.check_equal(fingerprint)
         if dist.rank > 0:
             with entrypoint.deferred_signals() as should_stop:
-                members.train(job, Callbacks(should_stop=should_stop), dist)
+                members.train(job, training.Callbacks(should_stop=should_stop), dist)
             return
         ensemble = Ensemble([members.build_member(job, index) for index in range(cfg.train.ensemble_size)])
         parameters = sum(parameter.numel() for parameter in ensemble.members[0].parameters())
@@ -79,9 +73,7 @@ def main() -> None:
                 member.load_state_dict(result.best_state)
             samples = {name: ood.sample_rows(rows[name], seeds[0]) for name in rows}
             features = {name: inference.features(ensemble, images, samples[name], device)[1] for name in rows}
-            views = ensemble.views(features["train"].shape[1])
-            detector = ood.fit(features["train"], features["val"], views)
-
+            detector = ood.fit(features["train"], features["val"], ensemble.views(features["train"].shape[1]))
             synthetic = {"synthetic": tables.is_synthetic(split)}
             for path, tensors in ((WEIGHTS, ensemble.contents()), (OOD, detector._asdict())):
                 with files.atomic_write(path) as unfinished:
@@ -97,13 +89,10 @@ def main() -> None:
             print(f"{job.member(index).name}{messages.best_epoch(result.best_epoch)}")
 
 
-def train(job: TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
+def train(job: members.TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
-    bar = ProgressBar(len(job.seeds) * job.cfg.epochs * len(job.rows["train"]))
-    with (
-        entrypoint.deferred_signals() as should_stop,
-        Live(CURVES, dvcyaml=None, save_dvc_exp=False, report=None) as live,
-    ):
+    bar = progress.ProgressBar(len(job.seeds) * job.cfg.epochs * len(job.rows["train"]))
+    with entrypoint.deferred_signals() as should_stop, Live(CURVES, **LIVE) as live:
 
         def log(epoch: Epoch) -> None:
             live.step = epoch.number
@@ -111,14 +100,14 @@ def train(job: TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
                 live.log_metric(name.replace("_", "/"), value)  # train/loss
             live.next_step()
 
-        averager = EpochAverager(len(job.seeds), log)
+        averager = members.EpochAverager(len(job.seeds), log)
 
         def on_epoch_end(index: int, epoch: Epoch) -> None:
             averager.on_epoch_end(index, epoch)
             if not sys.stderr.isatty():
                 print(f"{job.member(index).name}{messages.epoch(epoch)}", flush=True)
 
-        results = members.train(job, Callbacks(on_epoch_end, bar.update, should_stop), dist)
+        results = members.train(job, training.Callbacks(on_epoch_end, bar.update, should_stop), dist)
         averager.flush()
     bar.close()
     table = averager.table(results)

@@ -33,7 +33,10 @@ import prepare
 import split
 from conftest import TOP, change_parameters, image, put
 
-PREPARED = [f"data/prepared/{name}" for name in ("images.npy", "index.csv", "preparation.json", "thumbnails.npy")]
+PREPARED = [
+    f"data/prepared/{name}"
+    for name in ("images.npy", "index.csv", "preparation.json", "properties.csv", "thumbnails.npy")
+]
 RAW = [
     "data/raw/groups.csv",
     "data/raw/images.zip",

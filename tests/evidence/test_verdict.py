@@ -171,3 +171,35 @@ def test_a_name_from_the_data_has_no_meaning_in_the_verdict():
     figures["worst"]["level"] = "*<b>A"
     figures["groups"]["site"]["levels"]["*<b>A"] = figures["groups"]["site"]["levels"]["A"]
     assert r"site \*\<b>A: sensitivity" in verdict.render_verdict(figures)
+
+
+def of_files(*names, reason=None):
+    entry = {"auc": 0.97, "p": 0.0005}
+    return {
+        "unit": "patient", "units": 12, "positive_units": 5, "compared": 9, "reason": reason,
+        "shortcuts": list(names), "properties": dict.fromkeys(names, entry),
+    }  # fmt: skip
+
+
+def test_a_property_of_the_files_that_predicts_the_class_is_named_with_its_auc_and_p():
+    figures = grouped(0.5, 0)
+    text = verdict.render_verdict(figures, None, of_files("image_width", "mean_brightness"))
+    assert "**Possible shortcut: image width. Better than chance" in text  # brightness can be the disease
+    assert (
+        "- **Possible shortcut**: image width alone, without the picture, predicts the class with ROC AUC 0.970 in all "
+        "images (permutation p < 0.001, corrected for all properties: 9). The network can have learned it.\n"
+    ) in text
+    assert "mean brightness alone" in text and text.count("how the disease looks") == 1
+    many = verdict.render_verdict(figures, None, of_files(*[f"p{number}" for number in range(7)]))
+    assert many.count("**Possible shortcut**") == 4 and "Other possible shortcuts: p4, p5, p6." in many
+
+
+def test_a_group_is_named_as_a_shortcut_once():
+    text = verdict.render_verdict(grouped(0.9, 0), None, of_files("group_site", "jpeg_quality"))
+    assert text.count("**Possible shortcut**: site alone") == 1 and "site and JPEG quality. Better" in text
+
+
+def test_too_few_patients_for_properties_of_the_files_are_said():
+    text = verdict.render_verdict(grouped(0.5, 0), None, of_files(reason="too few"))
+    assert "is not testable with 12 patients, 5 of them positive." in text
+    assert "testable" not in verdict.render_verdict(grouped(0.5, 0), None, of_files())

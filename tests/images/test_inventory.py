@@ -281,7 +281,7 @@ def test_a_huge_tiff_is_refused_without_reading_it(read_source, tmp_path):
     folder = put(tmp_path / "source", GOOD | {"1/x.tif": b"II*\0\x08\0\0\0"})
     os.truncate(folder / "1/x.tif", 1 << 36)  # 64 GB without blocks on the disk
     began = time.process_time()
-    with pytest.raises(PipelineError, match=r"1 files of the kind larger than 4 GB.*: 1/x.tif"):
+    with pytest.raises(PipelineError, match=r"1 files of the kind tiff of more than 4 GB.*: 1/x.tif"):
         read_source(folder)
     with pytest.raises(PipelineError, match="x.tif is neither a zip nor a tar"):
         read_source(folder / "1/x.tif")
@@ -316,6 +316,20 @@ def test_names_that_differ_in_case_alone_and_of_255_bytes_are_kept_in_an_archive
                 packed.addfile(entry, io.BytesIO(image(number)))
     _, content = read_source(tmp_path / "a")
     assert content == {name: image(number) for number, name in enumerate(names)}
+
+
+def test_a_table_that_is_a_link_out_of_the_source_is_not_read(read_source, tmp_path):
+    put(tmp_path, {"secret.csv": "file,label\n"})
+    folder = put(tmp_path / "source", GOOD)
+    (folder / "labels.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(PipelineError, match="labels.csv is a link to a file outside of"):
+        read_source(folder, labels="labels.csv")
+
+
+def test_an_empty_folder_has_no_image(read_source, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(PipelineError, match="none contains no image"):
+        read_source(tmp_path / "none")
 
 
 def test_a_wrong_pattern_is_explained(uses):

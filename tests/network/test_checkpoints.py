@@ -33,6 +33,19 @@ def test_the_newest_comes_back_exactly_and_two_are_kept(store):
     assert [path.name[:16] for path in store.paths()] == ["000010-000000000", "000001-000000000"]
 
 
+def test_parts_of_one_tensor_and_other_memory_layouts_come_back_equal(store):
+    vector = torch.arange(24.0)
+    tensors = {
+        "first": vector[:8],
+        "rest": vector[8:],
+        "last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    }
+    tensors |= {"number": torch.tensor(3), "none": torch.empty(0), "bytes": torch.get_rng_state()}
+    store.save(1, 0, Checkpoint(tensors, {}))
+    loaded = store.load().tensors
+    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
 def flipped(content, at):
     return content[:at] + bytes([content[at] ^ 1]) + content[at:][1:]
 

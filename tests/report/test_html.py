@@ -57,7 +57,7 @@ def test_report_and_verdict_name_the_same_files_that_are_left_out_and_the_same_c
     source = SOURCE | {"left_out": {"class not used (normal)": 1300, "excluded (data.exclude: *_mask*)": 34}}
     audit = figures["audit"] | {"unreadable": 2, "label_conflicts": 15}
     left_out = html.left_out(source, audit)
-    text = verdict.render_verdict(figures["evaluate"], None, left_out, audit["label_conflicts"])
+    text = verdict.render_verdict(figures["evaluate"], left_out=left_out, conflicts=audit["label_conflicts"])
     counts = r"class not used (normal): 1,300, excluded (data.exclude: \*_mask\*): 34, can't be decoded: 2"
     assert f"Left out: 1,336 files of the source ({counts})" in text
     assert "**Contradicting labels**: 15 clusters of copies mix classes" in text
@@ -157,6 +157,33 @@ def test_the_page_shows_every_measure_of_every_subgroup_and_which_have_too_few_p
     assert "<b>site" not in page and "<i>B" not in page
     assert "3 images have no value" in text and text.count("too few") == 2 and text.count("p &lt; 0.001") == 4
     assert "alone, without any image, predicts the class with ROC AUC 0.810 (0.700 to 0.900)" in text
+
+
+LEVELS = [("<b>PNG", 0.25), ("JPEG", 1.0)]
+TESTED = {
+    "unit": "patient", "units": 60, "positive_units": 27, "mixed_units": 5, "permutations": 1999, "level": 0.01,
+    "compared": 2, "reason": None, "shortcuts": ["image_width"],
+    "properties": {
+        "image_width": {"auc": 0.97, "p": 0.0005, "medians": {"positive": 640.0, "negative": 512.0}},
+        "file_format": {"auc": 0.61, "p": 0.3, "levels": [
+            {"level": level, "weight": 9.0, "positive_share": share} for level, share in LEVELS
+        ]},
+        "bit_depth": {"auc": None, "p": None, "reason": "does not vary", "medians": {"positive": 8.0, "negative": 8.0}},
+    },
+}  # fmt: skip
+
+
+def test_the_page_shows_how_well_each_property_of_the_files_predicts_the_class(figures):
+    figures["audit"]["shortcuts"] = TESTED
+    page = section(report(figures), "shortcuts")
+    text = " ".join(page.split())
+    assert "60, of which 27 have a positive image and 5 images of both classes" in text
+    assert re.search("image width ?: p below 0.01", text) and "image width 0.970 p &lt; 0.001 640 512" in text
+    assert "&lt;b&gt;PNG 0.25, JPEG 1.00" in text and "bit depth" not in text
+    figures["audit"]["shortcuts"] = TESTED | {"shortcuts": []}
+    assert "does not prove that there is no shortcut" in section(report(figures), "shortcuts")
+    figures["audit"]["shortcuts"] = TESTED | {"shortcuts": [], "reason": "too few"}
+    assert "Not testable with 60 patients" in section(report(figures), "shortcuts")
 
 
 def test_a_dollar_in_a_name_is_not_a_formula(figures):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from core.pipeline.text import pluralise, shorten
+from core.pipeline.text import format_p, format_property, pluralise, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,3 +83,20 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
             lines.append(f"{pluralise(len(names), 'image')} {words}: {shorten(names, 3)}")
     lines.append("All findings: data/audit/findings.csv. All copies: data/audit/clusters.csv. Sheets: plots/audit/")
     return "\n".join(lines)
+
+
+def shortcuts(figures: dict[str, Any]) -> str:
+    """Which properties of the files predict the class; ``figures`` are from shortcuts.assess."""
+    if figures["reason"] == "too few":
+        return (
+            "Whether properties of the files predict the class is not testable with "
+            f"{pluralise(figures['units'], figures['unit'])}, {figures['positive_units']:,} of them positive."
+        )
+    entries = figures["properties"]
+    names = [
+        f"{format_property(name)} (ROC AUC {entries[name]['auc']:.3f}, {format_p(entries[name]['p'])})"
+        for name in figures["shortcuts"]
+    ]
+    if not names:
+        return f"No property of the files predicts the class ({figures['compared']} compared)."
+    return f"Possible shortcuts, which predict the class without the picture: {shorten(names, 8)}. Sheet: shortcuts.png"

@@ -6,24 +6,39 @@ from typing import Any
 
 from core.evidence.metrics import PREVALENCE_FREE
 from core.evidence.subgroups import FEW
-from core.pipeline.tables import FEW_PATIENTS, MIN_PATIENTS
-from core.pipeline.text import format_metric, format_p, pluralise, shorten
+from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS
+from core.pipeline.text import format_metric, format_p, format_property, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 NOTHING = "Not evidence of anything"
+OF_PICTURE = ("mean_brightness", "uniform_border", "file_size")  # properties of files that the disease can change
+MOST_SHORTCUTS = 4  # that have a line each
 
 
 def render_verdict(
     figures: dict[str, Any],
     external: dict[str, Any] | None = None,
+    properties: dict[str, Any] | None = None,
     left_out: Mapping[str, int] | None = None,
     conflicts: int = 0,
 ) -> str:
-    """The content of metrics/verdict.md; ``figures`` are the details of evaluate, ``external`` those of another set, if
-    the verdict is to speak of both; ``left_out`` counts the files of the source that are not used, by reason, and
-    ``conflicts`` the clusters of copies of different classes."""
+    """The content of metrics/verdict.md.
+
+    Parameters
+    ----------
+    figures : dict
+        The details of evaluate.
+    external : dict, optional
+        Those of another set, if the verdict is to speak of both.
+    properties : dict, optional
+        What the audit found of properties of the files, from core.audit.shortcuts.
+    left_out : dict, optional
+        The number of files of the source that are not used, by reason.
+    conflicts : int
+        The number of clusters of copies of different classes.
+    """
     test, non_leaking = figures["test"], figures["test_unseen"]
-    headline = _headline(figures)
+    headline = _headline(figures, _of_files(figures, properties))
     if external:
         headline += f" External validation: {_headline(external | {'test': external['test_unseen']})}"
     lines = ["# Verdict", "", f"**{headline}**", ""]
@@ -41,7 +56,8 @@ def render_verdict(
             f"- {figures['test_in_val']:,} test images have a copy or their patient in validation. Epoch and threshold "
             "can be chosen on validation, so the figures can be too high."
         )
-    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking), *_groups(figures), *_external(external)]
+    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking), *_groups(figures)]
+    sentences += [*_properties(figures, properties), *_external(external)]
     lines += [f"- {line}" for line in sentences]
     over = "images and their copies, because patients are unknown" if test["patients"] is None else "patients"
     lines += ["", f"Intervals are 95 %, over {over}. Research only: no medical device.", ""]
@@ -85,8 +101,9 @@ def _leak(figures: dict[str, Any]) -> list[str]:
     return lines + ([f"Effect of the leak: {'; '.join(effects)}."] if effects else [])
 
 
-def _headline(figures: dict[str, Any]) -> str:
-    """The verdict in one sentence, on the non-leaking test images."""
+def _headline(figures: dict[str, Any], of_files: list[str] | None = None) -> str:
+    """The verdict in one sentence, on the non-leaking test images. ``of_files``: properties of the files that predict
+    the class; those that the disease can change are not in the headline."""
     block = figures["test_unseen"]
     if not block["images"]:
         return f"{NOTHING}: every test image is a copy of a training image, or of a patient in training."
@@ -112,7 +129,9 @@ def _headline(figures: dict[str, Any]) -> str:
             too_few = f" on these {unit}s, which are too few to generalise" if few < MIN_PATIENTS else ""
             finding = f"Better than chance{too_few}"
     warning = "The test set leaks. " if leaks else ""
-    if names := shortcuts(figures):
+    names = shortcuts(figures)
+    names += [format_property(name) for name in of_files or [] if name not in OF_PICTURE]
+    if names:
         warning += f"Possible shortcut: {' and '.join(map(_escaped, names))}. "
     return f"{warning}{finding}: {result}."
 
@@ -161,6 +180,38 @@ def shortcuts(figures: dict[str, Any]) -> list[str]:
     return [
         name for name, entry in groups.items() if entry["p"] < CHANCE and (entry["group_only_auc"]["value"] or 0) > 0.5
     ]
+
+
+def _of_files(figures: dict[str, Any], properties: dict[str, Any] | None) -> list[str]:
+    """The properties of the files that predict the class, without groups that are named as shortcuts already."""
+    named = {f"{GROUP}{name}" for name in shortcuts(figures)}
+    return [name for name in (properties or {}).get("shortcuts", []) if name not in named]
+
+
+def _properties(figures: dict[str, Any], properties: dict[str, Any] | None) -> list[str]:
+    """Which properties of the files predict the class, and whether there are enough patients to tell."""
+    if properties is None:
+        return []
+    if properties["reason"] == FEW:
+        return [
+            "Whether properties of the files (size, format, brightness, ...) predict the class is not testable with "
+            f"{pluralise(properties['units'], properties['unit'])}, {properties['positive_units']:,} of them positive."
+        ]
+    names, lines = _of_files(figures, properties), []
+    for name in names[:MOST_SHORTCUTS]:
+        entry = properties["properties"][name]
+        caution = "The network can have learned it."
+        if name in OF_PICTURE:
+            caution += " But it can also be how the disease looks."
+        lines.append(
+            f"**Possible shortcut**: {_escaped(format_property(name))} alone, without the picture, predicts the class "
+            f"with ROC AUC {entry['auc']:.3f} in all images (permutation {format_p(entry['p'])}, corrected for all "
+            f"properties: {properties['compared']}). {caution}"
+        )
+    if len(names) > MOST_SHORTCUTS:
+        rest = ", ".join(_escaped(format_property(name)) for name in names[MOST_SHORTCUTS:])
+        lines.append(f"Other possible shortcuts: {rest}.")
+    return lines
 
 
 def _groups(figures: dict[str, Any]) -> list[str]:

@@ -15,8 +15,9 @@ from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from core.images import deep, dicom, kinds, messages, preparation
+from core.images import deep, dicom, kinds, messages, preparation, properties
 from core.images.preparation import PADDING, WINDOW, DecodeError, Levels, Preparation
+from core.images.properties import Properties
 from core.pipeline import files
 
 import numpy as np
@@ -40,6 +41,7 @@ class Picture(NamedTuple):
     mode: str
     bytes_sha256: str
     pixels_sha256: str
+    properties: Properties
 
 
 def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
@@ -176,9 +178,10 @@ def picture(content: bytes, spec: Preparation) -> Picture:
     exact = np.ascontiguousarray(image) if values is None else values.astype(EXACT[values.dtype.kind])
     digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     digest.update(exact.data)
-    hashes = hashlib.sha256(content).hexdigest(), digest.hexdigest()
     squares = preparation.square(image, spec.side, spec.fit), preparation.square(image, THUMBNAIL)
-    return Picture(*squares, image.width, image.height, mode, *hashes)
+    hashes = hashlib.sha256(content).hexdigest(), digest.hexdigest()
+    measured = properties.measure(content, image, exact)
+    return Picture(*squares, image.width, image.height, mode, *hashes, measured)
 
 
 def pixels(content: bytes, spec: Preparation) -> np.ndarray:

@@ -160,9 +160,7 @@ def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]
         array = utils.pixel_array(dataset)
         if kind == "PALETTE COLOR":
             bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
-            if (
-                not dataset.file_meta.TransferSyntaxUID.is_little_endian
-            ):  # pydicom would read these words as little endian
+            if not dataset.file_meta.TransferSyntaxUID.is_little_endian:  # pydicom would read its words as such
                 for name in [f"{palette}Data" for palette in PALETTES if f"{palette}Data" in dataset]:
                     dataset[name].value = np.frombuffer(dataset[name].value, ">u2").astype("<u2").tobytes()
             array = (processing.apply_color_lut(array, dataset) >> bits - 8).astype(np.uint8)
@@ -179,6 +177,23 @@ def _mode(dataset: "Dataset") -> str:
     words += [OBLONG if max(rows, columns) > 1.01 * min(rows, columns) else ""]
     words += [BURNED_IN if dataset.get("BurnedInAnnotation") == "YES" else ""]
     return " ".join(filter(None, words))
+
+
+def encoding(content: bytes) -> tuple[str, float | None, float | None]:
+    """The transfer syntax of a file that ``decode`` could read, and the center and the width of its first VOI window,
+    None without one."""
+    with _decode_errors():
+        dataset = _read(io.BytesIO(content), stop_before_pixels=True)
+        center, width = _first_number(dataset, "WindowCenter"), _first_number(dataset, "WindowWidth")
+        return str(dataset.file_meta.TransferSyntaxUID), center, width
+
+
+def _first_number(dataset: "Dataset", keyword: str) -> float | None:
+    try:
+        values = np.atleast_1d(np.asarray(dataset.get(keyword), dtype=np.float64))
+    except (TypeError, ValueError):  # no tag, or no number in it
+        return None
+    return float(values[0]) if len(values) and np.isfinite(values[0]) else None
 
 
 def _grey(dataset: "Dataset", window: bool) -> Image.Image | np.ndarray:

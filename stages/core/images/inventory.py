@@ -130,6 +130,7 @@ def expand(paths: list[Path]) -> list[str]:
         if path.is_dir():
             stock = Inventory(path)
             stock.leave_out(None, [])
+            stock.refuse_odd()
             stock.by_kind()
             files += [(path / file).as_posix() for file in stock.paths("", Use.UNSUPPORTED, Use.DAMAGED)]
         elif path.is_file():
@@ -191,10 +192,10 @@ class Inventory:
 
     def find_licence(self) -> str | None:
         """The first line of the licence at the top of ``base``."""
-        for path in self.rows.index[self.rows.index.str.startswith(self.prefix)]:
-            if LICENCE.fullmatch(path.removeprefix(self.prefix)):
-                self._decide(self.rows.index == path, Use.LICENCE)
-                lines = (self.folder / path).read_text(encoding="utf-8", errors="replace").split("\n")
+        for file in self.paths(""):
+            if LICENCE.fullmatch(file):
+                self.mark([file], Use.LICENCE)
+                lines = (self.base / file).read_text(encoding="utf-8", errors="replace").split("\n")
                 return next((line.strip() for line in lines if line.strip()), None)
         return None
 
@@ -214,7 +215,7 @@ class Inventory:
 
     def refuse_odd(self) -> None:
         """Raise PipelineError for a link out of the source, a name that is not printable, or what is no file."""
-        rows = self.rows[self.rows["use"] == ""]
+        rows = self.rows[self.rows["use"].isin(["", Use.TABLE, Use.LIST])]
         for template, where in (
             (messages.LINK_OUTSIDE, rows["kind"] == LINK),
             (messages.UNPRINTABLE_NAME, rows["odd"]),
@@ -232,9 +233,9 @@ class Inventory:
         self._decide((kind == "text") & image, Use.DAMAGED, "text")
         self._decide((kind == "unknown") & image, Use.DAMAGED, "its content is of no known kind")
         self._decide(kind.isin(HARMLESS) | documents, Use.OTHER)
-        for name in sorted(set(kind) - {*IMAGES, *HARMLESS}):
-            self._decide(kind == name, Use.UNSUPPORTED, name)
-        self._decide(size > MOST_BYTES, Use.UNSUPPORTED, "larger than 4 GB")
+        for name in sorted(set(kind)):
+            self._decide((kind == name) & (name not in IMAGES), Use.UNSUPPORTED, name)
+            self._decide((kind == name) & (size > MOST_BYTES), Use.UNSUPPORTED, f"{name} of more than 4 GB")
 
     def read_headers(self, data: Data) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
         """The number of frames of each image that has several, and of each DICOM file its tags: those that ``data``

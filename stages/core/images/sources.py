@@ -73,9 +73,9 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
         raise PipelineError(messages.NO_SUBDIR.format(subdir=data.subdir, location=data.location))
     stock = Inventory(folder, data.subdir)
     paths = {key: stock.find_table(name, key, root) for key, name in data.tables().items()}
-    origin = {"licence": stock.find_licence()} | origin
     stock.leave_out(data.subdir, data.exclude)
     stock.refuse_odd()
+    origin = {"licence": stock.find_licence()} | origin
     stock.by_kind()
     frame_counts, tags = stock.read_headers(data)
     stock.find_masks(tags)

@@ -26,16 +26,10 @@ ADVISED_AHEAD = 6  # batches that the system is told to read from disk in advanc
 
 
 class ImageLoader:
-    """Reads batches of images and moves them to the device.
+    """Reads batches of ``images``, uint8 (N, H, W, C), an array or a memory map, and moves them to the device.
 
     A GPU holds the whole array if it takes less than half of the free GPU memory. Otherwise batches are read from the
     memory map ahead of their use.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (N, H, W, C)
-        An array or a memory map.
-    device : torch.device
     """
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
@@ -59,10 +53,10 @@ class ImageLoader:
             waiting = [reader.submit(self._read, rows) for rows in batches[:READ_AHEAD]]
             for number in range(len(batches)):
                 batch = waiting.pop(0).result()
-                for rows in batches[number + ADVISED_AHEAD : number + ADVISED_AHEAD + 1]:
-                    self._advise_readahead(rows)
-                for rows in batches[number + READ_AHEAD : number + READ_AHEAD + 1]:
-                    waiting.append(reader.submit(self._read, rows))
+                if number + ADVISED_AHEAD < len(batches):
+                    self._advise_readahead(batches[number + ADVISED_AHEAD])
+                if number + READ_AHEAD < len(batches):
+                    waiting.append(reader.submit(self._read, batches[number + READ_AHEAD]))
                 yield batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _advise_readahead(self, rows: np.ndarray) -> None:
@@ -91,27 +85,11 @@ def make_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
 def augment(
     images: Tensor, cfg: Augment, generator: torch.Generator, batch_size: int | None = None, start: int = 0
 ) -> Tensor:
-    """Augment each image separately.
+    """Augment each of ``images``, (B, C, H, W), uint8 or float32 in [0, 1], separately: float32 in [0, 1].
 
-    Random numbers are drawn on the CPU, so they are the same for every device. ``images`` can be a part of a batch:
-    each image is then changed as in the whole batch.
-
-    Parameters
-    ----------
-    images : Tensor of uint8 or float32, shape (B, C, H, W)
-        Floats are in [0, 1].
-    batch_size, start : int
-        The number of images in the batch that ``images`` is a part of, and the position of its first image there.
-
-    Returns
-    -------
-    Tensor of float32, shape (B, C, H, W)
-        In [0, 1].
-
-    Raises
-    ------
-    PipelineError
-        For stain jitter on grey images.
+    Random numbers are drawn on the CPU, so they are the same for every device. ``images`` can be a part of a batch of
+    ``batch_size``, in which the first of them is number ``start``: each is then changed as in the whole batch. Raises
+    PipelineError for stain jitter on grey images.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -138,25 +116,20 @@ def augment(
 
 def _flip(images: Tensor, geometry: str, flips: Tensor) -> Tensor:
     """Flip each image left-right, flip it top-bottom, and transpose it, as ``flips`` says: bool (3, B), in this order.
-
     With geometry "d4", these are the eight symmetries of a square; "flips" does not transpose, and "hflip" only flips
-    left-right.
-    """
-    horizontal, vertical, transposed = flips
-    images = torch.where(horizontal.view(-1, 1, 1, 1), images.flip(3), images)
+    left-right."""
+    horizontal, vertical, transposed = flips.view(3, -1, 1, 1, 1)
+    images = torch.where(horizontal, images.flip(3), images)
     if geometry != "hflip":
-        images = torch.where(vertical.view(-1, 1, 1, 1), images.flip(2), images)
+        images = torch.where(vertical, images.flip(2), images)
     if geometry == "d4":
-        images = torch.where(transposed.view(-1, 1, 1, 1), images.transpose(2, 3), images)
+        images = torch.where(transposed, images.transpose(2, 3), images)
     return images
 
 
 def _stain_jitter(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3).
-
-    Transmitted light decreases exponentially with the amount of stain (Beer-Lambert law), so the amounts are linear in
-    the logarithm of the light.
-    """
+    """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3). Transmitted light decreases exponentially with the
+    amount of stain (Beer-Lambert law), so the amounts are linear in the logarithm of the light."""
     stains = (HED / HED.norm(dim=1, keepdim=True)).to(images.device)
     density = -torch.log(images.clamp(min=1 / 255))
     # amounts = density @ inverse(stains). Scaling them and transforming back is one 3 x 3 matrix per image.

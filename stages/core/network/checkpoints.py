@@ -2,13 +2,13 @@
 
 The name of the checkpoint folder contains two fingerprints: one of everything the training depends on (parameters,
 data, code), and one of what computes it. So a training with other parameters, data or code, or where other bytes come
-out, never uses these checkpoints. They are safetensors files, so nothing is unpickled.
+out, never uses these checkpoints. They are safetensors files, so nothing is unpickled. The name of each contains its
+SHA-256, because safetensors does not notice a changed byte.
 """
 
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -27,14 +27,12 @@ from torch import Tensor
 
 MAX_TO_KEEP = 2  # checkpoints, in case the newest one is damaged
 FACTS = "facts"
-NAME = re.compile(r"\d+-\d+-([0-9a-f]{64})\.safetensors")
+NAME = re.compile(r"\d+-\d+-[0-9a-f]{64}\.safetensors")
 
 
 class Checkpoint(NamedTuple):
-    """``tensors`` by name, on the CPU; ``facts``: values that JSON can hold, restored without loss of precision."""
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    tensors: dict[str, Tensor]  # by name
+    facts: dict[str, Any]  # values that JSON can hold, restored without loss of precision
 
 
 class Store:
@@ -46,11 +44,11 @@ class Store:
     def load(self) -> Checkpoint | None:
         """The newest undamaged checkpoint, or None. Damaged files are renamed, with a message on stderr."""
         for path in self.paths():
-            checkpoint = _read(path)
-            if checkpoint is not None:
-                return checkpoint
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == path.stem.rpartition("-")[2]:
+                return unpack(content)
             path.rename(path.with_name(f"damaged-{path.name}"))
-            print(messages.damaged_checkpoint(path), file=sys.stderr, flush=True)
+            print(messages.DAMAGED_CHECKPOINT.format(path=path), file=sys.stderr, flush=True)
         return None
 
     def save(self, epoch: int, step: int, checkpoint: Checkpoint) -> None:
@@ -64,29 +62,29 @@ class Store:
 
     def clear(self) -> None:
         """Delete all checkpoints, because the training has ended or must start from the beginning."""
-        for path in self.folder.glob("*"):
-            if path.name != files.LOCK:
-                path.unlink()
+        for path in set(self.folder.glob("*")) - {self.folder / files.LOCK}:
+            path.unlink()
 
     def paths(self) -> list[Path]:
         """The files of the checkpoints, newest first."""
-        return sorted((path for path in self.folder.glob("*") if NAME.fullmatch(path.name)), reverse=True)
+        return sorted(filter(lambda path: NAME.fullmatch(path.name), self.folder.glob("*")), reverse=True)
 
 
 @contextmanager
 def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
     """Open the store of a training below ``root``.
 
-    Two processes can run the same training at the same time, for example two experiments that differ only in the
-    evaluation. Each then uses a separate folder, and a later run uses any free one. ``fingerprint`` identifies what the
-    training depends on, ``machine`` what computes it. Checkpoints of a machine that computes other bytes are listed on
-    stderr and not used: the result would be that of neither machine.
+    ``fingerprint`` identifies what the training depends on, ``machine`` what computes it. Two processes at the same
+    training, for example of experiments that differ only in the evaluation, use separate folders, and a later run uses
+    any free one. Checkpoints of a machine that computes other bytes are listed on stderr and not used: the result would
+    be that of neither machine.
     """
     name = f"{fingerprint[:32]}-{machine[:8]}"
     folder, lock = _lock_folder(root, name)
     others = [path for path in root.glob(f"{fingerprint[:32]}-*") if not path.name.startswith(name)]
     if others:
-        print(messages.checkpoints_of_other_machines(others), file=sys.stderr)
+        folders = messages.shorten(list(map(str, others)))
+        print(messages.CHECKPOINTS_OF_OTHER_MACHINES.format(folders=folders), file=sys.stderr)
     store = Store(folder)
     for path in folder.glob(".*"):  # unfinished files of a killed process
         path.unlink()
@@ -109,36 +107,13 @@ def _lock_folder(root: Path, name: str) -> tuple[Path, IO[bytes]]:
     raise AssertionError  # count never ends
 
 
-def _read(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file, or None if its content does not match the hash in its name."""
-    content = path.read_bytes()
-    match = NAME.fullmatch(path.name)
-    assert match is not None  # paths() returns only such names
-    if hashlib.sha256(content).hexdigest() != match[1]:
-        return None
-    return unpack(content)
-
-
 def pack(checkpoint: Checkpoint) -> bytes:
-    """Convert to bytes. Tensors are joined, one per device and dtype: a thousand small tensors take much longer."""
-    flat: dict[str, list[Tensor]] = {}
-    layout = []
-    for name, tensor in checkpoint.tensors.items():
-        kind = f"{tensor.device.type} {tensor.dtype}"
-        flat.setdefault(kind, []).append(tensor.detach().flatten())
-        layout.append((name, kind, tuple(tensor.shape)))
-    facts = json.dumps({"facts": checkpoint.facts, "layout": layout}).encode()
-    vectors = {kind: torch.cat(tensors).cpu() for kind, tensors in flat.items()}
-    return save(vectors | {FACTS: torch.frombuffer(bytearray(facts), dtype=torch.uint8)})
+    """Convert to a safetensors file, with the facts as JSON in a tensor of bytes."""
+    facts = torch.frombuffer(bytearray(json.dumps(checkpoint.facts).encode()), dtype=torch.uint8)
+    return save({name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()} | {FACTS: facts})
 
 
 def unpack(content: bytes) -> Checkpoint:
     """The inverse of ``pack``."""
-    flat = load(content)
-    facts = json.loads(flat.pop(FACTS).numpy().tobytes())
-    tensors, offsets = {}, dict.fromkeys(flat, 0)
-    for name, kind, shape in facts["layout"]:
-        end = offsets[kind] + math.prod(shape)
-        tensors[name] = flat[kind][offsets[kind] : end].view(shape).clone()
-        offsets[kind] = end
-    return Checkpoint(tensors, facts["facts"])
+    tensors = load(content)
+    return Checkpoint(tensors, json.loads(tensors.pop(FACTS).numpy().tobytes()))

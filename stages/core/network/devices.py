@@ -29,10 +29,10 @@ def get_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise PipelineError(messages.unknown_device(name)) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise PipelineError(messages.no_such_gpu(name, torch.cuda.device_count()))
+        raise PipelineError(messages.UNKNOWN_DEVICE.format(name=name)) from None
     if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise PipelineError(messages.NO_SUCH_GPU.format(name=name, gpus=torch.cuda.device_count()))
         torch.cuda.set_device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # the provenance names the GPU only if CUDA is initialised
     return device
@@ -56,7 +56,7 @@ def check(cfg: Train, device: torch.device) -> None:
     if cfg.reproducible == "everywhere" and device.type == "cpu":
         for key in ("compile", "precision"):
             if (value := getattr(cfg, key)) in (True, "bf16"):
-                raise PipelineError(messages.rounds_differently(key, value))
+                raise PipelineError(messages.ROUNDS_DIFFERENTLY.format(key=key, value=value))
 
 
 def describe_determinism(cfg: Train, device: torch.device) -> str:
@@ -64,25 +64,22 @@ def describe_determinism(cfg: Train, device: torch.device) -> str:
     if cfg.reproducible == "none":
         return messages.NOT_DETERMINISTIC
     if device.type == "cuda":
-        return messages.same_on_this_gpu(torch.cuda.get_device_name(device))
+        return messages.SAME_ON_THIS_GPU.format(gpu=torch.cuda.get_device_name(device))
     if cfg.reproducible == "machine":
         return messages.SAME_ON_THIS_MACHINE
     if not pins.has_avx2():
         return messages.NO_AVX2
     if not pins.is_pinned():
         return messages.SQUARE_ROOTS
-    return messages.same_on_processors(pins.CONTRACT)
+    return messages.SAME_ON_PROCESSORS.format(processors=pins.CONTRACT)
 
 
 def should_compile(cfg: Train, images: int, device: torch.device) -> bool:
     """Whether to compile the network, for ``train.compile``. Raises PipelineError if it is true but compiling fails."""
-    if cfg.compile == "auto" and (
-        cfg.reproducible == "everywhere"  # compiled code uses all instructions of the processor
-        or device.type != "cpu"
-        or cfg.epochs * images / cfg.batch_size < COMPILED_FROM
-    ):
-        return False
-    if cfg.compile is False:
+    steps = cfg.epochs * images / cfg.batch_size
+    # With "everywhere", no: compiled code uses all instructions of the processor.
+    pays = cfg.reproducible != "everywhere" and device.type == "cpu" and steps >= COMPILED_FROM
+    if cfg.compile is False or (cfg.compile == "auto" and not pays):
         return False
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if CUDA is missing
     torch.use_deterministic_algorithms(cfg.reproducible != "none", warn_only=True)  # tells the compiler, too
@@ -98,10 +95,10 @@ def should_compile(cfg: Train, images: int, device: torch.device) -> bool:
 def seed_everything(seed: int, reproducible: str = "everywhere", threads: int = 1) -> None:
     """Make equal calls give equal bytes ``everywhere`` or on this ``machine`` with this number of CPU ``threads``; if
     ``reproducible`` is none, only equal random draws. To be called before torch's first operation."""
+    deterministic = reproducible != "none"
     if reproducible != "everywhere":
         pins.unpin()
     torch.set_num_threads(threads)
-    deterministic = reproducible != "none"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it, sums vary
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
@@ -118,4 +115,4 @@ def explain_oom(remedy: str) -> Iterator[None]:
     except RuntimeError as error:  # includes OutOfMemoryError; the CPU has no specific exception
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise PipelineError(messages.out_of_memory(remedy, error)) from None
+        raise PipelineError(messages.OUT_OF_MEMORY.format(remedy=remedy, error=messages.first_line(error))) from None

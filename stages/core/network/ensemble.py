@@ -13,11 +13,8 @@ from torch.nn.functional import logsigmoid
 
 
 class Ensemble(nn.Module):
-    """``members``: networks of the same backbone, head and image size.
-
-    ``forward`` takes what a Classifier takes, and returns the logit of the mean of their probabilities, float32 (B,).
-    ``description`` is that of the first member, with the number of ``members``.
-    """
+    """Networks of the same backbone, head and image size. ``forward`` takes what a Classifier takes, and returns the
+    logit of the mean of their probabilities, float32 (B,)."""
 
     def __init__(self, members: list[Classifier]) -> None:
         super().__init__()
@@ -32,7 +29,7 @@ class Ensemble(nn.Module):
         return torch.stack([member(images) for member in self.members], dim=1)
 
     def with_features(self, images: Tensor) -> Tensor:
-        """float32 (B, members + F): the logit of each member, then the features of each (Classifier.with_features)."""
+        """The logit of each member, then the features of each (Classifier.with_features): float32 (B, members + F)."""
         outputs = [member.with_features(images) for member in self.members]  # type: ignore[operator]
         return torch.cat([output[:, :1] for output in outputs] + [output[:, 1:] for output in outputs], dim=1)
 
@@ -47,16 +44,7 @@ class Ensemble(nn.Module):
 
 
 def mean_logit(logits: Tensor) -> Tensor:
-    """The logit of the mean probability, without overflow.
-
-    Parameters
-    ----------
-    logits : Tensor of float32, shape (B, members)
-
-    Returns
-    -------
-    Tensor of float32, shape (B,)
-    """
+    """The logit of the mean probability, without overflow: float32 (B,), from float32 (B, members)."""
     if logits.shape[1] == 1:
         return logits[:, 0]
     return torch.logsumexp(logsigmoid(logits), dim=1) - torch.logsumexp(logsigmoid(-logits), dim=1)
@@ -71,5 +59,6 @@ def load_ensemble(weights: str | Path, description: dict[str, Any]) -> Ensemble:
     try:
         ensemble.load_state_dict(pretrained.read(Path(weights)))
     except RuntimeError as error:
-        raise PipelineError(messages.wrong_weights(weights, error)) from None
+        reason = str(error).splitlines()[-1].strip()
+        raise PipelineError(messages.WRONG_WEIGHTS.format(path=weights, error=reason)) from None
     return ensemble

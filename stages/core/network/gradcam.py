@@ -18,52 +18,39 @@ MIN_SIDE = 4  # a map coarser than 4 x 4 shows no region, so an earlier layer is
 
 
 def target_layers(ensemble: Ensemble, example: Tensor) -> tuple[list[nn.Module], int] | None:
-    """Of each member, the last convolution whose map has sides of MIN_SIDE or more.
-
-    Parameters
-    ----------
-    example : Tensor of float32 or uint8, shape (1, C, H, W)
-
-    Returns
-    -------
-    The layer of each member, and the shorter side of their maps; None if there is no such convolution.
-    """
+    """Of each member, the last convolution whose map of an ``example`` (1, C, H, W) has sides of MIN_SIDE or more; and
+    the shorter side of these maps. None if there is no such convolution."""
     layers = [_target_layer(member, example) for member in ensemble.members]  # type: ignore[arg-type]
     usable = [layer for layer in layers if layer]
     return ([module for module, _ in usable], usable[0][1]) if usable else None
 
 
 def _target_layer(classifier: Classifier, example: Tensor) -> tuple[nn.Module, int] | None:
-    layers: list[tuple[nn.Module, int]] = []
+    sides: list[tuple[nn.Module, int]] = []
 
     def note(module: nn.Module, _: object, output: Tensor) -> None:
-        if min(output.shape[2:]) >= MIN_SIDE:
-            layers.append((module, min(output.shape[2:])))
+        sides.append((module, min(output.shape[2:])))
 
-    convolutions = [module for module in classifier.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [module.register_forward_hook(note) for module in convolutions]
+    hooks = [layer.register_forward_hook(note) for layer in classifier.modules() if isinstance(layer, nn.Conv2d)]
     with torch.no_grad():
         classifier(example)
     for hook in hooks:
         hook.remove()
-    return layers[-1] if layers else None
+    return next((entry for entry in reversed(sides) if entry[1] >= MIN_SIDE), None)
 
 
 def heatmaps(ensemble: Ensemble, layers: list[nn.Module], images: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """How strongly each region supports the predicted class.
+    """How strongly each region supports the predicted class: in [0, 1], zero everywhere if no region does.
 
     Parameters
     ----------
-    layers : list of Module
-        The layer of each member, from ``target_layers``.
+    layers : those of ``target_layers``
     images : ndarray of uint8, shape (N, H, W, C)
-    predicted : ndarray of bool, shape (N,)
-        Whether the positive class is predicted.
+    predicted : ndarray of bool, shape (N,), true for the positive class
 
     Returns
     -------
     ndarray of float32, shape (N, h, w)
-        In [0, 1], where 1 is the strongest; zero everywhere if no region supports the predicted class.
     """
     for module in ensemble.modules():
         if hasattr(module, "inplace"):
@@ -91,11 +78,11 @@ def gallery(
 ) -> None:
     """Write a PNG of the worst mistakes in ``predictions``: each image, and beside it the image with its Grad-CAM map.
 
-    ``images`` is uint8 (N, H, W, C); the column ``row`` of ``predictions`` is the index into it. The texts here are
-    part of the PNG, so they are not in core.network.messages.
+    The column ``row`` is the index into ``images``, uint8 (N, H, W, C). The texts here are part of the PNG, so they are
+    not in core.network.messages.
     """
     errors = worst_errors(predictions)
-    shown = np.stack([images[row] for row in errors["row"]]) if len(errors) else np.empty((0, 8, 8, 1), np.uint8)
+    shown = images[errors["row"].to_numpy()]
     device = next(ensemble.parameters()).device
     example = torch.zeros(1, images.shape[3], *images.shape[1:3], device=device)
     targets = target_layers(ensemble.eval(), example)
@@ -103,34 +90,23 @@ def gallery(
         return contact_sheets.save("No regions: this network has no map of 4 x 4 or more", [], path, synthetic)
     layers, side = targets
     predicted = errors["probability"].to_numpy() >= threshold
-    heat = heatmaps(ensemble, layers, shown, predicted) if len(errors) else np.empty((0, side, side))
+    heat = heatmaps(ensemble, layers, shown, predicted) if len(errors) else ()
+    tiles: list[np.ndarray] = []  # two of each image
+    captions: list[str] = []
+    for image, region, entry in zip(shown, heat, errors.itertuples(), strict=True):
+        tiles += [image, overlay(image, region)]
+        captions += [f"label {entry.label}, probability {entry.probability:.2f}", str(entry.file).rpartition("/")[2]]
     rows = []
     for start in range(0, len(errors), PER_ROW):
-        tiles: list[np.ndarray] = []
-        captions: list[str] = []
-        for place in range(start, min(start + PER_ROW, len(errors))):
-            entry = errors.iloc[place]
-            tiles += [shown[place], overlay(shown[place], heat[place])]
-            captions.append(f"label {entry['label']}, probability {entry['probability']:.2f}")
-            captions.append(entry["file"].rpartition("/")[2])
-        rows.append(contact_sheets.Row(f"{start + 1} to {start + len(tiles) // 2}", tiles, captions))
+        name = f"{start + 1} to {min(start + PER_ROW, len(errors))}"
+        part = slice(2 * start, 2 * (start + PER_ROW))
+        rows.append(contact_sheets.Row(name, tiles[part], captions[part]))
     title = f"Worst mistakes of the test set; bright: what argued for the class called (Grad-CAM, {side} x {side})"
     return contact_sheets.save(title, rows, path, synthetic)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Overlay a heatmap on an image.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, C)
-    heat : ndarray of float32, shape (h, w)
-        In [0, 1].
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-    """
+    """Overlay a heatmap, float32 in [0, 1] (h, w), on an image, uint8 (H, W, C): uint8 (H, W, 3)."""
     resized = nn.functional.interpolate(
         torch.from_numpy(heat)[None, None].float(), image.shape[:2], mode="bilinear", align_corners=False
     )[0, 0].numpy()

@@ -16,16 +16,11 @@ BATCH_VALUES = {"cpu": 3 * 2**18, "cuda": 2**27}  # values (pixels times channel
 
 
 def score(
-    network: nn.Module,
-    loader: ImageLoader,
-    rows: np.ndarray,
-    cast: AbstractContextManager[Any],
+    network: nn.Module, loader: ImageLoader, rows: np.ndarray, cast: AbstractContextManager[Any],
     output: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """What the network, or its method ``output``, returns for the images at ``rows``: (len(rows), ...), on the CPU.
-
-    Sets the network to evaluation mode. If memory runs out, scores smaller batches.
-    """
+    Sets the network to evaluation mode. If memory runs out, scores smaller batches."""
     network.eval()
     output = output or network
     size = max(1, BATCH_VALUES[loader.device.type] // loader.images[0].size)
@@ -42,28 +37,21 @@ def score(
 
 
 def probabilities(ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """The probability of the positive class by each member, computed in fp32.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (N, H, W, C)
-    rows : ndarray of int64, shape (M,)
-        The images to score.
-
-    Returns
-    -------
-    ndarray of float64, shape (M, members)
-    """
-    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
-        logits = score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), ensemble.member_logits)
-    return torch.sigmoid(logits.double()).numpy()
+    """The probability of the positive class by each member, computed in fp32: float64 (M, members), of the ``images``,
+    uint8 (N, H, W, C), at ``rows``, int64 (M,)."""
+    return torch.sigmoid(_score(ensemble, images, rows, device, ensemble.member_logits).double()).numpy()
 
 
 def features(
     ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """As ``probabilities``, and the features of the images (Ensemble.with_features): float32 (M, F)."""
-    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
-        outputs = score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), ensemble.with_features)
-    count = len(ensemble.members)
+    outputs, count = _score(ensemble, images, rows, device, ensemble.with_features), len(ensemble.members)
     return torch.sigmoid(outputs[:, :count].double()).numpy(), outputs[:, count:].numpy()
+
+
+def _score(
+    ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device, output: Callable[[Tensor], Tensor]
+) -> Tensor:
+    with devices.explain_oom(messages.LOWER_IMAGE_SIZE):
+        return score(ensemble.to(device), ImageLoader(images, device), rows, nullcontext(), output)

@@ -11,7 +11,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,24 +34,22 @@ import torch
 from safetensors.torch import load, save
 
 if TYPE_CHECKING:  # pydantic is not needed to train
-    from core.pipeline.schemas.model import Model
-    from core.pipeline.schemas.train import Train
+    from core.pipeline.schemas.train import Model, Train
 
-REPORT_EVERY = 0.1  # seconds between two reports of a process on its progress
+POLL_EVERY = 0.1  # seconds between two checks whether a person asked to stop
 
 
 class TrainJob(NamedTuple):
-    """What is needed to train each member: the arguments of training.fit, the file of the images (N, H, W, C), the
-    folder that model.weights is relative to, the folder of each member's checkpoints, and the minutes between them."""
+    """What is needed to train each member; see training.fit and training.Data."""
 
     model: Model
     cfg: Train
     seeds: list[int]
-    images: str
+    images: str  # the file
     labels: np.ndarray
     rows: dict[str, np.ndarray]
-    root: Path
-    stores: tuple[Path, ...] = ()
+    root: Path  # the folder that model.weights is relative to
+    stores: tuple[Path, ...] = ()  # the folder of each member's checkpoints
     checkpoint_minutes: float = 5.0
 
     def member(self, index: int) -> Member:
@@ -74,17 +71,16 @@ def build_member(job: TrainJob, index: int) -> Classifier:
 
 @contextmanager
 def opened(root: Path, fingerprint: str, machine: str, ensemble: Ensemble, seeds: list[int]) -> Iterator[list[Store]]:
-    """Open the checkpoints of each member (checkpoints.opened). The name of each covers everything that its training
-    depends on: the first weights cover the content of the file that model.weights names."""
+    """Open the checkpoints of each member. The name of each covers everything that its training depends on: the first
+    weights cover the content of the file that model.weights names."""
     with ExitStack() as stack:
         stores = []
         for member, seed in zip(ensemble.members, seeds, strict=True):
             weights = hashlib.sha256(save(member.state_dict())).hexdigest()
             inputs = hashlib.sha256(f"{fingerprint} {seed} {weights}".encode()).hexdigest()
             stores.append(stack.enter_context(checkpoints.opened(root, inputs, machine)))
-        if files.forced():
-            for store in stores:
-                store.clear()
+        for store in stores if files.forced() else ():
+            store.clear()
         yield stores
 
 
@@ -107,10 +103,9 @@ def train(job: TrainJob, callbacks: Callbacks, dist: DistributedContext) -> list
 def _train_member(job: TrainJob, index: int, callbacks: Callbacks, dist: DistributedContext) -> TrainResult:
     data = Data(files.read_array(job.images), job.labels, job.rows)
     store = Store(job.stores[index]) if job.stores else None  # only the first rank has any
-    return training.fit(
-        build_member(job, index), data, job.cfg, job.seeds[index], callbacks, store, dist, job.member(index),
-        job.checkpoint_minutes,
-    )  # fmt: skip
+    classifier, member = build_member(job, index), job.member(index)
+    seed, minutes = job.seeds[index], job.checkpoint_minutes
+    return training.fit(classifier, data, job.cfg, seed, callbacks, store, dist, member, minutes)
 
 
 class _WorkerPool:
@@ -135,7 +130,7 @@ class _WorkerPool:
     def train(self) -> list[TrainResult]:
         try:
             while self.busy:
-                for pipe in wait(list(self.busy), timeout=REPORT_EVERY):
+                for pipe in wait(list(self.busy), timeout=POLL_EVERY):
                     self._receive(pipe)  # type: ignore[arg-type]
                 if self.callbacks.should_stop() or self.errors:
                     self.stop.set()
@@ -163,18 +158,19 @@ class _WorkerPool:
         except (EOFError, ConnectionResetError):
             process.join()
             del self.busy[pipe]
-            self.errors.append(PipelineError(messages.process_ended(index, process.exitcode)))
+            text = messages.PROCESS_ENDED.format(number=index + 1, status=process.exitcode)
+            self.errors.append(PipelineError(text))
             return
         if kind == "progress":
             self.callbacks.on_progress(*content)
         elif kind == "epoch":
-            self.callbacks.on_epoch_end(index, Epoch(*content))
+            self.callbacks.on_epoch_end(*content)
         else:
             if kind == "result":
-                weights, best_epoch, epochs, stopped_early = content
-                self.results[index] = TrainResult(load(weights), Epoch(*best_epoch), epochs, stopped_early)
+                weights, result = content
+                self.results[index] = result._replace(best_state=load(weights))
             else:
-                self.errors.append(content)
+                self.errors += content
             self._submit(pipe, process)
 
 
@@ -184,46 +180,26 @@ def _work(job: TrainJob, pipe: Connection, stop: Any, local_rank: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent tells it when to stop
         signal.signal(number, signal.SIG_IGN)
     os.environ["LOCAL_RANK"] = str(local_rank)  # the GPU of this process
+
+    def send(kind: str) -> Callable[..., None]:
+        return lambda *content: pipe.send((kind, content))
+
+    callbacks = Callbacks(send("epoch"), send("progress"), stop.is_set)
     for index in iter(pipe.recv, None):
-        pipe.send(_run_member(job, index, _ProgressSender(pipe), stop))
-
-
-def _run_member(job: TrainJob, index: int, sender: _ProgressSender, stop: Any) -> tuple[str, Any]:
-    """The last message of a training to the parent: ("result", ...) or ("error", exception)."""
-    try:
-        callbacks = Callbacks(
-            lambda member, epoch: sender.pipe.send(("epoch", tuple(epoch))), sender.on_progress, stop.is_set
-        )
-        result = _train_member(job, index, callbacks, DistributedContext())
-        sender.flush()
-        return "result", (save(result.best_state), tuple(result.best_epoch), result.epochs, result.stopped_early)
-    except Interrupted:
-        return "error", Interrupted(messages.STOPPED)
-    except (PipelineError, OSError, MemoryError) as error:
-        return "error", error
-    except Exception:
-        return "error", RuntimeError(traceback.format_exc())
-
-
-class _ProgressSender:
-    """Sends the number of images of the last steps through a pipe, every REPORT_EVERY seconds."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.images, self.text, self.sent_at = pipe, 0, "", time.monotonic()
-
-    def on_progress(self, images: int, text: str) -> None:
-        self.images, self.text = self.images + images, text
-        if time.monotonic() - self.sent_at >= REPORT_EVERY:
-            self.flush()
-
-    def flush(self) -> None:
-        self.pipe.send(("progress", (self.images, self.text)))
-        self.images, self.sent_at = 0, time.monotonic()
+        try:
+            result = _train_member(job, index, callbacks, DistributedContext())
+            send("result")(save(result.best_state), result._replace(best_state={}))
+        except Interrupted:
+            send("error")(Interrupted(messages.STOPPED))
+        except (PipelineError, OSError, MemoryError) as error:
+            send("error")(error)
+        except Exception:
+            send("error")(RuntimeError(traceback.format_exc()))
 
 
 class EpochAverager:
-    """Calls ``log`` with the mean figures of each epoch, over the members that trained so long. An epoch is logged when
-    every member has reached it or ended."""
+    """Calls ``log`` with the mean figures of each epoch, over the members that trained so long, once every member has
+    reached it or ended."""
 
     def __init__(self, members: int, log: Callable[[Epoch], None]) -> None:
         self.epochs: list[list[Epoch]] = [[] for _ in range(members)]
@@ -231,16 +207,14 @@ class EpochAverager:
 
     def on_epoch_end(self, member: int, epoch: Epoch) -> None:
         self.epochs[member].append(epoch)
-        while all(len(epochs) > self.logged for epochs in self.epochs):
-            self._log_next()
+        self._log_until(min(map(len, self.epochs)))
 
     def flush(self) -> None:
         """Log the epochs that only some members have reached."""
-        while any(len(epochs) > self.logged for epochs in self.epochs):
-            self._log_next()
+        self._log_until(max(map(len, self.epochs)))
 
     def table(self, results: list[TrainResult]) -> pd.DataFrame:
-        """All epochs: the member, from 1, the epoch and its figures, and whether its weights were kept."""
+        """A row for each epoch of each member, from 1: its figures, and whether its weights were kept."""
         rows = [
             (member, *epoch, epoch.number == result.best_epoch.number)
             for member, (epochs, result) in enumerate(zip(self.epochs, results, strict=True), start=1)
@@ -248,28 +222,22 @@ class EpochAverager:
         ]
         return pd.DataFrame(rows, columns=["member", "epoch", *Epoch._fields[1:], "kept"])
 
-    def _log_next(self) -> None:
-        rows = [epochs[self.logged][1:] for epochs in self.epochs if len(epochs) > self.logged]
-        self.logged += 1
-        self.log(Epoch(self.logged, *np.mean(rows, axis=0).tolist()))
+    def _log_until(self, number: int) -> None:
+        while self.logged < number:
+            rows = [epochs[self.logged][1:] for epochs in self.epochs if len(epochs) > self.logged]
+            self.logged += 1
+            self.log(Epoch(self.logged, *np.mean(rows, axis=0).tolist()))
 
 
 def summarise(results: list[TrainResult], seeds: list[int]) -> dict[str, Any]:
     """How the training went, for metrics/train.json: the means over the members, and each member's own figures."""
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    entries = [
-        {
-            "seed": seed,
-            "best_epoch": result.best_epoch.number,
-            "epochs": result.epochs,
-            "stopped_early": result.stopped_early,
-        }
-        | {name: getattr(result.best_epoch, name) for name in names}
-        for result, seed in zip(results, seeds, strict=True)
-    ]
-    means = {name: float(np.mean([entry[name] for entry in entries])) for name in ("best_epoch", "epochs", *names)}
-    return (
-        {"ensemble_size": len(entries)}
-        | means
-        | {"per_member": {f"member_{number}": entry for number, entry in enumerate(entries, start=1)}}
-    )
+    entries = {}
+    for number, (result, seed) in enumerate(zip(results, seeds, strict=True), start=1):
+        best = result.best_epoch
+        entry = {"seed": seed, "best_epoch": best.number, "epochs": result.epochs}
+        entry |= {"stopped_early": result.stopped_early} | {name: getattr(best, name) for name in names}
+        entries[f"member_{number}"] = entry
+    columns = ("best_epoch", "epochs", *names)
+    means = {name: float(np.mean([entry[name] for entry in entries.values()])) for name in columns}
+    return {"ensemble_size": len(entries)} | means | {"per_member": entries}

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.network import messages, pretrained
+from core.network import messages, pretrained, vision
 from core.network.pretrained import TIMM
-from core.network.vision import torchvision
 from core.pipeline import pins
 from core.pipeline.errors import PipelineError
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+torchvision = vision.load("torchvision")
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, per channel of RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -24,24 +25,19 @@ class Classifier(nn.Module):
     """A network that returns one logit per image.
 
     ``forward`` takes (B, C, H, W) with C 1 or 3, either uint8 or float in [0, 1], and returns float32 (B,).
-    Grey images have one channel until here. ``mean`` and ``std``, of RGB in [0, 1], are the values that the backbone
-    was trained with; by default those of its library. ``arguments`` are passed to timm, for a network that differs
-    from timm's default. ``description`` contains everything that is needed to build the network again. Raises
-    PipelineError if the network does not exist or can't take images of this size.
+    ``mean`` and ``std``, of RGB in [0, 1], are the values that the backbone was trained with; by default those of its
+    library. ``arguments`` are passed to timm, for a network that differs from timm's default. ``description`` has all
+    that is needed to build the network again. Raises PipelineError if the network does not exist or can't take images
+    of this size.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self,
-        backbone: str,
-        head: str,
-        image_size: int,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
+        self, backbone: str, head: str, image_size: int, mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None, arguments: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         network = _network(backbone, image_size, arguments or {})
         self.head_path = _replace_head(network, head)
@@ -57,10 +53,10 @@ class Classifier(nn.Module):
             with torch.inference_mode(), _SquareRootDetector():  # type: ignore[no-untyped-call]
                 logit = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
         except (RuntimeError, AssertionError) as error:  # timm uses assert
-            reason = str(error).splitlines()[0]
-            raise PipelineError(messages.wrong_image_size(backbone, image_size, reason)) from None
+            text = messages.wrong_image_size(backbone, image_size, messages.first_line(error))
+            raise PipelineError(text) from None
         if logit.shape != (1,):
-            raise PipelineError(messages.not_one_logit(backbone))
+            raise PipelineError(messages.NOT_ONE_LOGIT.format(backbone=backbone))
         self.train()
 
     @property
@@ -75,18 +71,9 @@ class Classifier(nn.Module):
         return logit.flatten().float()
 
     def with_features(self, images: Tensor) -> Tensor:
-        """The logit and the features of each image, for core.network.ood.
-
-        Parameters
-        ----------
-        images : Tensor of uint8 or float32, shape (B, C, H, W)
-
-        Returns
-        -------
-        Tensor of float32, shape (B, 1 + A + D)
-            The logit; the appearance, which is mean and standard deviation of each map of the first convolution (A);
-            and the input of the head, where a map is averaged over its positions (D).
-        """
+        """The logit and the features of each image, for core.network.ood: float32 (B, 1 + A + D). Features are the
+        appearance, which is mean and standard deviation of each map of the first convolution (A), and the input of the
+        head, where a map is averaged over its positions (D)."""
         outputs: dict[str, Tensor] = {}
         hooks = [self.head.register_forward_pre_hook(lambda head, args: outputs.update(head_input=args[0]))]
         if self._first_conv is not None:
@@ -112,6 +99,10 @@ class Classifier(nn.Module):
 class _SquareRootDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Withdraws the promise of equal bytes if a network takes square roots: of float32, they depend on the processor
     (core.network.optimiser)."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # if true, torch imports torch._dynamo: slow (core.network.vision)
+        return False
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if operation.name().startswith(("aten::sqrt", "aten::_foreach_sqrt")):
@@ -150,23 +141,31 @@ def build(backbone: str, head: str, image_size: int, weights: str, root: Path) -
         path = classifier.head_path
         state = {f"network.{key}": value for key, value in state.items() if not re.match(r"aux\d|AuxLogits", key)}
         state = {key: value for key, value in state.items() if not key.startswith(f"network.{path}.")}
-        foreign = sorted(key.removeprefix("network.") for key in state.keys() - expected.keys())
-        if foreign:
-            raise PipelineError(messages.foreign_layers(source, backbone, foreign))
+        if foreign := sorted(key.removeprefix("network.") for key in state.keys() - expected.keys()):
+            layers = messages.shorten(foreign, 1)
+            raise PipelineError(messages.FOREIGN_LAYERS.format(weights=source, backbone=backbone, layers=layers))
         state |= {key: value for key, value in expected.items() if key.startswith(f"network.{path}.")}
-    missing = sorted(expected.keys() - state.keys())
-    if missing:
-        raise PipelineError(messages.missing_layers(source, backbone, missing))
+    if missing := sorted(expected.keys() - state.keys()):
+        layers = messages.shorten(missing, 1)
+        raise PipelineError(messages.MISSING_LAYERS.format(weights=source, backbone=backbone, layers=layers))
     for key, value in expected.items():
         if state[key].shape != value.shape:
-            raise PipelineError(messages.wrong_shape(source, backbone, image_size, key, state[key].shape, value.shape))
+            shapes = {"shape": tuple(state[key].shape), "expected": tuple(value.shape), "layer": key}
+            place = {"weights": source, "backbone": backbone, "image_size": image_size}
+            raise PipelineError(messages.WRONG_SHAPE.format(**place, **shapes))
     classifier.load_state_dict(state)
     return classifier
 
 
 def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
-    if backbone.startswith(TIMM):
-        return _timm_network(backbone, image_size, arguments)
+    create = _timm_network if backbone.startswith(TIMM) else _torchvision_network
+    try:
+        return create(backbone, image_size, arguments)
+    except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
+        raise PipelineError(messages.wrong_image_size(backbone, image_size, error, arguments)) from None
+
+
+def _torchvision_network(backbone: str, image_size: int, _: dict[str, Any]) -> Any:
     if backbone not in backbones():
         raise PipelineError(messages.unknown_backbone(backbone, "torchvision", backbone, backbones()))
     options: dict[str, Any] = {}
@@ -176,50 +175,37 @@ def _network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Mo
         options = {"input_size": (image_size, image_size)}
     elif backbone in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "init_weights": True}
-    try:
-        network: nn.Module = torchvision.models.get_model(backbone, weights=None, **options)
-    except (ValueError, RuntimeError, AssertionError) as error:
-        raise PipelineError(messages.wrong_image_size(backbone, image_size, error)) from None
-    return network
+    return torchvision.models.get_model(backbone, weights=None, **options)
 
 
-def _timm_network(backbone: str, image_size: int, arguments: dict[str, Any]) -> nn.Module:
-    import timm  # imported only if needed, because it is slow
-
+def _timm_network(backbone: str, image_size: int, arguments: dict[str, Any]) -> Any:
+    timm = vision.load("timm")  # only if needed, because it is slow
     name = backbone.removeprefix(TIMM)
     if not timm.is_model(name):
         raise PipelineError(messages.unknown_backbone(backbone, "timm", name, timm.list_models()))
+    options = {"num_classes": IMAGENET_CLASSES} | arguments
+    # JSON has no classes, so it gives layers by name: "mlp_layer": "SwiGLUPacked".
+    options |= {key: getattr(timm.layers, str(value), value) for key, value in arguments.items() if "_layer" in key}
     # Networks for one fixed size are built for this size instead; the others take any size.
     pretrained_cfg = timm.models.get_pretrained_cfg(name)
-    is_fixed = pretrained_cfg and pretrained_cfg.fixed_input_size
-    size: dict[str, Any] = {"img_size": image_size} if is_fixed else {}
-    # JSON has no classes, so it gives layers by name: "mlp_layer": "SwiGLUPacked".
-    layers = {key: getattr(timm.layers, str(value), value) for key, value in arguments.items() if "_layer" in key}
-    options = {"num_classes": IMAGENET_CLASSES} | arguments | layers | size
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=False, **options)
-    except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
-        raise PipelineError(messages.wrong_image_size(backbone, image_size, error, list(arguments))) from None
-    return network
+    if pretrained_cfg and pretrained_cfg.fixed_input_size:
+        options["img_size"] = image_size
+    return timm.create_model(name, pretrained=False, **options)
 
 
 def _replace_head(network: nn.Module, head: str) -> str:
     """Replace the last layer over ImageNet's classes by the new head; return its path."""
-    layers = [
-        name
-        for name, layer in network.named_modules()
-        if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
-    ]
-    if not layers:
-        raise PipelineError(messages.NO_CLASS_LAYER)
-    path = layers[-1]
-    old = network.get_submodule(path)
+    path, old = "", network
+    for name, layer in network.named_modules():
+        if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES:
+            path, old = name, layer
     new: nn.Module
     if isinstance(old, nn.Conv2d):  # SqueezeNet ends in a convolution, a ReLU and a mean
         new = nn.Conv2d(old.in_channels, 1, old.kernel_size)  # type: ignore[arg-type]
-    else:
-        assert isinstance(old, nn.Linear)
+    elif isinstance(old, nn.Linear):
         new = nn.Linear(old.in_features, 1)
+    else:
+        raise PipelineError(messages.NO_CLASS_LAYER)
     parent_path, _, name = path.rpartition(".")
     parent = network.get_submodule(parent_path)
     if isinstance(parent, nn.Sequential):

@@ -22,48 +22,26 @@ MIN_DEVIATION = 1e-3  # of a feature / mean deviation: rounding errors of a cons
 
 
 class Detector(NamedTuple):
-    """The fitted detector. models/ood.safetensors holds its fields by name.
+    """The fitted detector. models/ood.safetensors holds its fields by name."""
 
-    Attributes
-    ----------
-    known : Tensor of float32, shape (n, F)
-        Features of the training images, standardised by ``mean`` and ``deviation``.
-    mean, deviation : Tensor of float32, shape (F,)
-    views : Tensor of int64, shape (V,)
-        The number of features in each view.
-    limits : Tensor of float32, shape (V,)
-        The limit of the distance in each view.
-    limit : Tensor of float32, shape ()
-        The limit of the larger ratio of a distance to its limit.
-    """
-
-    known: Tensor
-    mean: Tensor
-    deviation: Tensor
-    views: Tensor
-    limits: Tensor
-    limit: Tensor
+    known: Tensor  # float32 (n, F): features of the training images, standardised by mean and deviation
+    mean: Tensor  # float32 (F,)
+    deviation: Tensor  # float32 (F,)
+    views: Tensor  # int64 (V,): the number of features in each view
+    limits: Tensor  # float32 (V,): the limit of the distance in each view
+    limit: Tensor  # float32 (): the limit of the larger ratio of a distance to its limit
 
     def ood_score(self, features: np.ndarray) -> np.ndarray:
-        """How far images are from the training set; above 1, an image is out of distribution.
-
-        Parameters
-        ----------
-        features : ndarray of float32, shape (N, F)
-
-        Returns
-        -------
-        ndarray of float64, shape (N,)
-        """
+        """How far images with ``features``, float32 (N, F), are from the training set: float64 (N,). Above 1, an image
+        is out of distribution."""
         ratios = self._distances(features) / self.limits
         return (ratios.amax(1) / self.limit).double().numpy()
 
     def _distances(self, features: np.ndarray) -> Tensor:
         """The distance to the k-th nearest training image in each view: (N, V)."""
-        standardised = (torch.from_numpy(features) - self.mean) / self.deviation
-        ends = self.views.cumsum(0).tolist()
-        views = [slice(end - size, end) for end, size in zip(ends, self.views.tolist(), strict=True)]
-        return torch.stack([_kth_distance(standardised[:, view], self.known[:, view]) for view in views], dim=1)
+        standardised, sizes = (torch.from_numpy(features) - self.mean) / self.deviation, self.views.tolist()
+        views = zip(torch.split(standardised, sizes, dim=1), torch.split(self.known, sizes, dim=1), strict=True)
+        return torch.stack([_kth_distance(view, known) for view, known in views], dim=1)
 
 
 def sample_rows(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -74,15 +52,8 @@ def sample_rows(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def fit(train: np.ndarray, val: np.ndarray, views: list[int]) -> Detector:
-    """Fit a detector.
-
-    Parameters
-    ----------
-    train, val : ndarray of float32, shape (n, F)
-        Features of training and validation images.
-    views : list of int
-        The number of features in each view.
-    """
+    """Fit a detector to the features of training and validation images, float32 (n, F), of which ``views`` are the
+    numbers in each view."""
     features = torch.from_numpy(train)
     mean, deviation = features.mean(0), features.std(0, correction=0)
     deviation = deviation.clamp(min=MIN_DEVIATION * max(float(deviation.mean()), 1e-12))

@@ -1,6 +1,7 @@
 """The optimiser, computed to the same bytes on every processor."""
 
 import math
+from itertools import accumulate, compress
 from typing import Any
 
 import numpy as np
@@ -20,31 +21,26 @@ class NAdam(torch.optim.NAdam):
     ``parameters`` become parts of one vector there. On a GPU, this is torch's own optimiser.
     """
 
+    # Without torch's wrapper, which imports the compiler's front end: slow (core.network.vision).
+    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+
     def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
-        self.small = [
-            parameter for parameter in parameters if parameter.device.type == "cpu" and parameter.numel() < SMALL
-        ]
+        is_small = [parameter.device.type == "cpu" and parameter.numel() < SMALL for parameter in parameters]
+        self.small = list(compress(parameters, is_small))
         self.vector = nn.Parameter(torch.zeros(sum(parameter.numel() for parameter in self.small)))
         self.gradient = torch.zeros_like(self.vector)
         self.places = self._parts(self.gradient)
         for parameter, part in zip(self.small, self._parts(self.vector.detach()), strict=True):
             parameter.data = part.copy_(parameter.detach())
-        small = {id(parameter) for parameter in self.small}
-        large = [parameter for parameter in parameters if id(parameter) not in small]
-        super().__init__(
-            [self.vector, *large] if self.small else large,
-            lr=lr,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=True,
-        )
+        updated = [self.vector] if self.small else []
+        updated += [parameter for parameter, small in zip(parameters, is_small, strict=True) if not small]
+        super().__init__(updated, lr=lr, weight_decay=weight_decay, decoupled_weight_decay=True)
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """The part of ``vector`` for each small parameter, with its shape and memory layout."""
-        starts = np.cumsum([0, *(parameter.numel() for parameter in self.small)]).tolist()
-        return [
-            vector.as_strided(parameter.size(), parameter.stride(), start)
-            for parameter, start in zip(self.small, starts, strict=False)
-        ]
+        starts = accumulate((parameter.numel() for parameter in self.small), initial=0)
+        places = zip(self.small, starts, strict=False)
+        return [vector.as_strided(parameter.size(), parameter.stride(), start) for parameter, start in places]
 
     def gather(self) -> list[Tensor]:
         """What is updated, after the gradients of the small parameters have moved into their vector's."""

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from core.network import messages
-from core.network.vision import torchvision
+from core.network import messages, vision
 from core.pipeline import files, web
 from core.pipeline.errors import PipelineError
 
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+torchvision = vision.load("torchvision")
 
 TIMM = "timm/"  # prefix of timm's backbones
 NAMES = ("none", "imagenet", "hub", "packaged")  # for model.weights, instead of a file
@@ -41,29 +42,31 @@ def published(weights: Path, backbone: str) -> dict[str, Any]:
         # This project sets the head and the image size. Without pooling (""), a network gives one logit per position.
         arguments = {name: value for name, value in arguments.items() if name not in IGNORED_ARGUMENTS and value != ""}
     except (ValueError, AttributeError) as error:
-        raise PipelineError(messages.not_a_hub_config(path, error)) from None
+        raise PipelineError(messages.NOT_A_HUB_CONFIG.format(path=path, error=error)) from None
     if not backbone.startswith(TIMM):
         return options
     name = config.get("architecture", backbone.removeprefix(TIMM))
     if name.partition(".")[0] != backbone.removeprefix(TIMM).partition(".")[0]:
-        raise PipelineError(messages.config_of_another_backbone(backbone, path, name))
+        raise PipelineError(messages.CONFIG_OF_ANOTHER_BACKBONE.format(backbone=backbone, path=path, name=name))
     return options | {"arguments": arguments}
 
 
 def hub(backbone: str, weights: str) -> dict[str, Tensor]:
     """The weights that timm gives for its network, as safetensors from the hub or its local cache."""
     if not backbone.startswith(TIMM) or weights != "hub":
-        raise PipelineError(messages.weights_of_another_library(weights, backbone))
-    import timm
+        raise PipelineError(messages.WEIGHTS_OF_ANOTHER_LIBRARY.format(weights=weights, backbone=backbone))
     from huggingface_hub import hf_hub_download
 
+    timm = vision.load("timm")
     pretrained_cfg = timm.models.get_pretrained_cfg(backbone.removeprefix(TIMM))
     if not pretrained_cfg or not pretrained_cfg.hf_hub_id:
-        raise PipelineError(messages.no_hub_weights(backbone))
+        raise PipelineError(messages.NO_HUB_WEIGHTS.format(backbone=backbone))
     try:
         path = hf_hub_download(pretrained_cfg.hf_hub_id, "model.safetensors")
     except Exception as error:  # each layer of the library has its own exceptions
-        raise PipelineError(messages.hub_download_failed(pretrained_cfg.hf_hub_id, error)) from None
+        reason = messages.first_line(error)
+        text = messages.HUB_DOWNLOAD_FAILED.format(repository=pretrained_cfg.hf_hub_id, error=reason)
+        raise PipelineError(text) from None
     return read(Path(path))
 
 
@@ -78,42 +81,39 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
                 web.fetch(weights.url, unfinished, MAX_DOWNLOAD)
                 _check_hash(unfinished, name)
         except PipelineError as error:
-            raise PipelineError(messages.imagenet_download_failed(error, path)) from None
+            raise PipelineError(messages.IMAGENET_DOWNLOAD_FAILED.format(error=error, path=path)) from None
     return read(path)
 
 
 def packaged(backbone: str, network: nn.Module) -> dict[str, Tensor]:
-    """ImageNet weights from a package of the index, with the names of timm's ``network``.
-
-    The file has the layers of timm's network in timm's order, under other names; its hash is pinned.
-    """
+    """ImageNet weights from a package of the index, with the names of timm's ``network``. The file has the same layers
+    in the same order, under other names."""
     if backbone != PACKAGED:
-        raise PipelineError(messages.package_of_another_backbone(backbone, PACKAGED))
+        raise PipelineError(messages.PACKAGE_OF_ANOTHER_BACKBONE.format(backbone=backbone, packaged=PACKAGED))
     module, name = FILE
     spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise PipelineError(messages.package_missing(PACKAGE))
+        raise PipelineError(messages.PACKAGE_MISSING.format(package=PACKAGE))
     path = Path(spec.origin).parent / name
     if not path.is_file() or files.sha256(path) != SHA256:
-        raise PipelineError(messages.package_damaged(path, PACKAGE))
+        raise PipelineError(messages.PACKAGE_DAMAGED.format(path=path, package=PACKAGE))
     return dict(zip(network.state_dict(), read(path).values(), strict=True))
 
 
 def _check_hash(path: Path, name: str) -> None:
-    """Check a file against the first digits of its sha256, which torchvision puts into its name:
-    efficientnet_v2_s-dd5fe13b.pth. Raises PipelineError if they differ or are missing."""
+    """Check a file against the first digits of its sha256 in its name, such as efficientnet_v2_s-dd5fe13b.pth."""
     match = re.search(r"-([0-9a-f]{8,})\.pth$", name)
     if match is None:
-        raise PipelineError(messages.no_hash_in_name(name))
+        raise PipelineError(messages.NO_HASH_IN_NAME.format(name=name))
     sha256 = files.sha256(path)
     if not sha256.startswith(match[1]):
-        raise PipelineError(messages.wrong_hash(name, sha256, match[1]))
+        raise PipelineError(messages.WRONG_HASH.format(name=name, sha256=sha256, expected=match[1]))
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file, or in a file of torchvision with the right hash. Raises PipelineError."""
     if not path.is_file():
-        raise PipelineError(messages.no_weights(path, NAMES))
+        raise PipelineError(messages.NO_WEIGHTS.format(path=path, names=", ".join(NAMES)))
     if path.suffix != ".safetensors":
         _check_hash(path, path.name)
     try:
@@ -121,7 +121,7 @@ def read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise PipelineError(messages.unreadable_weights(path, error)) from None
+        raise PipelineError(messages.UNREADABLE_WEIGHTS.format(path=path, error=messages.first_line(error))) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise PipelineError(messages.not_a_state_dict(path))
+        raise PipelineError(messages.NOT_A_STATE_DICT.format(path=path))
     return state

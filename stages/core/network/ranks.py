@@ -28,11 +28,9 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class DistributedContext:
-    """The processes of a training. This one is number ``rank`` of ``world_size``, counted from 0.
-
-    The first rank writes all files. It is on the machine that runs DVC. If no machine does, it is the first rank of
-    torchrun, which orders machines by name. ``leader`` is its number in torchrun.
-    """
+    """The processes of a training. This one is number ``rank`` of ``world_size``, counted from 0. The first rank writes
+    all files. It is on the machine that runs DVC. If no machine does, it is the first rank of torchrun, which orders
+    machines by name. ``leader`` is its number in torchrun."""
 
     def __init__(self) -> None:
         self.rank, self.world_size, self.leader = 0, 1, 0
@@ -69,8 +67,7 @@ class DistributedContext:
         if self.world_size == 1:
             return content
         size = int(self.broadcast(torch.tensor(len(content))))
-        own = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-        return self.broadcast(own if self.rank == 0 else torch.empty(size, dtype=torch.uint8)).numpy().tobytes()
+        return self.broadcast(_to_tensor(content if self.rank == 0 else bytes(size))).numpy().tobytes()
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, stacked in order: (world_size, ...)."""
@@ -82,11 +79,14 @@ class DistributedContext:
 
     def check_equal(self, text: str) -> None:
         """Raise PipelineError if ``text``, which identifies parameters, data and code, differs between ranks."""
-        digest = torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
-        digests = self.all_gather(digest)
-        others = [rank for rank in range(self.world_size) if not torch.equal(digests[rank], digests[0])]
+        digests = self.all_gather(_to_tensor(hashlib.sha256(text.encode()).digest())).tolist()
+        others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
-            raise PipelineError(messages.ranks_differ(others))
+            raise PipelineError(messages.RANKS_DIFFER.format(ranks=", ".join(others)))
+
+
+def _to_tensor(content: bytes) -> Tensor:
+    return torch.from_numpy(np.array(bytearray(content)))
 
 
 def global_rank() -> int | None:
@@ -106,7 +106,7 @@ def resolve_nproc(nproc: str | int, device: str, members: int) -> int:
     if nproc == "auto":
         return gpus if gpus > members and device in ("auto", "cuda") else 1
     if gpus and int(nproc) > 1 and (device not in ("auto", "cuda") or int(nproc) > gpus):
-        raise PipelineError(messages.too_few_gpus(nproc, device, gpus))
+        raise PipelineError(messages.TOO_FEW_GPUS.format(nproc=nproc, device=device, gpus=gpus))
     return int(nproc)
 
 
@@ -132,13 +132,14 @@ def launch(nproc: int) -> None:
         try:
             run.run(run.parse_args(args))  # type: ignore[no-untyped-call]
         except SignalException:
-            raise Interrupted(messages.RANKS_STOPPED) from None
+            raise Interrupted(messages.STOPPED) from None
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
             if not error_file.exists():
-                raise PipelineError(messages.rank_failed(rank, RESTARTS + 1, failure.exitcode)) from None
+                text = messages.RANK_FAILED.format(rank=rank, attempts=RESTARTS + 1, status=failure.exitcode)
+                raise PipelineError(text) from None
         except RendezvousError as error:
-            raise PipelineError(messages.machines_lost(error)) from None
+            raise PipelineError(messages.MACHINES_LOST.format(error=error)) from None
         if error_file.exists():
             raise PipelineError(error_file.read_text(encoding="utf-8"))
 
@@ -150,16 +151,13 @@ def die_with_parent() -> None:
 
 @contextmanager
 def process_group(device: torch.device, minutes: float) -> Iterator[DistributedContext]:
-    """Connect this process to the others if torchrun started it; otherwise it is the only rank.
-
-    A process that does not answer for ``minutes`` (at least half a minute) counts as lost.
-    """
+    """Connect this process to the others if torchrun started it; otherwise it is the only rank. A process that does not
+    answer for ``minutes`` (at least half a minute) counts as lost."""
     if global_rank() is None:
         yield DistributedContext()
         return
     die_with_parent()  # a rank must not outlive its torchrun
-    # None: a person started torchrun
-    error_file = Path(os.environ[ERROR_FILE]) if ERROR_FILE in os.environ else None
+    error_file = Path(os.environ[ERROR_FILE]) if ERROR_FILE in os.environ else None  # None: a person started torchrun
     if error_file and error_file.exists():  # another rank had an error that a restart can't fix
         sys.exit(0)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -175,5 +173,6 @@ def process_group(device: torch.device, minutes: float) -> Iterator[DistributedC
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
-        print(messages.connection_lost(global_rank(), error), file=sys.stderr, flush=True)
+        reason = messages.first_line(error).partition(". ")[0]
+        print(messages.CONNECTION_LOST.format(rank=global_rank(), error=reason), file=sys.stderr, flush=True)
         sys.exit(1)

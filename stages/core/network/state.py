@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # pydantic is not needed to train
 
 
 class Epoch(NamedTuple):
-    """Figures of one epoch, numbered from 1. Losses are means over images. The training figures are computed while the
-    weights change, so that no second pass over the training set is needed."""
+    """Figures of one epoch. Losses are means over images. The training figures are computed while the weights change,
+    so that no second pass over the training set is needed."""
 
-    number: int
+    number: int  # from 1
     train_loss: float
     train_accuracy: float
     val_loss: float
@@ -32,23 +32,17 @@ class Epoch(NamedTuple):
 
 
 class TrainResult(NamedTuple):
-    """The weights of the best epoch, on the CPU, and how the training went. With the cosine schedule, the last epoch
-    counts as the best."""
-
-    best_state: dict[str, Tensor]
-    best_epoch: Epoch
+    best_state: dict[str, Tensor]  # the weights of the best epoch, on the CPU
+    best_epoch: Epoch  # the last one, with the cosine schedule
     epochs: int
     stopped_early: bool
 
 
 class State:
-    """Everything that the rest of a training depends on.
+    """Everything that the rest of a training depends on. ``rows`` are the row numbers (M,) of the training images.
 
     The random states of Python and NumPy are not part of it, because training does not use them. Nor is a gradient
     scaler, because no precision needs one.
-
-    ``rows`` are the row numbers (M,) of the training images. ``losses`` and ``num_correct`` are sums over this rank's
-    images in the current epoch.
     """
 
     def __init__(self, classifier: Classifier, rows: np.ndarray, cfg: Train, seed: int) -> None:
@@ -69,7 +63,8 @@ class State:
         shuffled = self.rows[torch.randperm(len(self.rows), generator=self.random).numpy()]
         self.order = batches.make_batches(shuffled, self.cfg.batch_size)
         self.step = 0
-        self.losses = torch.zeros(len(self.order), device=self.device)  # summed over the images of each step
+        # Sums over this rank's images: of each step, and of the epoch
+        self.losses = torch.zeros(len(self.order), device=self.device)
         self.num_correct = torch.zeros((), device=self.device)
 
     def end_epoch(self, epoch: Epoch) -> None:
@@ -100,10 +95,6 @@ class State:
         lr: float = self.optimiser.param_groups[0]["lr"]
         return lr
 
-    @property
-    def images_seen(self) -> int:
-        return len(self.epochs) * len(self.rows) + sum(map(len, self.order[: self.step]))
-
     def best_epoch(self) -> Epoch | None:
         """Plateau: the epoch with the lowest validation loss so far. Cosine: the last epoch, once it is done. There the
         rate is almost 0, so it is steadier than one that a few validation patients choose."""
@@ -113,9 +104,8 @@ class State:
 
     def ended(self) -> bool:
         best, epochs = self.best_epoch(), len(self.epochs)
-        if self.cfg.schedule == "cosine" or best is None:
-            return epochs == self.cfg.epochs
-        return epochs == self.cfg.epochs or epochs - best.number >= self.cfg.early_stopping
+        stops_early = self.cfg.schedule == "plateau" and best and epochs - best.number >= self.cfg.early_stopping
+        return epochs == self.cfg.epochs or bool(stops_early)
 
     def result(self) -> TrainResult:
         best = self.best_epoch()
@@ -130,8 +120,9 @@ class State:
             states["random.cuda"] = dist.all_gather(torch.cuda.get_rng_state(self.device))
         tensors = {f"weights.{name}": value for name, value in self.classifier.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        for number, parameter in enumerate(self.optimiser.gather()):
+            moments = self.optimiser.state[parameter].items()
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in moments}
         tensors |= {"losses": losses, "num_correct": num_correct, "random.epoch": self.random.get_state()} | states
         progress = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "plateau": self.plateau.state_dict()}
         return Checkpoint(tensors, progress | facts)

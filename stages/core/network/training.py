@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from core.network import batches, checkpoints, devices, inference, messages
 from core.network.batches import ImageLoader
-from core.network.checkpoints import Checkpoint, Store
+from core.network.checkpoints import Store
 from core.network.networks import Classifier
 from core.network.ranks import DistributedContext
 from core.network.state import Epoch, State, TrainResult
@@ -31,80 +31,56 @@ SYNC_EVERY = 8  # steps: several processes must stop or write a checkpoint at th
 
 
 class Data(NamedTuple):
-    """``images``, uint8 (N, H, W, C); ``labels``, 0 or 1 (N,); ``rows``, the row numbers of "train" and "val"."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    rows: dict[str, np.ndarray]
+    images: np.ndarray  # uint8 (N, H, W, C)
+    labels: np.ndarray  # 0 or 1 (N,)
+    rows: dict[str, np.ndarray]  # the row numbers of "train" and "val"
 
 
 @dataclass
 class Callbacks:
-    """Functions that a training calls while it runs.
+    """Functions that a training calls while it runs."""
 
-    ``on_epoch_end`` gets the index of the network in its ensemble, from 0, and each epoch, including those before the
-    checkpoint. ``on_progress`` gets the number of images that a step took, or that a resumed training had taken, and a
-    text for people. Once ``should_stop`` returns True, training ends after the current step.
-    """
-
+    # The index of the network in its ensemble, from 0, and each epoch, including those before the checkpoint
     on_epoch_end: Callable[[int, Epoch], None] = lambda member, epoch: None
+    # The number of images that a step took, or that a resumed training had taken, and a text for people
     on_progress: Callable[[int, str], None] = lambda images, text: None
+    # Once it returns True, training ends after the current step.
     should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
 class Member:
-    """The place of a network among the ``members`` of its ensemble: ``index``, from 0."""
+    """The place of a network in its ensemble."""
 
     index: int = 0
-    members: int = 1
+    members: int = 1  # how many
 
     @property
     def name(self) -> str:
-        """How messages name it: "member 2: ", or "" if it is the only one."""
-        return messages.member(self.index, self.members)
+        return messages.MEMBER.format(number=self.index + 1) if self.members > 1 else ""
 
 
 def fit(
-    classifier: Classifier,
-    data: Data,
-    cfg: Train,
-    seed: int,
-    callbacks: Callbacks | None = None,
-    store: Store | None = None,
-    dist: DistributedContext | None = None,
-    member: Member | None = None,
+    classifier: Classifier, data: Data, cfg: Train, seed: int, callbacks: Callbacks | None = None,
+    store: Store | None = None, dist: DistributedContext | None = None, member: Member | None = None,
     checkpoint_minutes: float = 5.0,
-) -> TrainResult:
+) -> TrainResult:  # fmt: skip
     """Train for all epochs and return the last one; with the schedule plateau, until the validation loss stops
     improving, and return the best one.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        Changed in place: it ends with the weights of the last epoch.
-    callbacks, store
-        Those of the first rank. A checkpoint is written to ``store`` after each epoch and every
-        ``checkpoint_minutes``. If it has one, training resumes from it and gives the same bytes as without an
-        interruption.
-    dist : DistributedContext
-        Its ranks share each batch, and all return the same.
-
-    Raises
-    ------
-    Interrupted
-        If ``callbacks`` ask to stop.
-    PipelineError
-        If the loss becomes NaN or infinite, if memory runs out, or for fewer than two training images.
+    ``classifier`` is changed in place: it ends with the weights of the last epoch. ``callbacks`` and ``store`` are only
+    used by the first rank of ``dist``. A checkpoint is written to ``store`` after each epoch and every
+    ``checkpoint_minutes``; if it has one, training resumes from it and gives the same bytes as without an interruption.
+    The ranks share each batch, and all return the same. Raises Interrupted if ``callbacks`` ask to stop, and
+    PipelineError if the loss becomes NaN or infinite, if memory runs out, or for fewer than two training images.
     """
     if len(data.rows["train"]) < 2:
-        raise PipelineError(messages.too_few_images(len(data.rows["train"])))
-    with devices.explain_oom(messages.lower_batch_size(cfg.batch_size)):
-        trainer = Trainer(
+        raise PipelineError(messages.TOO_FEW_IMAGES.format(count=len(data.rows["train"])))
+    with devices.explain_oom(messages.LOWER_BATCH_SIZE.format(size=cfg.batch_size)):
+        return Trainer(
             classifier, data, cfg, seed, callbacks or Callbacks(), store, dist or DistributedContext(),
             member or Member(), checkpoint_minutes,
-        )  # fmt: skip
-        return trainer.fit()
+        ).fit()  # fmt: skip
 
 
 class Trainer:
@@ -118,7 +94,14 @@ class Trainer:
         self.member, self.checkpoint_seconds = member, 60 * checkpoint_minutes
         device = self.device = devices.get_device(cfg.device)
         self.cast = devices.autocast(cfg.precision, device)
-        self.classifier = _to_device(classifier, cfg, device, dist)
+        if (
+            dist.world_size > 1 and device.type == "cuda"
+        ):  # torch has none for the CPU: there, ranks have their own means
+            classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
+        if cfg.freeze_backbone:
+            classifier.requires_grad_(False)
+            classifier.head.requires_grad_(True)
+        self.classifier: Classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loader = ImageLoader(data.images, device)
         self.labels = torch.from_numpy(data.labels.astype(np.float32)).to(device)
         self.pos_weight = torch.tensor(cfg.pos_weight, device=device)
@@ -147,9 +130,16 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train from the current step to the end of the epoch, and validate."""
-        _set_train_mode(self.classifier, self.cfg.freeze_backbone)
+        self.classifier.train()
+        if self.cfg.freeze_backbone:  # its running means stay, too
+            self.classifier.eval()
+            self.classifier.head.train()
         global_batches = self.state.order[self.state.step :]
-        local_batches = [_local_batch(batch, self.dist) for batch in global_batches]
+        # If a small last batch has no image for this rank, it gets one of another rank, with weight 0.
+        shards = [batch[self.dist.shard(batch)] for batch in global_batches]
+        local_batches = [
+            shard if len(shard) else batch[-1:] for shard, batch in zip(shards, global_batches, strict=True)
+        ]
         streamed = self.loader.stream(local_batches)
         for global_batch, local_batch, images in zip(global_batches, local_batches, streamed, strict=True):
             self.train_step(images, self.labels[torch.tensor(local_batch, device=self.device)], global_batch)
@@ -190,7 +180,9 @@ class Trainer:
         if state.step % CHECK_EVERY == 1:  # reading a loss makes the CPU wait for the GPU
             self.check_finite()
             mean_loss = float(self.dist.all_reduce(state.losses[state.step - 1])) / size
-            self.progress = messages.progress(self.member.name, len(state.epochs) + 1, self.cfg.epochs, mean_loss)
+            self.progress = messages.PROGRESS.format(
+                member=self.member.name, epoch=len(state.epochs) + 1, epochs=self.cfg.epochs, loss=mean_loss
+            )
 
     def check_finite(self) -> None:
         """Raise PipelineError if a loss or a weight is NaN or infinite."""
@@ -214,14 +206,12 @@ class Trainer:
         val_loss = float(binary_cross_entropy_with_logits(logits.double(), labels.double(), pos_weight=pos_weight))
         number, images = len(state.epochs) + 1, len(self.rows["train"])
         if not math.isfinite(val_loss):
-            raise PipelineError(messages.val_loss_not_finite(self.member.name, val_loss, number, self.cfg.lr))
-        figures = [
-            float(self.dist.all_reduce(state.losses).double().sum()) / images,
-            float(self.dist.all_reduce(state.num_correct)) / images,
-            val_loss,
-            float(((logits > 0) == (labels > 0.5)).double().mean()),
-            state.lr,
-        ]
+            place = {"member": self.member.name, "epoch": number, "lr": self.cfg.lr}
+            raise PipelineError(messages.VAL_LOSS_NOT_FINITE.format(val_loss=val_loss, **place))
+        train_loss = float(self.dist.all_reduce(state.losses).double().sum()) / images
+        train_accuracy = float(self.dist.all_reduce(state.num_correct)) / images
+        val_accuracy = float(((logits > 0) == (labels > 0.5)).double().mean())
+        figures = [train_loss, train_accuracy, val_loss, val_accuracy, state.lr]
         # All ranks use the first rank's figures: different rounding must not stop them at different epochs.
         return Epoch(number, *self.dist.broadcast(torch.tensor(figures, dtype=torch.float64)).tolist())
 
@@ -236,54 +226,25 @@ class Trainer:
             self.store.save(len(self.state.epochs), self.state.step, checkpoint)
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
-        checkpoint = _newest_checkpoint(self.store, self.dist)
+        """Continue from the first rank's newest checkpoint, if there is one: only its machine has it."""
+        checkpoint = self.store.load() if self.store else None
+        if self.dist.world_size > 1:
+            content = self.dist.broadcast_bytes(checkpoints.pack(checkpoint) if checkpoint else b"")
+            checkpoint = checkpoints.unpack(content) if content else None
         if checkpoint is None:
             return
         if checkpoint.facts["compiled"] != self.compiles:
             print(messages.COMPILER_CHANGED, file=sys.stderr)
             return
         self.state.restore(checkpoint, self.dist)
-        self.callbacks.on_progress(self.state.images_seen, "")
+        images = len(self.state.epochs) * len(self.rows["train"]) + sum(map(len, self.state.order[: self.state.step]))
+        self.callbacks.on_progress(images, "")
         if self.dist.rank == 0:
-            print(messages.resuming(self.member.name, len(self.state.epochs), self.state.step), flush=True)
+            place = {"epoch": len(self.state.epochs), "step": self.state.step, "member": self.member.name}
+            print(messages.RESUMING.format(**place), flush=True)
 
     def raise_if_stopped(self) -> None:
-        """Raise Interrupted if a person asked the training to stop."""
         if self.dist.any(self.callbacks.should_stop()):
-            place = len(self.state.epochs), self.state.step, len(self.state.order)
-            raise Interrupted(messages.stopped(*place, resumable=self.store is not None))
-
-
-def _to_device(classifier: Classifier, cfg: Train, device: torch.device, dist: DistributedContext) -> Classifier:
-    """The network on its device. With a frozen backbone, only the head is trainable."""
-    if dist.world_size > 1 and device.type == "cuda":  # torch has none for the CPU: there each rank uses its own images
-        classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
-    if cfg.freeze_backbone:
-        classifier.requires_grad_(False)
-        classifier.head.requires_grad_(True)
-    return classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _set_train_mode(classifier: Classifier, freeze_backbone: bool) -> None:
-    """With a frozen backbone, its running means stay, too."""
-    classifier.train()
-    if freeze_backbone:
-        classifier.eval()
-        classifier.head.train()
-
-
-def _local_batch(global_batch: np.ndarray, dist: DistributedContext) -> np.ndarray:
-    """This rank's part of a batch. If a small last batch has no image for it, one image of another rank, which gets
-    weight 0."""
-    local_batch = global_batch[dist.shard(global_batch)]
-    return local_batch if len(local_batch) else global_batch[-1:]
-
-
-def _newest_checkpoint(store: Store | None, dist: DistributedContext) -> Checkpoint | None:
-    """The first rank's newest checkpoint, on each rank: only its machine has it."""
-    checkpoint = store.load() if store else None
-    if dist.world_size == 1:
-        return checkpoint
-    content = dist.broadcast_bytes(checkpoints.pack(checkpoint) if checkpoint else b"")
-    return checkpoints.unpack(content) if content else None
+            place = {"epoch": len(self.state.epochs), "step": self.state.step, "steps": len(self.state.order)}
+            state = messages.LOST if self.store is None else messages.RESUMABLE
+            raise Interrupted(messages.STOPPED_AT.format(state=state, **place))

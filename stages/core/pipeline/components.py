@@ -8,19 +8,16 @@ from scipy.sparse import coo_array, csgraph
 
 
 def connected_components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Number the connected components of an undirected graph.
+    """Number the connected components of an undirected graph with ``count`` nodes.
 
     Parameters
     ----------
-    count : int
-        Number of nodes.
-    first, second : ndarray of int, shape (E,)
-        Edge ``i`` connects the nodes ``first[i]`` and ``second[i]``, each from 0 to ``count`` - 1.
+    first, second : int (E,), 0 to ``count`` - 1
+        Edge ``i`` connects the nodes ``first[i]`` and ``second[i]``.
 
     Returns
     -------
-    ndarray of int32, shape (count,)
-        The component of each node, numbered from 0.
+    int32 (count,), from 0
     """
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
     return csgraph.connected_components(graph, directed=False)[1]
@@ -31,16 +28,13 @@ def union(table: pd.DataFrame, keys: list["pd.Series[Any]"]) -> "pd.Series[int]"
 
     Parameters
     ----------
-    table : DataFrame
-        Only its index is used, which must be unique.
-    keys : list of Series
-        Each refers to rows by the index of ``table``, and can contain a row several times or not at all. Missing values
-        connect nothing.
+    table : DataFrame with a unique index
+    keys : Series on rows of this index
+        Each can contain a row several times or not at all. Missing values connect nothing.
 
     Returns
     -------
-    Series of Int64
-        The component of each row of ``table``, numbered from 0 in the order of the rows.
+    Series of Int64, from 0 in the order of the rows of ``table``
     """
     rows, nodes, total = [], [], len(table)
     for key in keys:
@@ -50,9 +44,8 @@ def union(table: pd.DataFrame, keys: list["pd.Series[Any]"]) -> "pd.Series[int]"
         rows.append(position[valid])
         nodes.append(total + codes[valid])
         total += len(values)
-    numbers = connected_components(
-        total, np.concatenate([*rows, []]).astype(int), np.concatenate([*nodes, []]).astype(int)
-    )
+    first, second = (np.concatenate([*ends, []]).astype(int) for ends in (rows, nodes))
+    numbers = connected_components(total, first, second)
     return pd.Series(pd.factorize(numbers[: len(table)])[0], index=table.index, dtype="Int64")
 
 
@@ -61,18 +54,14 @@ def copy_clusters(images: pd.DataFrame, clusters: pd.DataFrame, kind: str | None
 
     Parameters
     ----------
-    images : DataFrame
-        Has the column file, which may be missing for images without copies.
-    clusters : DataFrame
-        Has the columns of tables.CLUSTERS.
-    kind : {"exact", "near"}, optional
-        By default, clusters of both kinds.
+    images : DataFrame with the column file, which may be missing for images without copies
+    clusters : DataFrame with the columns of tables.CLUSTERS
+    kind : {"exact", "near"}, default both
 
     Returns
     -------
-    Series
-        The cluster numbers, on the index of ``images``. An image in an exact and a near cluster occurs twice. An image
-        without copies does not occur.
+    Series of cluster numbers, on the index of ``images``
+        An image in an exact and a near cluster occurs twice. An image without copies does not occur.
     """
     rows = clusters if kind is None else clusters[clusters["kind"] == kind]
     names = images["file"].dropna()

@@ -1,5 +1,4 @@
-"""Run a script: one run of a stage at a time, a clean stop on Ctrl-C, and one line instead of a traceback for errors of
-the machine."""
+"""Run a script: a stage once at a time, and a message instead of a traceback for Ctrl-C and errors of the machine."""
 
 import argparse
 import errno
@@ -24,14 +23,11 @@ INTERRUPTED = 130  # exit status after Ctrl-C: 128 + SIGINT
 
 
 def stage(main: Callable[..., None], **options: str) -> None:
-    """Run a stage of dvc.yaml like ``script``. Wait for another run of the same stage in this workspace, and write
+    """Run a stage of dvc.yaml like ``script``. Wait for another run of it in this workspace, and write
     metrics/provenance/ at the end (of several processes of torchrun, only the first one does). A stage takes no
-    arguments except ``--help`` and its ``options``, paths with a help text each, for a set of images in another
-    folder."""
-    parser = argparse.ArgumentParser(
-        usage="python stages/%(prog)s; its parameters are in params.yaml, or dvc exp run --set-param KEY=VALUE",
-        description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    arguments except its ``options``, paths with a help text each, for a set of images in another folder."""
+    usage = "python stages/%(prog)s; its parameters are in params.yaml, or dvc exp run --set-param KEY=VALUE"
+    parser = argument_parser(usage)
     for name, text in options.items():
         parser.add_argument(f"--{name}", metavar="PATH", help=text)
     arguments = vars(parser.parse_args())
@@ -57,6 +53,12 @@ def script(main: Callable[[], None]) -> None:
         main()
 
 
+def argument_parser(usage: str | None = None) -> argparse.ArgumentParser:
+    """A parser of arguments whose help is the docstring of the script."""
+    text, formatter = sys.modules["__main__"].__doc__, argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(usage=usage, description=text, formatter_class=formatter)
+
+
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns True after the first Ctrl-C or SIGTERM. A second one interrupts at once, except in
@@ -80,17 +82,15 @@ def deferred_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, _interrupt)  # sent by batch systems and containers
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by batch systems and containers
     try:
         try:
             yield
             sys.stdout.flush()
         finally:
             signal.signal(signal.SIGTERM, before)  # no handler may raise while Python shuts down
-    except KeyboardInterrupt as interruption:
-        reason = (
-            str(interruption) if isinstance(interruption, Interrupted) else "no unfinished file remains. Run it again"
-        )
+    except KeyboardInterrupt as error:
+        reason = str(error) if isinstance(error, Interrupted) else "no unfinished file remains. Run it again"
         if RANK not in os.environ:  # the parent of torchrun's processes prints it once
             print(f"\nInterrupted: {reason}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -98,36 +98,24 @@ def _errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        raise PipelineError(_explain(error)) from None
+        path, reason = error.filename or "the output", error.strerror or str(error)
+        text = f"{path}: {reason}"
+        if error.errno in FULL:
+            text = f"{path} can't be written: {reason}. The old file is unchanged. Free disk space and run it again"
+        elif error.errno in FORBIDDEN:
+            text = f"{path}: {reason}. Change its permissions (chmod, chown, mount) and run it again"
+        raise PipelineError(text) from None
     except sqlite3.OperationalError as error:  # dvclive opens DVC's database
         raise PipelineError(f"The files in .dvc/ can't be written: {error}. Free disk space and run it again") from None
     except MemoryError as error:
         raise PipelineError(f"Not enough memory ({error}): close other programs") from None
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _explain(error: OSError) -> str:
-    where = error.filename or "the output"
-    if error.errno in FULL:
-        return (
-            f"{where} can't be written: {error.strerror}. The old file is unchanged. Free disk space and run it again"
-        )
-    if error.errno in FORBIDDEN:
-        return f"{where}: {error.strerror}. Change its permissions (chmod, chown, mount) and run it again"
-    return f"{where}: {error.strerror or error}"
-
-
 def _wait_for_lock(path: Path) -> IO[bytes] | None:
     """Wait until no other process runs this stage here, for example one whose DVC was killed."""
     lock = files.lock_file(path, wait=False)
     if lock is None:
-        print(
-            f"Another {path} is running here: waiting for it to end (pkill -f {path} stops it)",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"Another {path} is running here: waiting for it to end (pkill -f {path} stops it)"
+        print(text, file=sys.stderr, flush=True)
         lock = files.lock_file(path, wait=True)
     return lock

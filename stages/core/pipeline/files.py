@@ -57,12 +57,11 @@ def scratch(folder: str | Path, name: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder, name)
     temporary = folder / f".{name}.{os.getpid()}.unfinished"
-    lock = _create_locked(temporary / LOCK)
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        lock.close()
+    with _create_locked(temporary / LOCK):
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
@@ -97,26 +96,8 @@ def reserve(path: Path) -> None:
 
 
 def temp_memmap(shape: tuple[int, ...], dtype: Any, folder: str | Path | None) -> np.ndarray:
-    """Create an array in an unnamed temporary file, which the operating system can write to the disk when memory is
-    short.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : data type
-    folder : path or None
-        Of the temporary file. None: the system's.
-
-    Returns
-    -------
-    ndarray
-        All zero. A memmap, unless it is empty.
-
-    Raises
-    ------
-    OSError
-        If the disk is full.
-    """
+    """An array of zeros in an unnamed temporary file in ``folder`` (None: the system's), which the operating system can
+    write to the disk when memory is short. Raises OSError if the disk is full."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not size:
         return np.empty(shape, dtype)
@@ -126,20 +107,7 @@ def temp_memmap(shape: tuple[int, ...], dtype: Any, folder: str | Path | None) -
 
 
 def select_rows(values: np.ndarray | range, mask: np.ndarray, folder: str | Path | None) -> np.ndarray:
-    """Copy rows into a ``temp_memmap`` in ``folder``.
-
-    Parameters
-    ----------
-    values : ndarray of shape (N, ...), or range
-    mask : ndarray of bool, shape (N,)
-        True for the rows to copy.
-    folder : path or None
-
-    Returns
-    -------
-    ndarray of shape (M, ...)
-        With the dtype of ``values``.
-    """
+    """Copy the rows of ``values`` (N, ...) where ``mask``, bool (N,), is true into a ``temp_memmap`` in ``folder``."""
     first = np.asarray(values[:1])
     selected, end = temp_memmap((int(np.count_nonzero(mask)), *first.shape[1:]), first.dtype, folder), 0
     for start in range(0, len(mask), CHUNK_ROWS):
@@ -150,11 +118,8 @@ def select_rows(values: np.ndarray | range, mask: np.ndarray, folder: str | Path
 
 
 def lock_file(path: str | Path, wait: bool) -> IO[bytes] | None:
-    """Lock a file, creating it if missing. The lock ends when the returned file is closed or the process ends.
-
-    Returns None if another process holds the lock and ``wait`` is false. On a file system without locks, every process
-    gets one.
-    """
+    """Lock a file, creating it if missing, until the returned file is closed or the process ends. None if another
+    process holds the lock and ``wait`` is false. On a file system without locks, every process gets one."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
     except OSError as error:
@@ -187,7 +152,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def require(path: str | Path) -> Path:
     """The path of another stage's output. Raises PipelineError if it is missing."""
     if not Path(path).is_file():
-        raise PipelineError(messages.missing(path))
+        raise PipelineError(messages.MISSING.format(path=path))
     return Path(path)
 
 
@@ -216,35 +181,26 @@ def read_json(path: str | Path) -> Any:
 
 def seen_by_git(path: Path) -> bool:
     """Whether ``git add`` would add this path."""
-    try:
-        command = ["git", "check-ignore", "--quiet", str(path.resolve())]
-        result = subprocess.run(command, cwd=path.parent, capture_output=True)
-    except OSError:  # no git
-        return False
-    return result.returncode == 1  # 0: ignored; 128: no repository
+    command = ["git", "check-ignore", "--quiet", str(path.resolve())]
+    with suppress(OSError):  # no git
+        return subprocess.run(command, cwd=path.parent, capture_output=True).returncode == 1  # 128: no repository
+    return False
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def root() -> Path:
-    """The repository that relative paths in params.yaml refer to.
-
-    ``dvc exp run --temp`` and queued runs work in a copy below ``.dvc/tmp``; DVC_ROOT still names the original. Without
-    DVC, it is the current folder.
-    """
+    """The repository that relative paths in params.yaml refer to. ``dvc exp run --temp`` and queued runs work in a copy
+    below ``.dvc/tmp``; DVC_ROOT still names the original. Without DVC, it is the current folder."""
     return Path(os.environ.get("DVC_ROOT", "."))
 
 
 def forced() -> bool:
-    """Whether ``dvc repro --force`` or ``dvc exp run --force`` started this process.
-
-    DVC does not pass this option on to a stage. It is read from the command lines of the parent processes in /proc; if
-    these are not available, the result is False.
-    """
+    """Whether ``dvc repro --force`` or ``dvc exp run --force`` started this process, read from the command lines of the
+    parent processes in /proc, since DVC does not tell its stages; False where there is no /proc."""
     process = os.getppid()
     while process > 1:
         try:
@@ -252,7 +208,6 @@ def forced() -> bool:
             process = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
         except OSError:
             return False
-        command = [at for at, word in enumerate(words[:4]) if Path(word).name == "dvc"]
-        if command:
-            return any(word == "--force" or FORCE.fullmatch(word) for word in words[command[0] + 1 :])
+        if "dvc" in (command := [Path(word).name for word in words[:4]]):
+            return any(word == "--force" or FORCE.fullmatch(word) for word in words[command.index("dvc") + 1 :])
     return False

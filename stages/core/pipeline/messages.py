@@ -8,20 +8,20 @@ from typing import Any
 CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)  # git leaves these lines where a merge could not decide
 RESOLVE = "git checkout HEAD dvc.lock metrics plots && dvc repro"  # docs/branches.md
 RENAMED = {
-    "data.within": "data.subdir",
-    "data.unusable": "data.on_bad_image",
+    "data.within": "data.subdir", "data.unusable": "data.on_bad_image", "train.members": "train.ensemble_size",
     "data.dicom.frames": "data.frames",
-    "train.members": "train.ensemble_size",
-    "train.clip_norm": "train.grad_clip_norm",
-    "train.positive_weight": "train.pos_weight",
-    "train.processes": "train.nproc_per_node",
-    "train.checkpoint_minutes": "runtime.checkpoint_minutes",
-}
+    "train.clip_norm": "train.grad_clip_norm", "train.positive_weight": "train.pos_weight",
+    "train.processes": "train.nproc_per_node", "train.checkpoint_minutes": "runtime.checkpoint_minutes",
+}  # fmt: skip
 RENAMED_VALUES = {("prepare.fit", "squeeze"): "stretch", ("train.augment.geometry", "symmetries"): "d4"}
-
-
-def no_params(path: str | Path) -> str:
-    return f"{path} is missing: run this in the top folder of the repository"
+NO_PARAMS = "{path} is missing: run this in the top folder of the repository"
+NOT_A_MAPPING = "{path} must be a mapping of keys to values, but contains {content}"
+MISSING = "{path} is missing: create it with dvc repro, or fetch it with dvc pull"
+MISSING_COLUMNS = "it lacks the columns {columns}"
+HWCAPS = "GLIBC_TUNABLES={value} changes how the C library rounds: unset it"
+NOT_OF_ITS_TAG = "{text!r} is not a valid {tag}"
+NOT_A_SCALAR = "a key must be a scalar"
+DUPLICATE_KEY = 'found duplicate key "{key}"'
 
 
 def not_utf8(path: str | Path, error: UnicodeDecodeError) -> str:
@@ -52,10 +52,6 @@ def damaged(path: str | Path, text: str, error: Exception) -> str:
     return conflict(path, text) or f"{path} is damaged ({reason}): delete it, then run dvc repro"
 
 
-def not_a_mapping(path: str | Path, values: object) -> str:
-    return f"{path} must be a mapping of keys to values, but contains {'nothing' if values is None else repr(values)}"
-
-
 def wrong_parameters(path: str | Path, errors: Iterable[Mapping[str, Any]], keys: set[str]) -> str:
     """One line for each wrong key; ``errors`` as pydantic lists them, ``keys`` the names of all fields."""
     lines: dict[str, str] = {}
@@ -63,8 +59,8 @@ def wrong_parameters(path: str | Path, errors: Iterable[Mapping[str, Any]], keys
     for error in errors:
         # For a union, pydantic appends the tried member (float, literal[...]) to the location; show only the key.
         key = ".".join(str(step) for step in error["loc"] if step in keys)
-        message = error["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
+        text, value = error["msg"].removeprefix("Value error, "), error["input"]
+        allowed = text[0].lower() + text[1:]
         if error["type"] == "missing":
             lines[key] = f"{key} is missing"
         elif error["type"] == "extra_forbidden":
@@ -73,36 +69,12 @@ def wrong_parameters(path: str | Path, errors: Iterable[Mapping[str, Any]], keys
             if key in RENAMED:
                 lines[key] = f"{key} is now called {RENAMED[key]}: rename it"
                 renamed.add(RENAMED[key])
-        elif isinstance(error["input"], str) and (key, error["input"]) in RENAMED_VALUES:
-            lines[key] = f"{key}: {error['input']} is now called {RENAMED_VALUES[key, error['input']]}"
+        elif isinstance(value, str) and (key, value) in RENAMED_VALUES:
+            lines[key] = f"{key}: {value} is now called {RENAMED_VALUES[key, value]}"
         elif key in lines:
-            lines[key] += f", or {message}"
-        elif isinstance(error["input"], dict) and error["type"] == "value_error":
-            lines[key] = f"{key}: {error['msg'].removeprefix('Value error, ')}"
+            lines[key] += f", or {allowed}"
+        elif isinstance(value, dict) and error["type"] == "value_error":
+            lines[key] = f"{key}: {text}"
         else:
-            lines[key] = f"{key} = {error['input']!r}: {message}"
+            lines[key] = f"{key} = {value!r}: {allowed}"
     return "\n".join(f"{path}: {line}" for key, line in lines.items() if key not in renamed)
-
-
-def missing(path: str | Path) -> str:
-    return f"{path} is missing: create it with dvc repro, or fetch it with dvc pull"
-
-
-def missing_columns(columns: Iterable[str]) -> str:
-    return f"it lacks the columns {', '.join(sorted(columns))}"
-
-
-def hwcaps(value: str) -> str:
-    return f"GLIBC_TUNABLES={value} changes how the C library rounds: unset it"
-
-
-def not_of_its_tag(text: str, tag: str) -> str:
-    return f"{text!r} is not a valid {tag}"
-
-
-def not_a_scalar() -> str:
-    return "a key must be a scalar"
-
-
-def duplicate_key(key: object) -> str:
-    return f'found duplicate key "{key}"'

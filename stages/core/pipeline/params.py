@@ -14,11 +14,8 @@ Schema = TypeVar("Schema", bound=Section)
 
 
 def load(schema: type[Schema], path: str | Path = PATH) -> Schema:
-    """The keys of params.yaml that ``schema`` declares, checked.
-
-    A stage declares the same keys as under ``params`` in dvc.yaml, so it can't read a parameter that would not make it
-    run again. Raises PipelineError: one line for each mistake, with the key, its value and what is allowed.
-    """
+    """The keys of params.yaml that ``schema`` declares: for a stage, those under ``params`` in dvc.yaml, and no other.
+    Raises PipelineError: one line for each mistake, with the key, its value and what is allowed."""
     return validate(schema, _declared(read(path), schema), path)
 
 
@@ -27,7 +24,7 @@ def read(path: str | Path = PATH) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise PipelineError(messages.no_params(path)) from None
+        raise PipelineError(messages.NO_PARAMS.format(path=path)) from None
     except UnicodeDecodeError as error:
         raise PipelineError(messages.not_utf8(path, error)) from None
     try:
@@ -35,7 +32,8 @@ def read(path: str | Path = PATH) -> dict[str, Any]:
     except (yaml12.YAMLError, ValueError) as error:
         raise PipelineError(messages.not_yaml(path, text, error)) from None
     if not isinstance(values, dict):
-        raise PipelineError(messages.not_a_mapping(path, values))
+        content = "nothing" if values is None else repr(values)
+        raise PipelineError(messages.NOT_A_MAPPING.format(path=path, content=content))
     return values
 
 
@@ -48,24 +46,24 @@ def validate(schema: type[Schema], values: dict[str, Any], path: str | Path) -> 
 
 
 def either(own: int | None, common: int) -> int:
-    """The seed of a section of params.yaml: its ``own``, or the ``common`` one if its own is null."""
+    """The seed of a section: its ``own``, or the ``common`` one if its own is null."""
     return common if own is None else own
 
 
 def _declared(values: dict[str, Any], schema: type[Section]) -> dict[str, Any]:
     """The part of ``values`` that ``schema`` has fields for."""
-    part = {}
-    for name, field in schema.model_fields.items():
-        if name in values:
-            kind, value = field.annotation, values[name]
-            nested = isinstance(kind, type) and issubclass(kind, Section) and isinstance(value, dict)
-            part[name] = _declared(value, kind) if nested else value  # type: ignore[arg-type]
+    part = {name: values[name] for name in schema.model_fields if name in values}
+    for name, section in _sections(schema).items():
+        if isinstance(part.get(name), dict):
+            part[name] = _declared(part[name], section)
     return part
 
 
 def _keys(schema: type[Section]) -> set[str]:
     """The names of all fields of a schema and of its sections."""
-    inner = [field.annotation for field in schema.model_fields.values()]
-    return set(schema.model_fields).union(
-        *(_keys(kind) for kind in inner if isinstance(kind, type) and issubclass(kind, Section))
-    )
+    return set(schema.model_fields).union(*map(_keys, _sections(schema).values()))
+
+
+def _sections(schema: type[Section]) -> dict[str, type[Section]]:
+    kinds = {name: field.annotation for name, field in schema.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}

@@ -57,24 +57,24 @@ def unpin() -> None:
 
 def is_pinned() -> bool:
     """Whether this process, as far as it does not use a GPU, computes the bytes of the CONTRACT."""
-    return (
-        has_avx2()
-        and not withdrawn
-        and all(os.environ.get(name) == value for name, value in (TRAINING | ALWAYS).items())
-    )
+    return has_avx2() and not withdrawn and (TRAINING | ALWAYS).items() <= os.environ.items()
+
+
+def has_avx2() -> bool:
+    return "avx2" in cpuinfo().split()
 
 
 @cache
-def has_avx2() -> bool:
-    """Whether this is an x86-64 processor with AVX2."""
+def cpuinfo() -> str:
+    """What Linux says about the processor; empty elsewhere."""
     try:
-        return "avx2" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return False
+        return ""
 
 
 def check() -> None:
     """Raise PipelineError if the environment has a setting that can't be overridden, as the C library has read it."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if "hwcaps" in tunables:
-        raise PipelineError(messages.hwcaps(tunables))
+        raise PipelineError(messages.HWCAPS.format(value=tunables))

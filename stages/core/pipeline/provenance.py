@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from contextlib import suppress
 from functools import cache
@@ -22,9 +23,9 @@ FOLDER = "metrics/provenance"
 HIDDEN = {"__pycache__", "messages.py"}  # in the folders that dvc.yaml names
 # The package name of each module. A package is recorded if its module is loaded.
 PACKAGES = {
-    "PIL": "pillow", "jinja2": "jinja2", "captum": "captum", "matplotlib": "matplotlib",
-    "numpy": "numpy", "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn",
-    "timm": "timm", "torch": "torch", "torchvision": "torchvision",
+    "PIL": "pillow", "jinja2": "jinja2", "captum": "captum", "matplotlib": "matplotlib", "numpy": "numpy",
+    "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn", "timm": "timm",
+    "torch": "torch", "torchvision": "torchvision",
 }  # fmt: skip
 
 
@@ -32,8 +33,7 @@ PACKAGES = {
 def inputs(stage: str) -> dict[str, Any]:
     """The dependencies of ``stage`` in dvc.yaml, read once per process: ``parameters``, and the SHA-256 of each file of
     ``code`` and ``data``. Raises PipelineError for wrong parameters and missing files."""
-    data = [file for path in _dependencies(stage) if not _is_code(path) for file in _files(Path(path))]
-    return _code_and_parameters(stage) | {"data": {file.as_posix(): files.sha256(file) for file in data}}
+    return _code_and_parameters(stage) | {"data": _hashes(stage, code=False)}
 
 
 def fingerprint(content: Any) -> str:
@@ -60,9 +60,8 @@ def machine() -> dict[str, Any]:
             environment["processes"] = int(os.environ["WORLD_SIZE"])
     if "gpu" not in environment:
         environment["processor"] = pins.CONTRACT if pins.is_pinned() else _processor()
-    return environment | {
-        "packages": {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}
-    }
+    packages = {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}
+    return environment | {"packages": packages}
 
 
 def record(stage: str) -> None:
@@ -72,14 +71,13 @@ def record(stage: str) -> None:
     for section in ("code", "parameters"):
         if before[section] != now[section]:
             changed = [name for name, value in now[section].items() if before[section].get(name) != value]
-            raise PipelineError(
-                f"{', '.join(changed)} changed while {stage} ran, so its result belongs to no version. Run it again"
-            )
+            names = ", ".join(changed)
+            raise PipelineError(f"{names} changed while {stage} ran, so its result belongs to no version. Run it again")
     files.write_json(f"{FOLDER}/{stage}.json", {"stage": stage, "fingerprint": fingerprint(before)} | machine())
 
 
 def files_before(stage: str, path: Path) -> int:
-    """The number of files in the folder ``path`` when DVC last ran ``stage``; 0 if dvc.lock does not say."""
+    """The files in the folder ``path`` when DVC last ran ``stage``; 0 if dvc.lock does not say."""
     try:
         deps = yaml12.load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"][stage]["deps"]
         counts = {Path(dep["path"]).resolve(): int(dep["nfiles"]) for dep in deps if "nfiles" in dep}
@@ -105,42 +103,36 @@ def _declared(stage: str) -> dict[str, Any]:
     return declared
 
 
-def _dependencies(stage: str) -> list[str]:
-    """Those that are always there: a watched source is only in dvc.lock."""
-    return [path for path in _declared(stage)["deps"] if "${" not in path]
-
-
-def _is_code(path: str) -> bool:
-    return Path(path).relative_to("..").parts[0] == "stages" if path.startswith("../") else path.startswith("stages/")
-
-
 def _code_and_parameters(stage: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path, keys in parameters(stage).items():
         content = params.read(path)
         values |= {key if path == params.PATH else f"{path}:{key}": _value(content, key) for key in keys}
-    code = [file for path in _dependencies(stage) if _is_code(path) for file in _files(Path(path))]
-    return {"parameters": values, "code": {file.as_posix(): files.sha256(file) for file in code}}
+    return {"parameters": values, "code": _hashes(stage, code=True)}
 
 
-def _files(path: Path) -> list[Path]:
-    """The file itself, or all files below a folder except those that .dvcignore hides from DVC."""
-    if not path.is_dir():
-        return [files.require(path)]
-    return sorted(file for file in path.rglob("*") if file.is_file() and not HIDDEN & {file.name, *file.parts})
+def _hashes(stage: str, code: bool) -> dict[str, str]:
+    """The SHA-256 of each dependency that is code, or is not; of a folder, each file that DVC sees. A watched source,
+    which can be absent, is left out."""
+    paths = [path for path in _declared(stage)["deps"] if "${" not in path]
+    hashes: dict[str, str] = {}
+    for path in (Path(path) for path in paths if path.removeprefix("../").startswith("stages/") == code):
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and not HIDDEN & {file.name, *file.parts})
+        hashes |= {file.as_posix(): files.sha256(file) for file in (inside if path.is_dir() else [files.require(path)])}
+    return hashes
 
 
 def parameters(stage: str) -> dict[str, list[str]]:
     """The keys of each parameter file that ``stage`` names in dvc.yaml."""
-    declared: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
     for entry in _declared(stage).get("params", []):
-        for path, keys in entry.items() if isinstance(entry, dict) else [(params.PATH, [entry])]:
-            declared[path] = declared.get(path, []) + keys
-    return declared
+        for path, names in entry.items() if isinstance(entry, dict) else [(params.PATH, [entry])]:
+            keys.setdefault(path, []).extend(names)
+    return keys
 
 
 def _value(content: dict[str, Any], key: str) -> Any:
-    """The value of a key such as ``train.lr`` in the content of a parameter file; None if it has none."""
+    """The value of a key such as ``train.lr``, or None."""
     value: Any = content
     for name in key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -148,9 +140,5 @@ def _value(content: dict[str, Any], key: str) -> Any:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    model = re.search(r"^model name\s*:(.*)", pins.cpuinfo(), re.MULTILINE)
+    return model[1].strip() if model else platform.processor()

@@ -27,14 +27,16 @@ class Database:
     def __init__(self, engine: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self._engine, self._folder, self._paths = engine, folder, list[Path]()
 
-    def add_file(self, name: str, path: str | Path, columns: list[str]) -> None:
-        """Name ``columns`` of a file that tables.write wrote. Each query reads the file again."""
-        with files.undamaged(path, ValueError) as file:
-            header = tables.header(file, columns)
-        kinds = ", ".join(f"'{column}': '{_TYPES[tables.kind(column)]}'" for column in header)
+    def add_file(self, name: str, path: str | Path, columns: list[str], others: bool = False) -> None:
+        """Name ``columns`` of a file that tables.write wrote, and with ``others`` all that it has besides. Each query
+        reads the file again."""
+        with files.undamaged(path, ValueError) as file, file.open(encoding="utf-8", newline="") as text:
+            names = tables.header(text, columns)
+        kinds = ", ".join(f"'{column}': '{_TYPES[tables.kind(column)]}'" for column in names)
         quoted = str(file).replace("'", "''")
+        selected = ", ".join(f'"{column}"' for column in (names if others else columns))
         self._engine.execute(
-            f"create view {name} as select {', '.join(map(_quoted, columns))} from read_csv('{quoted}', "
+            f"create view {name} as select {selected} from read_csv('{quoted}', "
             f"columns = {{{kinds}}}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false, "
             f"max_line_size = {LINE}, buffer_size = {BUFFER})"
         )
@@ -52,20 +54,8 @@ class Database:
             self._engine.execute(f"insert into {name} from added")
 
     def frame(self, query: str, *values: object) -> pd.DataFrame:
-        """Run a query; ``$1``, ``$2``, ... in it are ``values``.
-
-        Returns
-        -------
-        DataFrame
-            The rows; text is of the type string, as tables.read gives it.
-
-        Raises
-        ------
-        PipelineError
-            If a file is damaged.
-        OSError
-            If the disk is full.
-        """
+        """The rows of a query; ``$1``, ``$2``, ... in it are ``values``. Text is of the type string, as tables.read
+        gives it. Raises PipelineError if a file is damaged, and OSError if the disk is full."""
         return pd.concat(list(self.chunks(query, *values)), ignore_index=True)
 
     def chunks(self, query: str, *values: object) -> Iterator[pd.DataFrame]:
@@ -98,38 +88,17 @@ class Database:
             raise
 
 
-def _quoted(column: str) -> str:
-    return f'"{column}"'
-
-
 @contextmanager
 def open_database(folder: str | Path | None, name: str = "queries", memory: str = MEMORY) -> Iterator[Database]:
-    """Yield an empty database.
-
-    Parameters
-    ----------
-    folder : path or None
-        For temporary files, which are removed at the end. None: the system's.
-    name : str
-        Of the temporary files. Two databases that a process has open at the same time need different names.
-    memory : str
-        Limit of DuckDB's memory. What does not fit is written to the disk.
-    """
+    """Yield an empty database, which writes what does not fit into ``memory`` to temporary files in ``folder`` (None:
+    the system's). Two databases that a process has open at the same time need different names."""
     with files.scratch(folder or tempfile.gettempdir(), name) as temporary:
-        engine = duckdb.connect(
-            config={
-                "memory_limit": memory,
-                "threads": THREADS,
-                "temp_directory": str(temporary / "duckdb"),
-                # Free memory above this is returned to the system.
-                "allocator_flush_threshold": "1MB",
-                "allocator_bulk_deallocation_flush_threshold": "1MB",
-            }
-        )
-        try:
+        spill = str(temporary / "duckdb")
+        # Free memory above 1 MB is returned to the system.
+        flush = dict.fromkeys(("allocator_flush_threshold", "allocator_bulk_deallocation_flush_threshold"), "1MB")
+        config = {"memory_limit": memory, "threads": THREADS, "temp_directory": spill, **flush}
+        with duckdb.connect(config=config) as engine:  # type: ignore[arg-type]
             yield Database(engine, temporary.parent)
-        finally:
-            engine.close()
 
 
 def are_synthetic(database: Database) -> bool:
@@ -140,14 +109,8 @@ def are_synthetic(database: Database) -> bool:
 
 def by_patient(database: Database) -> pd.DataFrame:
     """The images in the view ``images``, one row for each patient and label. Images with copies, which are in the view
-    ``clusters``, have a row each.
-
-    Returns
-    -------
-    DataFrame
-        Columns row and file (of the first image), label, patient, single (the file of an image with copies, otherwise
-        missing) and images (their number), in the order of row.
-    """
+    ``clusters``, have a row each. Columns: row and file of the first image, label, patient, single (the file of an
+    image with copies, otherwise missing), and images (their number). In the order of row."""
     single = "case when file in (select file from clusters) then file end"
     return database.frame(
         f"""select min(row) as row, arg_min(file, row) as file, label, patient, single, count(*) as images
@@ -156,15 +119,9 @@ def by_patient(database: Database) -> pd.DataFrame:
 
 
 def by_image(database: Database) -> pd.DataFrame:
-    """The images in the view ``images``, one row each.
-
-    Returns
-    -------
-    DataFrame
-        Columns row, file, label, patient and listed (the split in the view ``listed``, missing if the image is on no
-        list). File is missing for images without copies, which are not in the view ``clusters``: the names would take
-        most of the memory.
-    """
+    """The images in the view ``images``, one row each. Columns: row, file, label, patient, and listed (the split in the
+    view ``listed``, missing if the image is on no list). File is missing for images without copies, which are not in
+    the view ``clusters``: the names would take most of the memory. In the order of row."""
     interned: dict[str, str] = {}  # one string for all images of a patient, to save memory, too
     chunks = []
     for chunk in database.chunks(
@@ -178,21 +135,12 @@ def by_image(database: Database) -> pd.DataFrame:
 
 
 def expand(images: pd.DataFrame, split: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Add ``columns`` of ``split`` to ``images``.
+    """Add ``columns`` of ``split`` to ``images``: the values of the row of ``split`` that contains the image.
 
     Parameters
     ----------
-    images : DataFrame
-        Has the columns row, file, label and patient.
-    split : DataFrame
-        Has the rows of ``by_patient`` or of ``by_image``.
-    columns : list of str
-        Names of columns of ``split``.
-
-    Returns
-    -------
-    DataFrame
-        ``images``, each with the values of the row of ``split`` that contains it.
+    images : DataFrame with the columns row, file, label and patient
+    split : DataFrame with the rows of ``by_patient`` or of ``by_image``
     """
     if "single" not in split:
         return images.join(split[columns], on="row")

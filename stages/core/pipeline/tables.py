@@ -7,7 +7,7 @@ text even if they look like numbers. ``patient`` and ``cluster`` are missing if 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from core.pipeline import files, messages
 
@@ -25,6 +25,8 @@ INVENTORY = ["path", "kind", "bytes", "use", "why"]
 LABELS = ["file", "label", "patient", "class"]
 LISTED = ["file", "split"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
+# core.images.properties says what they are.
+PROPERTIES = ["row", "format", "bytes", "brightness", "border", "jpeg_quality", "window_center", "window_width"]
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
 FINDINGS = ["file", "finding", "detail"]
 SPLIT = ["row", "file", "label", "patient", "cluster", "component", "split"]
@@ -33,10 +35,13 @@ MEMBER = "member_"  # prefix of the columns of predictions with the probability 
 PREDICTIONS = ["row", "file", "patient", "label", "split", "probability", "copy_in_train", "patient_in_train"]
 
 _KINDS = {
-    "row": "int64", "bytes": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64",
-    "component": "Int64", "distance": "Int64", "correlation": "float64", "probability": "float64",
-    "copy_in_train": "boolean", "patient_in_train": "boolean",
+    "row": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64", "component": "Int64",
+    "distance": "Int64", "correlation": "float64", "probability": "float64", "copy_in_train": "boolean",
+    "patient_in_train": "boolean", "bytes": "int64", "brightness": "float64", "border": "float64",
+    "jpeg_quality": "Int64", "window_center": "float64", "window_width": "float64",
 }  # fmt: skip
+# Only an empty cell is a missing value: a file or a patient can be called NA or null.
+_MISSING: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 
 
 def kind(column: str) -> str:
@@ -57,65 +62,51 @@ def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
     """Read ``columns`` of CSV text, and those of members and groups if there are any. Raises ValueError if a column is
     missing or a value is not of its type."""
-    header = next(csv.reader(text), [])
+    names = header(text, columns)
     text.seek(0)
-    group_columns = [name for name in header if name.startswith(GROUP)]
-    # Only an empty cell is a missing value: a file or a patient can be called NA or null.
-    table = pd.read_csv(
-        text, usecols=lambda name: name in columns or name.startswith((MEMBER, GROUP)),
-        dtype=_kinds([*columns, *group_columns]), keep_default_na=False, na_values=[""],
-    )  # fmt: skip
-    _check_columns(list(table.columns), columns)
+    extra = [name for name in names if name.startswith((MEMBER, GROUP)) and name not in columns]
+    kinds = _kinds([*columns, *(name for name in extra if name.startswith(GROUP))])
+    table = pd.read_csv(text, usecols=[*columns, *extra], dtype=kinds, **_MISSING)
     return table[[*columns, *members(table), *groups(table)]]
 
 
-def _check_columns(names: list[str], columns: list[str]) -> None:
+def header(text: TextIO, columns: list[str]) -> list[str]:
+    """The names of all columns of CSV text. Raises ValueError if it lacks one of ``columns``."""
+    names = next(csv.reader(text), [])
     if missing := set(columns) - set(names):
-        raise ValueError(messages.missing_columns(missing))
-
-
-def header(path: Path, columns: list[str]) -> list[str]:
-    """The names of all columns of a table. Raises ValueError if it lacks one of ``columns``."""
-    with path.open(encoding="utf-8", newline="") as text:
-        names = next(csv.reader(text), [])
-    _check_columns(names, columns)
+        raise ValueError(messages.MISSING_COLUMNS.format(columns=", ".join(sorted(missing))))
     return names
 
 
 def chunks(path: str | Path, columns: list[str]) -> Iterator[pd.DataFrame]:
     """``columns`` of a table, CHUNK_ROWS rows at a time. Raises PipelineError if the file is missing or damaged."""
     with files.undamaged(path, ValueError) as file:
-        yield from pd.read_csv(
-            file, usecols=columns, dtype=_kinds(columns), keep_default_na=False, na_values=[""], chunksize=CHUNK_ROWS
-        )
+        yield from pd.read_csv(file, usecols=columns, dtype=_kinds(columns), chunksize=CHUNK_ROWS, **_MISSING)
 
 
 def members(table: pd.DataFrame) -> list[str]:
-    """The names of the columns with the probabilities by each member."""
     return [name for name in table.columns if name.startswith(MEMBER)]
 
 
 def groups(table: pd.DataFrame) -> list[str]:
-    """The names of the columns with the groups of each image."""
     return [name for name in table.columns if name.startswith(GROUP)]
 
 
 def of_members(probabilities: np.ndarray) -> pd.DataFrame:
     """The probabilities by each member, float64 (N, members), as a table with a column for each member."""
-    return pd.DataFrame(probabilities, columns=[f"{MEMBER}{number}" for number in range(1, probabilities.shape[1] + 1)])
+    return pd.DataFrame(probabilities).rename(columns=lambda index: f"{MEMBER}{index + 1}")
 
 
 def write(table: pd.DataFrame, path: str | Path, columns: list[str]) -> None:
     """Write ``columns`` of a table atomically, in the order of its rows."""
     with files.atomic_write(path) as unfinished:
-        table[columns].to_csv(unfinished, index=False, lineterminator="\n", encoding="utf-8")
+        append(table, unfinished, columns)
 
 
 def append(table: pd.DataFrame, path: Path, columns: list[str]) -> None:
     """Add rows to a table that is being written; the first ones get the names of the columns."""
-    table[columns].to_csv(
-        path, mode="a", header=path.stat().st_size == 0, index=False, lineterminator="\n", encoding="utf-8"
-    )
+    header = path.stat().st_size == 0
+    table[columns].to_csv(path, mode="a", header=header, index=False, lineterminator="\n", encoding="utf-8")
 
 
 def classes(labels: str | Path, images: pd.DataFrame) -> "pd.Series[str]":
@@ -129,8 +120,7 @@ def number(table: pd.DataFrame) -> int:
 
 
 def counts(table: pd.DataFrame) -> dict[str, int | None]:
-    """Images, positives, patients and positive patients in a table; the latter two are null if patients are not
-    known."""
+    """Images, positives, patients and positive patients; the latter two are null if patients are not known."""
     positive = table[table["label"] == 1]
     has_patients = table["patient"].notna().any()
     return {

@@ -5,7 +5,7 @@ from typing import Any
 
 def pluralise(count: int, thing: str) -> str:
     """A count with its noun: "1 patient", "1,200 patients"."""
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def shorten(names: list[str], most: int = 5, total: int | None = None) -> str:
@@ -16,7 +16,6 @@ def shorten(names: list[str], most: int = 5, total: int | None = None) -> str:
 
 
 def format_p(p: float) -> str:
-    """A p-value as text."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
@@ -26,6 +25,12 @@ def format_metric(entry: Any) -> str:
         return "-" if entry is None else f"{entry:,}"
     if entry["value"] is None:
         return "-"
-    if entry["ci_low"] is None:
-        return f"{entry['value']:.3f} (no interval)"
-    return f"{entry['value']:.3f} ({entry['ci_low']:.3f} to {entry['ci_high']:.3f})"
+    ends = "no interval" if entry["ci_low"] is None else f"{entry['ci_low']:.3f} to {entry['ci_high']:.3f}"
+    return f"{entry['value']:.3f} ({ends})"
+
+
+def format_property(name: str) -> str:
+    """A property of the files (core.audit.shortcuts) or a group (data.groups) in words: "image width"."""
+    if name.startswith("group_"):
+        return name.removeprefix("group_")
+    return name.replace("_", " ").replace("jpeg", "JPEG").replace("file name", "file-name")

@@ -7,15 +7,27 @@ section 10.3.2), and a duplicate key is an error.
 
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from core.pipeline import messages
 
 import yaml
 
 YAMLError, MarkedYAMLError = yaml.YAMLError, yaml.MarkedYAMLError
-ConstructorError = yaml.constructor.ConstructorError
-Value = TypeVar("Value")
+PREFIX = "tag:yaml.org,2002:"
+SCALARS = (  # name, pattern, and the first characters
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+     "-+.0123456789"),
+    ("merge", r"<<", "<"),
+)  # fmt: skip
+CONVERT: dict[str, Callable[[str], bool | int | float]] = {
+    "bool": {"true": True, "false": False}.__getitem__,
+    "int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    "float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
+}
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -25,7 +37,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
         tag: yaml.SafeLoader.yaml_constructors[tag]
-        for tag in (None, *(f"tag:yaml.org,2002:{name}" for name in ("null", "str", "seq")))
+        for tag in (None, *(f"{PREFIX}{name}" for name in ("null", "str", "seq")))
     }
 
 
@@ -34,54 +46,33 @@ def load(text: str) -> Any:
     return yaml.load(text, _Loader)  # a subclass of SafeLoader: it constructs plain values only
 
 
-def _truth(loader: _Loader, node: yaml.ScalarNode) -> bool:
-    return _construct({"true": True, "false": False}.__getitem__, loader, node)
-
-
-def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return _construct(lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)), loader, node)
-
-
-def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return _construct(lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")), loader, node)
-
-
-def _construct(convert: Callable[[str], Value], loader: _Loader, node: yaml.ScalarNode) -> Value:
-    """The value of a scalar. Raises ConstructorError if it does not fit its explicit tag (``!!int x``)."""
-    text = str(loader.construct_scalar(node))
+def _scalar(loader: _Loader, node: yaml.ScalarNode) -> bool | int | float:
+    text, name = str(loader.construct_scalar(node)), str(node.tag).removeprefix(PREFIX)
     try:
-        return convert(text.lower())
-    except (ValueError, LookupError):
-        kind = str(node.tag).rpartition(":")[2]
-        raise ConstructorError(None, None, messages.not_of_its_tag(text, kind), node.start_mark) from None
+        return CONVERT[name](text.lower())
+    except (ValueError, LookupError):  # an explicit tag: !!int x
+        raise _error(messages.NOT_OF_ITS_TAG.format(text=text, tag=name), node) from None
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue
+    keys: set[Any] = set()
+    for key_node in (key_node for key_node, _ in node.value if key_node.tag != f"{PREFIX}merge"):
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool | None):
-            raise ConstructorError(None, None, messages.not_a_scalar(), key_node.start_mark)
-        if key in seen:
-            raise ConstructorError(None, None, messages.duplicate_key(key), key_node.start_mark)
-        seen.add(key)
+            raise _error(messages.NOT_A_SCALAR, key_node)
+        if key in keys:
+            raise _error(messages.DUPLICATE_KEY.format(key=key), key_node)
+        keys.add(key)
     loader.flatten_mapping(node)
-    mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
-    return mapping
+    return dict(loader.construct_mapping(node, deep=True))
 
 
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-     "-+.0123456789"),
-    ("merge", r"<<", "<"),
-):  # fmt: skip
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:bool", _truth)
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+def _error(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+for _name, _pattern, _first in SCALARS:
+    _Loader.add_implicit_resolver(f"{PREFIX}{_name}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+for _name in CONVERT:
+    _Loader.add_constructor(f"{PREFIX}{_name}", _scalar)
+_Loader.add_constructor(f"{PREFIX}map", _mapping)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.pipeline import files
-from core.pipeline.text import format_p
+from core.pipeline.text import format_p, format_property
 from core.report import plots
 
 import pandas as pd
@@ -30,6 +30,7 @@ def filled(template: Path, **content: Any) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count, "format_p": format_p}
+    environment.filters["format_property"] = format_property
     return environment.get_template(template.name).render(**content)
 
 

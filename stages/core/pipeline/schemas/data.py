@@ -24,9 +24,9 @@ class Phantom(Section):
     seed: Seed | None
 
     @model_validator(mode="after")
-    def _enough_each(self) -> "Phantom":
+    def _enough_images(self) -> "Phantom":
         if self.images < 4 * self.patients:
-            raise ValueError(messages.phantom_too_few(self.images, self.patients))
+            raise ValueError(messages.PHANTOM_TOO_FEW.format(images=self.images, patients=self.patients))
         return self
 
 
@@ -37,15 +37,14 @@ class Lists(Section):
 
     @model_validator(mode="after")
     def _all_or_none(self) -> "Lists":
-        missing = [name for name in SPLITS if getattr(self, name) is None]
+        missing = [split for split in SPLITS if split not in self.paths()]
         if 0 < len(missing) < len(SPLITS):
-            raise ValueError(messages.lists_missing(missing))
+            raise ValueError(messages.LISTS_MISSING.format(lists=" and ".join(missing)))
         return self
 
     def paths(self) -> dict[str, str]:
         """The file of each split's list; empty if there are no lists."""
-        files = {split: getattr(self, split) for split in SPLITS}
-        return {split: file for split, file in files.items() if file is not None}
+        return {split: file for split in SPLITS if (file := getattr(self, split)) is not None}
 
 
 class Dicom(Section):
@@ -60,26 +59,22 @@ def _keyword(name: str | None) -> str | None:
 
 
 class Group(NamedTuple):
-    """A way to group images: by a column, by a DICOM tag, or by a pattern.
-
-    ``source`` is the name of the column, the keyword of the tag, or the pattern. ``edges``: where its numbers are cut;
-    None: at thirds.
-    """
+    """A way to group images."""
 
     name: str
-    source: str
+    source: str  # the name of a column, the keyword of a tag, or a pattern
     kind: Literal["column", "tag", "pattern"]
-    edges: list[float] | None
+    edges: list[float] | None  # where numbers are cut; None: at thirds
 
 
 def _group(entry: str | dict[str, list[float]]) -> Group:
     edges = None
     if isinstance(entry, dict):
         if len(entry) != 1:
-            raise ValueError(messages.edges_of_several(entry))
+            raise ValueError(messages.EDGES_OF_SEVERAL.format(entry=entry))
         entry, edges = next(iter(entry.items()))
         if sorted(set(edges)) != edges:
-            raise ValueError(messages.edges_fall(edges))
+            raise ValueError(messages.EDGES_FALL.format(edges=edges))
     keyword = _keyword(entry)
     if keyword is not None:
         return Group(keyword, keyword, "tag", edges)
@@ -88,13 +83,13 @@ def _group(entry: str | dict[str, list[float]]) -> Group:
     try:
         return Group(next(iter(re.compile(entry).groupindex)), entry, "pattern", edges)
     except re.error as error:
-        raise ValueError(messages.wrong_pattern(entry, error)) from None
+        raise ValueError(messages.WRONG_PATTERN.format(pattern=entry, error=error)) from None
 
 
-def _named_once(groups: list[str | dict[str, list[float]]]) -> list[str | dict[str, list[float]]]:
+def _unique_names(groups: list[str | dict[str, list[float]]]) -> list[str | dict[str, list[float]]]:
     names = [_group(entry).name for entry in groups]
     if len(set(names)) < len(names):
-        raise ValueError(messages.group_twice(names))
+        raise ValueError(messages.GROUP_TWICE.format(names=", ".join(names)))
     return groups
 
 
@@ -111,7 +106,7 @@ class Data(Section):
     positive: Word | Words
     negative: Word | Words | None
     patient: str | None
-    groups: Annotated[list[Word | dict[Word, Edges]], AfterValidator(_named_once)]
+    groups: Annotated[list[Word | dict[Word, Edges]], AfterValidator(_unique_names)]
     lists: Lists
     on_bad_image: OnBadImage
     frames: Literal["fail", "first", "split"]
@@ -120,75 +115,60 @@ class Data(Section):
 
     @field_validator("patient", "labels")
     @classmethod
-    def _a_pattern_names_its_group(cls, text: str | None, info: ValidationInfo) -> str | None:
+    def _a_pattern_or_a_tag(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None and "(?P<" in text:
             group, otherwise = ("patient", "a column") if info.field_name == "patient" else ("label", "a CSV file")
             try:
-                groups = re.compile(text).groupindex
+                names = re.compile(text).groupindex
             except re.error as error:
-                raise ValueError(messages.not_a_pattern(error)) from None
-            if group not in groups:
-                raise ValueError(messages.pattern_without_group(group, otherwise))
+                raise ValueError(messages.NOT_A_PATTERN.format(error=error)) from None
+            if group not in names:
+                raise ValueError(messages.PATTERN_WITHOUT_GROUP.format(group=group, otherwise=otherwise))
+        keyword = _keyword(text)
+        if keyword is not None and not re.fullmatch(r"[A-Z]\w*", keyword):
+            raise ValueError(messages.NOT_A_KEYWORD.format(tag=TAG))
         return text
-
-    @model_validator(mode="after")
-    def _a_class_is_on_one_side(self) -> "Data":
-        both = sorted(set(self.positives) & set(self.negatives or []))
-        if both:
-            raise ValueError(messages.classes_on_both_sides(both))
-        return self
-
-    @model_validator(mode="after")
-    def _what_the_source_needs(self) -> "Data":
-        if self.location is not None and addresses.has_credential(self.location):
-            raise ValueError(messages.credentials())
-        if self.source == "phantom":
-            if self.location is not None:
-                raise ValueError(messages.must_be_empty("location", "null", self.location))
-            if self.lists.paths():
-                raise ValueError(messages.must_be_empty("lists", "null"))
-            if self.groups:
-                raise ValueError(messages.must_be_empty("groups", "[]"))
-            return self
-        if self.location is None:
-            raise ValueError(messages.no_location(self.source))
-        if self.source == "kaggle" and not re.fullmatch(r"[\w-]+/[\w-]+(/versions/\d+)?", self.location):
-            raise ValueError(messages.not_on_kaggle(self.location))
-        if "://" in self.location and not self.location.startswith("https://"):
-            raise ValueError(messages.not_https())
-        if self.location.startswith("https://") and self.source == "archive" and self.sha256 is None:
-            raise ValueError(messages.no_sha256())
-        if self.sha256 is not None and self.source != "archive":
-            raise ValueError(messages.sha256_of_no_archive(self.source))
-        table = "data.labels" in self.tables()
-        if self.patient_is_column and not table:
-            raise ValueError(messages.column_without_table("patient", str(self.patient), "patient"))
-        for group in self.grouping:
-            if group.kind == "column" and not table:
-                raise ValueError(messages.column_without_table("groups", group.name, group.name))
-        return self
 
     @field_validator("watch")
     @classmethod
     def _as_dvc_reads_it(cls, watch: str) -> str:
         if watch.startswith("~"):
-            raise ValueError(messages.home_folder())
+            raise ValueError(messages.HOME_FOLDER)
         return watch
 
     @field_validator("subdir")
     @classmethod
-    def _below(cls, subdir: str | None) -> str | None:
+    def _inside_the_source(cls, subdir: str | None) -> str | None:
         if subdir is not None and (subdir.startswith("/") or ".." in subdir.split("/")):
-            raise ValueError(messages.outside_the_source())
+            raise ValueError(messages.OUTSIDE_THE_SOURCE)
         return subdir
 
-    @field_validator("patient", "labels")
-    @classmethod
-    def _a_tag_exists(cls, text: str | None) -> str | None:
-        keyword = _keyword(text)
-        if keyword is not None and not re.fullmatch(r"[A-Z]\w*", keyword):
-            raise ValueError(messages.not_a_keyword(TAG))
-        return text
+    @model_validator(mode="after")
+    def _what_the_source_needs(self) -> "Data":
+        common = sorted(set(self.positives) & set(self.negatives or []))
+        phantom, archive, location = self.source == "phantom", self.source == "archive", self.location or ""
+        https, kaggle = location.startswith("https://"), r"[\w-]+/[\w-]+(/versions/\d+)?"
+        columns = [("patient", self.patient, "patient")] if self.patient_is_column else []
+        columns += [("groups", group.name, group.name) for group in self.grouping if group.kind == "column"]
+        key, column, group_name = next(iter(columns), ("", "", ""))
+        has_table = "data.labels" in self.tables()
+        for wrong, message in (
+            (common, messages.CLASSES_ON_BOTH_SIDES),
+            (addresses.has_credential(location), messages.CREDENTIALS),
+            (phantom and self.location is not None, messages.PHANTOM_LOCATION),
+            (phantom and self.lists.paths(), messages.PHANTOM_LISTS),
+            (phantom and self.groups, messages.PHANTOM_GROUPS),
+            (not phantom and self.location is None, messages.NO_LOCATION),
+            (self.source == "kaggle" and not re.fullmatch(kaggle, location), messages.NOT_ON_KAGGLE),
+            ("://" in location and not https, messages.NOT_HTTPS),
+            (archive and https and self.sha256 is None, messages.NO_SHA256),
+            (not phantom and not archive and self.sha256 is not None, messages.SHA256_OF_NO_ARCHIVE),
+            (not phantom and columns and not has_table, messages.COLUMN_WITHOUT_TABLE),
+        ):
+            if wrong:
+                values = {"key": key, "column": column, "group": group_name, "classes": ", ".join(common)}
+                raise ValueError(message.format(source=self.source, location=location, **values))
+        return self
 
     @property
     def local(self) -> bool:
@@ -204,8 +184,8 @@ class Data(Section):
 
     def tags(self) -> list[str]:
         """The keywords of the DICOM tags that labels, patient and groups name."""
-        named = [keyword for keyword in (self.label_tag, self.patient_tag) if keyword]
-        return named + [group.source for group in self.grouping if group.kind == "tag"]
+        keywords = [keyword for keyword in (self.label_tag, self.patient_tag) if keyword]
+        return keywords + [group.source for group in self.grouping if group.kind == "tag"]
 
     @property
     def grouping(self) -> list[Group]:
@@ -225,11 +205,11 @@ class Data(Section):
 
     @property
     def patient_is_pattern(self) -> bool:
-        return self.patient is not None and "(?P<patient>" in self.patient
+        return "(?P<patient>" in (self.patient or "")
 
     @property
     def labels_are_pattern(self) -> bool:
-        return self.labels is not None and "(?P<label>" in self.labels
+        return "(?P<label>" in (self.labels or "")
 
     @property
     def positives(self) -> list[str]:

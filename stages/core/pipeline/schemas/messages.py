@@ -1,104 +1,32 @@
 """What wrong values of parameters are called; core.pipeline.messages puts the key before each text."""
 
-
-def phantom_too_few(images: int, patients: int) -> str:
-    return f"images ({images}) must be at least 4 times patients ({patients})"
-
-
-def lists_missing(names: list[str]) -> str:
-    return f"{' and '.join(names)} must be given too: set all three lists or none"
-
-
-def edges_of_several(entry: object) -> str:
-    return f"edges belong to one group each, such as {{age: [50, 70]}}, not {entry}"
-
-
-def edges_fall(edges: list[float]) -> str:
-    return f"edges must rise: {edges}"
-
-
-def wrong_pattern(pattern: str, error: Exception) -> str:
-    return f"{pattern!r} is not a regular expression: {error}"
-
-
-def group_twice(names: list[str]) -> str:
-    return f"a group is named twice: {', '.join(names)}"
-
-
-def not_a_pattern(error: Exception) -> str:
-    return f"is not a regular expression: {error}"
-
-
-def pattern_without_group(group: str, otherwise: str) -> str:
-    return f"must contain a group (?P<{group}>...), or be the name of {otherwise}"
-
-
-def classes_on_both_sides(classes: list[str]) -> str:
-    return f"positive and negative both name {', '.join(classes)}"
-
-
-def credentials() -> str:
-    return (
-        "location contains a user, a password or a token, and params.yaml and dvc.lock are in git: download the file "
-        "yourself and set its path"
-    )
-
-
-def must_be_empty(key: str, empty: str, value: object = None) -> str:
-    return f"{key} must be {empty} for source phantom" + (f", not {value!r}" if value is not None else "")
-
-
-def no_location(source: str) -> str:
-    return f"location is null, but source {source} needs one"
-
-
-def not_on_kaggle(location: str) -> str:
-    return f"location must be owner/name or owner/name/versions/N, not {location!r}"
-
-
-def not_https() -> str:
-    return "location must be a path or an https address: other protocols are not secure"
-
-
-def no_sha256() -> str:
-    return "sha256 is null, but an archive from the network needs one"
-
-
-def sha256_of_no_archive(source: str) -> str:
-    return f"sha256 must be null for source {source}: only an archive has one"
-
-
-def column_without_table(key: str, column: str, group: str) -> str:
-    return f"{key} names the column {column!r}, but labels is no table; a pattern needs (?P<{group}>...)"
-
-
-def home_folder() -> str:
-    return "write the whole path: DVC does not know ~"
-
-
-def outside_the_source() -> str:
-    return "must be a folder inside the source, without .."
-
-
-def not_a_keyword(tag: str) -> str:
-    return f"{tag} must be followed by the keyword of a tag, such as PatientID"
-
-
-def percentiles_fall() -> str:
-    return "the first percentile must be below the second"
-
-
-def folds_of_lists() -> str:
-    return "folds must be null for strategy predefined, whose lists define the test set"
-
-
-def no_such_fold(fold: int, folds: int) -> str:
-    return f"fold must be from 1 to folds ({folds}), not {fold}"
-
-
-def fractions(total: float) -> str:
-    return f"train + val + test must be 1, not {total:g}"
-
-
-def empty_split(name: str) -> str:
-    return f"{name} must be above 0: training, early stopping and testing each need images"
+PHANTOM_TOO_FEW = "images ({images}) must be at least 4 times patients ({patients})"
+LISTS_MISSING = "{lists} must be given too: set all three lists or none"
+EDGES_OF_SEVERAL = "edges belong to one group each, such as {{age: [50, 70]}}, not {entry}"
+EDGES_FALL = "edges must rise: {edges}"
+WRONG_PATTERN = "{pattern!r} is not a regular expression: {error}"
+GROUP_TWICE = "a group is named twice: {names}"
+NOT_A_PATTERN = "is not a regular expression: {error}"
+PATTERN_WITHOUT_GROUP = "must contain a group (?P<{group}>...), or be the name of {otherwise}"
+CLASSES_ON_BOTH_SIDES = "positive and negative both name {classes}"
+CREDENTIALS = (
+    "location contains a user, a password or a token, and params.yaml and dvc.lock are in git: download the file "
+    "yourself and set its path"
+)
+PHANTOM_LOCATION = "location must be null for source phantom, not {location!r}"
+PHANTOM_LISTS = "lists must be null for source phantom"
+PHANTOM_GROUPS = "groups must be [] for source phantom"
+NO_LOCATION = "location is null, but source {source} needs one"
+NOT_ON_KAGGLE = "location must be owner/name or owner/name/versions/N, not {location!r}"
+NOT_HTTPS = "location must be a path or an https address: other protocols are not secure"
+NO_SHA256 = "sha256 is null, but an archive from the network needs one"
+SHA256_OF_NO_ARCHIVE = "sha256 must be null for source {source}: only an archive has one"
+COLUMN_WITHOUT_TABLE = "{key} names the column {column!r}, but labels is no table; a pattern needs (?P<{group}>...)"
+HOME_FOLDER = "write the whole path: DVC does not know ~"
+OUTSIDE_THE_SOURCE = "must be a folder inside the source, without .."
+NOT_A_KEYWORD = "{tag} must be followed by the keyword of a tag, such as PatientID"
+PERCENTILES_FALL = "the first percentile must be below the second"
+FOLDS_OF_LISTS = "folds must be null for strategy predefined, whose lists define the test set"
+NO_SUCH_FOLD = "fold must be from 1 to folds ({folds}), not {fold}"
+FRACTIONS = "train + val + test must be 1, not {total:g}"
+EMPTY_SPLIT = "{split} must be above 0: training, early stopping and testing each need images"

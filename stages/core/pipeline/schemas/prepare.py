@@ -17,7 +17,7 @@ class Prepare(Section):
     @classmethod
     def _rise(cls, levels: list[float] | str) -> list[float] | str:
         if isinstance(levels, list) and not levels[0] < levels[1]:
-            raise ValueError(messages.percentiles_fall())
+            raise ValueError(messages.PERCENTILES_FALL)
         return levels
 
 

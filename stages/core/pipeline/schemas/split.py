@@ -20,20 +20,16 @@ class Split(Section):
     seed: Seed | None
 
     @model_validator(mode="after")
-    def _fold_exists(self) -> "Split":
+    def _a_test_set_exists(self) -> "Split":
         if self.folds is not None:
             if self.strategy == "predefined":
-                raise ValueError(messages.folds_of_lists())
+                raise ValueError(messages.FOLDS_OF_LISTS)
             if self.fold > self.folds:
-                raise ValueError(messages.no_such_fold(self.fold, self.folds))
-        return self
-
-    @model_validator(mode="after")
-    def _sum_to_one(self) -> "Split":
+                raise ValueError(messages.NO_SUCH_FOLD.format(folds=self.folds, fold=self.fold))
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
-            raise ValueError(messages.fractions(total))
-        for name in SPLITS:
-            if getattr(self, name) == 0:
-                raise ValueError(messages.empty_split(name))
+            raise ValueError(messages.FRACTIONS.format(total=total))
+        for split in SPLITS:
+            if getattr(self, split) == 0:
+                raise ValueError(messages.EMPTY_SPLIT.format(split=split))
         return self

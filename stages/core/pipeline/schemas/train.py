@@ -1,4 +1,4 @@
-"""Section train."""
+"""Sections model and train: the same stages read both."""
 
 from typing import Annotated, Literal
 
@@ -8,6 +8,12 @@ from core.pipeline.schemas.device import Device
 from pydantic import Field
 
 Strength = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Model(Section):
+    backbone: str
+    weights: str
+    head: Literal["linear", "selu"]
 
 
 class Augment(Section):
