@@ -39,8 +39,9 @@ def _png(content: bytes) -> tuple[np.ndarray, str, int] | None:
         return None
     import imagecodecs
 
-    turn = Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, 1)  # it also refuses too many pixels
-    return imagecodecs.apng_decode(content, index=0), PNG_MODES[content[25]], turn
+    image = Image.open(io.BytesIO(content))  # it also refuses too many pixels, and is faster where it keeps 16 bits
+    values = np.asarray(image) if image.mode == "I;16" else imagecodecs.apng_decode(content, index=0)
+    return values, PNG_MODES[content[25]], image.getexif().get(ORIENTATION, 1)
 
 
 def _jpeg2000(content: bytes) -> tuple[np.ndarray, str, int] | None:

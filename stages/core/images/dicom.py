@@ -219,8 +219,9 @@ def _grey(dataset: "Dataset", window: bool) -> Image.Image | np.ndarray:
         return Image.fromarray(np.where(padding, 0, 255 - grey if inverted else grey).astype(np.uint8))
     if window:
         raise DecodeError(messages.NO_VOI_WINDOW)
-    whole = np.rint(values)
-    return np.where(padding, PADDING, whole.astype(np.int64) if (whole == values).all() else values)
+    if values.dtype.kind != "f" or (values == np.rint(values)).all():
+        values = values.astype(np.int64)
+    return np.where(padding, PADDING, values) if "PixelPaddingValue" in dataset else values
 
 
 def _modality(dataset: "Dataset", array: np.ndarray) -> np.ndarray:

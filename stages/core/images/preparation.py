@@ -70,7 +70,8 @@ def check_size(width: int, height: int) -> None:
 
 def check_range(values: np.ndarray) -> None:
     """Raise DecodeError for values, beside PADDING, out of the range of LOWEST and LEVELS."""
-    low, high = np.where(values == PADDING, 0, values).min(), values.max()
+    low, high = values.min(), values.max()
+    low = values.min(where=values != PADDING, initial=0) if low == PADDING else low
     if not (low >= LOWEST and high < LOWEST + LEVELS):
         limits = {"lowest": LOWEST, "highest": LOWEST + LEVELS - 1}
         raise DecodeError(messages.OUT_OF_RANGE.format(low=low, high=high, **limits))
@@ -95,7 +96,7 @@ class Count(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray, mode: str) -> "Count":
-        values = values[values != PADDING]
+        values = values[values != PADDING] if values.min() == PADDING else values.ravel()
         if values.dtype != np.int64:
             return cls(*np.unique(values, return_counts=True), mode.startswith(INVERTED))
         counts = np.bincount(values - LOWEST)
