@@ -113,10 +113,12 @@ def test_the_pixels_of_all_files_of_pydicom_are_those_that_dcmtk_reads(tmp_path)
             else:
                 results["different"].append(path.name)
                 results["by"].append(f"{path.name} {frame}: {result}")
-    print({name: len(files) for name, files in results.items()}, results["different"], results["by"])
     assert set(results["different"]) <= set(EXPLAINED), results["by"]
     assert set(results["DCMTK alone"]) == set(REFUSED)
-    assert len(results["equal"]) >= 120 and len(results["lossy"]) <= 20
+    # Images, the first and the last frame of files of several
+    assert {name: len(results[name]) for name in ("equal", "lossy", "different", "we alone")} == {
+        "equal": 136, "lossy": 14, "different": 3, "we alone": 28,
+    }  # fmt: skip
 
 
 @pytest.mark.long
@@ -140,5 +142,4 @@ def test_windows_and_luts_give_what_dcmtk_shows(tmp_path):
         compared[option] += 1
         if (largest := np.abs(values - theirs / 257).max()) > 1.01:
             wrong[path.name] = (option, float(largest), dataset.get("WindowWidth"), dataset.get("RescaleSlope"))
-    print(compared, wrong)
-    assert not wrong
+    assert not wrong and compared == {"+Wi": 50, "+Wl": 1}

@@ -132,6 +132,7 @@ def _frame(dataset: "Dataset", frame: int) -> bytes:
     if count > 1 and dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated % 8:
         raise DecodeError(messages.FRAMES_NOT_AT_BYTES)
     size = get_expected_length(dataset) // count
+    size += size % 2 if count == 1 else 0  # in words of big endian, the last pixel comes after the padding byte
     content: bytes = dataset.PixelData[(frame - 1) * size : frame * size]
     return content + b"\0" * (len(content) % 2)
 
