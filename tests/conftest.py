@@ -5,9 +5,12 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
+import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,22 @@ def image(value: int | np.ndarray = 0, size: tuple[int, int] = (8, 8), kind: str
     written = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(written, kind)
     return written.getvalue()
+
+
+@cache
+def huge_image() -> bytes:
+    """A valid grey PNG of 30,000 x 30,000 black pixels. Compressing 900 MB would take seconds: a thousand rows are
+    compressed, and their bytes repeated."""
+    side, rows = 30_000, 1000
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    block = packer.compress(bytes(rows * (1 + side))) + packer.flush(zlib.Z_FULL_FLUSH)
+    adler = struct.pack(">HH", side * (1 + side) % 65_521, 1)  # of zeros alone
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": b"\x78\xda" + block * (side // rows) + b"\x03\x00" + adler, b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks.items()
+    )
 
 
 def put(folder: Path, files: dict[str, bytes | str]) -> Path:

@@ -6,13 +6,11 @@
 import io
 import os
 import re
-import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +29,7 @@ import audit
 import download
 import prepare
 import split
-from conftest import TOP, change_parameters, image, put
+from conftest import TOP, change_parameters, huge_image, image, put
 
 PREPARED = [f"data/prepared/{name}" for name in ("images.npy", "index.csv", "preparation.json", "thumbnails.npy")]
 RAW = [
@@ -68,18 +66,6 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     written = io.BytesIO()
     picture.save(written, kind, **options)
     return written.getvalue()
-
-
-def huge() -> bytes:
-    """A valid grey PNG of 30,000 x 30,000 pixels in one megabyte."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(30_001) * 1000) for _ in range(30)) + packer.flush()
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def odd(what: str, name: str, content: bytes, says: str = "") -> Case:
@@ -162,7 +148,7 @@ CASES = [
     odd("an alpha channel", "x.png", image(9, mode="RGBA")),
     odd("turned by EXIF", "x.jpg", encoded(Image.new("L", (8, 4)), "JPEG", exif=turned)),
     odd("1 x 1 pixel", "x.png", image(9, size=(1, 1))),
-    odd("30,000 x 30,000 pixels", "x.png", huge(), r"Image size \(900000000 pixels\) exceeds limit"),
+    odd("30,000 x 30,000 pixels", "x.png", huge_image(), r"Image size \(900000000 pixels\) exceeds limit"),
     odd("an animation", "x.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])),
     named("a name with spaces", "1/my image (1).png"),
     named("a name in Unicode", "1/Brust-Präparat 乳腺 é.png"),
@@ -274,9 +260,10 @@ def test_what_cannot_be_decoded_is_left_out_where_that_is_asked_for(case, tmp_pa
     assert said == "" and len(tables.read(tmp_path / "data/prepared/index.csv", tables.INDEX)) == 8
 
 
+@pytest.mark.slow
 def test_a_huge_image_is_refused_in_bounded_memory(tmp_path):
     """Decoded it would take 900 MB; the limit on memory is 500 MB above what the stages need without it."""
-    put(tmp_path / "given", GOOD | {"1/x.png": huge()})
+    put(tmp_path / "given", GOOD | {"1/x.png": huge_image()})
     change_parameters(tmp_path / "params.yaml", FOLDER)
     code = (
         "import resource, download, prepare\n"

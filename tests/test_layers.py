@@ -71,6 +71,7 @@ def test_the_tests_mirror_the_packages():
             assert (layers.CORE / path.parent.name / path.name.removeprefix("test_")).is_file(), path
 
 
+@pytest.mark.slow
 def test_training_and_scoring_need_neither_dvc_nor_the_schema():
     hidden = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
     code = (

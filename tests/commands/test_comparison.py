@@ -136,6 +136,7 @@ def test_markdown_is_a_table_of_equal_columns():
     assert len(lines) == 11 and {line.count("|") for line in lines} == {7}
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_the_seed_alone_cannot_be_told_apart_in_nine_of_ten_pairs():
     told = [bool(comparison.measure(*simulated(seed))["differ"].any()) for seed in range(50)]
     assert sum(told) <= 5

@@ -43,6 +43,7 @@ def test_each_difference_equals_scikit_learn_on_the_two_sides():
         assert differences["B"][measure]["p"] == differences["A"][measure]["p"]
 
 
+@pytest.mark.slow
 def test_a_level_with_other_scores_is_detected_and_the_false_positive_rate_is_5_percent():
     assert sum(significant(simulated(seed, shift=-1.5), seed) for seed in range(20)) >= 18
     assert sum(significant(simulated(seed), seed) for seed in range(100)) <= 11  # more: a probability of 1 % at 5 %
@@ -130,6 +131,7 @@ def test_a_patient_in_several_levels_counts_once_on_a_side_and_is_permuted_among
     assert all(level["sensitivity"]["p"] > 0.05 for level in differences.values())  # nine patients in four levels each
 
 
+@pytest.mark.slow
 def test_the_false_positive_rate_is_5_percent_for_patients_in_several_levels():
     def stacked(seed):
         tables = [crossed(seed + 1000 * number) for number in range(3)]

@@ -56,6 +56,7 @@ def in_process(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processor():
     """In a process of its own, since torch chooses once."""
     for reproducible in ("everywhere", "machine"):
@@ -68,6 +69,7 @@ def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processo
         assert capability.strip() == ("AVX2" if reproducible == "everywhere" else widest)
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_the_compilers_front_end_first_is_the_module_that_it_uses():
     """Not a copy of it, whose settings and exceptions would be others."""
     code = (
@@ -80,6 +82,7 @@ def test_what_is_asked_of_the_compilers_front_end_first_is_the_module_that_it_us
     assert in_process(code).split() == ["True", "0.0"]
 
 
+@pytest.mark.slow
 def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles():
     """It takes as long to import as torch itself. In a process of its own, since another test may have imported it."""
     code = (

@@ -69,12 +69,14 @@ def test_equal_seeds_give_equal_bytes_and_others_not(chosen, data):
     assert not all(torch.equal(first.best_state[name], other.best_state[name]) for name in first.best_state)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(chosen, data):
     epochs = []
     fit(chosen, data, report=epochs.append, epochs=8, lr=0.003)
     assert min(epoch.train_loss for epoch in epochs) < 0.5 * epochs[0].train_loss
 
 
+@pytest.mark.slow
 def test_it_stops_after_so_many_epochs_without_improvement_and_lowers_the_rate_before(chosen, data):
     epochs = []
     result = fit(
@@ -134,6 +136,7 @@ def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(chosen, data):
     assert changed == {"network.fc.weight", "network.fc.bias"}
 
 
+@pytest.mark.slow
 def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
     images, _, rows = data
     means = []
@@ -143,6 +146,7 @@ def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
     assert means[1] > means[0]
 
 
+@pytest.mark.slow
 def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch):
     calls = []
     clip = lambda parameters, norm: calls.append((sum(p.grad.numel() for p in parameters), norm))  # noqa: E731
@@ -222,6 +226,7 @@ def test_every_training_batch_is_augmented_and_no_validation_batch(chosen, data,
     assert sum(sizes) == 2 * 32
 
 
+@pytest.mark.slow
 def test_the_rate_follows_the_validation_loss_and_not_that_of_training(chosen, data):
     _, labels, rows = data
     labels[rows["val"]] = 1 - labels[rows["val"]]  # so it rises while that of training falls
@@ -230,6 +235,7 @@ def test_the_rate_follows_the_validation_loss_and_not_that_of_training(chosen, d
     assert epochs[-1].train_loss < epochs[0].train_loss and epochs[-1].lr < 0.1 * epochs[0].lr
 
 
+@pytest.mark.slow
 def test_the_rate_rises_for_an_epoch_and_falls_along_a_cosine_to_0(chosen, data, monkeypatch):
     rates = []
     step = NAdam.step
@@ -256,24 +262,29 @@ def facts(result, epochs):
 
 
 # Four steps an epoch: within the first epoch, at the end of its last step, within a later one, and again and again.
-@pytest.mark.parametrize("stops", [[2], [4], [7], [1, 1, 3, 5, 1]])
+STOPS = ([2], [4], [7], [1, 1, 3, 5, 1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [{"schedule": "plateau", "plateau_patience": 0}, {"schedule": "cosine"}])
-def test_a_training_that_was_stopped_ends_with_the_same_bytes(chosen, data, tmp_path, stops, schedule):
+def test_a_training_that_was_stopped_ends_with_the_same_bytes(chosen, data, tmp_path, schedule):
     # Dropout draws from torch's own random state; the rate falls from the second epoch without improvement on.
     rules = {"epochs": 5, "lr": 0.1, "augment__brightness": 0.1} | schedule
     epochs: list = []
     expected = fit(chosen, data, report=epochs.append, head="selu", **rules)[1]
     assert len({epoch.lr for epoch in epochs}) > 1
 
-    for steps in stops:
-        with checkpoints.opened(tmp_path, "a", "m") as store, pytest.raises(Interrupted, match="again to resume, or"):
-            fit(chosen, data, head="selu", store=store, stop=after(steps), **rules)
-        torch.manual_seed(99)
-    resumed_epochs: list = []
-    with checkpoints.opened(tmp_path, "a", "m") as store:
-        result = fit(chosen, data, report=resumed_epochs.append, head="selu", store=store, **rules)[1]
-    assert facts(result, resumed_epochs) == facts(expected, epochs)
-    assert save(result.best_state) == save(expected.best_state)
+    for number, stops in enumerate(STOPS):
+        folder = tmp_path / str(number)
+        for steps in stops:
+            with checkpoints.opened(folder, "a", "m") as store, pytest.raises(Interrupted, match="again to resume, or"):
+                fit(chosen, data, head="selu", store=store, stop=after(steps), **rules)
+            torch.manual_seed(99)
+        resumed_epochs: list = []
+        with checkpoints.opened(folder, "a", "m") as store:
+            result = fit(chosen, data, report=resumed_epochs.append, head="selu", store=store, **rules)[1]
+        assert facts(result, resumed_epochs) == facts(expected, epochs), stops
+        assert save(result.best_state) == save(expected.best_state), stops
 
 
 def resumed(chosen, data, folder, **rules):
@@ -298,6 +309,7 @@ def test_a_compiled_training_ends_with_the_same_bytes_too_and_sees_the_losses_of
     assert compiled.val_loss == pytest.approx(plain.val_loss, rel=1e-3) and compiled != plain
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_the_compiler_came_is_not_used(chosen, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     expected = fit(chosen, data, epochs=2)[1]
@@ -331,6 +343,7 @@ def test_a_checkpoint_is_written_after_each_epoch_and_so_many_minutes(chosen, da
     assert saved == [(0, 2), (0, 4), (1, 0)]  # a step takes 70 s, and 140 are more than 120
 
 
+@pytest.mark.slow
 def test_training_draws_from_no_random_state_that_a_checkpoint_lacks(chosen, data):
     before = random.getstate(), np.random.get_state()[1].tobytes()
     fit(chosen, data, head="selu", augment__brightness=0.1, augment__contrast=0.1)

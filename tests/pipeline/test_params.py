@@ -175,6 +175,7 @@ def places(document, above=()):
             yield from places(value, (*above, key))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
