@@ -148,41 +148,57 @@ def test_experiments_go_on_too(longer, calm, command):
     longer.run("git", "checkout", "-q", "-f", "-B", "main", first)  # a killed DVC leaves HEAD on its own commit
 
 
-def devices(clone):
-    """What CUDA_VISIBLE_DEVICES is to the trainings of the queue."""
-    found = set()
+def trainings(clone):
+    """The processes that train for the queue, by their CUDA_VISIBLE_DEVICES."""
+    processes: dict[str, set[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             here = path.joinpath("cwd").resolve().is_relative_to(clone.folder.resolve() / ".dvc/tmp/exps")
-            if here and "stages/train.py" in path.joinpath("cmdline").read_text():
-                found |= set(re.findall("CUDA_VISIBLE_DEVICES=([^\0]*)", path.joinpath("environ").read_text()))
+            command = path.joinpath("cmdline").read_text()
+            if here and ("stages/train.py" in command or "multiprocessing" in command):
+                device = re.search("CUDA_VISIBLE_DEVICES=([^\0]*)", path.joinpath("environ").read_text())[1]
+                processes.setdefault(device, set()).add(int(path.name))
         except OSError:
             continue
-    return found
+    return processes
+
+
+def wait_until(condition, minutes=5):
+    end = time.monotonic() + 60 * minutes
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.long
 def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_each_other(clone):
-    """Two experiments that differ in the evaluation alone train the same, at the same time."""
+    """Two experiments that differ in the evaluation alone train the same, at the same time: the first is held until the
+    second has trained an epoch."""
     page = Path(__file__).resolve().parents[1].joinpath("docs/machines.md").read_text()
     start_both = re.search(r"^for gpu in 0 1; do$.*?^done$", page, re.MULTILINE | re.DOTALL)[0]
     for threshold in (0.3, 0.6):
-        # On a fast machine, too, the first trains until the second worker has started, which is told to wait 15 s.
-        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=200"]
+        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=12"]
         clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
     starting = start(clone, "bash", "-ec", start_both)
-    end = time.monotonic() + 600
-    seen: set = set()
+    stopped: set[int] = set()
     try:
-        while seen != {"0", "1"}:
-            seen |= devices(clone)
-            assert time.monotonic() < end, seen
-            time.sleep(0.2)
+        wait_until(lambda: kept(clone))
+        ((device, stopped),) = trainings(clone).items()
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        folders = {path.parent for path in kept(clone)}
+        wait_until(lambda: {path.parent for path in kept(clone)} - folders)
+        assert {device, *trainings(clone)} == {"0", "1"}
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
         assert starting.wait(timeout=60) == 0
-        while (said := clone.run("dvc", "queue", "status")).count("Success") < 2:
-            assert "Failed" not in said and time.monotonic() < end, said
-            time.sleep(5)  # asking takes more of a core than training does
+        wait_until(lambda: not trainings(clone))
+        while (output := clone.run("dvc", "queue", "status")).count("Success") < 2:
+            assert "Failed" not in output, output
+            time.sleep(2)  # asking takes more of a core than training does
     finally:
+        for process in stopped & set().union(*trainings(clone).values()):
+            os.kill(process, signal.SIGCONT)
         clone.run("dvc", "queue", "stop", "--kill")
     trained = []
     for threshold in (0.3, 0.6):
