@@ -20,11 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import forked
 import parameters
 
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
 STAGES = ["download", "prepare", "audit", "split", "train", "evaluate", "report"]
+STAGES_OF_FIRST_RUN = "stages-of-first-run"  # a file beside the clone that is copied
 FOREIGN = ("DVC_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # environment variables that a user does not have: removed
 SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
@@ -33,9 +35,14 @@ SMALL = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with most slow tests first, so that several processes finish at about the same time."""
+    """Run the files with most slow tests first, so that several processes finish at about the same time. Of the files
+    that use the clone, all but one wait for those that do not: the others' processes would wait for its first run."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, -slow[item.path]))
+    cloning = Counter(item.path for item in items if "clone" in item.fixturenames)
+    first = max(slow.keys() & cloning.keys(), key=lambda path: (slow[path], path), default=None)
+    items.sort(
+        key=lambda item: (not slow[item.path], item.path != first, cloning[item.path] > 0, -slow[item.path], item.path)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -116,12 +123,15 @@ class Clone:
         self.folder, self.made = folder, made
 
     def run(self, *command, good=True, inside="."):
-        found = subprocess.run(
-            [*map(str, command)], cwd=self.folder / inside, capture_output=True, text=True, timeout=600,
-            env={name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
-        )  # fmt: skip
-        assert (found.returncode == 0) is good, f"{command}\n{found.stdout}\n{found.stderr}"
-        return found.stdout + found.stderr
+        program, *arguments = map(str, command)
+        env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        where = {"cwd": self.folder / inside, "env": env, "timeout": 600}
+        if program == "dvc":
+            process = forked.run(arguments, **where)
+        else:
+            process = subprocess.run([program, *arguments], capture_output=True, text=True, **where)
+        assert (process.returncode == 0) is good, f"{command}\n{process.stdout}\n{process.stderr}"
+        return process.stdout + process.stderr
 
     def ran(self, *command):
         """The stages that a DVC command ran or restored from the cache."""
@@ -178,7 +188,7 @@ def clone(tmp_path_factory, worker_id):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             first = clone_to(made)
-            first.run("dvc", "repro")
+            (made.parent / STAGES_OF_FIRST_RUN).write_text("\n".join(first.ran("dvc", "repro")))
             first.run("git", "add", "-A")
             first.run("git", "commit", "-qm", "Small run")
     clone = Clone(shutil.copytree(made, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), made)
