@@ -65,7 +65,7 @@ def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], params_yaml.Params]:
+def make_params(tmp_path: Path) -> Callable[[dict[str, Any]], params_yaml.Params]:
     """A function that returns the project's parameters with changes, checked by the schema."""
 
     def change(changes: dict[str, Any]) -> params_yaml.Params:
@@ -111,16 +111,16 @@ def put(folder: Path, files: dict[str, bytes | str]) -> Path:
     return folder
 
 
-def stages(said: str) -> list[str]:
-    """The stages that DVC ran or restored from its cache, read from its output ``said``."""
-    return [stage for stage in STAGES if f"Running stage '{stage}'" in said or f"Stage '{stage}' is cached" in said]
+def stages(output: str) -> list[str]:
+    """The stages that DVC ran or restored from its cache, read from its ``output``."""
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in output or f"Stage '{stage}' is cached" in output]
 
 
 class Clone:
     """A clone of the working tree in a new git repository, as a user has it."""
 
-    def __init__(self, folder: Path, made: Path | None = None) -> None:
-        self.folder, self.made = folder, made
+    def __init__(self, folder: Path, template: Path | None = None) -> None:
+        self.folder, self.template = folder, template
 
     def run(self, *command, good=True, inside="."):
         program, *arguments = map(str, command)
@@ -150,7 +150,7 @@ class Clone:
         self.run("git", "clean", "-fdq")
         for name in ("data", "models", "plots", "reports"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            shutil.copytree(self.made / name, self.folder / name)
+            shutil.copytree(self.template / name, self.folder / name)
 
     def change(self, key, value):
         """Set one key of params.yaml."""
@@ -183,15 +183,15 @@ def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
 def clone(tmp_path_factory, worker_id):
     """A clone with a committed run of the small pipeline. It is made once and copied for each process of pytest."""
     base = tmp_path_factory.getbasetemp()
-    made = (base if worker_id == "master" else base.parent) / "made"
-    with made.with_suffix(".lock").open("w") as lock:
+    template = (base if worker_id == "master" else base.parent) / "template"
+    with template.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            first = clone_to(made)
-            (made.parent / STAGES_OF_FIRST_RUN).write_text("\n".join(first.ran("dvc", "repro")))
+        if not template.exists():
+            first = clone_to(template)
+            (template.parent / STAGES_OF_FIRST_RUN).write_text("\n".join(first.ran("dvc", "repro")))
             first.run("git", "add", "-A")
             first.run("git", "commit", "-qm", "Small run")
-    clone = Clone(shutil.copytree(made, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), made)
+    clone = Clone(shutil.copytree(template, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), template)
     clone.run("git", "status", "--short")  # refresh the index: otherwise git rewrites every copied file
     return clone
 
@@ -216,9 +216,11 @@ def leaking(clone):
     Returns the output of DVC.
     """
     changes = ["split.strategy=image", "split.duplicates=keep", "split.on_leak=report"]
-    said = clone.run("dvc", "exp", "run", "--name", "leaking", *[word for change in changes for word in ("-S", change)])
+    output = clone.run(
+        "dvc", "exp", "run", "--name", "leaking", *[word for change in changes for word in ("-S", change)]
+    )
     clone.reset()
-    return said
+    return output
 
 
 @pytest.fixture(autouse=True)

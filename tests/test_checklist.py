@@ -30,8 +30,8 @@ def in_page():
 @pytest.mark.parametrize("rows", [in_fragment, in_page])
 def test_every_item_of_both_checklists_stands_in_exactly_one_row(rows):
     for column, items in ((1, CLAIM), (2, TRIPOD)):
-        found = [item for row in rows() for item in row[column].split(", ") if item]
-        assert sorted(found) == sorted(items)
+        named = [item for row in rows() for item in row[column].split(", ") if item]
+        assert sorted(named) == sorted(items)
 
 
 def test_the_report_and_the_page_have_the_same_subjects_in_the_same_order():

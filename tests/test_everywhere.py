@@ -66,8 +66,8 @@ def computed(folder, *start_with, **more):
 
 
 def hashes(folder):
-    found = [path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
+    paths = [path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
 
 
 def operators(*before, without=()):

@@ -108,7 +108,10 @@ def test_the_number_of_cores_does_not_matter(synthetic, monkeypatch):
         monkeypatch.setattr(copies, "BATCH", 16)
         monkeypatch.setattr(copies, "CHUNK_IMAGES", 16)
         results[cores] = copies.near_pairs(grey, phash, np.arange(len(grey)))
-    assert all(one.equals(five) for one, five in zip(results[1], results[5], strict=True)) and len(results[1][0]) >= 20
+    assert (
+        all(first.equals(second) for first, second in zip(results[1], results[5], strict=True))
+        and len(results[1][0]) >= 20
+    )
 
 
 @pytest.mark.slow

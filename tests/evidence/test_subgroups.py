@@ -6,7 +6,7 @@ import pytest
 import sklearn.metrics
 
 
-def simulated(seed, patients=60, shift=0.0, share=0.5, each=10):
+def simulated(seed, patients=60, shift=0.0, share=0.5, per_patient=10):
     """Images of patients, half of them without a positive one. ``shift``: of the scores at site A; ``share``: of the
     patients with a positive image who are at site A, and of the others who are at site B."""
     random = np.random.RandomState(seed)
@@ -15,7 +15,7 @@ def simulated(seed, patients=60, shift=0.0, share=0.5, each=10):
         sick = random.random_sample() < 0.5
         site = "A" if (random.random_sample() < share) == sick else "B"
         prevalence, own = (random.uniform(0.5, 0.9) if sick else 0), 0.7 * random.standard_normal()
-        for image in range(each):
+        for image in range(per_patient):
             label = int(random.random_sample() < prevalence)
             score = 2 * label - 1 + own + 0.9 * random.standard_normal() + (shift if site == "A" else 0)
             rows.append((f"{patient}_{image}", label, 1 / (1 + np.exp(-score)), patient, f"p{patient}", site))
@@ -58,7 +58,7 @@ def test_p_of_several_groups_is_higher():
 
 
 def test_few_patients_are_not_compared_however_many_images_they_have():
-    table = simulated(4, patients=12, each=100)
+    table = simulated(4, patients=12, per_patient=100)
     sick = table[table["label"] == 1].groupby("group_site")["unit"].nunique()
     assert sick.min() < 6
     entry = subgroups.compare(table, "group_site", 1, 0.5, 1)["A"]["sensitivity"]
