@@ -19,12 +19,12 @@ LABELS = {"data.labels": "labels.csv"}
 
 
 @pytest.fixture
-def read_source(chosen, tmp_path, monkeypatch):
+def read_source(make_params, tmp_path, monkeypatch):
     """A function that reads a folder (or another source) with changed parameters: all of it, and {file: label}."""
     monkeypatch.chdir(tmp_path)
 
     def run(folder: Path | str, changes=None, kind="folder"):
-        cfg = chosen({"data.source": kind, "data.location": str(folder)} | (changes or {}))
+        cfg = make_params({"data.source": kind, "data.location": str(folder)} | (changes or {}))
         with sources.open_source(cfg.data, cfg.seed, tmp_path) as raw:
             return raw, dict(zip(raw.labels["file"], raw.labels["label"], strict=True))
 
