@@ -31,8 +31,9 @@ def main() -> None:
     with queries.open_database(folder) as database:
         levels = copies.levels(grey, folder)
         database.add_file("images", INDEX, tables.INDEX)
-        database.add_file("labelled", LABELS, ["file"])
+        database.add_file("labelled", LABELS, ["file", "class"])
         images, near, rejected = quality.find_copies(database, grey, levels[1], folder)
+        images = quality.with_classes(database, images)
         clusters = quality.cluster(images, near)
         database.add("clusters", clusters)
         database.add_file("properties", PROPERTIES, tables.PROPERTIES)

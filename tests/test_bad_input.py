@@ -38,6 +38,7 @@ PREPARED = [
 RAW = [
     "data/raw/groups.csv",
     "data/raw/images.zip",
+    "data/raw/inventory.csv",
     "data/raw/labels.csv",
     "data/raw/lists.csv",
     "data/raw/provenance.json",
@@ -75,6 +76,11 @@ def odd(what: str, name: str, content: bytes, says: str = "") -> Case:
     """One odd image among eight good ones."""
     left = RAW if says else sorted(RAW + PREPARED)
     return Case(what, GOOD | {f"1/{name}": content}, FOLDER, says and rf"1 of 9 images .*1/{name} \({says}", left)
+
+
+def source(what: str, given: dict[str, bytes], says: str, **params: object) -> Case:
+    """Files among eight good images that are refused before anything is written."""
+    return Case(what, GOOD | given, FOLDER | {f"data.{key}": value for key, value in params.items()}, says, [])
 
 
 def labels(what: str, content: bytes | str, says: str = "", **params: object) -> Case:
@@ -138,8 +144,9 @@ rows = "0.png,0\n1.png,0\n2.png,1\n3.png,1\n"
 
 CASES = [
     odd("an image cut off", "x.png", image(np.random.default_rng(1).integers(0, 255, (64, 64), np.uint8))[:-900], "image file is truncated"),
-    odd("a text under an image's name", "x.png", b"no image", "not an image"),
-    odd("an image of zero bytes", "x.png", b"", "not an image"),
+    source("a text under an image's name", {"1/x.png": b"no image"}, r"1 files whose name is that of an image, but not their content \(text\): 1/x.png"),
+    source("an image of zero bytes", {"1/x.png": b""}, r"1 files whose name is that of an image, but not their content \(empty\): 1/x.png"),
+    source("other bytes under an image's name", {"1/x.png": bytes(9)}, r"1 files whose name is that of an image, but not their content \(its content is of no known kind\): 1/x.png"),
     odd("a JPEG named .png", "x.png", image(9, kind="JPEG")),
     odd("grey of 16 bits among 8", "x.png", encoded(Image.fromarray(deep), "PNG"), r"more than 8 bits a pixel \(I;16\), where 8 are expected"),
     Case("grey of 16 bits", DEEP, FOLDER, "", sorted(RAW + PREPARED)),
@@ -152,12 +159,14 @@ CASES = [
     odd("turned by EXIF", "x.jpg", encoded(Image.new("L", (8, 4)), "JPEG", exif=turned)),
     odd("1 x 1 pixel", "x.png", image(9, size=(1, 1))),
     odd("30,000 x 30,000 pixels", "x.png", huge_image(), r"Image size \(900000000 pixels\) exceeds limit"),
-    odd("an animation", "x.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])),
+    *[source(f"an animated {kind}", {f"1/x.{kind}": encoded(frames[0], kind, save_all=True, append_images=frames[1:])}, rf"1 files of several frames or pages \(data.frames: .*\): 1/x.{kind}") for kind in ("GIF", "PNG", "WEBP", "TIFF")],
     named("a name with spaces", "1/my image (1).png"),
     named("a name in Unicode", "1/Brust-Präparat 乳腺 é.png"),
     named("names that differ in case alone", "1/10.PNG"),
     named("a path of 300 characters", "1/" + "d" * 150 + "/1/" + "n" * 140 + ".png"),
-    named("a line break in a name", "1/a\nb.png", r"contains a file whose name is not printable: '1/a\\nb.png'. Rename it"),
+    named("a line break in a name", "1/a\nb.png", r"contains a file whose name is not printable: 1/a\\nb.png. Rename it"),
+    named("a carriage return in a name", "1/a\rb.png", r"contains a file whose name is not printable: 1/a\\rb.png. Rename it"),
+    named("a name of 255 bytes", "1/" + "é" * 125 + "n.png"),
     named("a third folder of images", "2/x.png", r"must contain two classes, .*found .*'0' \(4 images\).*'2' \(1 image\)"),
     Case("one class alone", {"1/a.png": image(1)}, FOLDER, r"must contain two classes, .*found '1' \(1 image\)", []),
     Case("a folder without images", {"a.txt": "x"}, FOLDER, "contains no image", []),
@@ -188,13 +197,13 @@ CASES = [
     labels("a group with missing cells", "file,label,site\n0.png,0,a\n1.png,0,a\n2.png,1,b\n3.png,1,\n", "", groups=["site"]),
     labels("a group that has no column", "file,label\n" + rows, r"labels.csv has no column 'site' \(data.groups\); it has 'file', 'label'", groups=["site"]),
     labels("a group with edges and words", "file,label,age\n0.png,0,40\n1.png,0,old\n2.png,1,60\n3.png,1,50\n", "data.groups: age has edges, but 'old' are no numbers", groups=[{"age": [50]}]),
-    Case("a file where a folder should be", {"a.zip": zipped(GOOD)}, FOLDER | {"data.location": "given/a.zip"}, "there is no folder .*a.zip: it is a file; for an archive set data.source: archive", []),
+    Case("a file where a folder should be", {"a.zip": zipped(GOOD)}, FOLDER | {"data.location": "given/a.zip"}, "there is no folder .*a.zip: it is a file; name its folder, or for an archive set data.source: archive", []),
     Case("DICOM without endings", DICOM, FOLDER, "", sorted(RAW + PREPARED)),
     Case("a DICOM cut off", DICOM | {"1/x": read("MR_small_RLE.dcm")[:5000]}, FOLDER, r"1 of 5 images .*1/x \(a DICOM file without pixels", RAW),
     Case("a DICOM with too few pixels", DICOM | {"1/x": read("MR_truncated.dcm")}, FOLDER, r"1 of 5 images .*1/x \(DICOM: The number of bytes of pixel data is less", RAW),
     Case("a DICOM without an image", DICOM | {"1/x": read("test-SR.dcm")}, FOLDER, "1 DICOM files without an image: 1/x", []),
     Case("a DICOM of an unknown transfer syntax", DICOM | {"1/x": read("MR_small_RLE.dcm").replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.9\0")}, FOLDER, r"1 files that can't be read \(DICOM of the unknown transfer syntax 1.2.840.10008.1.2.9\): 1/x", []),
-    Case("a DICOM of several frames", DICOM | {"1/x": read("examples_ybr_color.dcm")}, FOLDER, r"1 DICOM files of several frames \(data.dicom.frames: split", []),
+    Case("a DICOM of several frames", DICOM | {"1/x": read("examples_ybr_color.dcm")}, FOLDER, r"1 files of several frames or pages \(data.frames: first .* split", []),
     Case("a DICOM of 8 bits among 16", DICOM | {"1/x": read("SC_rgb_rle.dcm")}, FOLDER, r"1 of 5 images .*1/x \(8 bits a pixel \(RGB 8\), where more are expected", RAW),
     Case("a DICOM without a window", DICOM | {"1/x": read("CT_small.dcm")}, FOLDER | {"prepare.levels": "window"}, r"1 of 5 images .*1/x \(it has no VOI window", RAW),
     Case("patients of DICOM without a key", DICOM, FOLDER | {"data.patient": "dicom:PatientID"}, "set data.dicom.key to its path, or write patients as they are: data.dicom.patient: plain", []),
@@ -208,7 +217,8 @@ CASES = [
     archive("a tar with a hard link out of it", tarred(tarfile.LNKTYPE, link="../../../etc/passwd"), "leaves the archive"),
     archive("a tar with a device", tarred(tarfile.CHRTYPE), "1/a.png is a symbolic link or a device"),
     archive("an archive bomb", tarred(tarfile.REGTYPE, size=1 << 43), "unpacks to more than the free disk space, or to more than 1 TiB"),
-    archive("an archive in an archive", zipped({"inner.zip": zipped(GOOD)}), "contains no image .*; it contains archives, unpack them first: inner.zip"),
+    archive("an archive in an archive", zipped({"inner.zip": zipped(GOOD)}), "1 files of the kind zip, .* can't be read: inner.zip. Unpack them, or leave them out"),
+    archive("an archive in an archive in an archive", zipped({"a.zip": zipped({"b.zip": zipped(GOOD)})}), "1 files of the kind zip, .* can't be read: a.zip. Unpack them"),
     archive("an encrypted archive", encrypted(), r"0/00.png is encrypted: use an archive without a password"),
     archive("a zip cut off", zipped(GOOD)[:-30], "is neither a zip nor a tar|is damaged"),
     archive("a tar.gz cut off", tarred(tarfile.REGTYPE, compression="gz")[:-50], "is damaged"),

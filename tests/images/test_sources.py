@@ -106,7 +106,9 @@ def test_images_and_labels_that_do_not_fit_are_named_and_dropped_only_when_asked
         read_source(two, LABELS)
     assert "data.on_bad_image: drop" in str(caught.value)
     raw, labels = read_source(two, LABELS | {"data.on_bad_image": "drop"})
-    assert len(labels) in (5, 6) and sum(raw.provenance["dropped"].values()) == 1
+    assert (
+        len(labels) in (5, 6) and raw.provenance["labels_without_image"] + sum(raw.provenance["left_out"].values()) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,14 +157,14 @@ def test_classes_can_be_joined_and_those_on_neither_list_are_left_out_and_counte
     put(two, {"2/e.png": image(9)})
     raw, labels = read_source(two, {"data.positive": positive, "data.negative": negative})
     assert list(labels.values()) == expected
-    assert raw.provenance["left_out"] == left_out
+    assert raw.provenance["left_out"] == {f"class not used ({name})": count for name, count in left_out.items()}
     assert [file[0] for file in labels] == list(raw.labels["class"])
 
 
 def test_a_class_left_out_needs_no_patient(read_source, two):
     put(two, {"normal/nobody.png": image(9)})
     raw, labels = read_source(two, {"data.negative": "0", "data.patient": "^(?P<patient>[abcd])"})
-    assert len(labels) == 4 and raw.provenance["left_out"] == {"normal": 1} and raw.provenance["dropped"] == {}
+    assert len(labels) == 4 and raw.provenance["left_out"] == {"class not used (normal)": 1}
 
 
 @pytest.mark.parametrize(

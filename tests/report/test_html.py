@@ -32,7 +32,8 @@ TEST = pd.DataFrame({
 def report(figures, patients=TEST, **content):
     defaults = {
         "plots": {}, "pictures": [], "patients": html.by_patient(patients, 0.5), "findings": {}, "versions": {},
-        "confusion": [[1, 1], [1, 1]], "hashes": {}, "external": None, "source": {}, "preparation": {}, "python": "3",
+        "confusion": [[1, 1], [1, 1]], "hashes": {}, "external": None, "source": {"left_out": {}},
+        "preparation": {}, "python": "3",
         "parameters": {"seed": 1, "data": {"positive": "malignant"}, "model": {"backbone": "b", "weights": "none"},
                        "report": {"planning": False, "checklist": False}},
     }  # fmt: skip
@@ -50,6 +51,22 @@ def test_patients_and_classes_are_counted_as_by_hand():
 
 def test_a_name_from_the_data_is_text_and_never_markup(figures):
     assert "<i>c</i>" not in report(figures) and "&lt;i&gt;c&lt;/i&gt;" in report(figures)
+
+
+def test_report_and_verdict_name_the_same_files_that_are_left_out_and_the_same_contradicting_labels(figures):
+    source = SOURCE | {"left_out": {"class not used (normal)": 1300, "excluded (data.exclude: *_mask*)": 34}}
+    audit = figures["audit"] | {"unreadable": 2, "label_conflicts": 15}
+    left_out = html.left_out(source, audit)
+    text = verdict.render_verdict(figures["evaluate"], left_out=left_out, conflicts=audit["label_conflicts"])
+    counts = r"class not used (normal): 1,300, excluded (data.exclude: \*_mask\*): 34, can't be decoded: 2"
+    assert f"Left out: 1,336 files of the source ({counts})" in text
+    assert "**Contradicting labels**: 15 clusters of copies mix classes" in text
+    page = section(report(figures | {"audit": audit}, source=source, findings={"conflict": 40, "blank": 1}), "data")
+    assert (
+        "left out 1,336; class not used (normal): 1,300; excluded (data.exclude: *_mask*): 34; can't"
+        in page.replace("&#39;", "'")
+    )
+    assert "of different classes, images in them 15, 40" in page and "finding conflict" not in page
 
 
 def test_the_page_says_what_positive_is(figures):
@@ -196,7 +213,8 @@ def test_an_external_set_is_shown_beside_the_first_with_its_drop(figures):
 
 SOURCE = {
     "source": "folder", "location": "images", "version": None, "sha256": None, "licence": None, "images": 1200,
-    "patients": None, "classes": {"benign": 815, "malignant": 385}, "left_out": {"normal": 3}, "dropped": {},
+    "patients": None, "classes": {"benign": 815, "malignant": 385},
+    "left_out": {"class not used (normal)": 3}, "files": 1203, "other_files": {}, "labels_without_image": 0,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.images import messages
-from core.images.folders import walk
+from core.images.inventory import Use
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.messages import not_utf8
@@ -15,7 +15,7 @@ import pandas as pd
 
 LABELS_WITHOUT_IMAGE = "labels without an image"
 Tags = dict[str, dict[str, str]]  # of each DICOM file, the values of its tags
-Faults = dict[str, list[str]]  # the names of the files with each fault
+Faults = dict[str, list[str]]  # the names of the files of each Use, and of LABELS_WITHOUT_IMAGE
 
 
 class _Names:
@@ -37,22 +37,6 @@ class _Names:
         return ends[0] if ends else None
 
 
-def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Path:
-    """The path of a table: inside the source, where the end of its path is enough, or elsewhere on this machine."""
-    for inside in (base, folder):
-        if (inside / name).is_file():
-            return inside / name
-        matches = [file for file in walk(inside)[1] if file.endswith("/" + name)]
-        if len(matches) > 1:
-            raise PipelineError(messages.listing(messages.AMBIGUOUS_TABLE, matches, key=key, name=name))
-        if matches:
-            return inside / matches[0]
-    if (root / name).is_file():
-        return root / name
-    csv_files = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
-    raise PipelineError(messages.no_table(key, name, (root / name).resolve(), csv_files))
-
-
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
@@ -71,11 +55,11 @@ def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[
 
 
 def classes(
-    images: list[str], base: Path, folder: Path, data: Data, root: Path, tags: Tags, faults: Faults
+    images: list[str], table: Path | None, data: Data, tags: Tags, faults: Faults
 ) -> tuple[dict[str, str], pd.DataFrame | None]:
     """The class of each image that has one, and the rows of the table of labels, if there is one, with their file.
 
-    The class is in the table, in the path (a pattern), in the DICOM ``tags`` of the file, or the name of the folder.
+    The class is in ``table``, in the path (a pattern), in the DICOM ``tags`` of the file, or the name of the folder.
     Labels without an image and names that are twice in the table are added to ``faults``.
     """
     if data.labels is None:
@@ -84,7 +68,7 @@ def classes(
         return _search(data.labels, "label", images), None
     if data.label_tag:
         return _tag_values(data.label_tag, images, tags), None
-    return _match_labels(_labelled_rows(base, folder, data, root), images, data, faults)
+    return _match_labels(_labelled_rows(table, data), images, data, faults)
 
 
 def class_to_label(classes: dict[str, str], data: Data) -> dict[str, int]:
@@ -122,9 +106,9 @@ def _cells(rows: pd.DataFrame | None, column: str) -> dict[str, str]:
     return {file: cell for file, cell in zip(rows["file"], rows[column], strict=True) if cell}
 
 
-def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
-    assert data.labels is not None
-    rows = _read_csv(_table_path(data.labels, "data.labels", base, folder, root))
+def _labelled_rows(table: Path | None, data: Data) -> pd.DataFrame:
+    assert table is not None and data.labels is not None
+    rows = _read_csv(table)
     columns = {"name": (data.file_column, "data.file_column"), "class": (data.label_column, "data.label_column")}
     if data.patient is not None and data.patient_is_column:
         columns["patient"] = data.patient, "data.patient"
@@ -142,7 +126,7 @@ def _match_labels(
     rows = rows.assign(file=pd.array([names.find(name) for name in rows["name"]], dtype="string"))
     faults[LABELS_WITHOUT_IMAGE] = sorted(rows.loc[rows["file"].isna(), "name"])
     rows = rows[rows["file"].notna()]
-    faults[f"names given twice in {data.labels}"] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
+    faults[Use.TWICE] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
     labelled = rows[rows["class"] != ""].drop_duplicates("file")
     return dict(zip(labelled["file"], labelled["class"], strict=True)), labelled
 
@@ -159,7 +143,7 @@ def patients(
         patient_of = _tag_values(data.patient_tag, classes, tags)
     else:
         patient_of = _cells(rows, "patient")
-    faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(patient_of))
+    faults[Use.NO_PATIENT] = sorted(set(classes) - set(patient_of))
     return patient_of
 
 
@@ -176,14 +160,14 @@ def group_values(files: Iterable[str], rows: pd.DataFrame | None, data: Data, ta
     return values
 
 
-def read_lists(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
-    """The split of each image in the user's lists: the columns of tables.LISTED. A patient in a list means all images
-    of the patient."""
+def read_lists(table: pd.DataFrame, paths: dict[str, Path], data: Data) -> pd.DataFrame:
+    """The split of each image in the user's lists, whose ``paths`` are given by key: the columns of tables.LISTED. A
+    patient in a list means all images of the patient."""
     names = _Names(list(table["file"]))
     of_patient = table.groupby("patient")["file"].apply(list).to_dict()
     rows: list[tuple[str, str]] = []
     for split, name in data.lists.paths().items():
-        path = _table_path(name, f"data.lists.{split}", base, folder, root)
+        path = paths[f"data.lists.{split}"]
         if path.suffix.lower() == ".csv":
             entries = list(_column(_read_csv(path), data.file_column, "data.file_column", name))
         else:

@@ -19,9 +19,22 @@ UNDECODABLE_FILE = "{path}: {reason}. Remove the file from the source"
 TOO_FEW_IMAGES = "{images} images are too few for {patients} patients: each needs 4 or more"
 # Files and folders
 LINK_OUTSIDE = "{path} is a link to a file outside of {base}, which is not followed: copy the file there"
-UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file!a}. Rename it"
+UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file}. Rename it"
 NOT_A_REGULAR_FILE = "{path} is not a regular file (a broken link, or a pipe). Remove it"
 NO_IMAGE_OR_FOLDER = "there is no image or folder {path}"
+WRONG_EXCLUDE = "data.exclude: {error}"
+_FAULTS = {  # by the use of a file in the inventory; a name in braces is a parameter of data, or the reason there
+    "mask": "files that look like masks or annotation ({why})",
+    "not supported": "files of the kind {why}, which can be images but can't be read",
+    "damaged": "files whose name is that of an image, but not their content ({why})",
+    "unreadable": "files that can't be read ({why})",
+    "several frames": "files of several frames or pages "
+    "(data.frames: first uses the first one, split makes an image of each)",
+    "no image": "DICOM files without an image",
+    "named twice": "names given twice in {labels}",
+    "no label": "images without a label",
+    "no patient": "images without a patient (data.patient: {patient})",
+}
 # Archives
 NOT_AN_ARCHIVE = "{archive} is neither a zip nor a tar (gz, xz)"
 DAMAGED_ARCHIVE = "{archive} is damaged: {error}"
@@ -45,7 +58,7 @@ MORE_THAN_16_BITS = "grey values from {low} to {high} don't fit into 16 bits"
 COLOUR_FOR_GREY_MODEL = "a colour image, but the model was trained on grey images"
 # DICOM. The messages of what the header lacks are in provenance.json, and therefore in core.images.dicom.
 NO_PIXELS = "a DICOM file without pixels"
-SEVERAL_FRAMES = "{frames} frames in one file (data.dicom.frames: split)"
+SEVERAL_FRAMES = "{frames} frames in one file (data.frames: first or split)"
 EMPTY_IMAGE = "an image of {width} x {height} pixels"
 TOO_MANY_PIXELS = "an image of {width} x {height} pixels is too large"
 DEEP_COLOUR = "colour of {bits} bits"
@@ -94,25 +107,50 @@ def listing(template: str, names: list[str], most: int = 5, **values: object) ->
 
 
 def no_folder(folder: Path) -> str:
-    hint = ": it is a file; for an archive set data.source: archive" if folder.is_file() else ""
+    hint = ": it is a file; name its folder, or for an archive set data.source: archive" if folder.is_file() else ""
     return f"data.location: there is no folder {folder}{hint}"
 
 
-def no_images(location: str | None, extensions: Collection[str], archives: list[str]) -> str:
-    hint = f"; it contains archives, unpack them first: {shorten(archives)}" if archives else ""
-    return f"{location} contains no image ({', '.join(sorted(extensions))}){hint}"
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in numbers.items())
 
 
-def no_images_in(paths: list[Path], extensions: Collection[str]) -> str:
-    return f"there is no image in {shorten([str(path) for path in paths])} ({', '.join(sorted(extensions))})"
+def no_images(location: str | None, kinds: Collection[str], left_out: Mapping[str, int]) -> str:
+    hint = f"; left out: {_counted(left_out)}" if left_out else ""
+    return f"{location} contains no image ({', '.join(sorted(kinds))}){hint}"
 
 
-def bad_images(data: "Data", faults: Mapping[str, list[str]], extension: str | None) -> str:
-    """``faults``: the names of the files with each fault; ``extension``: what the names in the table lack."""
-    lines = [f"{data.location}: {len(names):,} {fault}: {shorten(names)}" for fault, names in faults.items()]
-    if extension:
-        lines.append(f"{data.labels} gives file names without their extension: add {extension} to them")
-    return "\n".join([*lines, "Fix the source, or leave these images out: data.on_bad_image: drop"])
+def no_images_in(paths: list[Path], kinds: Collection[str]) -> str:
+    return f"there is no image in {shorten([str(path) for path in paths])} ({', '.join(sorted(kinds))})"
+
+
+def bad_images(
+    data: "Data",
+    faults: Mapping[tuple[str, str], list[str]],
+    patterns: Mapping[tuple[str, str], list[str]],
+    missing: list[str],
+    ending: str | None,
+) -> str:
+    """``faults``: the files of each use and reason; ``patterns``: those for data.exclude that match them; ``missing``:
+    labels without an image; ``ending``: what the names in the table lack."""
+    lines = []
+    for (use, why), names in faults.items():
+        fault = _FAULTS[use].format(why=why, labels=data.labels, patient=data.patient)
+        hint = (
+            ". Unpack them, or leave"
+            if why in ("zip", "tar", "gzip", "bzip2", "xz", "zstd", "7z", "rar")
+            else ". Leave"
+        )
+        hint = f"{hint} them out: data.exclude: {patterns[use, why]}" if (use, why) in patterns else ""
+        keep = f", or keep them as images: {[f'!{name}' for name in patterns[use, why]]}" if use == "mask" else ""
+        lines.append(f"{data.location}: {len(names):,} {fault}: {shorten(names)}{hint}{keep}")
+    if missing:
+        lines.append(f"{data.location}: {len(missing):,} labels without an image: {shorten(missing)}")
+    if ending:
+        lines.append(f"{data.labels} gives file names without their extension: add {ending} to them")
+    if missing or any(use != "mask" for use, _ in faults):
+        lines.append("Fix the source, or leave these images out: data.on_bad_image: drop")
+    return "\n".join(lines)
 
 
 def kaggle_failed(location: str, error: Exception) -> str:
@@ -183,10 +221,14 @@ def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, 
     patients = ", patients unknown" if provenance["patients"] is None else f" of {provenance['patients']:,} patients"
     synthetic = "SYNTHETIC " if provenance["synthetic"] else ""
     lines = [f"{provenance['images']:,} {synthetic}images{patients}, {provenance['positives']:,} positive"]
-    for name, count in provenance["left_out"].items():
-        images = pluralise(count, "image")
-        lines.append(f"left out: {images} of the class {name!r}, which is neither positive nor negative")
-    lines += [f"dropped: {count:,} {fault}" for fault, count in provenance["dropped"].items()]
+    left_out = provenance["left_out"]
+    if left_out:
+        lines.append(f"left out: {pluralise(sum(left_out.values()), 'file')} of {provenance['files']:,}")
+        lines += [f"  {count:,} {reason}" for reason, count in left_out.items()]
+    if provenance["other_files"]:
+        lines.append(f"neither images nor tables: {_counted(provenance['other_files'])}")
+    if provenance["labels_without_image"]:
+        lines.append(f"labels without an image: {provenance['labels_without_image']:,}")
     for name, count in without_level.items():
         if count:
             lines.append(f"{pluralise(count, 'image')} without a value of {name} are in no group of it")
