@@ -71,8 +71,30 @@ UNKNOWN_ENTRIES = (
 IMAGES_IN_TWO_LISTS = "data.lists: {n:,} images are in two lists: {names}"
 EDGES_WITHOUT_NUMBERS = "data.groups: {group} has edges, but {names} are no numbers"
 WORDS_AMONG_NUMBERS = "data.groups: {group} is a number in most images, but {names} is none. Leave unknown cells empty"
-NOT_CSV = "{path} can't be read as a CSV in UTF-8: {error}"
-TOO_MANY_CELLS = "{path}: rows have more cells than the header (is there a comma at the end of each row?)"
+NOT_TEXT = "{path} is {kind}, not a CSV, whatever its name says: save it as CSV (UTF-8)"
+WRONG_ENCODING = "{path} is not {encoding}: line {line} has letters in another encoding. Save it as CSV (UTF-8)"
+NUL_BYTES = "{path}, line {line}, has NUL bytes: it is damaged, or UTF-16 without a mark. Save it as CSV (UTF-8)"
+LOST_LETTERS = "{path}: {cell!r} ({name}) has lost letters, by an earlier wrong encoding: save the table anew"
+NOT_CSV = "{path}, line {line}, can't be read as a CSV: {error}. Is a quote missing?"
+RAGGED_ROW = (
+    "{path}, line {line}, has {cells} cells, but the header {columns} (separator {separator!r}). "
+    "Remove a separator at the end of rows, and put quotes around cells that contain it"
+)
+NO_ROWS = "{path} can't be read as a CSV: it has no row below a header"
+COLUMN_TWICE = (
+    "{path} names a column twice: {names} ({key}). Rename one of them; where only spelling differs, data.alike: keep "
+    "uses the one of the very name"
+)
+CONTRADICTING_ROWS = (
+    "{table} contradicts itself in {n:,} images: {names}. Mend it, or leave these images out: data.on_bad_image: drop"
+)
+_JOIN_OR_KEEP = "Correct the source, or set data.alike to join (they are the same) or keep (they are different)"
+ALIKE = f"{{key}}: {{n:,}} names are spelled in several ways: {{names}}. {_JOIN_OR_KEEP}"
+ALIKE_FILES = f"{{n:,}} names of images differ from those of files in spelling alone: {{names}}. {_JOIN_OR_KEEP}"
+ALIKE_CLASSES = (
+    "data.negative: {negative} would take classes that are spelled like one that is named: {names}. Name each of them "
+    "in data.positive or data.negative, or set data.alike to join"
+)
 GROUP_WITHOUT_VALUES = "data.groups: {name} has no value in any image"
 GROUP_OF_ONE_LEVEL = "data.groups: {name} has one value, {level!r}: there is nothing to compare. Leave it out"
 # The stages download and prepare
@@ -135,9 +157,7 @@ def no_table(key: str, name: str, path: Path, tables: list[str]) -> str:
 
 def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
     hint = ""
-    if len(columns) == 1 and re.search(r"[;\t]", columns[0]):
-        hint = ". Separate the columns with commas"
-    elif key == "data.patient" and re.search(r"[()^*+\\]", column):
+    if key == "data.patient" and re.search(r"[()^*+\\]", column):
         hint = ". A pattern needs a group (?P<patient>...)"
     return f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, columns))}{hint}"
 
@@ -151,7 +171,6 @@ def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str,
         where, hint = f"data.labels = {data.labels!r}", ""
     else:
         where, hint = f"column {data.label_column!r} of {data.labels}", ""
-    named = [*data.positives, *(data.negatives or [])]
     rule = f"must contain each class that data.positive = {data.positive!r} and data.negative = {data.negative!r} name"
     if data.negative is None:
         rule = f"must contain two classes, one of them data.positive = {data.positive!r}"
@@ -159,8 +178,6 @@ def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str,
         rare = list(counts)[-1]
         hint = f"; {rare!r}: {shorten([file for file, name in classes.items() if name == rare], 3)}{hint}"
         hint += ". Of more classes, name those that are negative in data.negative: one, a list, or rest"
-    elif len({name.casefold() for name in (*named, *counts)}) < len({*named, *counts}):
-        hint = ". Upper and lower case differ"
     return f"{data.location}: {where} {rule}; found {listed or 'none'}{hint}"
 
 
@@ -187,6 +204,9 @@ def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, 
         images = pluralise(count, "image")
         lines.append(f"left out: {images} of the class {name!r}, which is neither positive nor negative")
     lines += [f"dropped: {count:,} {fault}" for fault, count in provenance["dropped"].items()]
+    if provenance["patients"] in (1, provenance["images"]):
+        count = "one patient" if provenance["patients"] == 1 else "as many patients as images"
+        lines.append(f"There are {count}: does data.patient name the patient? If patients are unknown, set it to null")
     for name, count in without_level.items():
         if count:
             lines.append(f"{pluralise(count, 'image')} without a value of {name} are in no group of it")

@@ -99,7 +99,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
     entries = [(file, label_of[classes[file]], patients.get(file), classes[file]) for file in kept]
     table = pd.DataFrame(entries, columns=tables.LABELS).astype({"patient": "string"})
     if data.groups:
-        table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping)
+        table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping, data.alike)
     table = _split_frames(table, frames).sort_values("file", ignore_index=True)
     origin = {"licence": _find_licence(others, base)} | origin
     left = {"left_out": dict(sorted(left_out.items())), "other_files": len(others)}
