@@ -76,8 +76,9 @@ def read(path: Path, names: Collection[str]) -> pd.DataFrame:
 def _rows(text: str, separator: str, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row that is not blank, and the number of its last line."""
     reader = csv.reader(io.StringIO(text, "\n"), delimiter=separator, skipinitialspace=True, strict=strict)
+    strip = str.strip if text.isascii() else clean
     for row in reader:
-        if any(cells := [clean(cell) for cell in row]):
+        if any(cells := [*map(strip, row)]):
             yield reader.line_num, cells
 
 

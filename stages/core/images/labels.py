@@ -160,7 +160,7 @@ def _tag_values(keyword: str, files: Iterable[str], tags: Tags) -> dict[str, str
 def _cells(rows: pd.DataFrame | None, column: str) -> dict[str, str]:
     """The cell of each file in a column of the table of labels, if it is not empty."""
     assert rows is not None  # checked by the schema
-    return {file: cell for file, cell in zip(rows["file"], rows[column], strict=True) if cell}
+    return {file: cell for file, cell in zip(rows["file"].tolist(), rows[column].tolist(), strict=True) if cell}
 
 
 def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -183,7 +183,7 @@ def _match_labels(
     rows: pd.DataFrame, others: pd.DataFrame, images: list[str], data: Data, faults: Faults
 ) -> pd.DataFrame:
     """The rows of the table that are of an image, with their file."""
-    files = _Names(images, data.alike).match(rows["name"])
+    files = _Names(images, data.alike).match(rows["name"].tolist())
     rows = rows.assign(file=rows["name"].map(files).astype("string"))
     faults[LABELS_WITHOUT_IMAGE] = sorted(rows.loc[rows["file"].isna(), "name"])
     rows = rows[rows["file"].notna()]
@@ -207,15 +207,20 @@ def _contradictions(rows: pd.DataFrame, others: pd.DataFrame, data: Data) -> dic
     one class in most rows. The names of the folders are such a column, too.
     """
     wrong: dict[str, str] = {}
-    label = pd.Series(identity.present(rows["class"].to_dict(), data, data.named), dtype="object")
+
+    def present(column: "pd.Series[str]") -> "pd.Series[str]":
+        cells = {cell: cell for cell in column.dropna().unique()}
+        return column.map(identity.present(cells, data, data.named)).dropna()
+
+    label = present(rows["class"])
     words = {name: identity.normal_form(name) for name in label.unique()}
-    folders = rows["file"].str.rpartition("/")[0].str.rpartition("/")[2]
+    folders = rows["file"].str.extract("([^/]+)/[^/]*$", expand=False)
     columns = [(str(name), others.iloc[:, place]) for place, name in enumerate(others.columns)]
     for name, column in [*columns, ("class folder", folders)]:
         column = column.reindex(label.index)
         if not 1 < column.nunique() <= MOST_CLASSES:
             continue
-        values = pd.Series(identity.present(column.to_dict(), data, data.named), dtype="object")
+        values = present(column)
         classes = label[values.index]
         forms = {value: identity.normal_form(value) for value in values.unique()}
         same = {*forms.values()} == {*words.values()} and not all(form.isdecimal() for form in forms.values())
@@ -279,9 +284,10 @@ def read_lists(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: 
         else:
             entries = list(filter(None, map(identity.clean, csv_tables.read_text(path).split("\n"))))
         strangers = [entry for entry in dict.fromkeys(entries) if entry not in of_patient]
-        groups = [group for group in identity.alike(strangers, of_patient) if group[0] in of_patient]
+        files = names.match(strangers)
+        others = [entry for entry in strangers if entry not in files]
+        groups = [group for group in identity.alike(others, of_patient) if group[0] in of_patient] if others else []
         spelling = identity.spellings(groups, f"data.lists.{split}", data.alike)
-        files = names.match(entry for entry in strangers if entry not in spelling)
         unknown = []
         for entry in dict.fromkeys(entries):
             matches = [files[entry]] if entry in files else of_patient.get(spelling.get(entry, entry), [])
