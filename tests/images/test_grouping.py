@@ -15,7 +15,7 @@ def divided(values, edges=None, patients=None, name="age"):
     whose = pd.array(patients or [f"p{number}" for number in range(len(values))], dtype="string")
     images = pd.DataFrame({"file": files, "patient": whose}).astype({"file": "string"})
     texts = {file: value for file, value in zip(files, values, strict=True) if value}
-    table = grouping.table(images, {name: texts}, [Group(name, name, "column", edges)])
+    table = grouping.table(images, {name: texts}, [Group(name, name, "column", edges)], "fail")
     return table[f"group_{name}"].fillna("-").tolist()
 
 

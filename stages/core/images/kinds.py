@@ -69,7 +69,8 @@ def is_dicom(start: bytes) -> bool:
 
 def _is_dataset(start: bytes, order: str) -> bool:
     """Whether these are data elements in ascending order from group 2 or 8 on (DICOM PS3.5, 7.1)."""
-    tags, at = [], 0
+    tags: list[tuple[int, int]] = []
+    at = 0
     while len(tags) < 3 and at + 12 <= len(start):
         tags.append(struct.unpack_from(f"{order}HH", start, at))
         vr = start[at + 4 : at + 6]
