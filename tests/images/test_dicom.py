@@ -186,7 +186,7 @@ def test_a_patient_is_a_keyed_hash_and_another_key_is_noticed(tmp_path):
             dicom.pseudonyms(key, key_check, {"a": "Ann"}, tmp_path)
 
 
-def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_path, chosen, monkeypatch):
+def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_path, make_params, monkeypatch):
     """Files with and without ending, as a hospital's archive writes them, and files that are no image."""
     files = {
         "DICOMDIR": read("dicomdirtests/DICOMDIR"),
@@ -209,7 +209,7 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
     }  # fmt: skip
 
     def read_folder(**changes):
-        cfg = chosen(parameters | {"data.source": "folder", "data.location": str(folder)} | changes)
+        cfg = make_params(parameters | {"data.source": "folder", "data.location": str(folder)} | changes)
         with sources.open_source(cfg.data, 1, tmp_path) as raw:
             return (
                 raw.labels.set_index("file"),
@@ -223,7 +223,7 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
     assert provenance["patients"] == 4 and table.loc["study/IM0002", "patient"] == "e8c374fb91da5109"
     assert {file for file in table.index if "#" in file} == {f"study/5.dcm#{frame:04d}" for frame in range(1, 31)}
     assert all(b"Ann" not in image and b"Cleo" not in image for image in content.values())
-    cfg = chosen(
+    cfg = make_params(
         parameters | {"data.source": "folder", "data.location": str(folder), "data.groups": ["dicom:ImageLaterality"]}
     )
     with sources.open_source(cfg.data, 1, tmp_path) as raw:

@@ -36,13 +36,13 @@ DICOM = Path(get_testdata_file("MR_small.dcm", download=False)).read_bytes()
 
 
 @pytest.fixture
-def read_source(chosen, tmp_path, monkeypatch):
+def read_source(make_params, tmp_path, monkeypatch):
     """A function that reads a folder, or an archive, with changed parameters."""
     monkeypatch.chdir(tmp_path)
 
     def run(folder: Path, **changes):
         kind = {"data.source": "folder" if folder.is_dir() else "archive", "data.location": str(folder)}
-        cfg = chosen(kind | {f"data.{key}": value for key, value in changes.items()})
+        cfg = make_params(kind | {f"data.{key}": value for key, value in changes.items()})
         with sources.open_source(cfg.data, cfg.seed, tmp_path) as raw:
             return raw, {file: raw.content(file) for file in raw.labels["file"]}
 

@@ -51,8 +51,11 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_members():
     assert heat[0, 0] == pytest.approx((mean + 1) / (mean + 2 * (mean + 1)))
 
 
-@pytest.mark.parametrize("backbone", ["shufflenet_v2_x0_5", "resnet18", "efficientnet_v2_s", "convnext_tiny", "vgg11",
-                                      "squeezenet1_1", "densenet121", "vit_b_16"])  # fmt: skip
+@pytest.mark.parametrize(
+    "backbone",
+    ["shufflenet_v2_x0_5", "resnet18", "convnext_tiny", "squeezenet1_1", "densenet121",
+     *(pytest.param(backbone, marks=pytest.mark.slow) for backbone in ("efficientnet_v2_s", "vgg11", "vit_b_16"))],
+)  # fmt: skip
 def test_every_kind_of_network_gets_its_gallery(tmp_path, backbone):
     torch.manual_seed(0)
     ensemble = Ensemble([networks.Classifier(backbone, "linear", 64)])

@@ -219,8 +219,8 @@ SOURCE = {
 
 
 @pytest.mark.parametrize("geometry", get_args(Augment.model_fields["geometry"].annotation))
-@pytest.mark.parametrize("known", [True, False], ids=["patients", "unknown"])
-def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures, geometry, known):
+@pytest.mark.parametrize("has_patients", [True, False], ids=["patients", "unknown"])
+def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures, geometry, has_patients):
     evaluate, audit = figures["evaluate"], figures["audit"]
     entry = {"value": 0.81, "ci_low": 0.7, "ci_high": 0.9}
     level = evaluate["test"] | {"difference": {name: {"value": -0.1, "p": 0.0004} for name in COMPARED}}
@@ -234,7 +234,7 @@ def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures
     parameters = params_yaml.load(TOP / "params.yaml").model_dump(mode="json", warnings=False)
     parameters["report"] |= {"planning": True, "checklist": True}
     parameters["train"]["augment"]["geometry"] = geometry
-    if not known:
+    if not has_patients:
         evaluate["test_patients"] = None
         evaluate["calibration"] |= {"applied": True, "temperature": 1.5}
         parameters["train"] |= {"schedule": "plateau", "pos_weight": 2.0, "grad_clip_norm": 1.0}
@@ -249,4 +249,4 @@ def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures
     words = {"none": "no flips", "hflip": "left-right flips;", "flips": "top-bottom flips", "d4": "eight symmetries"}
     assert words[geometry] in text and "stretched to 64 x 64" in text and "site A, ROC AUC -0.100" in text
     assert "of this variance comes from the random seed" in text and "Class cyst: 1 of 5 wrong" in text
-    assert ("patients unknown" in text) == (not known)
+    assert ("patients unknown" in text) == (not has_patients)

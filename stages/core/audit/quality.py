@@ -84,9 +84,8 @@ def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     first, second = (nodes.get_indexer(near[end].map(of_file)) for end in ("first", "second"))
     component = components.connected_components(len(nodes), first, second)
     number = pd.factorize(in_pair["pixels_sha256"].map(dict(zip(nodes, component, strict=True))))[0]
-    near_rows = in_pair.assign(cluster=number + copied["pixels_sha256"].nunique(), kind="near")
-    for column in ("distance", "correlation"):  # a join refuses an empty table, of a set without copies
-        near_rows[column] = in_pair["pixels_sha256"].map(closest[column])
+    closeness = {name: in_pair["pixels_sha256"].map(closest[name]) for name in ("distance", "correlation")}
+    near_rows = in_pair[["file"]].assign(cluster=number + copied["pixels_sha256"].nunique(), kind="near", **closeness)
     rows = pd.concat([exact, near_rows], ignore_index=True).astype({"cluster": "Int64", "distance": "Int64"})
     return rows.sort_values(["cluster", "file"], ignore_index=True)[tables.CLUSTERS]
 

@@ -42,6 +42,7 @@ class Use(StrEnum):
     FRAMES = "several frames"
     NO_IMAGE = "no image"
     TWICE = "named twice"
+    CONTRADICTING = "contradicting labels"
     NO_LABEL = "no label"
     NO_PATIENT = "no patient"
 

@@ -23,6 +23,7 @@ UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file}. 
 NOT_A_REGULAR_FILE = "{path} is not a regular file (a broken link, or a pipe). Remove it"
 NO_IMAGE_OR_FOLDER = "there is no image or folder {path}"
 WRONG_EXCLUDE = "data.exclude: {error}"
+PACKED = ("zip", "tar", "gzip", "bzip2", "xz", "zstd", "7z", "rar")
 _FAULTS = {  # by the use of a file in the inventory; a name in braces is a parameter of data, or the reason there
     "mask": "files that look like masks or annotation ({why})",
     "not supported": "files of the kind {why}, which can be images but can't be read",
@@ -32,6 +33,7 @@ _FAULTS = {  # by the use of a file in the inventory; a name in braces is a para
     "(data.frames: first uses the first one, split makes an image of each)",
     "no image": "DICOM files without an image",
     "named twice": "names given twice in {labels}",
+    "contradicting labels": "images with contradicting labels",
     "no label": "images without a label",
     "no patient": "images without a patient (data.patient: {patient})",
 }
@@ -83,8 +85,30 @@ UNKNOWN_ENTRIES = (
 IMAGES_IN_TWO_LISTS = "data.lists: {n:,} images are in two lists: {names}"
 EDGES_WITHOUT_NUMBERS = "data.groups: {group} has edges, but {names} are no numbers"
 WORDS_AMONG_NUMBERS = "data.groups: {group} is a number in most images, but {names} is none. Leave unknown cells empty"
-NOT_CSV = "{path} can't be read as a CSV in UTF-8: {error}"
-TOO_MANY_CELLS = "{path}: rows have more cells than the header (is there a comma at the end of each row?)"
+NOT_TEXT = "{path} is {kind}, not a CSV, whatever its name says: save it as CSV (UTF-8)"
+WRONG_ENCODING = "{path} is not {encoding}: line {line} has letters in another encoding. Save it as CSV (UTF-8)"
+NUL_BYTES = "{path}, line {line}, has NUL bytes: it is damaged, or UTF-16 without a mark. Save it as CSV (UTF-8)"
+LOST_LETTERS = "{path}: {cell!r} ({name}) has lost letters, by an earlier wrong encoding: save the table anew"
+NOT_CSV = "{path}, line {line}, can't be read as a CSV: {error}. Is a quote missing?"
+RAGGED_ROW = (
+    "{path}, line {line}, has {cells} cells, but the header {columns} (separator {separator!r}). "
+    "Remove a separator at the end of rows, and put quotes around cells that contain it"
+)
+NO_ROWS = "{path} can't be read as a CSV: it has no row below a header"
+COLUMN_TWICE = (
+    "{path} names a column twice: {names} ({key}). Rename one of them; where only spelling differs, data.alike: keep "
+    "uses the one of the very name"
+)
+CONTRADICTING_ROWS = (
+    "{table} contradicts itself in {n:,} images: {names}. Mend it, or leave these images out: data.on_bad_image: drop"
+)
+_JOIN_OR_KEEP = "Correct the source, or set data.alike to join (they are the same) or keep (they are different)"
+ALIKE = f"{{key}}: {{n:,}} names are spelled in several ways: {{names}}. {_JOIN_OR_KEEP}"
+ALIKE_FILES = f"{{n:,}} names of images differ from those of files in spelling alone: {{names}}. {_JOIN_OR_KEEP}"
+ALIKE_CLASSES = (
+    "data.negative: {negative} would take classes that are spelled like one that is named: {names}. Name each of them "
+    "in data.positive or data.negative, or set data.alike to join"
+)
 GROUP_WITHOUT_VALUES = "data.groups: {name} has no value in any image"
 GROUP_OF_ONE_LEVEL = "data.groups: {name} has one value, {level!r}: there is nothing to compare. Leave it out"
 # The stages download and prepare
@@ -135,11 +159,7 @@ def bad_images(
     lines = []
     for (use, why), names in faults.items():
         fault = _FAULTS[use].format(why=why, labels=data.labels, patient=data.patient)
-        hint = (
-            ". Unpack them, or leave"
-            if why in ("zip", "tar", "gzip", "bzip2", "xz", "zstd", "7z", "rar")
-            else ". Leave"
-        )
+        hint = ". Unpack them, or leave" if why in PACKED else ". Leave"
         hint = f"{hint} them out: data.exclude: {patterns[use, why]}" if (use, why) in patterns else ""
         keep = f", or keep them as images: {[f'!{name}' for name in patterns[use, why]]}" if use == "mask" else ""
         lines.append(f"{data.location}: {len(names):,} {fault}: {shorten(names)}{hint}{keep}")
@@ -172,9 +192,7 @@ def no_table(key: str, name: str, path: Path, tables: list[str]) -> str:
 
 def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
     hint = ""
-    if len(columns) == 1 and re.search(r"[;\t]", columns[0]):
-        hint = ". Separate the columns with commas"
-    elif key == "data.patient" and re.search(r"[()^*+\\]", column):
+    if key == "data.patient" and re.search(r"[()^*+\\]", column):
         hint = ". A pattern needs a group (?P<patient>...)"
     return f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, columns))}{hint}"
 
@@ -188,7 +206,6 @@ def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str,
         where, hint = f"data.labels = {data.labels!r}", ""
     else:
         where, hint = f"column {data.label_column!r} of {data.labels}", ""
-    named = [*data.positives, *(data.negatives or [])]
     rule = f"must contain each class that data.positive = {data.positive!r} and data.negative = {data.negative!r} name"
     if data.negative is None:
         rule = f"must contain two classes, one of them data.positive = {data.positive!r}"
@@ -196,8 +213,6 @@ def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str,
         rare = list(counts)[-1]
         hint = f"; {rare!r}: {shorten([file for file, name in classes.items() if name == rare], 3)}{hint}"
         hint += ". Of more classes, name those that are negative in data.negative: one, a list, or rest"
-    elif len({name.casefold() for name in (*named, *counts)}) < len({*named, *counts}):
-        hint = ". Upper and lower case differ"
     return f"{data.location}: {where} {rule}; found {listed or 'none'}{hint}"
 
 
@@ -228,6 +243,9 @@ def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, 
         lines.append(f"neither images nor tables: {_counted(provenance['other_files'])}")
     if provenance["labels_without_image"]:
         lines.append(f"labels without an image: {provenance['labels_without_image']:,}")
+    if provenance["patients"] in (1, provenance["images"]):
+        patients = "one patient" if provenance["patients"] == 1 else "as many patients as images"
+        lines.append(f"There are {patients}: does data.patient name the patient? If it is unknown, set it to null")
     for name, count in without_level.items():
         if count:
             lines.append(f"{pluralise(count, 'image')} without a value of {name} are in no group of it")

@@ -106,7 +106,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
     entries = [(file, label_of[classes[file]], patients.get(file), classes[file]) for file in kept]
     table = pd.DataFrame(entries, columns=tables.LABELS).astype({"patient": "string"})
     if data.groups:
-        table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping)
+        table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping, data.alike)
     split = frame_counts if data.frames == "split" else {}
     table = _split_frames(table, split).sort_values("file", ignore_index=True)
     provenance = _provenance(data, table, stock.table(), origin, len(missing))

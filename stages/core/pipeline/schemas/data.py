@@ -110,6 +110,8 @@ class Data(Section):
     lists: Lists
     on_bad_image: OnBadImage
     frames: Literal["fail", "first", "split"]
+    alike: Literal["fail", "join", "keep"]
+    missing: list[Word]
     dicom: Dicom
     phantom: Phantom
 
@@ -222,6 +224,11 @@ class Data(Section):
             return None
         return [self.negative] if isinstance(self.negative, str) else self.negative
 
+    @property
+    def named(self) -> list[str]:
+        """The classes that positive and negative name."""
+        return self.positives + (self.negatives or [])
+
     def takes(self, name: str) -> bool:
         """Whether images of this class are used."""
-        return self.negatives is None or name in self.positives + self.negatives
+        return self.negatives is None or name in self.named
