@@ -56,17 +56,8 @@ IMAGE_ENDINGS = (
     ".dcm", ".dicom",
 )  # fmt: skip
 SLIDES = (".svs", ".ndpi", ".mrxs", ".czi", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".tmap", ".zvi", ".isyntax")
-DOCUMENTS = (
-    ".xlsx",
-    ".xls",
-    ".ods",
-    ".docx",
-    ".doc",
-    ".odt",
-    ".pptx",
-    ".ppt",
-    "thumbs.db",
-)  # zip, ole, or of no known kind
+# zip, ole, or of no known kind
+DOCUMENTS = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", "thumbs.db")
 HARMLESS = ("text", "empty", "dicomdir")
 LINK, SPECIAL = "link", "special"  # kinds of what is no file to read: a link out of the source or to a folder, a pipe
 READ = 4096  # bytes of each file that decide its kind
