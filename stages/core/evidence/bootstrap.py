@@ -348,7 +348,7 @@ def _interaction(area: float, scores: Scores) -> float:
         images = np.flatnonzero(~positive & (scores.units == unit))
         images = images[np.argsort(scores.probabilities[images], kind="stable")]
         below = np.concatenate([[0], np.cumsum(weights[images])])
-        ranks = [np.searchsorted(scores.probabilities[images], probabilities, side) for side in ("left", "right")]  # type: ignore[call-overload]
+        ranks = [np.searchsorted(scores.probabilities[images], probabilities, side) for side in ("left", "right")]
         wins = (below[ranks[0]] + below[ranks[1]]) / 2  # a tie counts half
         above[:, unit] = np.bincount(units, weights[positive] * wins, minlength=num_units)
     positives, negatives = (
