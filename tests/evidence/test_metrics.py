@@ -88,11 +88,11 @@ def test_a_patients_score_is_the_mean_and_the_label_that_of_any_image():
 def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defined():
     test = predictions([0, 1], [0.2, 0.6], ["a", "b"], in_train=[True, True])
     blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
-    # two patients who both agree: 0.025 ** (1 / 2)
+    # two patients who both agree: 0.03 ** (1 / 2)
     undefined = {"ci_low": None, "ci_high": None, "seed_variance_share": None}
     accuracy = blocks["test"]["accuracy"]
     assert accuracy.pop("recipe") == undefined | {"reason": seed_variance.SINGLE_NETWORK}
-    assert accuracy == {"value": 1.0, "ci_low": pytest.approx(0.158114, abs=1e-6), "ci_high": 1.0}
+    assert accuracy == {"value": 1.0, "ci_low": pytest.approx(0.173205, abs=1e-6), "ci_high": 1.0}
     one_patient = {"value": 1.0, "ci_low": None, "ci_high": None, "recipe": undefined}
     reason = "no interval: it depends on one patient, or on one set of copies"
     assert blocks["test"]["sensitivity"] == one_patient | {"reason": reason}
@@ -101,10 +101,11 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert blocks["leak"] == {"accuracy": None, "sensitivity": None, "roc_auc": None}
     assert blocks["test_patients"]["mean"]["patients"] == 2
     assert blocks["test_patients"]["max"]["roc_auc"]["value"] == 1.0
+    assert blocks["test_equal_patients"]["roc_auc"]["value"] == 1.0
     unknown = predictions([0, 1], [0.2, 0.6])
     assert metrics.summarise(unknown, unknown, 0.5, 0.5, seed=1)["test_patients"] is None
     text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks)
-    assert "SYNTHETIC" in text and "1.000 (0.158 to 1.000)" in text and "1.000 (no interval)" in text
+    assert "SYNTHETIC" in text and "1.000 (0.173 to 1.000)" in text and "1.000 (no interval)" in text
 
 
 def test_the_leak_is_the_difference_that_the_leaking_images_make():

@@ -92,7 +92,7 @@ def test_accuracy_is_shown_beside_that_of_always_predicting_the_majority_class()
     labels = np.repeat([0, 1], [190, 10])
     text = rendered(labels, np.full(200, 0.1), [f"p{n}" for n in range(200)])
     assert "Accuracy 0.950; always predicting the majority class gives 0.950" in text
-    assert "Of 100 positive images, 0 are predicted positive (0 to 31)" in text  # 1 - 0.025 ** (1 / 10)
+    assert "Of 100 positive images, 0 are predicted positive (0 to 30)" in text  # 1 - 0.03 ** (1 / 10)
 
 
 @pytest.mark.parametrize("synthetic", [True, False])

@@ -25,9 +25,11 @@ NO_OTHER_SET = (
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """The measures as columns: the whole test set, its non-leaking images (metrics.non_leaking), and patients."""
+    """The measures as columns: the whole test set, its non-leaking images (metrics.non_leaking), all its images with
+    equal weights of the patients, and patients."""
     blocks = {"test": figures["test"], "non-leaking": figures["test_unseen"]}
     if figures["test_patients"] is not None:
+        blocks["patients weigh the same"] = figures["test_equal_patients"]
         blocks["patients' mean"] = figures["test_patients"]["mean"]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))

@@ -16,7 +16,7 @@ PREVALENCE_FREE = ("roc_auc", "sensitivity", "specificity")  # those that do not
 POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
 
 
-def _ratio(numerator: int, denominator: int) -> float | None:
+def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None
 
 
@@ -28,21 +28,25 @@ def measures(scores: Scores) -> dict[str, float | None]:
     """
     from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import
 
-    labels, predicted, positive = scores.labels, scores.predicted, scores.labels == 1
-    tp, fp = int((predicted & positive).sum()), int((predicted & ~positive).sum())
-    fn, tn = int((~predicted & positive).sum()), int((~predicted & ~positive).sum())
+    labels, predicted, positive, weights = scores.labels, scores.predicted, scores.labels == 1, scores.weights
+
+    def total(images: np.ndarray) -> float:
+        return int(images.sum()) if weights is None else float(weights[images].sum())
+
+    tp, fp = total(predicted & positive), total(predicted & ~positive)
+    fn, tn = total(~predicted & positive), total(~predicted & ~positive)
     sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     both = sensitivity is not None and specificity is not None
     return {
-        "accuracy": _ratio(tp + tn, len(labels)),
+        "accuracy": _ratio(tp + tn, tp + fn + fp + tn),
         "balanced_accuracy": (sensitivity + specificity) / 2 if both else None,  # type: ignore[operator]
         "sensitivity": sensitivity,
         "specificity": specificity,
         "precision": _ratio(tp, tp + fp),
         "f1": _ratio(2 * tp, 2 * tp + fp + fn) if positive.any() else None,
-        "roc_auc": float(roc_auc_score(labels, scores.probabilities)) if both else None,
-        "pr_auc": float(average_precision_score(labels, scores.probabilities)) if both else None,
-        "brier": float(np.mean((scores.probabilities - labels) ** 2)) if len(labels) else None,
+        "roc_auc": float(roc_auc_score(labels, scores.probabilities, sample_weight=weights)) if both else None,
+        "pr_auc": float(average_precision_score(labels, scores.probabilities, sample_weight=weights)) if both else None,
+        "brier": float(np.average((scores.probabilities - labels) ** 2, weights=weights)) if len(labels) else None,
     }
 
 
@@ -59,6 +63,15 @@ def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> 
     return of_column("probability")._replace(leave_one_out=tuple(of_column(column) for column in columns))
 
 
+def equal_patients(scores: Scores) -> Scores:
+    """The scores with weights such that, in each class, all patients weigh the same, however many images they have."""
+    _, positions, images = np.unique(2 * scores.units + scores.labels, return_inverse=True, return_counts=True)
+    weights = 1 / images[positions]
+    return scores._replace(
+        weights=weights, leave_one_out=tuple(others._replace(weights=weights) for others in scores.leave_one_out)
+    )
+
+
 def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
     """Measures with 95 % intervals: {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}.
 
@@ -66,7 +79,7 @@ def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES
     variance of the latter. A number that is not defined is None, and the key ``reason`` says why.
     """
     auc = bool({"roc_auc", "pr_auc"} & set(names))
-    resampled = bootstrap.resample(scores, seed, auc) if len(scores.labels) else {}
+    left_out = bootstrap.jackknife(scores, seed, auc) if len(scores.labels) else {}
     values, leave_one_out = measures(scores), [measures(others) for others in scores.leave_one_out]
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -76,20 +89,18 @@ def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES
         if value is None:
             entry["reason"] = _undefined_reason(scores)
             continue
-        bounds = bootstrap.interval(name, value, resampled[name], scores)
-        if isinstance(bounds, str):
-            entry["reason"] = f"no interval: {bounds}"
+        patients = bootstrap.patient_variance(name, value, left_out[name], scores)
+        if isinstance(patients, str):
+            entry["reason"] = f"no interval: {patients}"
             continue
-        entry["ci_low"], entry["ci_high"] = bounds
+        entry["ci_low"], entry["ci_high"] = bootstrap.interval(name, value, patients, scores)
         training = seed_variance.jackknife([others[name] for others in leave_one_out])
         if training is None:
             single = seed_variance.SINGLE_NETWORK
             recipe["reason"] = "not defined without one of the networks" if leave_one_out else single
             continue
-        bounds = bootstrap.interval(name, value, resampled[name], scores, training)
-        assert not isinstance(bounds, str)  # the model has an interval
-        recipe["ci_low"], recipe["ci_high"] = bounds
-        recipe["seed_variance_share"] = bootstrap.seed_variance_share(name, resampled[name], scores, training)
+        recipe["ci_low"], recipe["ci_high"] = bootstrap.interval(name, value, patients, scores, training)
+        recipe["seed_variance_share"] = bootstrap.seed_variance_share(patients, training)
     return entries
 
 
@@ -160,18 +171,21 @@ def summarise(
     -------
     dict
         ``test``: counts and measures of all test images. ``test_unseen``: of the non-leaking ones. ``leak``: the
-        measures of test minus test_unseen. ``leaking``: the counts of ``leaking``. ``test_patients``: None if patients
-        are unknown. ``operating_points``.
+        measures of test minus test_unseen. ``leaking``: the counts of ``leaking``. ``test_patients`` and
+        ``test_equal_patients`` (see ``equal_patients``): None if patients are unknown. ``operating_points``.
     """
     without_leak = non_leaking(test)
     of_test = _block(test, threshold, seed)
     of_non_leaking = of_test if len(without_leak) == len(test) else _block(without_leak, threshold, seed)
     blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_non_leaking, "leak": {}, "test_patients": None}
+    blocks["test_equal_patients"] = None
     blocks["leaking"] = leaking(test)
     for name in ("accuracy", "sensitivity", "roc_auc"):
         values = of_test[name]["value"], of_non_leaking[name]["value"]
         blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
+        equal = equal_patients(scores(test, threshold))
+        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE)
         blocks["test_patients"] = {}
         for aggregate in ("mean", "max"):
             patients = by_patient(validation, aggregate)

@@ -200,7 +200,7 @@ def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int)
     scores = metrics.scores(test, threshold)._replace(leave_one_out=())
     value, total = 0.0, 0
     paired = np.zeros(len(test), dtype=bool)  # the images of levels with both classes
-    above, pairs = np.zeros(bootstrap.RESAMPLES), np.zeros(bootstrap.RESAMPLES)
+    above = pairs = np.zeros(1)
     for level in test[name].unique():
         images = (test[name] == level).to_numpy(dtype=bool)
         subset = _select(scores, images)
@@ -209,15 +209,19 @@ def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int)
         if area is None:
             continue
         value, total, paired = value + area * count, total + count, paired | images
-        resampled = bootstrap.resample(subset, seed, superset=scores)
-        above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
-        pairs += resampled["pairs"]
+        left_out = bootstrap.jackknife(subset, seed, superset=scores)
+        above = above + np.nan_to_num(left_out["roc_auc"]) * left_out["pairs"]
+        pairs = pairs + left_out["pairs"]
     entry = {"value": value / total if total else None, "ci_low": None, "ci_high": None}
     if not total:
         return entry | {"reason": "no level has images of both classes"}
+    area, of_pairs = value / total, _select(scores, paired)
     with np.errstate(invalid="ignore", divide="ignore"):
-        bounds = bootstrap.interval("roc_auc", value / total, above / pairs, _select(scores, paired))
-    return entry | ({"reason": bounds} if isinstance(bounds, str) else {"ci_low": bounds[0], "ci_high": bounds[1]})
+        variance = bootstrap.patient_variance("roc_auc", area, above / pairs, of_pairs)
+    if isinstance(variance, str):
+        return entry | {"reason": variance}
+    low, high = bootstrap.interval("roc_auc", area, variance, of_pairs)
+    return entry | {"ci_low": low, "ci_high": high}
 
 
 def _select(scores: Scores, images: np.ndarray) -> Scores:
