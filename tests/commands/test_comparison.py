@@ -117,6 +117,17 @@ def test_p_is_adjusted_by_holms_procedure():
     assert comparison._holm(p) == pytest.approx([0.036, 0.06, np.nan, 0.004, 0.06], nan_ok=True)
 
 
+def test_a_p_that_rounds_to_0_is_said_to_be_below_0_001_and_no_bound_is_outside_the_range_of_a_measure():
+    runs, images = better(0)
+    measured = comparison.measure(runs, images)
+    assert " 0.000  seed 2 is higher" not in comparison.explain(runs, images, measured, False)
+    assert "< 0.001" in comparison.explain(runs, images, measured, False)
+    rows = [(*row[:5], 0.9 - row[5]) for row in ROWS]
+    pair = run(ROWS), run(rows, "two")
+    bounds = comparison.measure(pair, comparison.test_images(pair, False))[["ci_low", "ci_high"]].dropna()
+    assert ((bounds >= -1) & (bounds <= 1)).all(axis=None)
+
+
 def test_positives_of_one_patient_let_nothing_be_said_of_them():
     rows = [(f"f{n}", int(n < 5), "p" if n < 5 else f"q{n}", None, "test", 0.1 + 0.01 * n) for n in range(30)]
     other = [(*row[:5], 0.9 - row[5]) for row in rows]

@@ -99,9 +99,12 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert blocks["test_unseen"]["images"] == 0
     assert blocks["test_unseen"]["roc_auc"] == one_patient | {"value": None, "reason": "no image"}
     assert blocks["leak"] == {"accuracy": None, "sensitivity": None, "roc_auc": None}
-    assert blocks["test_patients"]["mean"]["patients"] == 2
-    assert blocks["test_patients"]["max"]["roc_auc"]["value"] == 1.0
-    assert blocks["test_equal_patients"]["roc_auc"]["value"] == 1.0
+    assert blocks["test_patients"]["mean"]["roc_auc"]["reason"] == "no image"
+    assert blocks["test_equal_patients"]["roc_auc"]["value"] is None
+    clean = metrics.summarise(test.assign(patient_in_train=False), test, 0.5, 0.5, seed=1)
+    assert clean["test_patients"]["mean"]["patients"] == 2
+    assert clean["test_patients"]["max"]["roc_auc"]["value"] == 1.0
+    assert clean["test_equal_patients"]["roc_auc"]["value"] == 1.0
     unknown = predictions([0, 1], [0.2, 0.6])
     assert metrics.summarise(unknown, unknown, 0.5, 0.5, seed=1)["test_patients"] is None
     text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks)
@@ -115,6 +118,21 @@ def test_the_leak_is_the_difference_that_the_leaking_images_make():
     assert blocks["leak"]["accuracy"] == pytest.approx(4 / 6 - 2 / 4)
     assert blocks["test_unseen"]["roc_auc"]["value"] == 0.25  # of (0.8, 0.1) against (0.2, 0.9) one is above
     assert blocks["leak"]["roc_auc"] == blocks["test"]["roc_auc"]["value"] - 0.25
+
+
+def test_figures_by_patient_and_operating_points_rest_on_images_that_training_has_not_seen():
+    labels, patients = [0, 1] * 20, [f"p{n // 4}" for n in range(40)]
+    probabilities = [0.1, 0.9] * 10 + [0.6, 0.4] * 10  # the first five patients are in training, and known by heart
+    test = predictions(labels, probabilities, patients, in_train=[True] * 20 + [False] * 20)
+    blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
+    assert blocks["test"]["sensitivity"]["value"] == 0.5 and blocks["test_unseen"]["sensitivity"]["value"] == 0
+    assert blocks["test_patients"]["mean"]["patients"] == 5
+    assert blocks["test_equal_patients"]["sensitivity"]["value"] == 0
+    assert blocks["operating_points"]["specificity_90"]["sensitivity"]["value"] == 0
+    assert blocks["leaking"]["roc_auc"]["of_training_patients"]["value"] == 1
+    assert blocks["leaking"]["roc_auc"]["copies"] == {
+        "value": None, "ci_low": None, "ci_high": None, "reason": "no image"
+    }  # fmt: skip
 
 
 def test_operating_points_are_chosen_on_validation_and_measured_on_test():

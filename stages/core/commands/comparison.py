@@ -7,7 +7,7 @@ from core.evidence import bootstrap, metrics, seed_variance
 from core.evidence.bootstrap import Scores
 from core.pipeline import components, params, tables
 from core.pipeline.errors import PipelineError
-from core.pipeline.text import shorten
+from core.pipeline.text import format_p, shorten
 
 import numpy as np
 import pandas as pd
@@ -218,7 +218,8 @@ def _yaml(value: Any) -> str:
 def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> list[str]:
     cells = [["measure", runs[0].name, runs[1].name, "difference (95 % interval)", "p", ""]]
     for row in measured.to_dict("records"):
-        first, second, p = ("-" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("first", "second", "p"))
+        first, second = ("-" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("first", "second"))
+        p = "-" if pd.isna(row["p"]) else format_p(row["p"]).removeprefix("p ").removeprefix("= ")
         difference = "-" if pd.isna(row["difference"]) else _signed(row["difference"])
         conclusion = row["reason"]
         if not pd.isna(row["p"]):

@@ -17,6 +17,7 @@ COLOUR_IMAGES = (
     "train on colour images"
 )
 GREY_IMAGES = "The images of this set are grey; the model was trained on colour, and sees three equal channels"
+NO_PAIRS = "no fold or subgroup has images of both classes"
 NO_OTHER_SET = (
     "Each of the {images:,} images is a copy of one in the first set ({exact_copies:,} exact, {near_copies:,} near), "
     "or of one of its patients: this is no other set. See data.location; if the two hospitals name patients "

@@ -197,35 +197,7 @@ def shortcut(
 
 def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[str, Any]:
     """ROC AUC among pairs of images of the same level: the mean over the levels, weighted by their number of pairs."""
-    scores = metrics.scores(test, threshold)._replace(leave_one_out=())
-    value, total = 0.0, 0
-    paired = np.zeros(len(test), dtype=bool)  # the images of levels with both classes
-    above = pairs = np.zeros(1)
-    for level in test[name].unique():
-        images = (test[name] == level).to_numpy(dtype=bool)
-        subset = _select(scores, images)
-        area = metrics.measures(subset)["roc_auc"]
-        count = int((subset.labels == 1).sum() * (subset.labels == 0).sum())
-        if area is None:
-            continue
-        value, total, paired = value + area * count, total + count, paired | images
-        left_out = bootstrap.jackknife(subset, seed, superset=scores)
-        above = above + np.nan_to_num(left_out["roc_auc"]) * left_out["pairs"]
-        pairs = pairs + left_out["pairs"]
-    entry = {"value": value / total if total else None, "ci_low": None, "ci_high": None}
-    if not total:
-        return entry | {"reason": "no level has images of both classes"}
-    area, of_pairs = value / total, _select(scores, paired)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        variance = bootstrap.patient_variance("roc_auc", area, above / pairs, of_pairs)
-    if isinstance(variance, str):
-        return entry | {"reason": variance}
-    low, high = bootstrap.interval("roc_auc", area, variance, of_pairs)
-    return entry | {"ci_low": low, "ci_high": high}
-
-
-def _select(scores: Scores, images: np.ndarray) -> Scores:
-    return Scores(scores.labels[images], scores.probabilities[images], scores.predicted[images], scores.units[images])
+    return metrics.model_metric(metrics.scores(test, threshold), seed, "roc_auc", test[name].to_numpy())
 
 
 def _worst(groups: dict[str, Any]) -> dict[str, Any] | None:
