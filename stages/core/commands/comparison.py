@@ -184,6 +184,8 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
         ("Parameters", [f"{key}: {_yaml(old)} -> {_yaml(new)}" for key, (old, new) in changed_params(runs).items()]),
         ("Images", [f"{len(files):,} {change}: {shorten(files, 3)}" for change, files in changed_images(runs).items()]),
     ):
+        if title == "Parameters" and not (runs[0].params or runs[1].params):
+            continue  # scores from elsewhere
         lines += ["", f"**{title}**" if markdown else title, ""][: 3 if markdown else 2]
         lines += [bullet + (f"`{entry}`" if markdown else entry) for entry in entries] or [bullet + "no change"]
     return "\n".join(lines) + "\n"

@@ -86,8 +86,8 @@ def select(scores: Scores, images: np.ndarray) -> Scores:
     """The scores of some images, bool (N,), with the same numbers of units."""
     members = tuple(select(others, images) for others in scores.leave_one_out)
     weights = None if scores.weights is None else scores.weights[images]
-    arrays = [array[images] for array in (scores.labels, scores.probabilities, scores.predicted, scores.units)]
-    return Scores(*arrays, members, weights)
+    labels, probabilities = scores.labels[images], scores.probabilities[images]
+    return Scores(labels, probabilities, scores.predicted[images], scores.units[images], members, weights)
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
@@ -113,15 +113,20 @@ def equal_patients(scores: Scores) -> Scores:
 
 
 def metrics_with_ci(
-    scores: Scores, seed: int, names: tuple[str, ...] = MEASURES, strata: np.ndarray | None = None
+    scores: Scores,
+    seed: int,
+    names: tuple[str, ...] = MEASURES,
+    strata: np.ndarray | None = None,
+    left_out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measures with 95 % intervals: {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}.
 
     The first interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
     variance of the latter. A number that is not defined is None, and the key ``reason`` says why. With ``strata`` (N,),
-    AREAS are those ``within`` strata.
+    AREAS are those ``within`` strata. ``left_out``: of bootstrap.jackknife, if it has been computed.
     """
-    left_out = bootstrap.jackknife(scores, seed, bool(set(AREAS) & set(names))) if len(scores.labels) else {}
+    if left_out is None:
+        left_out = bootstrap.jackknife(scores, seed, bool(set(AREAS) & set(names))) if len(scores.labels) else {}
     values, leave_one_out = measures(scores), [measures(others) for others in scores.leave_one_out]
     support = dict.fromkeys(names, scores)
     if strata is not None:

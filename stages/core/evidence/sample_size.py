@@ -29,7 +29,7 @@ def plan(scores: Scores, seed: int) -> dict[str, Any]:
     that can't be planned has a ``reason``.
     """
     left_out = bootstrap.jackknife(scores, seed) if len(scores.labels) else {}
-    entries = metrics.metrics_with_ci(scores._replace(leave_one_out=()), seed, PLANNED)
+    entries = metrics.metrics_with_ci(scores._replace(leave_one_out=()), seed, PLANNED, left_out=left_out)
     patients = len(np.unique(scores.units))
     block: dict[str, Any] = {"patients": patients}
     for measure, entry in entries.items():

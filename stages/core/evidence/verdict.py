@@ -64,6 +64,8 @@ def _leak(figures: dict[str, Any]) -> list[str]:
     """How much of the test set leaks, and how much that changes the figures."""
     test, non_leaking = figures["test"], figures["test_unseen"]
     leaking = test["images"] - non_leaking["images"]
+    if figures.get("training") == "unknown":
+        return ["Which test images, copies or patients training has seen is unknown: the figures can be too high."]
     if not leaking and test["patients"] is None:
         return ["No test image has a copy in training. Patients are unknown, so some can be in both training and test."]
     if not leaking:
