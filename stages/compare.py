@@ -10,13 +10,14 @@ import argparse
 
 from core.commands import comparison, revisions
 from core.pipeline import entrypoint
+from core.pipeline.schemas import params_yaml
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Do two revisions, branches or experiments differ by more than chance?"
     )
-    parser.add_argument("first", metavar="REV", help="a commit, branch, tag or experiment")
+    parser.add_argument("first", metavar="REV", help="a commit, branch, tag, experiment, or folds: NAME-K")
     parser.add_argument("second", metavar="REV", nargs="?", default=revisions.WORKSPACE, help="default: the workspace")
     parser.add_argument("--md", action="store_true", help="Markdown, for a pull request")
     parser.add_argument(
@@ -26,7 +27,8 @@ def main() -> None:
 
     runs = comparison.load(args.first), comparison.load(args.second)
     images = comparison.test_images(runs, args.shared)
-    measured = None if images.empty else comparison.measure(runs, images)
+    primary = params_yaml.load().evaluate.primary
+    measured = None if images.empty else comparison.measure(runs, images, primary=primary)
     print(comparison.explain(runs, images, measured, args.md), end="")
 
 

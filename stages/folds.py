@@ -1,8 +1,8 @@
 """Test every patient once: run k folds as DVC experiments, and report mean, spread and the pooled result.
 
 Reads   the repository through DVC; data/predictions.csv, data/split.csv, metrics/detail/evaluate.json of each fold
-Writes  experiments folds-K-1 to folds-K-K; metrics/detail/folds.json
-Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
+Writes  experiments NAME-K-1 to NAME-K-K, which compare.py takes as NAME-K (default: folds-K); metrics/detail/folds.json
+Alone   python stages/folds.py K [--name NAME] [--set-param KEY=VALUE ...]
 """
 
 import argparse
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument(
         "-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a parameter for all folds"
     )
+    parser.add_argument("--name", default="folds", help="of the experiments, to compare the folds of two recipes")
     asked = parser.parse_args()
     if asked.folds < 2:
         raise PipelineError(f"{asked.folds} folds: at least 2 are needed, to train on one and test on the other")
@@ -34,7 +35,7 @@ def main() -> None:
     known = dict(change.partition("=")[::2] for change in asked.set_param)
     given = known.get("train.ensemble_size", "")
     networks = int(given) if given.isdecimal() else chosen.train.ensemble_size  # DVC refuses what is no number
-    names = [f"folds-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
+    names = [f"{asked.name}-{asked.folds}-{fold}" for fold in range(1, asked.folds + 1)]
     for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
     together = min(asked.folds, folds.at_once(chosen.train, networks))

@@ -34,9 +34,9 @@ def read(path: Path) -> pd.DataFrame:
     name = next((column for column in NAMES if column in table), None)
     table = table.rename(columns={name: "file", "group": f"{tables.GROUP}group"})
     if missing := [column for column in ("label", "probability") if column not in table]:
-        names = shorten(list(map(str, table)), 10)
+        others = shorten(list(map(str, table)), 10)
         raise PipelineError(
-            f"{path} has no column {' and no column '.join(missing)}; its columns are {names}. "
+            f"{path} has no column {' and no column '.join(missing)}; its columns are {others}. "
             "Needed: label (0 or 1) and probability (of label 1); docs/judge.md has the others"
         )
     if table.empty:

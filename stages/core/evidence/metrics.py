@@ -328,7 +328,8 @@ def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) ->
     for fixed, goal in itertools.product(("specificity", "sensitivity"), POINTS):
         name = f"{fixed}_{100 * goal:.0f}"
         if validation["label"].nunique() < 2:
-            points[name] = {"threshold": None, "reason": "validation has one class only"}
+            reason = messages.ONE_CLASS if len(validation) else messages.NO_VALIDATION
+            points[name] = {"threshold": None, "reason": reason}
             continue
         fpr, sensitivity, thresholds = roc_curve(
             validation["label"], validation["probability"], drop_intermediate=False

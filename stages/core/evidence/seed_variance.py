@@ -33,7 +33,7 @@ class VarianceComponent(NamedTuple):
     df: float
 
 
-def add_leave_one_out(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
+def add_leave_one_out(predictions: pd.DataFrame, temperature: "float | np.ndarray") -> pd.DataFrame:
     """Add the columns without_1, without_2, ...: the calibrated probability without the first network, the second, ...
 
     With fewer than two networks, no column is added. A temperature of 1 does not change the probabilities.

@@ -43,7 +43,7 @@ def render_verdict(
             f"- {figures['test_in_val']:,} test images have a copy or their patient in validation. Epoch and threshold "
             "can be chosen on validation, so the figures can be too high."
         )
-    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking), *_groups(figures)]
+    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
     sentences += [*_properties(figures, properties), *_external(external)]
     lines += [f"- {line}" for line in sentences]
     over = "images and their copies, because patients are unknown" if test["patients"] is None else "patients"
@@ -259,14 +259,18 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     return [*lines, f"Too few patients for a comparison: {shorten(few, 8)}."] if few else lines
 
 
-def _seed_variance(block: dict[str, Any]) -> list[str]:
+def _seed_variance(block: dict[str, Any], training: str | None) -> list[str]:
     """How much of the uncertainty comes from the test patients and how much from the seed, and what would reduce it."""
     area = block["roc_auc"]
     if area["ci_low"] is None:
         return []
     recipe = area["recipe"]
     if recipe["ci_low"] is None:
-        return [f"There is no interval for new patients and a new training ({recipe['reason']})."]
+        return (
+            []
+            if training == "unknown"
+            else [f"There is no interval for new patients and a new training ({recipe['reason']})."]
+        )
     share = round(100 * recipe["seed_variance_share"])
     units = "images" if block["patients"] is None else "patients"
     remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else f"more test {units}"
