@@ -266,11 +266,8 @@ def _seed_variance(block: dict[str, Any], training: str | None) -> list[str]:
         return []
     recipe = area["recipe"]
     if recipe["ci_low"] is None:
-        return (
-            []
-            if training == "unknown"
-            else [f"There is no interval for new patients and a new training ({recipe['reason']})."]
-        )
+        none = f"There is no interval for new patients and a new training ({recipe['reason']})."
+        return [none] if training != "unknown" else []
     share = round(100 * recipe["seed_variance_share"])
     units = "images" if block["patients"] is None else "patients"
     remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else f"more test {units}"
