@@ -2,7 +2,7 @@
 
     python benchmarks/comparison.py [--pairs 400]
 
-A simulation of 100 patients with 5 to 40 images each, half of the patients positive. The score of an image is the sum
+A simulation of patients with 3 to 8 images each, half of the patients positive. The score of an image is the sum
 of a class effect, a patient effect common to both models, a patient effect of this model, and noise. The last two
 differ between the models, like the results of two training seeds.
 """
@@ -24,14 +24,16 @@ PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
 AREAS = (0.80, 0.85)  # the true ROC AUC of the table
 SIZES = (20, 40, 80, 160)
+FEW = (3, 9)  # images of a patient in the table: fewer take less time
 
 
 def runs(
-    seed: int, distances: tuple[float, float], patients: int = PATIENTS
+    seed: int, distances: tuple[float, float], patients: int = PATIENTS, images: tuple[int, int] = (5, 41)
 ) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
-    """Two runs on one simulated test set, and the table of its images."""
+    """Two runs on one simulated test set, and the table of its images; each patient has from ``images[0]`` images to
+    fewer than ``images[1]``."""
     random = np.random.RandomState(seed)
-    patient = np.repeat(np.arange(patients), random.randint(5, 41, patients))
+    patient = np.repeat(np.arange(patients), random.randint(*images, patients))
     label = patient % 2
     common = random.standard_normal(patients)
     made = []
@@ -71,7 +73,7 @@ def called(distances: tuple[float, float], patients: int, pairs: int) -> pd.Data
     """Of each pair: the difference of ROC AUC, and whether it, or any other measure, is called different."""
     rows = []
     for seed in range(pairs):
-        table = comparison.measure(*runs(seed, distances, patients)).set_index("measure")
+        table = comparison.measure(*runs(seed, distances, patients, FEW)).set_index("measure")
         others = table.drop("roc_auc")["differ"].any()
         rows.append((table.loc["roc_auc", "difference"], table.loc["roc_auc", "differ"], others))
     return pd.DataFrame(rows, columns=["difference", "primary", "others"]).astype(float)
