@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.commands.comparison import Run
-from core.evidence import calibration, curves, metrics, sample_size, seed_variance, subgroups
+from core.evidence import bootstrap, calibration, curves, metrics, sample_size, seed_variance, subgroups
 from core.pipeline import components, files, provenance, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.text import shorten
@@ -167,10 +167,12 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
     val, test = (scored[scored["split"] == name] for name in ("val", "test"))
     value = metrics.choose_threshold(strategy, val)
     details: dict[str, Any] = {"synthetic": tables.is_synthetic(table), "threshold": value}
-    details |= metrics.summarise(test, val, value, strategy, seed)
     non_leaking = metrics.non_leaking(test)
+    scores = metrics.scores(non_leaking, value)
+    left_out = bootstrap.jackknife(scores, seed) if len(non_leaking) else {}  # takes most of the time: only once
+    details |= metrics.summarise(test, val, value, strategy, seed, left_out)
     details |= subgroups.summarise(non_leaking, table[:0], value, seed)
-    details["planning"] = sample_size.plan(metrics.scores(non_leaking, value), seed)
+    details["planning"] = sample_size.plan(scores, seed, left_out)
     labels, rows = test["label"].to_numpy(), (table["split"] == "test").to_numpy(dtype=bool)
     fitted = temperature or calibration.fit_temperature(val["label"].to_numpy(), raw[~rows])
     details |= {"test_in_val": len(leakage.in_val(table))}

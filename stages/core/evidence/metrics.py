@@ -227,7 +227,12 @@ def choose_threshold(threshold: float | str, validation: pd.DataFrame) -> float:
 
 
 def summarise(
-    test: pd.DataFrame, validation: pd.DataFrame, threshold: float, strategy: float | str, seed: int
+    test: pd.DataFrame,
+    validation: pd.DataFrame,
+    threshold: float,
+    strategy: float | str,
+    seed: int,
+    left_out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """The blocks of the details of evaluate. Patients are scored by the mean and by the maximum of their images.
 
@@ -238,6 +243,8 @@ def summarise(
     threshold, strategy
         The threshold of the images, and evaluate.threshold: if it is "validation", the thresholds of patients are
         chosen on the validation patients.
+    left_out
+        Of bootstrap.jackknife for the non-leaking images, if it has been computed.
 
     Returns
     -------
@@ -248,8 +255,8 @@ def summarise(
         ``equal_patients``), None if patients are unknown, and ``operating_points``.
     """
     without_leak = non_leaking(test)
-    of_test = _block(test, threshold, seed)
-    of_non_leaking = of_test if len(without_leak) == len(test) else _block(without_leak, threshold, seed)
+    of_non_leaking = _block(without_leak, threshold, seed, left_out)
+    of_test = of_non_leaking if len(without_leak) == len(test) else _block(test, threshold, seed)
     blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_non_leaking, "leak": {}, "test_patients": None}
     blocks["test_equal_patients"] = None
     blocks["leaking"] = leaking(test) | {"roc_auc": leaking_auc(test, threshold, seed)}
@@ -285,8 +292,10 @@ def headline(details: dict[str, Any]) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
-    return counts(predictions) | metrics_with_ci(scores(predictions, threshold), seed)
+def _block(
+    predictions: pd.DataFrame, threshold: float, seed: int, left_out: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    return counts(predictions) | metrics_with_ci(scores(predictions, threshold), seed, left_out=left_out)
 
 
 def counts(predictions: pd.DataFrame) -> dict[str, int | None]:

@@ -20,15 +20,16 @@ WIDTHS = (0.2, 0.1, 0.05)  # of a 95 % interval of the model
 MAX_FACTOR = 1e7  # times the patients tested; larger test sets are not searched
 
 
-def plan(scores: Scores, seed: int) -> dict[str, Any]:
+def plan(scores: Scores, seed: int, left_out: dict[str, np.ndarray] | None = None) -> dict[str, Any]:
     """The number of test patients for intervals of WIDTHS: the block ``planning`` of the details.
 
     ``patients``: those tested (patients who share copies count as one). For each measure of PLANNED: the ``width`` of
     its interval, the width with twice as many patients (``doubled``), and for each of WIDTHS how many ``patients`` are
     ``needed``, with the 95 % range of this number, ``ci_low`` and ``ci_high``; None if it is not bounded. A measure
-    that can't be planned has a ``reason``.
+    that can't be planned has a ``reason``. ``left_out``: of bootstrap.jackknife, if it has been computed.
     """
-    left_out = bootstrap.jackknife(scores, seed) if len(scores.labels) else {}
+    if left_out is None:
+        left_out = bootstrap.jackknife(scores, seed) if len(scores.labels) else {}
     entries = metrics.metrics_with_ci(scores._replace(leave_one_out=()), seed, PLANNED, left_out=left_out)
     patients = len(np.unique(scores.units))
     block: dict[str, Any] = {"patients": patients}
