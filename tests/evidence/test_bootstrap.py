@@ -209,6 +209,30 @@ def test_intervals_are_within_0_and_1_and_contain_the_value(count):
                     assert 0 <= bounds[0] <= value <= bounds[1] <= 1 and bounds[0] < bounds[1]
 
 
+def test_the_degrees_of_freedom_of_a_difference_are_those_of_the_patients_of_both_classes():
+    units = np.arange(40)
+    scores = Scores(units % 2, np.zeros(40), np.zeros(40, bool), units)
+    assert bootstrap.difference_df(np.ones(40), scores) == pytest.approx(38)  # Welch: 20 and 20, equal variances
+    assert bootstrap.difference_df(np.where(units % 2, 1.0, 1e-9), scores) == pytest.approx(19)
+    mixed = scores._replace(units=units // 2)
+    assert bootstrap.difference_df(np.ones(20), mixed) == pytest.approx(19)
+
+
+def test_patients_with_equally_many_images_have_one_interval_whether_or_not_each_weighs_the_same():
+    random = np.random.RandomState(0)
+    units = np.repeat(np.arange(3000), 7)  # weights of 1 / 7 are no counts: in float32 their sums are not exact
+    labels = units % 2
+    noise = random.standard_normal(len(units)) + random.standard_normal(3000)[units]
+    probabilities = stats.logistic.cdf(labels + noise)
+    scores = Scores(labels, probabilities, probabilities >= 0.5, units)
+    by_image, equal = (
+        evidence.model_metric(weighted, 1, "roc_auc") for weighted in (scores, evidence.equal_patients(scores))
+    )
+    assert [equal[key] for key in ("value", "ci_low", "ci_high")] == pytest.approx(
+        [by_image[key] for key in ("value", "ci_low", "ci_high")], abs=1e-6
+    )
+
+
 def test_equal_weights_give_each_pair_of_patients_the_same_weight():
     labels, units = np.array([1, 1, 1, 1, 0, 0, 0]), np.array([0, 0, 0, 1, 2, 2, 3])
     probabilities = np.array([0.9, 0.8, 0.3, 0.6, 0.5, 0.7, 0.6])

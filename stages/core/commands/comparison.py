@@ -116,6 +116,10 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
         compute(number, scores, partial(bootstrap.resample, seed=seed, superset=scores))
         for number, scores in enumerate(pair)
     ]
+    left_out = [
+        compute(number, scores, partial(bootstrap.jackknife, seed=seed, superset=scores))
+        for number, scores in enumerate(pair)
+    ]
     differences = {name: resampled[1][name] - resampled[0][name] for name in metrics.MEASURES}
     rows = []
     for name in metrics.MEASURES:
@@ -126,7 +130,10 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
             difference = second - first
             trainings = [seed_variance.jackknife([member[name] for member in members]) for members in fewer]
             drawn = tuple(part for part in trainings if part)
-            result = bootstrap.difference((first, second), differences[name], name, pair, drawn)
+            df = None
+            if len(bootstrap.SUPPORT[name](pair[0])) > 1:  # it depends on both classes
+                df = bootstrap.difference_df(left_out[1][name] - left_out[0][name] - difference, pair[0])
+            result = bootstrap.difference((first, second), differences[name], name, pair, drawn, df)
             if isinstance(result, str):
                 reason = result
             elif len(drawn) < len(trainings):

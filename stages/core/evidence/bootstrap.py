@@ -171,7 +171,7 @@ def weighted_measures(
     ranked = -scores.probabilities[order]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of each run of equal probabilities
     ranked_units, ranked_positive = units[order], positive[order]
-    ranked_weights = None if scores.weights is None else scores.weights[order].astype(np.float32)
+    ranked_weights = None if scores.weights is None else scores.weights[order]
 
     def compute(first: int, count: int) -> dict[str, np.ndarray]:
         weights = draw(first, count)
@@ -179,7 +179,7 @@ def weighted_measures(
         if auc:
             image_weights = weights.astype(np.float32)[:, ranked_units]
             if ranked_weights is not None:
-                image_weights *= ranked_weights
+                image_weights = image_weights * ranked_weights  # in float64: these are no counts
             measures |= _areas(image_weights, ranked_positive, starts)
         return measures
 
@@ -410,12 +410,13 @@ def difference(
     measure: str,
     pair: tuple[Scores, Scores],
     trainings: tuple[VarianceComponent, ...] = (),
+    df: float | None = None,
 ) -> tuple[float, float, float] | str:
     """The 95 % interval of a paired difference (second minus first) and its two-sided p, or why there are none.
 
-    The interval is a t interval, cut at -1 and 1. Its degrees of freedom are the effective number of patients minus 1,
-    and the variance is corrected for this number. If all resamples give the same difference, p is that of a sign test
-    on the effective number of patients.
+    The interval is a t interval, cut at -1 and 1. Its degrees of freedom are ``df``, or the effective number of
+    patients minus 1, and the variance is corrected for this number. If all resamples give the same difference, p is
+    that of a sign test on the effective number of patients.
 
     References
     ----------
@@ -431,11 +432,13 @@ def difference(
         The same images, as both classifiers score them.
     trainings : tuple of VarianceComponent
         The variance of each measure over trainings. With it, recipes are compared, otherwise models.
+    df : float, optional
+        Of ``difference_df``, for measures that depend on both classes.
     """
     if min(len(np.unique(units)) for scores in pair for units, _ in _support(measure, scores)) < 2:
         return "it depends on one patient, or on one set of copies"
     sample_size = _sample_size(measure, pair)
-    df = max(sample_size - 1, 0.5)
+    df = max(sample_size - 1, 0.5) if df is None else df
     patients = VarianceComponent(float(np.nanvar(resampled, ddof=1)) * (df + 1) / df, df)
     total = seed_variance.combine(patients, *trainings)
     observed = values[1] - values[0]
@@ -444,3 +447,27 @@ def difference(
     standard_error = np.sqrt(total.variance)
     half, p = _quantile(total) * standard_error, 2 * stdtr(max(total.df, 1), -abs(observed) / standard_error)
     return max(-1.0, float(observed - half)), min(1.0, float(observed + half)), float(p)
+
+
+def difference_df(effects: np.ndarray, scores: Scores) -> float:
+    """Satterthwaite's degrees of freedom of the variance over patients of a difference that depends on both classes.
+
+    Patients with a positive image and those without are two samples, each with its effective number of patients minus 1
+    (Satterthwaite 1946, Biometrics Bulletin 2(6), 110-114; Welch 1938, Biometrika 29, 350-362).
+
+    Parameters
+    ----------
+    effects : float64 (U,)
+        How much each unit, or group of them, changes the difference when it is left out.
+    """
+    rows = len(effects)
+    positive = np.zeros(int(scores.units.max()) + 1, dtype=bool)
+    positive[scores.units[scores.labels == 1]] = True
+    if rows < len(positive):  # so many patients that groups of them are left out
+        return float(rows - 1)
+    total = spread = 0.0
+    for side in (positive, ~positive):
+        variance = float(np.nansum(effects[side] ** 2))
+        df = max(effective_sample_size(scores.units[side[scores.units]]) - 1, 0.5)
+        total, spread = total + variance, spread + variance**2 / df
+    return total**2 / spread if spread > 0 else 0.5
