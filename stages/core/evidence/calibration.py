@@ -22,8 +22,8 @@ def logits(probabilities: np.ndarray) -> np.ndarray:
     return logit(np.clip(probabilities, EPSILON, 1 - EPSILON))
 
 
-def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits of probabilities by a temperature above 0; above 1, it moves them towards 0.5."""
+def apply_temperature(probabilities: np.ndarray, temperature: "float | np.ndarray") -> np.ndarray:
+    """Divide the logits of probabilities by a temperature above 0 (N,); above 1, it moves them towards 0.5."""
     return expit(logits(probabilities) / temperature)
 
 
