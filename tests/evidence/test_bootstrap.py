@@ -130,6 +130,21 @@ def test_the_variance_of_a_share_with_one_image_per_patient_is_that_of_the_textb
     assert bootstrap.patient_variance("sensitivity", 0.75, left_out, scores) == (pytest.approx(0.75 * 0.25 / 19), 19)
 
 
+def test_the_variance_of_an_auc_with_one_image_per_patient_is_that_without_bias():
+    """The square of the mean over pairs, minus the mean of the products of two pairs without a patient in common."""
+    random = np.random.RandomState(0)
+    labels = np.repeat([1, 0], 12)
+    probabilities = 0.5 + 0.1 * (labels - 0.5) + 0.1 * random.standard_normal(24)
+    scores = Scores(labels, probabilities, probabilities >= 0.5, np.arange(24))
+    above = probabilities[:12, None] > probabilities[None, 12:]
+    products = above[:, :, None, None] * above[None, None]
+    apart = ~np.eye(12, dtype=bool)[:, None, :, None] & ~np.eye(12, dtype=bool)[None, :, None, :]
+    unbiased = above.mean() ** 2 - products[np.broadcast_to(apart, products.shape)].mean()
+    left_out = bootstrap.jackknife(scores, 0)["roc_auc"]
+    variance = bootstrap.patient_variance("roc_auc", above.mean(), left_out, scores).variance
+    assert unbiased <= variance == pytest.approx(unbiased, rel=0.05)
+
+
 @pytest.mark.parametrize("design", ["few", "half"])
 def test_the_variance_of_an_auc_is_on_average_that_over_test_sets(design):
     """Even if one patient has half of all images, and with six patients of each class."""
@@ -217,8 +232,11 @@ def test_equal_weights_give_each_pair_of_patients_the_same_weight():
     assert evidence.measures(weighted)["roc_auc"] == pytest.approx((4 / 6 + 2 / 3 + 1 / 2 + 1 / 2) / 4)
     assert evidence.measures(weighted)["sensitivity"] == pytest.approx((2 / 3 + 0) / 2)
     assert evidence.measures(weighted)["specificity"] == pytest.approx((1 / 2 + 1) / 2)
-    left_out = bootstrap.jackknife(weighted, 0)["roc_auc"]
-    assert left_out[0] == pytest.approx((1 / 2 + 1 / 2) / 2) and left_out[3] == pytest.approx((4 / 6 + 1 / 2) / 2)
+    left_out = bootstrap.jackknife(weighted, 0)
+    assert left_out["roc_auc"] == pytest.approx(
+        [(1 / 2 + 1 / 2) / 2, (4 / 6 + 2 / 3) / 2, (2 / 3 + 1 / 2) / 2, (4 / 6 + 1 / 2) / 2]
+    )
+    assert left_out["sensitivity"][:2] == pytest.approx([0, 2 / 3])
 
 
 def test_a_patient_with_half_of_all_images_widens_only_the_interval_of_the_figure_by_image():

@@ -325,7 +325,7 @@ def _interaction(area: float, scores: Scores) -> float:
     """The variance of an area under the curve that comes from pairs of patients rather than from single patients.
 
     Leaving out patients counts it twice: the positive patient of a pair is left out, and so is the negative one. With
-    one image per patient, the jackknife's variance minus this term is Bamber's, which has no bias.
+    one image per patient, the jackknife's variance minus this term is slightly above Bamber's, which has no bias.
 
     Returns
     -------
