@@ -236,7 +236,7 @@ def test_equal_weights_give_each_pair_of_patients_the_same_weight():
     assert left_out["roc_auc"] == pytest.approx(
         [(1 / 2 + 1 / 2) / 2, (4 / 6 + 2 / 3) / 2, (2 / 3 + 1 / 2) / 2, (4 / 6 + 1 / 2) / 2]
     )
-    assert left_out["sensitivity"][:2] == pytest.approx([0, 2 / 3])
+    assert left_out["specificity"] == pytest.approx([3 / 4, 3 / 4, 1, 1 / 2])
 
 
 def test_a_patient_with_half_of_all_images_widens_only_the_interval_of_the_figure_by_image():
