@@ -44,9 +44,9 @@ from scipy.special import expit, logit, stdtr, stdtrit
 
 RESAMPLES = 2000
 MAX_LEFT_OUT = 1000  # patients are left out one by one up to this number, and beyond it in so many groups
-MAX_PAIRED = 200  # patients up to which the interaction is estimated: beyond, it is below 1 % of the variance
+MAX_PAIRED = 200  # patients up to which the interaction is estimated: beyond, it is about 1 % of the variance or less
 CONFIDENCE = 0.95
-MISSING_PROBABILITY = 0.03  # of the 5 % that an interval may miss; less than 2 % lie above it (interval_coverage.py)
+MISSING_PROBABILITY = 0.03  # of the 5 % of intervals that may miss; the other bound misses less often
 CHUNK_SIZE = 1_000_000  # images times resamples in memory, per core
 
 
