@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 
-from core.network import batches, ranks
+from core.network import batches, members, networks, ranks
+from core.network.ensemble import Ensemble
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -70,12 +71,47 @@ def test_the_shares_of_a_batch_are_its_images_each_once():
             assert images == [*rows]
 
 
+@pytest.mark.parametrize(("world_size", "count"), [(2, 18), (3, 18), (8, 35), (5, 17)])
+def test_no_share_of_any_batch_is_a_single_image(world_size, count):
+    """Batch normalisation can't train on one image: of 18 images in batches of 16, two ranks had one each."""
+    dist = ranks.DistributedContext()
+    dist.world_size = world_size
+    for batch in batches.make_batches(np.arange(count), 16):
+        images = []
+        for dist.rank in range(world_size):
+            part = batch[dist.shard(batch, min_size=2)]
+            assert len(part) != 1
+            images += [*part]
+        assert images == [*batch]
+
+
 def test_images_are_augmented_in_a_share_as_in_the_whole_batch(chosen):
     cfg = chosen({f"train.augment.{name}": 0.3 for name in ("brightness", "contrast", "stain")}).train.augment
     images = torch.from_numpy(np.random.RandomState(0).randint(256, size=(7, 3, 8, 8)).astype(np.uint8))
     expected = batches.augment(images, cfg, torch.Generator().manual_seed(4))
     parts = [batches.augment(images[at : at + 3], cfg, torch.Generator().manual_seed(4), 7, at) for at in (0, 3, 6)]
     assert torch.allclose(torch.cat(parts), expected, atol=1e-6)
+
+
+def test_force_clears_the_checkpoints_once_and_not_again_when_torchrun_restarts(tmp_path, monkeypatch):
+    ensemble = Ensemble([networks.Classifier("timm/test_resnet", "linear", 32)])
+    monkeypatch.setattr("core.pipeline.files.forced", lambda: True)
+    monkeypatch.setenv(ranks.ERROR_FILE, str(tmp_path / "error"))  # as ranks.launch sets it
+
+    def checkpoints_after(content):
+        with members.opened(tmp_path / "checkpoints", "a", "b", ensemble, [1]) as (store,):
+            if content:
+                (store.folder / f"000001-000000002-{'0' * 64}.safetensors").write_text(content)
+            return len(store.paths())
+
+    monkeypatch.setattr("core.pipeline.files.forced", lambda: False)
+    assert checkpoints_after("of an earlier run") == 1
+    monkeypatch.setattr("core.pipeline.files.forced", lambda: True)
+    assert checkpoints_after("") == 0
+    assert checkpoints_after("of this run, before a rank was killed") == 1
+    assert checkpoints_after("") == 1
+    monkeypatch.delenv(ranks.ERROR_FILE)  # a later run, without torchrun
+    assert checkpoints_after("") == 0
 
 
 def test_alone_a_process_exchanges_nothing():
