@@ -8,7 +8,7 @@ WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 3 ? c
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-long test-all test-fast lint check exps audit demo export bench peers lock clean
+.PHONY: help repro test test-long test-all test-fast test-gpu lint check exps audit demo export bench peers lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ test-all: test test-long  ## all tests, as CI runs them
 
 test-fast: .venv/ready  ## the tests that neither train nor run DVC
 	$(PYTEST) -m "not slow"
+
+test-gpu:  ## the tests that need an NVIDIA GPU, with the torch that is installed
+	python -m pytest -m gpu tests/gpu
 
 lint: .venv/ready  ## style and types
 	ruff check .
