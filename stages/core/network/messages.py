@@ -183,4 +183,4 @@ def best_epoch(best: "Epoch") -> str:
 
 
 def first_line(error: object) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]  # an assert can have no text
