@@ -37,7 +37,7 @@ test-fast: .venv/ready  ## the tests that neither train nor run DVC
 	$(PYTEST) -m "not slow"
 
 test-gpu:  ## the tests that need an NVIDIA GPU, with the torch that is installed
-	python -m pytest -m gpu tests/gpu
+	$(PYTHON) -m pytest -m gpu tests/gpu
 
 lint: .venv/ready  ## style and types
 	ruff check .

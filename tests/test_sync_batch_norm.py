@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-# The smallest network of each family: a module of the library that builds networks with batch normalisation.
+# The smallest network of each family: a module of the library that builds networks with batch normalisation. Left out
+# are those that Classifier refuses because they have two heads.
 QUICK = (
     "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf",
     "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "timm/cspnext_tiny", "timm/efficientvit_m0",
@@ -18,15 +19,15 @@ QUICK = (
 REST = (
     "efficientnet_v2_s", "inception_v3", "maxvit_t", "resnext50_32x4d", "vgg11_bn", "wide_resnet50_2",
     "timm/convmixer_768_32", "timm/cpubone_nano", "timm/cs3darknet_focus_s", "timm/densenet121", "timm/dla34",
-    "timm/dpn68", "timm/efficientformer_l1", "timm/efficientformerv2_s0", "timm/efficientvim_m1",
+    "timm/dpn68",
     "timm/efficientvit_b0", "timm/ese_vovnet19b_slim_dw", "timm/fasternet_t0", "timm/fastvit_t8", "timm/halonet_h1",
     "timm/hardcorenas_b", "timm/hgnetv2_b0", "timm/hrnet_w18_small", "timm/iformer_t", "timm/inception_next_atto",
     "timm/inception_resnet_v2", "timm/inception_v3", "timm/inception_v4", "timm/lcnetv2_small",
-    "timm/legacy_seresnet18", "timm/legacy_xception", "timm/levit_128", "timm/lowformer_b0", "timm/mobileone_s1",
-    "timm/nextvit_small", "timm/pnasnet5large", "timm/repvit_m1", "timm/res2next50", "timm/resnest14d",
+    "timm/legacy_seresnet18", "timm/legacy_xception", "timm/lowformer_b0", "timm/mobileone_s1",
+    "timm/nextvit_small", "timm/pnasnet5large", "timm/res2next50", "timm/resnest14d",
     "timm/resnetv2_18", "timm/rexnet_100", "timm/selecsls42", "timm/shvit_s1", "timm/skresnet18",
-    "timm/swiftformer_xs", "timm/tf_efficientnetv2_s", "timm/tiny_vit_5m_224", "timm/tresnet_m", "timm/vgg11_bn",
-    "timm/visformer_tiny", "timm/volo_d1_224", "timm/xception41p",
+    "timm/tf_efficientnetv2_s", "timm/tiny_vit_5m_224", "timm/tresnet_m", "timm/vgg11_bn",
+    "timm/visformer_tiny", "timm/xception41p",
 )  # fmt: skip
 
 
