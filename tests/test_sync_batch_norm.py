@@ -33,13 +33,13 @@ REST = (
 
 def classifier(backbone):
     """With statistics and factors that hide no layer: by default, some residual branches are multiplied by 0."""
-    for side in (64, 128, 224):
+    for side in (64, 128, 224, 256):
         torch.manual_seed(1)
         try:
             network = networks.Classifier(backbone, "linear", side)
             break
         except PipelineError as error:
-            if side == 224 or "can't take" not in str(error):
+            if side == 256 or "can't take" not in str(error):
                 raise
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
