@@ -11,7 +11,7 @@ WORKERS := $(shell echo $$(($(CORES) < 3 ? $(CORES) + 1 : 4)))
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-long test-all test-fast lint check exps audit demo export bench peers lock clean
+.PHONY: help repro test test-long test-all test-fast test-gpu lint check exps audit demo export bench peers lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,6 +38,9 @@ test-all: test test-long  ## all tests, as CI runs them
 
 test-fast: .venv/ready  ## the tests that take no more than about 2 s each, while working: no training, no DVC
 	$(PYTEST) --numprocesses $(CORES) -m "not slow"
+
+test-gpu:  ## the tests that need an NVIDIA GPU, with the torch that is installed
+	$(PYTHON) -m pytest -m gpu tests/gpu
 
 lint: .venv/ready  ## style and types
 	ruff check .

@@ -5,8 +5,10 @@ Writes  experiments NAME-K-1 to NAME-K-K, which compare.py takes as NAME-K (defa
 Alone   python stages/folds.py K [--name NAME] [--set-param KEY=VALUE ...]
 """
 
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 from core.commands import folds, revisions
 from core.evidence import seed_variance, verdict
@@ -29,16 +31,17 @@ def main() -> None:
     if args.folds < 2:
         raise PipelineError(f"{args.folds} folds: at least 2 are needed, to train on one and test on the other")
     cfg = params_yaml.load()
-    size = dict(change.partition("=")[::2] for change in args.set_param).get("train.ensemble_size", "")
-    networks = int(size) if size.isdecimal() else cfg.train.ensemble_size  # DVC refuses what is no number
+    places = folds.places(folds.changed(cfg.train, args.set_param), args.folds)
+    free: SimpleQueue[dict[str, str]] = SimpleQueue()
+    for place in places:
+        free.put(place)
     names = [f"{args.name}-{args.folds}-{fold}" for fold in range(1, args.folds + 1)]
     for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
-    max_workers = min(args.folds, folds.at_once(cfg.train, networks))
-    with ThreadPoolExecutor(max_workers) as pool:
+    with ThreadPoolExecutor(len(places)) as pool:
         futures = [
             pool.submit(
-                run, [*args.set_param, f"split.folds={args.folds}", f"split.fold={fold}"], name, max_workers > 1
+                run, [*args.set_param, f"split.folds={args.folds}", f"split.fold={fold}"], name, free, len(places) > 1
             )
             for fold, name in enumerate(names, start=1)
         ]
@@ -63,18 +66,21 @@ def main() -> None:
     print(f"Figures of each fold: {FOLDS}; its experiment: dvc exp show")
 
 
-def run(changes: list[str], name: str, prefix: bool) -> None:
-    """Run the experiment of a fold, NAME-K-FOLD; with ``prefix``, each line that it prints names the fold. Raises
-    PipelineError if it fails."""
+def run(changes: list[str], name: str, free: SimpleQueue[dict[str, str]], prefix: bool) -> None:
+    """Run the experiment of a fold, NAME-K-FOLD, in one of the ``free`` places; with ``prefix``, each line that it
+    prints names the fold. Raises PipelineError if it fails."""
     count, fold = name.rsplit("-", 2)[1:]
     print(f"fold {fold} of {count}: dvc exp run --temp --name {name}", flush=True)
     options = [word for change in changes for word in ("--set-param", change)]
     command = ["dvc", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if prefix else {}
-    process = subprocess.Popen(command, **output)
+    place = free.get()
+    process = subprocess.Popen(command, env=os.environ | place, **output)
     for line in process.stdout or ():
         print(f"fold {fold}: {line}", end="", flush=True)
-    if process.wait():
+    status = process.wait()
+    free.put(place)
+    if status:
         raise PipelineError(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
 
 

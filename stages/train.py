@@ -80,11 +80,15 @@ def main() -> None:
                     unfinished.write_bytes(save(tensors))
             preparation = files.read_json(PREPARATION)
             files.write_json(MODEL, ensemble.description | {"channels": images.shape[3]} | preparation | synthetic)
-            figures = members.summarise(results, seeds) | {"parameters": parameters}
+            operations = sorted({name for result in results for name in result.nondeterministic})
+            computed = {"precision": devices.precision(cfg.train.precision, device), "nondeterministic": operations}
+            figures = members.summarise(results, seeds) | {"parameters": parameters} | computed
             files.write_json(METRICS, {name: figures[name] for name in HEADLINE})
             files.write_json(DETAIL, synthetic | figures)
             for store in stores:
                 store.clear()
+        if operations:
+            print(messages.NO_LONGER_SAME.format(operations=", ".join(operations)))
         for index, result in enumerate(results):
             print(f"{job.member(index).name}{messages.best_epoch(result.best_epoch)}")
 

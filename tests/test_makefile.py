@@ -37,6 +37,7 @@ def test_help_lists_every_target_that_has_a_description(make):
         "test-long",
         "test-all",
         "test-fast",
+        "test-gpu",
         "lint",
         "check",
         "exps",

@@ -1,3 +1,7 @@
+import runpy
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
 from core.commands import folds
 from core.evidence import metrics, verdict
 from core.pipeline.errors import PipelineError
@@ -6,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+
+from conftest import TOP
 
 
 def fold(start, count, probabilities=None, shift=0.0):
@@ -26,15 +32,71 @@ def fold(start, count, probabilities=None, shift=0.0):
 
 
 @pytest.mark.parametrize(
-    ("cores", "threads", "members", "concurrent"),
-    [(2, 1, 4, 1), (8, 1, 4, 2), (8, 2, 4, 1), (2, 1, 1, 2), (3, 2, 1, 1)],
-)
+    ("cores", "threads", "members", "nproc", "count"),
+    [
+        (2, 1, 4, "auto", 1), (8, 1, 4, "auto", 2), (8, 2, 4, "auto", 1), (2, 1, 1, "auto", 2), (3, 2, 1, "auto", 1),
+        (8, 1, 1, 4, 2), (8, 1, 4, 2, 4),
+    ],
+)  # fmt: skip
 def test_as_many_folds_train_at_once_as_there_are_cores_for(
-    make_params, monkeypatch, cores, threads, members, concurrent
+    make_params, monkeypatch, cores, threads, members, nproc, count
 ):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
-    rules = make_params({"train.threads": threads, "train.device": "cpu"}).train
-    assert folds.at_once(rules, members) == concurrent
+    changes = {"threads": threads, "device": "cpu", "ensemble_size": members, "nproc_per_node": nproc}
+    cfg = make_params({f"train.{name}": value for name, value in changes.items()}).train
+    assert folds.places(cfg, 5) == [{}] * count
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "changes", "places"),
+    [
+        (2, None, {"ensemble_size": 1}, ["0", "1"]),
+        (2, "5,7", {"ensemble_size": 1}, ["5", "7"]),
+        (8, None, {"ensemble_size": 4}, ["0,1,2,3", "4,5,6,7"]),
+        (8, None, {"ensemble_size": 1, "nproc_per_node": 4}, ["0,1,2,3", "4,5,6,7"]),
+        (8, "GPU-a,GPU-b,GPU-c", {"ensemble_size": 1}, ["GPU-a", "GPU-b", "GPU-c"]),
+        (3, None, {"ensemble_size": 1, "nproc_per_node": 2}, None),
+        (2, None, {"ensemble_size": 4}, None),  # one fold after another, each on all GPUs
+        (2, None, {"ensemble_size": 1, "device": "cuda:1"}, None),
+    ],
+)
+def test_folds_that_train_at_once_share_no_gpu(make_params, monkeypatch, gpus, visible, changes, places):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(visible.split(",")) if visible else gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    cfg = make_params({f"train.{name}": value for name, value in changes.items()}).train
+    assert folds.places(cfg, 5) == ([{"CUDA_VISIBLE_DEVICES": place} for place in places] if places else [{}])
+
+
+def test_two_folds_on_two_gpus_use_one_each(tmp_path, monkeypatch, capsys):
+    """With a made-up DVC that says which GPUs it may use, and takes a while."""
+    dvc = tmp_path / "dvc"
+    dvc.write_text("#!/bin/sh\nsleep 0.5\necho gpu $CUDA_VISIBLE_DEVICES\n")
+    dvc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    script = runpy.run_path(str(TOP / "stages/folds.py"))
+    free = SimpleQueue()
+    for gpu in ("0", "1"):
+        free.put({"CUDA_VISIBLE_DEVICES": gpu})
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(script["run"], [], f"folds-3-{fold}", free, True) for fold in (1, 2, 3)]:
+            future.result()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "gpu" in line]
+    assert {line for line in lines if "fold 3" not in line} in (
+        {"fold 1: gpu 0", "fold 2: gpu 1"}, {"fold 1: gpu 1", "fold 2: gpu 0"},
+    )  # fmt: skip
+    assert len(lines) == 3 and free.qsize() == 2
+
+
+def test_changed_parameters_decide_how_many_folds_train_at_once(make_params):
+    cfg = folds.changed(
+        make_params({}).train, ["train.ensemble_size=3", "train.device=cuda:1", "seed=4", "train.lr=1e-4"]
+    )
+    assert (cfg.ensemble_size, cfg.device, cfg.lr) == (3, "cuda:1", make_params({}).train.lr)
+    with pytest.raises(PipelineError, match=r"--set-param: ensemble_size = 'many': .*integer"):
+        folds.changed(cfg, ["train.ensemble_size=many"])
 
 
 def test_mean_spread_and_pooled_figure_equal_a_count_by_hand():

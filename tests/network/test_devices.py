@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 from core.network import devices, networks
 from core.pipeline import pins, provenance
@@ -86,7 +88,7 @@ def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles()
     assert in_process(code).split() == ["False", "-1.0", "utils.py"]
 
 
-@pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16")])
+@pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16"), ("precision", "fp16")])
 def test_what_rounds_differently_on_each_processor_is_refused_only_with_equal_bytes_everywhere(make_params, key, value):
     cfgs = {name: make_params({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}
     with pytest.raises(PipelineError, match=rf"train.{key} = {value} on a CPU gives other bytes.* to machine"):
@@ -118,3 +120,49 @@ def test_a_network_whose_roots_depend_on_the_processor_withdraws_the_promise(mak
     networks.Classifier("timm/test_efficientnet_evos", "linear", 64)
     assert "this machine only, because model.backbone takes square roots" in devices.describe_determinism(cfg, cpu)
     assert provenance.machine()["processor"] != pins.CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "expected"),
+    [("H100", (9, 0), "bf16"), ("A100", (8, 0), "bf16"), ("T4", (7, 5), "fp16"), ("V100", (7, 0), "fp16"),
+     ("P100", (6, 0), "fp32")],
+)  # fmt: skip
+def test_auto_is_the_precision_of_the_tensor_cores_and_not_an_emulation(monkeypatch, gpu, capability, expected):
+    """Torch says that a T4 supports bf16, as it can emulate it, slower than fp32."""
+    properties = SimpleNamespace(major=capability[0], minor=capability[1], name=gpu)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for name, value in {
+        "is_available": True, "current_device": 0, "get_device_capability": capability,
+        "get_device_properties": properties, "_check_bf16_tensor_supported": True,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *args, value=value: value)
+    assert torch.cuda.is_bf16_supported()
+    assert devices.precision("auto", torch.device("cuda:0")) == expected
+    assert devices.precision("fp32", torch.device("cuda:0")) == "fp32"
+    assert devices.precision("auto", torch.device("cpu")) == "fp32"
+
+
+def test_fp32_on_a_gpu_rounds_nothing_to_tf32(monkeypatch):
+    for name in ("set_device", "init"):
+        monkeypatch.setattr(torch.cuda, name, lambda *args: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        devices.get_device("cuda")
+        assert not any(backend.allow_tf32 for backend in backends)
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
+def test_operations_without_a_deterministic_implementation_are_recorded_and_other_warnings_shown(recwarn):
+    operations = set()
+    devices.seed_everything(1)
+    with devices.record_nondeterministic(operations):
+        for _ in range(2):
+            torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
+        warnings.warn("something else", stacklevel=1)
+    assert operations == {"put_"} and [str(warning.message) for warning in recwarn] == ["something else"]

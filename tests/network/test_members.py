@@ -1,5 +1,6 @@
 """Members trained side by side, in processes of their own."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from core.network import members
+from core.network import members, training
 from core.network.state import Epoch, TrainResult
+from core.pipeline.errors import PipelineError
 
 import pytest
+import torch
 from safetensors.torch import load
 
 from conftest import change_parameters
@@ -42,6 +45,36 @@ def test_the_figures_of_an_ensemble_are_means_beside_those_of_each_member():
     assert metrics["per_member"]["member_2"]["seed"] == 99 and metrics["per_member"]["member_2"]["best_epoch"] == 6
 
 
+@pytest.mark.parametrize("moment", ["before its first member", "between two members"])
+def test_a_process_that_dies_between_two_messages_is_an_error_that_names_its_member(make_params, monkeypatch, moment):
+    cfg = make_params({"train.device": "cpu", "train.threads": 1}).train
+    job = members.TrainJob(None, cfg, [1, 2, 3], "", None, {}, Path())
+
+    def work(job, pipe, stop, local_rank):
+        if moment == "between two members" and local_rank == 0:
+            assert pipe.recv() == 0
+            pipe.send(("error", []))  # its end, then death without a further word
+        os._exit(9) if local_rank == 0 else pipe.recv()
+
+    monkeypatch.setattr(members, "_work", work)
+    start = multiprocessing.process.BaseProcess.start
+
+    def start_and_die(process):
+        start(process)
+        time.sleep(0.5)  # so that the process has ended before the next message
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_and_die)
+    receive = members._WorkerPool._receive
+
+    def receive_late(pool, pipe):
+        time.sleep(0.2)
+        receive(pool, pipe)
+
+    monkeypatch.setattr(members._WorkerPool, "_receive", receive_late)
+    with pytest.raises(PipelineError, match=r"trained member [13] ended with exit status 9 .*run the same command"):
+        members._WorkerPool(job, training.Callbacks(), 2, torch.device("cpu")).train()
+
+
 @pytest.fixture
 def workspace(clone):
     """The small run with three members of three epochs, and a function that gives the bytes of what train wrote."""
@@ -58,7 +91,7 @@ def workspace(clone):
 TWO = """
 import runpy, sys
 sys.path.insert(0, "stages")
-from core.network import members
+from core.network import members, training
 members.max_workers = lambda cfg, device: 2
 sys.argv = ["stages/train.py"]
 runpy.run_path(sys.argv[0], run_name="__main__")

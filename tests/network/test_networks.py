@@ -343,3 +343,9 @@ def test_what_timm_can_not_give_is_said(tmp_path, backbone, weights, message):
     save_file(more, tmp_path / "more.safetensors")
     with pytest.raises(PipelineError, match=message):
         networks.build(backbone, "linear", 64, weights, tmp_path)
+
+
+def test_an_assert_without_a_text_is_still_one_line():
+    """halonet asserts that its map has a multiple of 8 rows."""
+    with pytest.raises(PipelineError, match="halonet_h1 can't take prepare.image_size 64: AssertionError"):
+        networks.Classifier("timm/halonet_h1", "linear", 64)

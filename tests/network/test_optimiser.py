@@ -92,3 +92,32 @@ def test_the_state_has_the_names_and_shapes_of_torch_so_that_checkpoints_hold_it
         optimiser.step()
         states.append({name: value.shape for state in optimiser.state.values() for name, value in state.items()})
     assert states[0] == states[1]
+
+
+def test_a_parameter_without_gradient_keeps_its_value_under_weight_decay_as_in_torch():
+    """A head that is not used, among parameters that are updated together with it: torch leaves it alone."""
+    first = [torch.randn(4, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    sets = [[nn.Parameter(values.clone()) for values in first] for _ in range(2)]
+    ours = NAdam(sets[0], 0.01, 0.01)
+    torchs = torch.optim.NAdam(sets[1], lr=0.01, weight_decay=0.01, decoupled_weight_decay=True)
+    for _ in range(20):
+        for optimiser, (used, _, also_used) in zip((ours, torchs), sets, strict=True):
+            optimiser.zero_grad()
+            (used.square().sum() + also_used.sum()).backward()
+            optimiser.step()
+    for values, value, expected in zip(first, *sets, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(value, values) is (values is first[1])
+
+
+def test_a_parameter_whose_gradients_end_stops_as_in_torch():
+    sets = [[nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))] for _ in range(2)]
+    ours = NAdam(sets[0], 0.01, 0.01)
+    torchs = torch.optim.NAdam(sets[1], lr=0.01, weight_decay=0.01, decoupled_weight_decay=True)
+    for step in range(10):
+        for optimiser, (used, until_five) in zip((ours, torchs), sets, strict=True):
+            optimiser.zero_grad()
+            (used.sum() + (until_five.sum() if step < 5 else 0)).backward()
+            optimiser.step()
+    for value, expected in zip(*sets, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)

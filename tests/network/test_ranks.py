@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 
-from core.network import batches, ranks
+from core.network import batches, members, networks, ranks
+from core.network.ensemble import Ensemble
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -17,21 +18,25 @@ from conftest import TOP, change_parameters
 RULES = {
     "train.epochs": 5, "train.batch_size": 9, "train.lr": 0.001, "train.schedule": "plateau", "train.device": "cpu",
     "train.precision": "fp32",
+    # Without ReLU and maximum, which now and then make another step from another rounding.
+    "model.backbone": "timm/test_convnext", "model.head": "linear",
     "train.augment.brightness": 0.2, "train.augment.contrast": 0.2, "train.augment.stain": 0.2,
 }  # fmt: skip
 
 
-def share(folder, count, *fault, rules=RULES):
-    """The losses of each step and epoch, and the norms of the weights, as each of ``count`` ranks has them."""
+def share(folder, count, *options, rules=RULES):
+    """What tests/sharing.py writes, by each of ``count`` ranks: the losses of each step and epoch, the norms of the
+    weights, their hash, the restarts, and the epochs. With "differ", the process that ran it."""
     parameters = change_parameters(folder / "params.yaml", rules)
     written = folder / f"{count}.losses"
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "tests/sharing.py"]
-    environment = {"PYTHONPATH": "stages", "OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(int("dies" in options))]
+    command = [*torchrun, "--nproc-per-node", str(count), "tests/sharing.py"]
+    environment = {"PYTHONPATH": "stages", "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     run = subprocess.run(
-        [sys.executable, *command, parameters, written, *fault],
+        [sys.executable, *command, parameters, written, *options],
         cwd=TOP, env=os.environ | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    if fault:
+    if "differ" in options:
         return run
     assert run.returncode == 0, run.stderr
     return [json.loads(written.with_suffix(f".{rank}").read_text()) for rank in range(count)]
@@ -41,15 +46,52 @@ def share(folder, count, *fault, rules=RULES):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_one_process_and_several_take_the_same_steps(tmp_path, count):
-    ((alone, weights),) = share(tmp_path, 1)
+    ((alone, weights, *_),) = share(tmp_path, 1)
     results = share(tmp_path, count)
     assert sum(len(steps) for steps in alone[::2]) == 50  # five epochs of ten steps, the last of two images
-    for losses, norms in results:
+    for losses, norms, *_ in results:
         assert losses == results[0][0]
         for actual, expected in zip(losses, alone, strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-5)
         np.testing.assert_allclose(norms, weights, rtol=1e-4)
     assert alone[-1][1] < 0.9 * alone[1][1]  # and they learned something
+
+
+BATCH_NORM = RULES | {
+    "model.backbone": "timm/test_efficientnet", "model.head": "selu", "train.batch_size": 16, "train.epochs": 30,
+    "train.lr": 0.01, "train.early_stopping": 3, "train.plateau_patience": 1,
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_batch_norm_dropout_and_a_last_batch_of_two_images_survive_a_killed_rank_with_the_same_bytes(tmp_path):
+    """18 images in batches of 16: each of two ranks had one image of the last batch, on which batch normalisation
+    can't train. The order, the rate and the number of steps are those of one process; dropout and the statistics of
+    each share are not."""
+    (tmp_path / "again").mkdir()
+    undisturbed = share(tmp_path, 2, "18", rules=BATCH_NORM)
+    killed = share(tmp_path / "again", 2, "18", "dies", rules=BATCH_NORM)
+    (alone,) = share(tmp_path, 1, "18", rules=BATCH_NORM)
+    assert [rank[3] for rank in killed] == [1, 1] and [rank[3] for rank in undisturbed] == [0, 0]
+    assert len({rank[2] for rank in (*undisturbed, *killed)}) == 1  # the hash of the weights
+    epochs = {rank[4] for rank in (*undisturbed, *killed)}
+    assert len(epochs) == 1 and epochs.pop() < 30  # they stopped early, all at the same epoch
+    assert undisturbed[0][0] == undisturbed[1][0]
+    first, other = undisturbed[0][0][:2], alone[0][:2]  # the steps of the first epoch, and its figures
+    assert len(first[0]) == len(other[0]) == 2 and first[1][-1] == other[1][-1]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_two_ranks_take_the_steps_of_one_where_batch_norm_uses_its_own_statistics(tmp_path):
+    """With a frozen backbone, nothing depends on the share: 18 images, in batches of 16 and 2."""
+    rules = BATCH_NORM | {"model.head": "linear", "train.freeze_backbone": True, "train.epochs": 6}
+    (alone,) = share(tmp_path, 1, "18", rules=rules)
+    for losses, norms, *_ in share(tmp_path, 2, "18", rules=rules):
+        for actual, expected in zip(losses, alone[0], strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5)
+        np.testing.assert_allclose(norms, alone[1], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -70,12 +112,47 @@ def test_the_shares_of_a_batch_are_its_images_each_once():
             assert images == [*rows]
 
 
+@pytest.mark.parametrize(("world_size", "count"), [(2, 18), (3, 18), (8, 35), (5, 17)])
+def test_no_share_of_any_batch_is_a_single_image(world_size, count):
+    """Batch normalisation can't train on one image: of 18 images in batches of 16, two ranks had one each."""
+    dist = ranks.DistributedContext()
+    dist.world_size = world_size
+    for batch in batches.make_batches(np.arange(count), 16):
+        images = []
+        for dist.rank in range(world_size):
+            part = batch[dist.shard(batch, min_size=2)]
+            assert len(part) != 1
+            images += [*part]
+        assert images == [*batch]
+
+
 def test_images_are_augmented_in_a_share_as_in_the_whole_batch(make_params):
     cfg = make_params({f"train.augment.{name}": 0.3 for name in ("brightness", "contrast", "stain")}).train.augment
     images = torch.from_numpy(np.random.RandomState(0).randint(256, size=(7, 3, 8, 8)).astype(np.uint8))
     expected = batches.augment(images, cfg, torch.Generator().manual_seed(4))
     parts = [batches.augment(images[at : at + 3], cfg, torch.Generator().manual_seed(4), 7, at) for at in (0, 3, 6)]
     assert torch.allclose(torch.cat(parts), expected, atol=1e-6)
+
+
+def test_force_clears_the_checkpoints_once_and_not_again_when_torchrun_restarts(tmp_path, monkeypatch):
+    ensemble = Ensemble([networks.Classifier("timm/test_resnet", "linear", 32)])
+    monkeypatch.setattr("core.pipeline.files.forced", lambda: True)
+    monkeypatch.setenv(ranks.ERROR_FILE, str(tmp_path / "error"))  # as ranks.launch sets it
+
+    def checkpoints_after(content):
+        with members.opened(tmp_path / "checkpoints", "a", "b", ensemble, [1]) as (store,):
+            if content:
+                (store.folder / f"000001-000000002-{'0' * 64}.safetensors").write_text(content)
+            return len(store.paths())
+
+    monkeypatch.setattr("core.pipeline.files.forced", lambda: False)
+    assert checkpoints_after("of an earlier run") == 1
+    monkeypatch.setattr("core.pipeline.files.forced", lambda: True)
+    assert checkpoints_after("") == 0
+    assert checkpoints_after("of this run, before a rank was killed") == 1
+    assert checkpoints_after("") == 1
+    monkeypatch.delenv(ranks.ERROR_FILE)  # a later run, without torchrun
+    assert checkpoints_after("") == 0
 
 
 def test_alone_a_process_exchanges_nothing():

@@ -135,6 +135,44 @@ def test_the_reported_figures_equal_a_plain_loop_of_torch(make_params, data, mon
     assert epochs[0].val_accuracy == pytest.approx(((val_logits > 0) == (targets > 0.5)).double().mean().item())
 
 
+class Unrepeatable(torch.autograd.Function):
+    """An operation the backward pass of which torch warns about, as the one of VGG's adaptive pooling on a GPU."""
+
+    @staticmethod
+    def forward(context, values):
+        return values * 1.0
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient.clone().put_(torch.tensor([0]), gradient.flatten()[:1])
+
+
+def test_a_network_that_torch_warns_about_is_recorded_even_if_it_resumes_after_its_last_step(
+    make_params, data, tmp_path, monkeypatch
+):
+    assert fit(make_params, data)[1].nondeterministic == ()
+    forward = networks.Classifier.forward
+    monkeypatch.setattr(networks.Classifier, "forward", lambda self, images: Unrepeatable.apply(forward(self, images)))
+    store = checkpoints.Store(tmp_path)
+    assert fit(make_params, data, store=store)[1].nondeterministic == ("put_",)
+    assert fit(make_params, data, store=store)[1].nondeterministic == ("put_",)
+
+
+def test_fp16_scales_the_loss_skips_steps_that_overflow_and_resumes_to_the_same_bytes(make_params, data, tmp_path):
+    changes = {"precision": "fp16", "reproducible": "machine", "epochs": 6, "lr": 0.003}
+    epochs = []
+    expected = fit(make_params, data, report=epochs.append, **changes)[1]
+    assert epochs[-1].train_loss < 0.9 * epochs[0].train_loss
+    store, steps = checkpoints.Store(tmp_path), []
+    stop = lambda: len(steps) >= 9  # noqa: E731
+    with pytest.raises(Interrupted):
+        fit(make_params, data, store=store, stop=stop, progress=lambda images, text: steps.append(images), **changes)
+    scaler = store.load().facts["scaler"]
+    assert scaler["scale"] < 2**16 or scaler["_growth_tracker"] == 9
+    resumed = fit(make_params, data, store=store, **changes)[1]
+    assert all(torch.equal(expected.best_state[name], resumed.best_state[name]) for name in expected.best_state)
+
+
 def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(make_params, data):
     devices.seed_everything(1)
     before = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).state_dict()

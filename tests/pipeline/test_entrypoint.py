@@ -19,10 +19,9 @@ def run(tmp_path, body, **options):
     script.write_text(
         f"import time\nfrom core.pipeline import files, entrypoint\ndef main():\n    {lines}\nentrypoint.script(main)\n"
     )
-    return subprocess.Popen(
-        [sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(TOP / "stages")}, **options,
-    )  # fmt: skip
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    environment = os.environ | {"PYTHONPATH": str(TOP / "stages")}
+    return subprocess.Popen([sys.executable, script], cwd=tmp_path, text=True, env=environment, **options)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +123,17 @@ def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
     assert process.stderr.read() == "" and process.wait() == 1
 
 
+@pytest.mark.parametrize("output", [subprocess.PIPE, "file"])
+def test_a_connection_to_a_process_that_died_is_an_error_with_a_message(tmp_path, output):
+    """It ended without a word, as if the reader of the output had gone."""
+    body = "import multiprocessing\na, b = multiprocessing.Pipe()\nb.close()\na.send(1)"
+    with (tmp_path / "out.txt").open("w") as file:
+        process = run(tmp_path, body) if output != "file" else run(tmp_path, body, stdout=file)
+        err = process.communicate()[1]
+    assert process.returncode == 1
+    assert err == "Lost the connection to another process, which has ended: run it again\n"
+
+
 def test_the_first_wish_to_stop_is_deferred_and_the_second_is_not():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), entrypoint.deferred_signals() as stop:
@@ -155,7 +165,8 @@ def test_a_second_run_of_a_stage_waits_for_the_first(tmp_path):
     first = subprocess.Popen([sys.executable, script], **start)
     assert first.stdout.readline() == "in\n"
     second = subprocess.Popen([sys.executable, script], **start)
-    assert second.stderr.readline().startswith("Another stage.py is running here: waiting for it to end")
+    line = f"Another stage.py is running here: waiting for it to end (kill {first.pid} stops it)\n"
+    assert second.stderr.readline() == line
     assert first.poll() is None
     assert second.stdout.readline() == "in\n"
     assert first.wait() == 0 and first.stdout.read() == "out\n"

@@ -1,9 +1,10 @@
 """Combine the folds of a cross-validation: mean and spread of each measure, and the measure on all folds pooled."""
 
+import os
 from typing import Any
 
 from core.evidence import metrics
-from core.pipeline import tables
+from core.pipeline import params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.train import Train
 from core.pipeline.text import format_metric
@@ -11,14 +12,35 @@ from core.pipeline.text import format_metric
 import numpy as np
 import pandas as pd
 
+PROCESSES = ("ensemble_size", "nproc_per_node", "device", "threads")  # keys of train
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # environment variable: the GPUs that a process may use
 
-def at_once(cfg: Train, members: int) -> int:
-    """How many folds of so many members this machine can train at the same time, each member on cores or a GPU of its
-    own; at least 1."""
-    from core.network import devices  # slow to import
+
+def changed(cfg: Train, changes: list[str]) -> Train:
+    """``cfg`` with those of ``changes``, KEY=VALUE, that decide how many processes train. Raises PipelineError."""
+    values = cfg.model_dump()
+    for key, _, value in (change.partition("=") for change in changes):
+        if (name := key.removeprefix("train.")) != key and name in PROCESSES:
+            values[name] = int(value) if value.isdecimal() else value
+    return params.validate(Train, values, "--set-param")
+
+
+def places(cfg: Train, folds: int) -> list[dict[str, str]]:
+    """The folds that this machine can train at the same time, at least one and at most so many: for each, what its
+    environment needs. Each process that trains has cores or a GPU of its own."""
     from core.network.members import max_workers
 
-    return max(1, max_workers(cfg, devices.get_device(cfg.device)) // members)
+    import torch  # slow to import
+
+    nproc = 1 if cfg.nproc_per_node == "auto" else int(cfg.nproc_per_node)
+    processes = nproc if nproc > 1 else cfg.ensemble_size  # several share each member, or each has a member
+    on_gpus = cfg.device != "cpu" and torch.cuda.is_available()
+    workers = max_workers(cfg, torch.device("cuda" if on_gpus else "cpu"))
+    count = min(folds, max(1, workers // processes))
+    if not on_gpus or count == 1:
+        return [{}] * count
+    gpus = os.environ.get(VISIBLE, ",".join(map(str, range(workers)))).split(",")[:workers]
+    return [{VISIBLE: ",".join(gpus[workers * at // count : workers * (at + 1) // count])} for at in range(count)]
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:

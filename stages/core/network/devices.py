@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.network import messages
 from core.pipeline import pins
@@ -17,6 +18,8 @@ import torch
 if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.schemas.train import Train
 
+NONDETERMINISTIC = "does not have a deterministic implementation"  # in the warnings of torch
+TENSOR_CORES_FROM = (7, 0)  # compute capability of the first GPUs with tensor cores, which compute fp16
 COMPILED_FROM = 20_000  # steps: from here on a gain of 10 % outweighs one to two minutes of compiling
 
 
@@ -35,19 +38,27 @@ def get_device(name: str) -> torch.device:
             raise PipelineError(messages.NO_SUCH_GPU.format(name=name, gpus=torch.cuda.device_count()))
         torch.cuda.set_device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # the provenance names the GPU only if CUDA is initialised
+        # fp32 is fp32: by default, convolutions round their inputs to TF32, with 10 bits instead of 23. The newer
+        # settings, fp32_precision, would make torch raise an error wherever its compiler reads these.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return device
 
 
 def precision(name: str, device: torch.device) -> str:
-    """fp32 or bf16 for ``train.precision``."""
-    if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return name
+    """fp32, bf16 or fp16 for ``train.precision``. auto: the one that the GPU's tensor cores compute, if it has any."""
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):  # emulated, bf16 is slower than fp32
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability(device) >= TENSOR_CORES_FROM else "fp32"
 
 
 def autocast(name: str, device: torch.device) -> torch.autocast:
     """A context manager that computes in the precision of ``train.precision``."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision(name, device) == "bf16")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(name, device))
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def check(cfg: Train, device: torch.device) -> None:
@@ -55,7 +66,7 @@ def check(cfg: Train, device: torch.device) -> None:
     on each processor."""
     if cfg.reproducible == "everywhere" and device.type == "cpu":
         for key in ("compile", "precision"):
-            if (value := getattr(cfg, key)) in (True, "bf16"):
+            if (value := getattr(cfg, key)) in (True, "bf16", "fp16"):
                 raise PipelineError(messages.ROUNDS_DIFFERENTLY.format(key=key, value=value))
 
 
@@ -72,6 +83,25 @@ def describe_determinism(cfg: Train, device: torch.device) -> str:
     if not pins.is_pinned():
         return messages.SQUARE_ROOTS
     return messages.SAME_ON_PROCESSORS.format(processors=pins.CONTRACT)
+
+
+@contextmanager
+def record_nondeterministic(operations: set[str]) -> Iterator[None]:
+    """Add the names of operations that have no deterministic implementation, as torch warns about them. Other warnings
+    are shown as before."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", f".*{NONDETERMINISTIC}")
+        show = warnings.showwarning
+
+        def showwarning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+            name, is_nondeterministic, _ = str(message).partition(NONDETERMINISTIC)
+            if is_nondeterministic:
+                operations.add(name.strip())
+            else:
+                show(message, *args, **kwargs)
+
+        warnings.showwarning = showwarning
+        yield
 
 
 def should_compile(cfg: Train, images: int, device: torch.device) -> bool:

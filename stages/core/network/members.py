@@ -79,7 +79,7 @@ def opened(root: Path, fingerprint: str, machine: str, ensemble: Ensemble, seeds
             weights = hashlib.sha256(save(member.state_dict())).hexdigest()
             inputs = hashlib.sha256(f"{fingerprint} {seed} {weights}".encode()).hexdigest()
             stores.append(stack.enter_context(checkpoints.opened(root, inputs, machine)))
-        for store in stores if files.forced() else ():
+        for store in stores if files.forced() and not ranks.is_restart() else ():
             store.clear()
         yield stores
 
@@ -119,7 +119,7 @@ class _WorkerPool:
         forks = device.type == "cpu" and job.cfg.threads == 1
         context = multiprocessing.get_context("fork" if forks else "spawn")
         self.stop = context.Event()
-        self.busy: dict[Connection, tuple[Any, int]] = {}
+        self.busy: dict[Connection, tuple[Any, int | None]] = {}
         for local_rank in range(workers):
             pipe, end = context.Pipe()
             process = context.Process(target=_work, args=(job, end, self.stop, local_rank), daemon=True)  # type: ignore[attr-defined]
@@ -143,24 +143,29 @@ class _WorkerPool:
 
     def _submit(self, pipe: Connection, process: Any) -> None:
         """Give the next member to an idle process, or let it end."""
-        if self.queue and not self.errors:
-            self.busy[pipe] = process, self.queue[0]
-            pipe.send(self.queue.pop(0))
-        else:
-            self.busy.pop(pipe, None)
-            pipe.send(None)
-            process.join()
+        index = self.queue.pop(0) if self.queue and not self.errors else None
+        self.busy[pipe] = process, index
+        try:
+            pipe.send(index)
+        except OSError:  # it has died since its last message
+            return self._end(pipe)
+        return self._end(pipe) if index is None else None
+
+    def _end(self, pipe: Connection) -> None:
+        """Wait until a process has ended. If it had a member to train, that is an error."""
+        process, index = self.busy.pop(pipe)
+        process.join()
+        if index is not None:
+            text = messages.PROCESS_ENDED.format(number=index + 1, status=process.exitcode)
+            self.errors.append(PipelineError(text))
 
     def _receive(self, pipe: Connection) -> None:
         process, index = self.busy[pipe]
+        assert index is not None  # else it would not be in busy
         try:
             kind, content = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            process.join()
-            del self.busy[pipe]
-            text = messages.PROCESS_ENDED.format(number=index + 1, status=process.exitcode)
-            self.errors.append(PipelineError(text))
-            return
+        except (EOFError, OSError):
+            return self._end(pipe)
         if kind == "progress":
             self.callbacks.on_progress(*content)
         elif kind == "epoch":
@@ -172,6 +177,7 @@ class _WorkerPool:
             else:
                 self.errors += content
             self._submit(pipe, process)
+        return None
 
 
 def _work(job: TrainJob, pipe: Connection, stop: Any, local_rank: int) -> None:

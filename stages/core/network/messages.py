@@ -24,6 +24,7 @@ NOT_DETERMINISTIC = "Two runs give different bytes, because train.reproducible i
 SAME_ON_THIS_GPU = "Equal bytes are promised on the same model of GPU only ({gpu})"
 SAME_ON_THIS_MACHINE = "Equal bytes are promised on this machine only, because train.reproducible is machine"
 SAME_ON_PROCESSORS = "Equal bytes are promised on {processors}, with any number of cores"
+NO_LONGER_SAME = "Equal bytes are not promised: on this GPU, {operations} of model.backbone can differ between two runs"
 NO_AVX2 = (
     "This processor is not an x86-64 with AVX2: figures agree with those of other machines within the "
     "tolerance in gates.yaml only"
@@ -182,4 +183,4 @@ def best_epoch(best: "Epoch") -> str:
 
 
 def first_line(error: object) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]  # an assert can have no text

@@ -110,6 +110,13 @@ class _SquareRootDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return operation(*args, **(kwargs or {}))
 
 
+def sync_batch_norm(classifier: Classifier) -> Classifier:
+    """Let batch normalisation use the statistics of all ranks. Torch's conversion drops the activation of timm's layers
+    that have one; timm's keeps it, and converts torch's layers, too."""
+    converted: Classifier = vision.load("timm").layers.convert_sync_batchnorm(classifier)
+    return converted
+
+
 def backbones() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 

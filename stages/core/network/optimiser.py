@@ -18,7 +18,8 @@ class NAdam(torch.optim.NAdam):
 
     On a CPU, torch takes float32 roots with MKL, which rounds a fifth of them wrongly, in a way that depends on the
     processor. Here NumPy takes them with the processor's instruction, which rounds correctly. The small ones of
-    ``parameters`` become parts of one vector there. On a GPU, this is torch's own optimiser.
+    ``parameters`` become parts of one vector there. As in torch, a parameter without gradient stays as it is. On a GPU,
+    this is torch's own optimiser.
     """
 
     # Without torch's wrapper, which imports the compiler's front end: slow (core.network.vision).
@@ -30,6 +31,7 @@ class NAdam(torch.optim.NAdam):
         self.vector = nn.Parameter(torch.zeros(sum(parameter.numel() for parameter in self.small)))
         self.gradient = torch.zeros_like(self.vector)
         self.places = self._parts(self.gradient)
+        self.unused: list[bool] = []  # which small parameters have no gradient in this step
         for parameter, part in zip(self.small, self._parts(self.vector.detach()), strict=True):
             parameter.data = part.copy_(parameter.detach())
         updated = [self.vector] if self.small else []
@@ -48,6 +50,7 @@ class NAdam(torch.optim.NAdam):
         gradients = [parameter.grad for parameter in self.small]
         if any(gradient is not None for gradient in gradients):
             zero = torch.zeros(())
+            self.unused = [gradient is None for gradient in gradients]
             torch._foreach_copy_(self.places, [zero if gradient is None else gradient for gradient in gradients])
             self.vector.grad = self.gradient
             for parameter in self.small:
@@ -82,6 +85,9 @@ class NAdam(torch.optim.NAdam):
         correction = math.sqrt(1 - beta2**step)
         if gradient.stride() != parameter.stride():
             gradient = torch.empty_like(parameter).copy_(gradient)
+        changed = (parameter.detach(), state["exp_avg"], state["exp_avg_sq"]) if parameter is self.vector else ()
+        unused = [part for tensor in changed for part in compress(self._parts(tensor), self.unused)]
+        before = [part.clone() for part in unused]
         lines = [_line(tensor) for tensor in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
         for weights, slope, mean, square in zip(*(torch.split(line, CHUNK_SIZE) for line in lines), strict=True):
             mean.lerp_(slope, 1 - beta1)
@@ -90,6 +96,8 @@ class NAdam(torch.optim.NAdam):
             weights.mul_(1 - lr * group["weight_decay"])
             weights.addcdiv_(slope, root, value=-lr * correction * (1 - mu) / (1 - product))
             weights.addcdiv_(mean, root, value=-lr * correction * mu_next / (1 - product * mu_next))
+        for part, value in zip(unused, before, strict=True):
+            part.copy_(value)
 
 
 def _line(tensor: Tensor) -> Tensor:

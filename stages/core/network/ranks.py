@@ -41,9 +41,12 @@ class DistributedContext:
             self.rank = (self.rank - self.leader) % self.world_size
             os.environ["RANK"] = str(self.rank)
 
-    def shard(self, rows: np.ndarray) -> slice:
-        """This rank's part of a batch: parts are in order and as equal as possible, and empty if images are too few."""
-        return slice(len(rows) * self.rank // self.world_size, len(rows) * (self.rank + 1) // self.world_size)
+    def shard(self, rows: np.ndarray, min_size: int = 1) -> slice:
+        """This rank's part of a batch: parts are in order and as equal as possible. If there are too few images for
+        ``min_size`` in each part, the parts of the last ranks are empty."""
+        parts = min(self.world_size, max(1, len(rows) // min_size))
+        rank = min(self.rank, parts)
+        return slice(len(rows) * rank // parts, len(rows) * min(rank + 1, parts) // parts)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, on each rank; of a single process, ``tensor`` itself."""
@@ -92,6 +95,18 @@ def _to_tensor(content: bytes) -> Tensor:
 def global_rank() -> int | None:
     """The number of this process in torchrun; None if torchrun did not start it."""
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+def is_restart() -> bool:
+    """Whether torchrun has started this process again, because a rank died. To be called once, by the first rank:
+    torchrun's own count also starts again when a machine comes or goes."""
+    if ERROR_FILE not in os.environ:
+        return False
+    marker = Path(os.environ[ERROR_FILE]).with_name("started")
+    if marker.exists():
+        return True
+    marker.touch()
+    return False
 
 
 def multi_node() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core.network import batches
+from core.network import batches, devices
 from core.network.checkpoints import Checkpoint
 from core.network.networks import Classifier
 from core.network.optimiser import NAdam
@@ -36,13 +36,13 @@ class TrainResult(NamedTuple):
     best_epoch: Epoch  # the last one, with the cosine schedule
     epochs: int
     stopped_early: bool
+    nondeterministic: tuple[str, ...] = ()  # operations that have no deterministic implementation
 
 
 class State:
     """Everything that the rest of a training depends on. ``rows`` are the row numbers (M,) of the training images.
 
-    The random states of Python and NumPy are not part of it, because training does not use them. Nor is a gradient
-    scaler, because no precision needs one.
+    The random states of Python and NumPy are not part of it, because training does not use them.
     """
 
     def __init__(self, classifier: Classifier, rows: np.ndarray, cfg: Train, seed: int) -> None:
@@ -53,6 +53,9 @@ class State:
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimiser, factor=cfg.plateau_factor, patience=cfg.plateau_patience
         )
+        uses_fp16 = devices.precision(cfg.precision, self.device) == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=uses_fp16)  # small gradients would be 0 in fp16
+        self.nondeterministic: set[str] = set()  # operations that torch warned about
         self.epochs: list[Epoch] = []
         self.best_state: dict[str, Tensor] = {}
         self.begin_epoch()
@@ -110,7 +113,8 @@ class State:
     def result(self) -> TrainResult:
         best = self.best_epoch()
         assert best is not None  # called only after ended() returned True
-        return TrainResult(self.best_state, best, len(self.epochs), stopped_early=len(self.epochs) < self.cfg.epochs)
+        stopped_early, operations = len(self.epochs) < self.cfg.epochs, tuple(sorted(self.nondeterministic))
+        return TrainResult(self.best_state, best, len(self.epochs), stopped_early, operations)
 
     def checkpoint(self, dist: DistributedContext, **facts: Any) -> Checkpoint:
         """The whole state, with ``facts`` that decide whether it can be used later. Every rank must call this."""
@@ -125,6 +129,7 @@ class State:
             tensors |= {f"optimiser.{number}.{name}": value for name, value in moments}
         tensors |= {"losses": losses, "num_correct": num_correct, "random.epoch": self.random.get_state()} | states
         progress = {"epochs": self.epochs, "step": self.step, "lr": self.lr, "plateau": self.plateau.state_dict()}
+        progress |= {"scaler": self.scaler.state_dict(), "nondeterministic": sorted(self.nondeterministic)}
         return Checkpoint(tensors, progress | facts)
 
     def restore(self, checkpoint: Checkpoint, dist: DistributedContext) -> None:
@@ -149,6 +154,8 @@ class State:
             self.optimiser.state[parameter][key] = torch.empty_like(parameter).copy_(value) if is_moment else value
         self.optimiser.param_groups[0]["lr"] = facts["lr"]
         self.plateau.load_state_dict(facts["plateau"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.nondeterministic.update(facts["nondeterministic"])
 
 
 def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.network import batches, checkpoints, devices, inference, messages
+from core.network import batches, checkpoints, devices, inference, messages, networks
 from core.network.batches import ImageLoader
 from core.network.checkpoints import Store
 from core.network.networks import Classifier
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # pydantic is not needed to train
     from core.pipeline.schemas.train import Train
 
 CHECK_EVERY = 50  # steps between checks that loss and weights are finite
+MIN_IMAGES = 2  # that batch normalisation can train on
 SYNC_EVERY = 8  # steps: several processes must stop or write a checkpoint at the same step
 
 
@@ -74,7 +75,7 @@ def fit(
     The ranks share each batch, and all return the same. Raises Interrupted if ``callbacks`` ask to stop, and
     PipelineError if the loss becomes NaN or infinite, if memory runs out, or for fewer than two training images.
     """
-    if len(data.rows["train"]) < 2:
+    if len(data.rows["train"]) < MIN_IMAGES:
         raise PipelineError(messages.TOO_FEW_IMAGES.format(count=len(data.rows["train"])))
     with devices.explain_oom(messages.LOWER_BATCH_SIZE.format(size=cfg.batch_size)):
         return Trainer(
@@ -94,10 +95,10 @@ class Trainer:
         self.member, self.checkpoint_seconds = member, 60 * checkpoint_minutes
         device = self.device = devices.get_device(cfg.device)
         self.cast = devices.autocast(cfg.precision, device)
-        if (
-            dist.world_size > 1 and device.type == "cuda"
-        ):  # torch has none for the CPU: there, ranks have their own means
-            classifier = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
+        syncs = dist.world_size > 1 and device.type == "cuda"  # torch can't on a CPU: there, ranks have their own means
+        if syncs:
+            classifier = networks.sync_batch_norm(classifier)
+        self.min_shard = 1 if syncs else MIN_IMAGES
         if cfg.freeze_backbone:
             classifier.requires_grad_(False)
             classifier.head.requires_grad_(True)
@@ -120,12 +121,13 @@ class Trainer:
         self.resume()
         for epoch in self.state.epochs:
             self.callbacks.on_epoch_end(self.member.index, epoch)
-        while not self.state.ended():
-            self.train_epoch()
-            self.callbacks.on_epoch_end(self.member.index, self.state.epochs[-1])
-            self.save_checkpoint()
-            if not self.state.ended():
-                self.raise_if_stopped()
+        with devices.record_nondeterministic(self.state.nondeterministic):
+            while not self.state.ended():
+                self.train_epoch()
+                self.callbacks.on_epoch_end(self.member.index, self.state.epochs[-1])
+                self.save_checkpoint()
+                if not self.state.ended():
+                    self.raise_if_stopped()
         return self.state.result()
 
     def train_epoch(self) -> None:
@@ -135,10 +137,11 @@ class Trainer:
             self.classifier.eval()
             self.classifier.head.train()
         global_batches = self.state.order[self.state.step :]
-        # If a small last batch has no image for this rank, it gets one of another rank, with weight 0.
-        shards = [batch[self.dist.shard(batch)] for batch in global_batches]
+        # If a small last batch has no images for this rank, it gets those of another rank, with weight 0.
+        shards = [batch[self.dist.shard(batch, self.min_shard)] for batch in global_batches]
         local_batches = [
-            shard if len(shard) else batch[-1:] for shard, batch in zip(shards, global_batches, strict=True)
+            shard if len(shard) else batch[-self.min_shard :]
+            for shard, batch in zip(shards, global_batches, strict=True)
         ]
         streamed = self.loader.stream(local_batches)
         for global_batch, local_batch, images in zip(global_batches, local_batches, streamed, strict=True):
@@ -159,8 +162,8 @@ class Trainer:
         ``global_batch`` of all ranks, given by its row numbers."""
         state, size = self.state, len(global_batch)
         state.set_lr()
-        shard = self.dist.shard(global_batch)
-        images = batches.augment(images, self.cfg.augment, state.random, size, min(shard.start, size - 1))
+        shard = self.dist.shard(global_batch, self.min_shard)
+        images = batches.augment(images, self.cfg.augment, state.random, size, min(shard.start, size - len(images)))
         # The last batch of an epoch can be smaller, and would need compiling again.
         network = self.compiled_model if size == self.cfg.batch_size else self.network
         with self.cast:
@@ -170,10 +173,13 @@ class Trainer:
         if self.dist.world_size > 1:  # averaging over ranks then gives the gradient of the global batch's mean loss
             loss = loss * (local_size * self.dist.world_size / size)
         state.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # scales with fp16 alone
+        parameters = state.optimiser.gather()
+        state.scaler.unscale_(state.optimiser)
         if self.cfg.grad_clip_norm is not None:
-            nn.utils.clip_grad_norm_(state.optimiser.gather(), self.cfg.grad_clip_norm)
-        state.optimiser.step()
+            nn.utils.clip_grad_norm_(parameters, self.cfg.grad_clip_norm)
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
         state.losses[state.step] = loss.detach() * (size / self.dist.world_size)
         state.num_correct += ((logits.detach() > 0) == (labels > 0.5))[:local_size].sum()
         state.step += 1

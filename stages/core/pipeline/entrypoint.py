@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import select
 import signal
 import sqlite3
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from core.pipeline import files, params, pins, provenance
+from core.pipeline import files, messages, params, pins, provenance
 from core.pipeline.errors import Interrupted, PipelineError
 from core.pipeline.schemas import params_yaml
 
@@ -94,8 +95,13 @@ def _errors() -> Iterator[None]:
         if RANK not in os.environ:  # the parent of torchrun's processes prints it once
             print(f"\nInterrupted: {reason}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of the output, such as head, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        outputs = select.poll()
+        for output in (sys.stdout, sys.stderr):
+            outputs.register(output, 0)  # 0: errors alone
+        if not outputs.poll(0):
+            raise PipelineError(messages.CONNECTION_LOST) from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # its reader, such as head, has closed it
         sys.exit(1)
     except OSError as error:
         path, reason = error.filename or "the output", error.strerror or str(error)
@@ -115,7 +121,6 @@ def _wait_for_lock(path: Path) -> IO[bytes] | None:
     """Wait until no other process runs this stage here, for example one whose DVC was killed."""
     lock = files.lock_file(path, wait=False)
     if lock is None:
-        text = f"Another {path} is running here: waiting for it to end (pkill -f {path} stops it)"
-        print(text, file=sys.stderr, flush=True)
+        print(messages.waiting(path, files.lock_holder(path)), file=sys.stderr, flush=True)
         lock = files.lock_file(path, wait=True)
     return lock

@@ -138,6 +138,16 @@ def lock_file(path: str | Path, wait: bool) -> IO[bytes] | None:
     return file
 
 
+def lock_holder(path: str | Path) -> int | None:
+    """The number of the process that has locked a file, as Linux lists it; None if it is not listed."""
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            _, kind, _, _, process, place, *_ = line.split()  # 1: FLOCK ADVISORY WRITE 4711 08:01:123456 0 EOF
+            if kind == "FLOCK" and place.rpartition(":")[2] == str(Path(path).stat().st_ino):
+                return int(process) or None  # 0: in another container
+    return None
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically, with Unix line ends."""
     with atomic_write(path) as unfinished:

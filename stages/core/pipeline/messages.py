@@ -17,11 +17,17 @@ RENAMED_VALUES = {("prepare.fit", "squeeze"): "stretch", ("train.augment.geometr
 NO_PARAMS = "{path} is missing: run this in the top folder of the repository"
 NOT_A_MAPPING = "{path} must be a mapping of keys to values, but contains {content}"
 MISSING = "{path} is missing: create it with dvc repro, or fetch it with dvc pull"
+CONNECTION_LOST = "Lost the connection to another process, which has ended: run it again"
 MISSING_COLUMNS = "it lacks the columns {columns}"
 HWCAPS = "GLIBC_TUNABLES={value} changes how the C library rounds: unset it"
 NOT_OF_ITS_TAG = "{text!r} is not a valid {tag}"
 NOT_A_SCALAR = "a key must be a scalar"
 DUPLICATE_KEY = 'found duplicate key "{key}"'
+
+
+def waiting(path: str | Path, process: int | None) -> str:
+    hint = f" (kill {process} stops it)" if process else ""
+    return f"Another {path} is running here: waiting for it to end{hint}"
 
 
 def not_utf8(path: str | Path, error: UnicodeDecodeError) -> str:

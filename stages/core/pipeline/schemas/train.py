@@ -38,6 +38,6 @@ class Train(Device):
     grad_clip_norm: Annotated[float, Field(gt=0)] | None
     freeze_backbone: bool
     augment: Augment
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     compile: Literal["auto"] | bool
     nproc_per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
