@@ -2,7 +2,8 @@
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
         (evaluate, seed; device, reproducible, threads of train)
-Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png
+Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png, and
+        models/decision.json: the threshold and the temperature
 Alone   python stages/evaluate.py
 """
 
@@ -22,6 +23,7 @@ IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
+DECISION = "models/decision.json"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
 DETAIL = "data/detail/evaluate.json"
@@ -50,7 +52,8 @@ def main() -> None:
     predictions["probability"], calibrated = calibration.apply(predictions, by_member.mean(axis=1), calibrate)
     predictions = predictions.join(tables.of_members(by_member))
 
-    scored = seed_variance.add_leave_one_out(predictions, calibration.applied_temperature(calibrated))
+    temperature = calibration.applied_temperature(calibrated)
+    scored = seed_variance.add_leave_one_out(predictions, temperature)
     val, test = (scored[scored["split"] == name] for name in ("val", "test"))
     threshold = metrics.choose_threshold(cfg.evaluate.threshold, val)
     details: dict[str, Any] = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
@@ -66,6 +69,8 @@ def main() -> None:
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, metrics.headline(details))
     files.write_json(DETAIL, details)
+    decision = {"threshold": threshold, "temperature": temperature, "weights_sha256": files.sha256(WEIGHTS)}
+    files.write_json(DECISION, decision)
     print(messages.summary(details))
 
 
