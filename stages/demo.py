@@ -9,7 +9,7 @@ import asyncio
 from pathlib import Path
 
 from core.commands import prediction, server
-from core.network import gradcam, messages, ood
+from core.network import messages, ood
 from core.pipeline import entrypoint, files
 from core.report import html
 
@@ -29,8 +29,7 @@ def main() -> None:
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
     headline, *_ = html.read(files.require(VERDICT).read_text(encoding="utf-8"))
     far = messages.out_of_distribution(ood.IN_DISTRIBUTION)
-    caption = gradcam.NO_MAP if model.layers is None else "bright regions support the predicted class"
-    page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=far, caption=caption)
+    page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=far)
     asyncio.run(server.serve(server.Page(model, page), args.port))
 
 

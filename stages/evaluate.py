@@ -2,7 +2,7 @@
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
         (evaluate, seed; device, reproducible, threads of train)
-Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png, and
+Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/heatmaps.png, and
         models/decision.json: the threshold and the temperature
 Alone   python stages/evaluate.py
 """
@@ -10,7 +10,7 @@ Alone   python stages/evaluate.py
 from typing import Any
 
 from core.evidence import calibration, messages, metrics, sample_size, seed_variance, subgroups
-from core.network import devices, ensemble, gradcam, inference
+from core.network import devices, ensemble, inference, occlusion
 from core.pipeline import components, entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.device import Device
@@ -27,7 +27,7 @@ DECISION = "models/decision.json"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
 DETAIL = "data/detail/evaluate.json"
-GRADCAM = "plots/gradcam.png"
+HEATMAPS = "plots/heatmaps.png"
 
 
 class Params(Section):
@@ -65,7 +65,7 @@ def main() -> None:
     details |= subgroups.summarise(non_leaking, rows[rows["split"].isin(["train", "val"])], threshold, cfg.seed)
     details["planning"] = sample_size.plan(metrics.scores(non_leaking, threshold), cfg.seed)
     details |= {"test_in_val": len(leakage.in_val(split)), "calibration": calibrated}
-    gradcam.gallery(classifiers, images, test, threshold, GRADCAM, details["synthetic"])
+    occlusion.gallery(classifiers, images, test, threshold, HEATMAPS, details["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, metrics.headline(details))
     files.write_json(DETAIL, details)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.commands import prediction
 from core.images import decoder, folders
-from core.network import gradcam, messages, ood
+from core.network import messages, ood
 from core.pipeline import entrypoint, files
 from core.pipeline.errors import PipelineError
 
@@ -40,8 +40,6 @@ def main() -> None:
 
     paths = folders.expand(args.paths)
     model = prediction.Model(args.models, args.device, args.temperature)
-    if args.heatmap and model.layers is None:
-        print(gradcam.NO_MAP, file=sys.stderr)
     rows: list[tuple[str, float | None, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)
     size = max(1, min(1024, BATCH_BYTES // (model.preparation.side**2 * model.channels)))

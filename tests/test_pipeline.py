@@ -117,9 +117,9 @@ def test_every_figure_has_its_interval_and_the_verdict_says_what_stands_behind_i
     assert {"brier", "ece", "temperature", "applied"} <= set(figures["calibration"])
     said = (clone.folder / "metrics/verdict.md").read_text()
     assert "SYNTHETIC" in said and f"{figures['test']['patients']} patients" in said and "no medical device" in said
-    for sheet in ("gradcam", "audit/copies", "audit/conflicts", "audit/rejected", "audit/shortcuts"):
+    for sheet in ("heatmaps", "audit/copies", "audit/conflicts", "audit/rejected", "audit/shortcuts"):
         assert Image.open(clone.folder / f"plots/{sheet}.png").width > 100
-    assert not clone.run("git", "ls-files", "plots/audit", "plots/gradcam.png")
+    assert not clone.run("git", "ls-files", "plots/audit", "plots/heatmaps.png")
 
 
 def test_the_planted_near_copies_are_found_by_the_audit(clone):

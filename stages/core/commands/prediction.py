@@ -6,12 +6,11 @@ from typing import NamedTuple
 from core.evidence import calibration
 from core.images import decoder
 from core.images.preparation import DecodeError, Preparation
-from core.network import devices, ensemble, gradcam, inference, ood, pretrained
+from core.network import devices, ensemble, inference, occlusion, ood, pretrained
 from core.pipeline import files
 from core.pipeline.errors import PipelineError
 
 import numpy as np
-import torch
 from PIL import Image
 
 WEIGHTS = "model.safetensors"
@@ -38,7 +37,6 @@ class Model:
         if decision["weights_sha256"] != files.sha256(files.require(folder / WEIGHTS)):
             raise PipelineError(f"{folder / DECISION} is for other weights than {folder / WEIGHTS}: run dvc repro")
         self.preparation = Preparation.of(description)
-        side = self.preparation.side
         self.channels: int = description["channels"]
         self.synthetic: bool = description["synthetic"]
         self.threshold: float = decision["threshold"]
@@ -46,8 +44,6 @@ class Model:
         self.device = devices.get_device(device)
         self.ensemble = ensemble.load_ensemble(folder / WEIGHTS, description).to(self.device).eval()
         self.detector = ood.Detector(**pretrained.read(folder / OOD))
-        example = torch.zeros(1, self.channels, side, side, device=self.device)
-        self.layers = gradcam.target_layers(self.ensemble, example)
 
     def fit(self, images: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:
         """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
@@ -63,11 +59,9 @@ class Model:
 
     def heatmap(self, image: np.ndarray, probability: float) -> Image.Image:
         """An image uint8 (side, side, C) of this ``probability``, overlaid with the regions that support the predicted
-        class (Grad-CAM). If the network has no map of 4 x 4 or more, only the image."""
-        if self.layers is None:
-            return picture(image)
-        heat = gradcam.heatmaps(self.ensemble, self.layers[0], image[None], np.array([probability >= self.threshold]))
-        return picture(gradcam.overlay(image, heat[0]))
+        class."""
+        heat = occlusion.heatmaps(self.ensemble, image[None], np.array([probability >= self.threshold]))
+        return picture(occlusion.overlay(image, heat[0]))
 
 
 def picture(image: np.ndarray) -> Image.Image:
