@@ -3,9 +3,12 @@ PYTHON ?= python3
 GATES ?= fresh repeat better
 TARGET ?= main
 BIN := .venv/bin
-# One thread per process: more threads than cores wait for each other. One process more than cores, since some tests wait.
-WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 3 ? cores + 1 : 4)))
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# One thread per process: more threads than cores wait for each other. One process more than cores, since some tests wait;
+# not in test-fast, where none waits, and where each process spends seconds on importing all tests. Python keeps what it
+# compiles, so that pytest does not compile all tests for every process.
+CORES := $(shell nproc 2>/dev/null || echo 1)
+WORKERS := $(shell echo $$(($(CORES) < 3 ? $(CORES) + 1 : 4)))
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-long test-all test-fast lint check exps audit demo export bench peers lock clean
@@ -26,15 +29,15 @@ repro: .venv/ready  ## install what is needed, run the pipeline, print where the
 	@echo "Model    models/; classify new images: python stages/predict.py IMAGE_OR_FOLDER"
 
 test: .venv/ready  ## the tests, except the long ones
-	$(PYTEST) -m "not long"
+	$(PYTEST) --numprocesses $(WORKERS) -m "not long"
 
 test-long: .venv/ready  ## the long tests; CONTRIBUTING.md lists what they prove
-	$(PYTEST) -m long
+	$(PYTEST) --numprocesses $(WORKERS) -m long
 
 test-all: test test-long  ## all tests, as CI runs them
 
-test-fast: .venv/ready  ## the tests that neither train nor run DVC
-	$(PYTEST) -m "not slow"
+test-fast: .venv/ready  ## the tests that take no more than about 2 s each, while working: no training, no DVC
+	$(PYTEST) --numprocesses $(CORES) -m "not slow"
 
 lint: .venv/ready  ## style and types
 	ruff check .

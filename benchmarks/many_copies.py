@@ -33,7 +33,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.audit import copies, hashes
-from core.images import decoder, folders, phantom, preparation
+from core.images import decoder, inventory, phantom, preparation
 
 from planted_copies import CHANGES
 from scale import EVERY, own_memory
@@ -57,7 +57,7 @@ def pictures(folder: Path | None, side: int = PICTURE) -> Iterator[np.ndarray]:
         for patient in itertools.count():
             yield from (patch.pixels for patch in phantom._patient(patient, 4, side, 3, False, False))
     known = set()
-    for path in folders.expand([folder]):
+    for path in inventory.expand([folder]):
         content = Path(path).read_bytes()
         if content not in known:
             known.add(content)

@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.commands import prediction
-from core.images import decoder, folders, phantom
+from core.images import decoder, inventory, phantom
 from core.pipeline import files, tables
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         "uniform grey": np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[:, None, None, None], shape),
     }
     for folder in asked.folders:
-        names = folders.expand([folder])
+        names = inventory.expand([folder])
         found = decoder.decode_all(names, lambda name: Path(name).read_bytes(), decoder.pixels, model.preparation)
         stack, why = model.fit(list(found))
         others[str(folder)] = stack[[not reason for reason in why]]

@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.audit import copies, hashes
-from core.images import decoder, folders, phantom, preparation
+from core.images import decoder, inventory, phantom, preparation
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -121,7 +121,7 @@ def main() -> None:
         return
 
     if asked.folder:
-        read = {path: Path(path).read_bytes() for path in folders.expand([asked.folder])}
+        read = {path: Path(path).read_bytes() for path in inventory.expand([asked.folder])}
         kept = {content: path for path, content in reversed(read.items())}  # keep the first of equal files
         images = [decoder.decode(content)[0] for content in sorted(kept, key=kept.__getitem__)]
     else:

@@ -1,20 +1,21 @@
 """Fetch images, labels and patients from their source and store them as one archive and one table.
 
 Reads   the source that params.yaml names (data, seed)
-Writes  data/raw/images.zip, data/raw/labels.csv, data/raw/lists.csv, data/raw/groups.csv, data/raw/provenance.json
+Writes  data/raw/ (images.zip, inventory.csv, labels.csv, lists.csv, groups.csv, provenance.json)
 Alone   python stages/download.py
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from core.images import decoder, folders, messages, sources
+from core.images import decoder, inventory, messages, sources
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import UNWATCHED, Data
 
 IMAGES = "data/raw/images.zip"
+INVENTORY = "data/raw/inventory.csv"
 LABELS = "data/raw/labels.csv"
 LISTS = "data/raw/lists.csv"
 GROUPS = "data/raw/groups.csv"
@@ -35,6 +36,7 @@ def main() -> None:
         files.atomic_write(IMAGES) as archive,
     ):
         decoder.pack(raw.labels["file"], raw.content, archive)
+    tables.write(raw.inventory, INVENTORY, tables.INVENTORY)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)
     tables.write(raw.groups, GROUPS, list(raw.groups.columns))
@@ -59,11 +61,11 @@ def unchanged(data: Data) -> Iterator[None]:
     path = files.root() / data.watch
     if not path.exists():
         raise PipelineError(messages.NO_WATCHED_PATH.format(path=path))
-    files_before, content = provenance.files_before("download", path), folders.content(path)
+    files_before, content = provenance.files_before("download", path), inventory.content(path)
     if content.files < files_before and not files.forced():
         raise PipelineError(messages.fewer_files(path, content.files, files_before))
     yield
-    if folders.content(path) != content:
+    if inventory.content(path) != content:
         raise PipelineError(messages.CHANGED_SOURCE.format(path=path))
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from core.commands import prediction
-from core.images import decoder, folders
+from core.images import decoder, inventory
 from core.network import messages, ood
 from core.pipeline import entrypoint, files
 from core.pipeline.errors import PipelineError
@@ -38,7 +38,7 @@ def main() -> None:
     if args.out and args.out.suffix not in (".csv", ".json"):
         raise PipelineError(f"--out {args.out}: the name must end in .csv or .json")
 
-    paths = folders.expand(args.paths)
+    paths = inventory.expand(args.paths)
     model = prediction.Model(args.models, args.device, args.temperature)
     rows: list[tuple[str, float | None, float | None, str]] = []
     bar = tqdm(total=len(paths), unit=" images", disable=None)

@@ -77,7 +77,10 @@ def main(first: str | None = None) -> None:
         for path, stage in ((AUDIT_IN_GIT, "audit"), (SPLIT_IN_GIT, "split"), (TRAIN_IN_GIT, "train")):
             files.write_json(path, details[stage])
     files.write_json(EVALUATE_IN_GIT, details["external"] or evaluated)
-    text = verdict.render_verdict(evaluated, details["external"], details["audit"]["shortcuts"])
+    source, audit = files.read_json(base / SOURCE), details["audit"]
+    text = verdict.render_verdict(
+        evaluated, details["external"], audit["shortcuts"], html.left_out(source, audit), audit["label_conflicts"]
+    )
 
     folders = dict.fromkeys([base, Path()])
     pictures = [path for folder in folders for path in (folder / HEATMAPS, *sorted((folder / COPIES).glob("*.png")))]
@@ -87,7 +90,7 @@ def main(first: str | None = None) -> None:
         pictures=[html.embedded(path) for path in pictures] if cfg.report.images else [],
         patients=html.by_patient(data.test, evaluated["threshold"]),
         findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
-        parameters=cfg.model_dump(mode="json", warnings=False), source=files.read_json(base / SOURCE),
+        parameters=cfg.model_dump(mode="json", warnings=False), source=source,
         preparation=files.read_json(base / PREPARATION), versions=provenance.installed(),
         hashes={name: files.sha256(base / path) for name, path in hashes.items()}, python=platform.python_version(),
     )  # fmt: skip

@@ -5,9 +5,12 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
+import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import forked
 import parameters
 
 TOP = Path(__file__).resolve().parents[1]
 SHARED = TOP.parent / "shared" / "data"
 STAGES = ["download", "prepare", "audit", "split", "train", "evaluate", "report"]
+STAGES_OF_FIRST_RUN = "stages-of-first-run"  # a file beside the clone that is copied
 FOREIGN = ("DVC_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # environment variables that a user does not have: removed
 SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
@@ -30,9 +35,14 @@ SMALL = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with most slow tests first, so that several processes finish at about the same time."""
+    """Run the files with most slow tests first, so that several processes finish at about the same time. Of the files
+    that use the clone, all but one wait for those that do not: the others' processes would wait for its first run."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, -slow[item.path]))
+    cloning = Counter(item.path for item in items if "clone" in item.fixturenames)
+    first = max(slow.keys() & cloning.keys(), key=lambda path: (slow[path], path), default=None)
+    items.sort(
+        key=lambda item: (not slow[item.path], item.path != first, cloning[item.path] > 0, -slow[item.path], item.path)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +65,7 @@ def change_parameters(path: Path, changes: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def chosen(tmp_path: Path) -> Callable[[dict[str, Any]], params_yaml.Params]:
+def make_params(tmp_path: Path) -> Callable[[dict[str, Any]], params_yaml.Params]:
     """A function that returns the project's parameters with changes, checked by the schema."""
 
     def change(changes: dict[str, Any]) -> params_yaml.Params:
@@ -76,6 +86,22 @@ def image(value: int | np.ndarray = 0, size: tuple[int, int] = (8, 8), kind: str
     return written.getvalue()
 
 
+@cache
+def huge_image() -> bytes:
+    """A valid grey PNG of 30,000 x 30,000 black pixels. Compressing 900 MB would take seconds: a thousand rows are
+    compressed, and their bytes repeated."""
+    side, rows = 30_000, 1000
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    block = packer.compress(bytes(rows * (1 + side))) + packer.flush(zlib.Z_FULL_FLUSH)
+    adler = struct.pack(">HH", side * (1 + side) % 65_521, 1)  # of zeros alone
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": b"\x78\xda" + block * (side // rows) + b"\x03\x00" + adler, b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks.items()
+    )
+
+
 def put(folder: Path, files: dict[str, bytes | str]) -> Path:
     """Write files below a folder, and return the folder."""
     for name, content in files.items():
@@ -85,24 +111,27 @@ def put(folder: Path, files: dict[str, bytes | str]) -> Path:
     return folder
 
 
-def stages(said: str) -> list[str]:
-    """The stages that DVC ran or restored from its cache, read from its output ``said``."""
-    return [stage for stage in STAGES if f"Running stage '{stage}'" in said or f"Stage '{stage}' is cached" in said]
+def stages(output: str) -> list[str]:
+    """The stages that DVC ran or restored from its cache, read from its ``output``."""
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in output or f"Stage '{stage}' is cached" in output]
 
 
 class Clone:
     """A clone of the working tree in a new git repository, as a user has it."""
 
-    def __init__(self, folder: Path, made: Path | None = None) -> None:
-        self.folder, self.made = folder, made
+    def __init__(self, folder: Path, template: Path | None = None) -> None:
+        self.folder, self.template = folder, template
 
     def run(self, *command, good=True, inside="."):
-        found = subprocess.run(
-            [*map(str, command)], cwd=self.folder / inside, capture_output=True, text=True, timeout=600,
-            env={name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
-        )  # fmt: skip
-        assert (found.returncode == 0) is good, f"{command}\n{found.stdout}\n{found.stderr}"
-        return found.stdout + found.stderr
+        program, *arguments = map(str, command)
+        env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        where = {"cwd": self.folder / inside, "env": env, "timeout": 600}
+        if program == "dvc":
+            process = forked.run(arguments, **where)
+        else:
+            process = subprocess.run([program, *arguments], capture_output=True, text=True, **where)
+        assert (process.returncode == 0) is good, f"{command}\n{process.stdout}\n{process.stderr}"
+        return process.stdout + process.stderr
 
     def ran(self, *command):
         """The stages that a DVC command ran or restored from the cache."""
@@ -121,7 +150,7 @@ class Clone:
         self.run("git", "clean", "-fdq")
         for name in ("data", "models", "plots", "reports"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            shutil.copytree(self.made / name, self.folder / name)
+            shutil.copytree(self.template / name, self.folder / name)
 
     def change(self, key, value):
         """Set one key of params.yaml."""
@@ -154,15 +183,15 @@ def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
 def clone(tmp_path_factory, worker_id):
     """A clone with a committed run of the small pipeline. It is made once and copied for each process of pytest."""
     base = tmp_path_factory.getbasetemp()
-    made = (base if worker_id == "master" else base.parent) / "made"
-    with made.with_suffix(".lock").open("w") as lock:
+    template = (base if worker_id == "master" else base.parent) / "template"
+    with template.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            first = clone_to(made)
-            first.run("dvc", "repro")
+        if not template.exists():
+            first = clone_to(template)
+            (template.parent / STAGES_OF_FIRST_RUN).write_text("\n".join(first.ran("dvc", "repro")))
             first.run("git", "add", "-A")
             first.run("git", "commit", "-qm", "Small run")
-    clone = Clone(shutil.copytree(made, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), made)
+    clone = Clone(shutil.copytree(template, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), template)
     clone.run("git", "status", "--short")  # refresh the index: otherwise git rewrites every copied file
     return clone
 
@@ -187,9 +216,11 @@ def leaking(clone):
     Returns the output of DVC.
     """
     changes = ["split.strategy=image", "split.duplicates=keep", "split.on_leak=report"]
-    said = clone.run("dvc", "exp", "run", "--name", "leaking", *[word for change in changes for word in ("-S", change)])
+    output = clone.run(
+        "dvc", "exp", "run", "--name", "leaking", *[word for change in changes for word in ("-S", change)]
+    )
     clone.reset()
-    return said
+    return output
 
 
 @pytest.fixture(autouse=True)

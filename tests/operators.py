@@ -28,7 +28,7 @@ DICOM = ["JPGExtended.dcm", "693_J2KI.dcm", "SC_rgb_jpeg_dcmtk.dcm", "JPEGLSNear
 assert pins.CONTRACT  # importing core has set everything
 
 
-def whole(*shape):
+def exact(*shape):
     """Values that are exact in float32, so that every processor starts from the same ones."""
     return torch.from_numpy(random.integers(-(2**15), 2**15, shape).astype(np.float32) / 2**13)
 
@@ -40,12 +40,12 @@ def digest(*tensors):
 def trained(layer, values):
     """The hash of a layer's output and of all gradients."""
     for parameter in layer.parameters():
-        parameter.data = whole(*parameter.shape) / 8
+        parameter.data = exact(*parameter.shape) / 8
     values.requires_grad_(True)
-    found = layer(values)
-    found.backward(whole(*found.shape))
+    output = layer(values)
+    output.backward(exact(*output.shape))
     gradients = [parameter.grad for parameter in layer.parameters()]
-    return digest(found.detach(), values.grad, *gradients)
+    return digest(output.detach(), values.grad, *gradients)
 
 
 def decoded():
@@ -61,17 +61,17 @@ def decoded():
 
 
 def steps(kind, **more):
-    parameter = nn.Parameter(whole(5000))
+    parameter = nn.Parameter(exact(5000))
     optimiser = kind([parameter], lr=1e-3, weight_decay=0.01, **more)
     for _ in range(5):
-        parameter.grad = whole(5000)
+        parameter.grad = exact(5000)
         optimiser.step()
     return digest(parameter.detach())
 
 
 torch.set_num_threads(2)
 random = np.random.default_rng(1)
-images, tokens, many = whole(16, 24, 16, 16), whole(16, 50, 192), np.abs(whole(200_000).double().numpy()) + 0.1
+images, tokens, many = exact(16, 24, 16, 16), exact(16, 50, 192), np.abs(exact(200_000).double().numpy()) + 0.1
 print(json.dumps({
     "convolution": trained(nn.Conv2d(24, 48, 3, bias=False), images.contiguous(memory_format=torch.channels_last)),
     "depthwise": trained(nn.Conv2d(24, 24, 3, groups=24), images.clone()),

@@ -6,13 +6,11 @@
 import io
 import os
 import re
-import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +29,7 @@ import audit
 import download
 import prepare
 import split
-from conftest import TOP, change_parameters, image, put
+from conftest import TOP, change_parameters, huge_image, image, put
 
 PREPARED = [
     f"data/prepared/{name}"
@@ -40,6 +38,7 @@ PREPARED = [
 RAW = [
     "data/raw/groups.csv",
     "data/raw/images.zip",
+    "data/raw/inventory.csv",
     "data/raw/labels.csv",
     "data/raw/lists.csv",
     "data/raw/provenance.json",
@@ -52,11 +51,11 @@ ARCHIVE = {"data.source": "archive", "data.location": "given/a"}
 
 
 class Case(NamedTuple):
-    """``given`` is put into the folder of that name; ``says`` is what the message must match, or empty where the
+    """``source`` is put into the folder given/; ``says`` is what the message must match, or empty where the
     input is fine; ``left`` the files below data/ afterwards."""
 
     what: str
-    given: dict[str, bytes | str]
+    source: dict[str, bytes | str]
     params: dict[str, object]
     says: str
     left: list[str]
@@ -73,22 +72,15 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     return written.getvalue()
 
 
-def huge() -> bytes:
-    """A valid grey PNG of 30,000 x 30,000 pixels in one megabyte."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(30_001) * 1000) for _ in range(30)) + packer.flush()
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
 def odd(what: str, name: str, content: bytes, says: str = "") -> Case:
     """One odd image among eight good ones."""
     left = RAW if says else sorted(RAW + PREPARED)
     return Case(what, GOOD | {f"1/{name}": content}, FOLDER, says and rf"1 of 9 images .*1/{name} \({says}", left)
+
+
+def source(what: str, given: dict[str, bytes], says: str, **params: object) -> Case:
+    """Files among eight good images that are refused before anything is written."""
+    return Case(what, GOOD | given, FOLDER | {f"data.{key}": value for key, value in params.items()}, says, [])
 
 
 def labels(what: str, content: bytes | str, says: str = "", **params: object) -> Case:
@@ -107,12 +99,12 @@ def archive(what: str, content: bytes, says: str) -> Case:
 
 def zipped(members: dict[str, bytes], **changes: int) -> bytes:
     written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive_file:
         for name, content in members.items():
             entry = zipfile.ZipInfo(name)
             for key, value in changes.items():
                 setattr(entry, key, value)
-            made.writestr(entry, content, zipfile.ZIP_DEFLATED)
+            archive_file.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return written.getvalue()
 
 
@@ -123,12 +115,12 @@ def tarred(kind: bytes, name: str = "1/a.png", link: str = "", compression: str 
         entry = tarfile.TarInfo(name)
         entry.size = size
         return entry.tobuf() + bytes(5000)
-    with tarfile.open(fileobj=written, mode=f"w:{compression}") as made:
+    with tarfile.open(fileobj=written, mode=f"w:{compression}") as archive_file:
         entry = tarfile.TarInfo(name)
         entry.type, entry.linkname = kind, link
         content = np.random.default_rng(1).bytes(5000) if kind == tarfile.REGTYPE else b""
         entry.size = len(content)
-        made.addfile(entry, io.BytesIO(content))
+        archive_file.addfile(entry, io.BytesIO(content))
     return written.getvalue()
 
 
@@ -152,8 +144,9 @@ rows = "0.png,0\n1.png,0\n2.png,1\n3.png,1\n"
 
 CASES = [
     odd("an image cut off", "x.png", image(np.random.default_rng(1).integers(0, 255, (64, 64), np.uint8))[:-900], "image file is truncated"),
-    odd("a text under an image's name", "x.png", b"no image", "not an image"),
-    odd("an image of zero bytes", "x.png", b"", "not an image"),
+    source("a text under an image's name", {"1/x.png": b"no image"}, r"1 files whose name is that of an image, but not their content \(text\): 1/x.png"),
+    source("an image of zero bytes", {"1/x.png": b""}, r"1 files whose name is that of an image, but not their content \(empty\): 1/x.png"),
+    source("other bytes under an image's name", {"1/x.png": bytes(9)}, r"1 files whose name is that of an image, but not their content \(its content is of no known kind\): 1/x.png"),
     odd("a JPEG named .png", "x.png", image(9, kind="JPEG")),
     odd("grey of 16 bits among 8", "x.png", encoded(Image.fromarray(deep), "PNG"), r"more than 8 bits a pixel \(I;16\), where 8 are expected"),
     Case("grey of 16 bits", DEEP, FOLDER, "", sorted(RAW + PREPARED)),
@@ -165,13 +158,15 @@ CASES = [
     odd("an alpha channel", "x.png", image(9, mode="RGBA")),
     odd("turned by EXIF", "x.jpg", encoded(Image.new("L", (8, 4)), "JPEG", exif=turned)),
     odd("1 x 1 pixel", "x.png", image(9, size=(1, 1))),
-    odd("30,000 x 30,000 pixels", "x.png", huge(), r"Image size \(900000000 pixels\) exceeds limit"),
-    odd("an animation", "x.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])),
+    odd("30,000 x 30,000 pixels", "x.png", huge_image(), r"Image size \(900000000 pixels\) exceeds limit"),
+    *[source(f"an animated {kind}", {f"1/x.{kind}": encoded(frames[0], kind, save_all=True, append_images=frames[1:])}, rf"1 files of several frames or pages \(data.frames: .*\): 1/x.{kind}") for kind in ("GIF", "PNG", "WEBP", "TIFF")],
     named("a name with spaces", "1/my image (1).png"),
     named("a name in Unicode", "1/Brust-Präparat 乳腺 é.png"),
     named("names that differ in case alone", "1/10.PNG"),
     named("a path of 300 characters", "1/" + "d" * 150 + "/1/" + "n" * 140 + ".png"),
-    named("a line break in a name", "1/a\nb.png", r"contains a file whose name is not printable: '1/a\\nb.png'. Rename it"),
+    named("a line break in a name", "1/a\nb.png", r"contains a file whose name is not printable: 1/a\\nb.png. Rename it"),
+    named("a carriage return in a name", "1/a\rb.png", r"contains a file whose name is not printable: 1/a\\rb.png. Rename it"),
+    named("a name of 255 bytes", "1/" + "é" * 125 + "n.png"),
     named("a third folder of images", "2/x.png", r"must contain two classes, .*found .*'0' \(4 images\).*'2' \(1 image\)"),
     Case("one class alone", {"1/a.png": image(1)}, FOLDER, r"must contain two classes, .*found '1' \(1 image\)", []),
     Case("a folder without images", {"a.txt": "x"}, FOLDER, "contains no image", []),
@@ -179,21 +174,21 @@ CASES = [
     labels("labels with BOM", b"\xef\xbb\xbffile,label\n" + rows.encode()),
     labels("labels with CRLF", ("file,label\n" + rows).replace("\n", "\r\n")),
     labels("labels without a column", "name,label\n" + rows, r"labels.csv has no column 'file' \(data.file_column\); it has 'name', 'label'"),
-    labels("labels with semicolons", ("file,label\n" + rows).replace(",", ";"), "labels.csv has no column 'file' .* it has 'file;label'. Separate the columns with commas"),
+    labels("labels with semicolons", ("file,label\n" + rows).replace(",", ";")),
     labels("an empty label", "file,label\n" + rows.replace("1.png,0", "1.png,"), "1 images without a label: 1.png"),
-    labels("a label nan", "file,label\n" + rows.replace("1.png,0", "1.png,nan"), r"must contain two classes, .*'nan' \(1 image\)"),
+    labels("a label nan", "file,label\n" + rows.replace("1.png,0", "1.png,nan"), "1 images without a label: 1.png"),
     labels("three classes", "file,label\n" + rows.replace("1.png,0", "1.png,2"), r"must contain two classes, .*'2' \(1 image\); '2': 1.png"),
     labels("a class on both lists", "file,label\n" + rows, "data: positive and negative both name 1", negative=["0", "1"]),
     labels("a negative class without an image", "file,label\n" + rows, r"must contain each class that data.positive = '1' and data.negative = 'normal' name; found '0' \(2 images\)", negative="normal"),
     labels("one class in a table", "file,label\n" + rows.replace(",1", ",0"), r"must contain two classes, .*found '0' \(4 images\)"),
-    labels("a table with a header alone", "file,label\n", "4 images without a label"),
+    labels("a table with a header alone", "file,label\n", "labels.csv can't be read as a CSV: it has no row below a header"),
     labels("an empty table", "", "labels.csv can't be read as a CSV"),
-    labels("a table in Latin-1", ("file,label,é\n" + rows).encode("latin-1"), "labels.csv can't be read as a CSV in UTF-8"),
-    labels("a file named twice", "file,label\n" + rows + "3.png,0\n", "1 names given twice in labels.csv: 3.png"),
+    labels("a table in Latin-1", ("file,label,é\n" + rows).encode("latin-1"), "labels.csv is not UTF-8: line 1 has letters in another encoding"),
+    labels("a file named twice", "file,label\n" + rows + "3.png,0\n", r"labels.csv contradicts itself in 1 images: 3.png \('1' / '0'\)"),
     labels("a name that leaves the source", "file,label\n" + rows.replace("3.png", "../3.png"), r"1 labels without an image: \.\./3.png"),
     labels("an absolute name", "file,label\n" + rows.replace("3.png", "/etc/3.png"), "1 labels without an image: /etc/3.png"),
     labels("no such positive class", "file,label\n" + rows, "one of them data.positive = 'malignant'", positive="malignant"),
-    labels("a positive class in other capitals", "file,label\n" + rows.replace(",1", ",bad").replace(",0", ",good"), "found .*Upper and lower case differ", positive="Bad"),
+    labels("a positive class in other capitals", "file,label\n" + rows.replace(",1", ",bad").replace(",0", ",good"), r"data.labels: 1 names are spelled in several ways: 'Bad' / 'bad'.*data.alike", positive="Bad"),
     labels("names without their ending", "file,label\n" + rows.replace(".png", ""), "gives file names without their extension: add .png to them"),
     labels("a pattern without a group", "file,label\n" + rows, r"labels.csv has no column '\^\(\.\)' \(data.patient\); .*A pattern needs a group \(\?P<patient>...\)", patient="^(.)"),
     labels("a table of another name", "file,label\n" + rows, "label.csv is neither in the source nor at .*; the source contains labels.csv", labels="label.csv"),
@@ -202,13 +197,13 @@ CASES = [
     labels("a group with missing cells", "file,label,site\n0.png,0,a\n1.png,0,a\n2.png,1,b\n3.png,1,\n", "", groups=["site"]),
     labels("a group that has no column", "file,label\n" + rows, r"labels.csv has no column 'site' \(data.groups\); it has 'file', 'label'", groups=["site"]),
     labels("a group with edges and words", "file,label,age\n0.png,0,40\n1.png,0,old\n2.png,1,60\n3.png,1,50\n", "data.groups: age has edges, but 'old' are no numbers", groups=[{"age": [50]}]),
-    Case("a file where a folder should be", {"a.zip": zipped(GOOD)}, FOLDER | {"data.location": "given/a.zip"}, "there is no folder .*a.zip: it is a file; for an archive set data.source: archive", []),
+    Case("a file where a folder should be", {"a.zip": zipped(GOOD)}, FOLDER | {"data.location": "given/a.zip"}, "there is no folder .*a.zip: it is a file; name its folder, or for an archive set data.source: archive", []),
     Case("DICOM without endings", DICOM, FOLDER, "", sorted(RAW + PREPARED)),
     Case("a DICOM cut off", DICOM | {"1/x": read("MR_small_RLE.dcm")[:5000]}, FOLDER, r"1 of 5 images .*1/x \(a DICOM file without pixels", RAW),
     Case("a DICOM with too few pixels", DICOM | {"1/x": read("MR_truncated.dcm")}, FOLDER, r"1 of 5 images .*1/x \(DICOM: The number of bytes of pixel data is less", RAW),
     Case("a DICOM without an image", DICOM | {"1/x": read("test-SR.dcm")}, FOLDER, "1 DICOM files without an image: 1/x", []),
     Case("a DICOM of an unknown transfer syntax", DICOM | {"1/x": read("MR_small_RLE.dcm").replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.9\0")}, FOLDER, r"1 files that can't be read \(DICOM of the unknown transfer syntax 1.2.840.10008.1.2.9\): 1/x", []),
-    Case("a DICOM of several frames", DICOM | {"1/x": read("examples_ybr_color.dcm")}, FOLDER, r"1 DICOM files of several frames \(data.dicom.frames: split", []),
+    Case("a DICOM of several frames", DICOM | {"1/x": read("examples_ybr_color.dcm")}, FOLDER, r"1 files of several frames or pages \(data.frames: first .* split", []),
     Case("a DICOM of 8 bits among 16", DICOM | {"1/x": read("SC_rgb_rle.dcm")}, FOLDER, r"1 of 5 images .*1/x \(8 bits a pixel \(RGB 8\), where more are expected", RAW),
     Case("a DICOM without a window", DICOM | {"1/x": read("CT_small.dcm")}, FOLDER | {"prepare.levels": "window"}, r"1 of 5 images .*1/x \(it has no VOI window", RAW),
     Case("patients of DICOM without a key", DICOM, FOLDER | {"data.patient": "dicom:PatientID"}, "set data.dicom.key to its path, or write patients as they are: data.dicom.patient: plain", []),
@@ -222,7 +217,8 @@ CASES = [
     archive("a tar with a hard link out of it", tarred(tarfile.LNKTYPE, link="../../../etc/passwd"), "leaves the archive"),
     archive("a tar with a device", tarred(tarfile.CHRTYPE), "1/a.png is a symbolic link or a device"),
     archive("an archive bomb", tarred(tarfile.REGTYPE, size=1 << 43), "unpacks to more than the free disk space, or to more than 1 TiB"),
-    archive("an archive in an archive", zipped({"inner.zip": zipped(GOOD)}), "contains no image .*; it contains archives, unpack them first: inner.zip"),
+    archive("an archive in an archive", zipped({"inner.zip": zipped(GOOD)}), "1 files of the kind zip, .* can't be read: inner.zip. Unpack them, or leave them out"),
+    archive("an archive in an archive in an archive", zipped({"a.zip": zipped({"b.zip": zipped(GOOD)})}), "1 files of the kind zip, .* can't be read: a.zip. Unpack them"),
     archive("an encrypted archive", encrypted(), r"0/00.png is encrypted: use an archive without a password"),
     archive("a zip cut off", zipped(GOOD)[:-30], "is neither a zip nor a tar|is damaged"),
     archive("a tar.gz cut off", tarred(tarfile.REGTYPE, compression="gz")[:-50], "is damaged"),
@@ -250,36 +246,37 @@ def within(folder: Path):
 
 def run(case: Case, folder: Path, *stages: Callable[[], None]) -> tuple[str, list[str]]:
     """The message, and the files below data/."""
-    put(folder / "given", case.given)
+    put(folder / "given", case.source)
     change_parameters(folder / "params.yaml", case.params)
-    said = ""
+    message = ""
     with within(folder):
         try:
             for stage in stages:
                 entrypoint.script(stage)
         except SystemExit as ended:
-            said = str(ended)
-        return said, sorted(str(path) for path in Path("data").rglob("*") if path.is_file())
+            message = str(ended)
+        return message, sorted(str(path) for path in Path("data").rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_the_user_sees_what_is_wrong_and_nothing_half_written_is_left(case, tmp_path):
     decodes = "data/prepared/index.csv" in case.left or re.search("of . images", case.says)
-    said, left = run(case, tmp_path, *([download.main, prepare.main] if decodes else [download.main]))
-    assert re.search(case.says, said) if case.says else said == ""
+    message, left = run(case, tmp_path, *([download.main, prepare.main] if decodes else [download.main]))
+    assert re.search(case.says, message) if case.says else message == ""
     assert left == case.left
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "of 9 images" in case.says], ids=lambda case: case.what)
 def test_what_cannot_be_decoded_is_left_out_where_that_is_asked_for(case, tmp_path):
     dropped = case._replace(params=case.params | {"data.on_bad_image": "drop"})
-    said, _ = run(dropped, tmp_path, download.main, prepare.main)
-    assert said == "" and len(tables.read(tmp_path / "data/prepared/index.csv", tables.INDEX)) == 8
+    message, _ = run(dropped, tmp_path, download.main, prepare.main)
+    assert message == "" and len(tables.read(tmp_path / "data/prepared/index.csv", tables.INDEX)) == 8
 
 
+@pytest.mark.slow
 def test_a_huge_image_is_refused_in_bounded_memory(tmp_path):
     """Decoded it would take 900 MB; the limit on memory is 500 MB above what the stages need without it."""
-    put(tmp_path / "given", GOOD | {"1/x.png": huge()})
+    put(tmp_path / "given", GOOD | {"1/x.png": huge_image()})
     change_parameters(tmp_path / "params.yaml", FOLDER)
     code = (
         "import resource, download, prepare\n"
@@ -288,9 +285,9 @@ def test_a_huge_image_is_refused_in_bounded_memory(tmp_path):
         "resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)\n"
         "prepare.main()\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                            env=os.environ | {"PYTHONPATH": str(TOP / "stages")})  # fmt: skip
-    assert found.returncode == 1 and "x.png (Image size (900000000 pixels) exceeds limit" in found.stderr
+    assert process.returncode == 1 and "x.png (Image size (900000000 pixels) exceeds limit" in process.stderr
 
 
 def patients(positive: int) -> dict[str, bytes]:
@@ -304,7 +301,7 @@ def patients(positive: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("source", "says"),
     [
         (patients(1), "1 component with a positive image, but 3 splits.*Only images of more patients help"),
         (patients(2), "val has one class only, so most measures are not defined on it"),
@@ -312,11 +309,11 @@ def patients(positive: int) -> dict[str, bytes]:
     ],
     ids=["one positive patient", "two positive patients", "all images equal"],
 )  # fmt: skip
-def test_a_split_that_leaves_a_part_without_positives_says_so(given, says, tmp_path, capsys):
-    case = Case("", given, FOLDER | {"data.patient": "(?P<patient>p.)_"}, says, [])
-    said, left = run(case, tmp_path, download.main, prepare.main, audit.main, split.main)
-    assert re.search(says, said + capsys.readouterr().out, re.DOTALL)
-    assert ("data/split.csv" in left) is (said == "")
+def test_a_split_that_leaves_a_part_without_positives_says_so(source, says, tmp_path, capsys):
+    case = Case("", source, FOLDER | {"data.patient": "(?P<patient>p.)_"}, says, [])
+    message, left = run(case, tmp_path, download.main, prepare.main, audit.main, split.main)
+    assert re.search(says, message + capsys.readouterr().out, re.DOTALL)
+    assert ("data/split.csv" in left) is (message == "")
 
 
 if __name__ == "__main__":
@@ -325,8 +322,8 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as folder:
             stages = [download.main, prepare.main]
             standing, sys.stdout = sys.stdout, io.StringIO()
-            said, left = run(case, Path(folder), *stages)
+            message, left = run(case, Path(folder), *stages)
             sys.stdout = standing
-            said = " ".join(said.replace(folder, "").split()).replace("|", "\\|")
+            message = " ".join(message.replace(folder, "").split()).replace("|", "\\|")
             kept = {0: "nothing", len(RAW): "data/raw/"}.get(len(left), "data/raw/, data/prepared/")
-            print(f"| {case.what} | {said or '(read)'} | {kept} |")
+            print(f"| {case.what} | {message or '(read)'} | {kept} |")

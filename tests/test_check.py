@@ -28,10 +28,10 @@ def test_a_figure_under_its_floor_or_not_defined_is_named():
 
 
 def test_a_figure_farther_from_the_committed_one_than_allowed_is_named():
-    made = json.loads(json.dumps(METRICS))
-    made["evaluate"]["test"]["roc_auc"]["value"] = 0.85
-    assert gates.far(METRICS, made, {"evaluate.test.roc_auc": 0.06}) == []
-    assert gates.far(METRICS, made, {"evaluate.test.roc_auc": 0.04}) == [
+    changed = json.loads(json.dumps(METRICS))
+    changed["evaluate"]["test"]["roc_auc"]["value"] = 0.85
+    assert gates.far(METRICS, changed, {"evaluate.test.roc_auc": 0.06}) == []
+    assert gates.far(METRICS, changed, {"evaluate.test.roc_auc": 0.04}) == [
         "evaluate.test.roc_auc is 0.850 here and 0.800 in the commit; the tolerance in gates.yaml is 0.04"
     ]
 
@@ -39,19 +39,19 @@ def test_a_figure_farther_from_the_committed_one_than_allowed_is_named():
 def test_a_truly_worse_model_is_told_apart_and_an_equal_one_is_not():
     """Models of a simulation: the distance of the classes is 2.5 and 1.5 standard deviations, or 1.5 for both."""
     worse, images = simulation.runs(1, (simulation.BETTER, simulation.EQUAL))
-    said = gates.worse(comparison.measure(worse, images), "main")
-    assert any("roc_auc is 0.9" in line and "on main: significantly worse, -0.0" in line for line in said)
-    assert any(line.startswith("brier is") and ", +0.0" in line for line in said)  # where less is better
+    output = gates.worse(comparison.measure(worse, images), "main")
+    assert any("roc_auc is 0.9" in line and "on main: significantly worse, -0.0" in line for line in output)
+    assert any(line.startswith("brier is") and ", +0.0" in line for line in output)  # where less is better
     for distances in ((simulation.EQUAL, simulation.BETTER), (simulation.EQUAL, simulation.EQUAL)):
         runs, images = simulation.runs(1, distances)
         assert gates.worse(comparison.measure(runs, images), "main") == []
 
 
 def test_the_first_output_and_the_first_figure_with_other_bytes_are_named():
-    made = json.loads(json.dumps(METRICS))
-    made["evaluate"]["test"]["roc_auc"]["value"] = 0.85
+    changed = json.loads(json.dumps(METRICS))
+    changed["evaluate"]["test"]["roc_auc"]["value"] = 0.85
     assert gates.other_figure(METRICS, METRICS) == []
-    assert gates.other_figure(METRICS, made) == [
+    assert gates.other_figure(METRICS, changed) == [
         "1 of 4 figures differ from the commit, first evaluate.test.roc_auc.value: 0.85 here, 0.8 there"
     ]
     locks = [
@@ -101,8 +101,8 @@ def test_fresh_passes_without_a_cache_and_fails_for_code_parameters_data_and_met
         text = file.read_text()
         assert old in text
         file.write_text(text.replace(old, new, 1))
-        said = check(bare, "fresh", good=False)
-        assert "fresh FAILS: dvc.lock does not match code, parameters or data: " in said and stages in said
+        output = check(bare, "fresh", good=False)
+        assert "fresh FAILS: dvc.lock does not match code, parameters or data: " in output and stages in output
         file.write_text(text)
     with (clone.folder / "data/split.csv").open("a") as file:  # where the data are at hand
         file.write("1\n")
@@ -127,11 +127,11 @@ def test_repeat_passes_for_the_committed_bytes_and_fails_for_others(bare):
     bare.run("git", "config", "user.email", "a@b")
     bare.run("git", "config", "user.name", "a")
     bare.run("git", "commit", "-qam", "Planted")
-    said = check(bare, "repeat", good=False)
-    assert "outputs differ from dvc.lock, first data/split.csv of stage split" in said
+    output = check(bare, "repeat", good=False)
+    assert "outputs differ from dvc.lock, first data/split.csv of stage split" in output
     assert (
-        "repeat FAILS: evaluate.test.brier is 0." in said
-        and "in the commit; the tolerance in gates.yaml is 0.04" in said
+        "repeat FAILS: evaluate.test.brier is 0." in output
+        and "in the commit; the tolerance in gates.yaml is 0.04" in output
     )
 
 
@@ -155,20 +155,20 @@ def test_a_pull_request_is_compared_on_one_machine_and_fails_with_its_gate(clone
     change_parameters(clone.folder / "params.yaml", {"evaluate.threshold": 0.4})
     (clone.folder / "gates.yaml").write_text("floors: {evaluate.test.roc_auc: 1.01}\ntolerance: {}\naccepted: {}\n")
     clone.run("git", "commit", "-qam", "Change")
-    found = subprocess.run(
+    process = subprocess.run(
         ["bash", ".ci/compare", "main"], cwd=clone.folder, capture_output=True, text=True,
         env=os.environ | {"RAW": "https://host/raw"},
     )  # fmt: skip
-    assert found.returncode == 1, found.stderr
-    linked = re.findall(r"!\[\w+\]\(https://host/raw/(\w{40})/(\S+?)\)", found.stdout)
+    assert process.returncode == 1, process.stderr
+    linked = re.findall(r"!\[\w+\]\(https://host/raw/(\w{40})/(\S+?)\)", process.stdout)
     assert len(linked) == 4 and len({commit for commit, _ in linked}) == 2
     for commit, path in linked:
         clone.run("git", "cat-file", "-e", f"{commit}:{path}")
     assert "threshold 0.4" in (clone.folder / "reports/report.html").read_text()
-    assert "| ROC AUC |" in found.stdout and "`evaluate.threshold: 0.5 -> 0.4`" in found.stdout
+    assert "| ROC AUC |" in process.stdout and "`evaluate.threshold: 0.5 -> 0.4`" in process.stdout
     assert (
-        "better FAILS: evaluate.test.roc_auc is 0." in found.stdout
-        and "its floor in gates.yaml is 1.01" in found.stdout
+        "better FAILS: evaluate.test.roc_auc is 0." in process.stdout
+        and "its floor in gates.yaml is 1.01" in process.stdout
     )
 
 

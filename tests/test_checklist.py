@@ -23,7 +23,8 @@ TRIPOD = re.findall(
 ENTRY = {"value": 0.81, "ci_low": 0.7, "ci_high": 0.9}
 SOURCE = {
     "source": "folder", "location": "images", "version": None, "sha256": None, "licence": None, "images": 1200,
-    "patients": 30, "classes": {"benign": 815}, "left_out": {"normal": 3}, "dropped": {},
+    "patients": 30, "classes": {"benign": 815}, "left_out": {"class not used (normal)": 3}, "files": 1203,
+    "other_files": {}, "labels_without_image": 0,
 }  # fmt: skip
 
 

@@ -39,23 +39,25 @@ def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere():
             assert there.exists(), f"{path.name}: {link}"
             if heading:
                 titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
-                known = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}  # as GitHub does
-                assert heading in known, f"{path.name}: {link}#{heading}"
+                headings = {
+                    re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles
+                }  # as GitHub does
+                assert heading in headings, f"{path.name}: {link}#{heading}"
 
 
 def test_every_parameter_and_target_that_a_page_names_exists():
-    known = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
-    given = yaml12.load((TOP / "params.yaml").read_text())
+    targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
+    params = yaml12.load((TOP / "params.yaml").read_text())
     for path in [TOP / "README.md", TOP / "CONTRIBUTING.md", *TOP.glob("docs/*.md"), TOP / "benchmarks/README.md"]:
         text = path.read_text()
-        assert set(re.findall(r"`make ([a-z-]+)", text)) <= known, path.name
+        assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets, path.name
         for name in re.findall(r"\b((?:data|prepare|split|model|train|evaluate|report)\.[a-z_.]*[a-z])\b", text):
             section, _, key = name.partition(".")
             if key.split(".")[0] not in ("json", "html", "csv", "py", "md", "txt", "safetensors", "onnx"):
-                found = given[section]
+                entry = params[section]
                 for step in key.split("."):
-                    assert isinstance(found, dict) and step in found, f"{path.name}: {name}"
-                    found = found[step]
+                    assert isinstance(entry, dict) and step in entry, f"{path.name}: {name}"
+                    entry = entry[step]
 
 
 @pytest.mark.long
@@ -83,9 +85,9 @@ def test_own_images_are_classified_and_new_ones_compared(tmp_path):
     run(clone, first)
     assert clone.metrics("audit")["images"] == 120 and clone.metrics("audit")["patients"] == 20
     add(range(20, 26))
-    (said,) = run(clone, arrived)
+    (output,) = run(clone, arrived)
     assert clone.metrics("audit")["images"] == 156
-    assert "36 added: 20_0.png" in said
+    assert "36 added: 20_0.png" in output
     run(clone, classify)
     assert len(pd.read_csv(clone.folder / "predictions.csv")) == 156
     assert len(list((clone.folder / "heatmaps").rglob("*.png"))) == 156
@@ -100,23 +102,23 @@ def test_the_head_of_a_frozen_network_of_timm_is_trained(clone):
     put(clone.folder / "weights", {"config.json": json.dumps(config)})
     torch.save(published.state_dict(), clone.folder / "weights/pytorch_model.bin")
     convert, train = blocks("foundation")
-    (_, said) = run(clone, convert, train.replace("BACKBONE", config["architecture"]))
-    assert "timm/vit_tiny_patch16_224: " in said and clone.metrics("evaluate")["test"]["images"] > 0
+    (_, output) = run(clone, convert, train.replace("BACKBONE", config["architecture"]))
+    assert "timm/vit_tiny_patch16_224: " in output and clone.metrics("evaluate")["test"]["images"] > 0
     shutil.rmtree(clone.folder / "weights")
 
 
 @pytest.mark.parametrize("page", ["report", "gpu", "trouble", "checklist"])
 def test_the_commands_of_a_page_run(clone, page):
-    said = run(clone, *blocks(page))
-    assert "up to date" in said[0] or page == "gpu"
+    output = run(clone, *blocks(page))
+    assert "up to date" in output[0] or page == "gpu"
 
 
 def test_the_commands_of_the_page_on_ci_run(clone):
     (command,) = blocks("ci")
     (clone.folder / ".venv").symlink_to(TOP / ".venv")  # and nothing is installed
     assert "make lint\n" in command  # which CI itself runs on this code
-    (said,) = run(clone, command.replace("make lint\n", "").replace("make ", "make -o .venv/ready "))
-    assert "fresh passes" in said
+    (output,) = run(clone, command.replace("make lint\n", "").replace("make ", "make -o .venv/ready "))
+    assert "fresh passes" in output
     (clone.folder / ".venv").unlink()
 
 
@@ -125,5 +127,5 @@ def test_heatmaps_and_exports_stay_out_of_git(clone):
              "predictions.csv", "heatmaps/1.png")  # fmt: skip
     assert clone.run("git", "check-ignore", *paths).split() == [*paths]
     put(clone.folder, {"own.png": image(9, mode="RGB")})
-    said = clone.run("python", "stages/predict.py", "own.png", "--out", "predictions.csv", "--heatmap", "maps")
-    assert "maps names or shows patients, and git does not ignore it" in said and "predictions.csv" not in said
+    output = clone.run("python", "stages/predict.py", "own.png", "--out", "predictions.csv", "--heatmap", "maps")
+    assert "maps names or shows patients, and git does not ignore it" in output and "predictions.csv" not in output

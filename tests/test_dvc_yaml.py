@@ -94,10 +94,10 @@ def test_every_path_of_a_script_is_declared_and_every_declared_path_is_in_the_sc
 
 
 def test_every_data_dependency_is_written_by_an_earlier_stage():
-    known: set[str] = set()
+    earlier: set[str] = set()
     for stage in STAGES:
-        assert data(stage) <= known
-        known |= written(stage)
+        assert data(stage) <= earlier
+        earlier |= written(stage)
 
 
 def test_what_shows_patients_pixels_is_never_in_git():
@@ -124,27 +124,27 @@ def test_plots_name_files_that_stages_write():
 
 
 @pytest.mark.parametrize("recipe", sorted((TOP / "recipes").glob("*.txt")), ids=lambda path: path.stem)
-def test_a_recipe_sets_parameters_that_exist_to_values_that_are_allowed(recipe, chosen):
+def test_a_recipe_sets_parameters_that_exist_to_values_that_are_allowed(recipe, make_params):
     import shlex
 
     words = shlex.split(recipe.read_text())
     assert set(words[::2]) == {"--set-param"}
     changes = dict(word.split("=", 1) for word in words[1::2])
-    chosen({key: yaml12.load(value) for key, value in changes.items()})
+    make_params({key: yaml12.load(value) for key, value in changes.items()})
 
 
-def test_the_original_recipe_is_the_published_one(chosen):
+def test_the_original_recipe_is_the_published_one(make_params):
     """Each value stands in the original's README: sections Model Architecture, Preprocessing, Training."""
     import shlex
 
     words = shlex.split((TOP / "recipes" / "original.txt").read_text())[1::2]
-    made = chosen({key: yaml12.load(value) for key, value in (word.split("=", 1) for word in words)})
-    assert (made.model.backbone, made.model.weights, made.model.head) == ("efficientnet_v2_s", "imagenet", "selu")
-    assert (made.train.epochs, made.train.early_stopping, made.train.batch_size, made.train.lr) == (60, 12, 16, 0.002)
-    assert (made.train.plateau_factor, made.train.plateau_patience) == (0.3, 7)
-    assert (made.split.strategy, made.split.train, made.split.val, made.split.test) == ("image", 0.7, 0.1, 0.2)
-    assert made.prepare.image_size == 384
-    off = made.train
+    cfg = make_params({key: yaml12.load(value) for key, value in (word.split("=", 1) for word in words)})
+    assert (cfg.model.backbone, cfg.model.weights, cfg.model.head) == ("efficientnet_v2_s", "imagenet", "selu")
+    assert (cfg.train.epochs, cfg.train.early_stopping, cfg.train.batch_size, cfg.train.lr) == (60, 12, 16, 0.002)
+    assert (cfg.train.plateau_factor, cfg.train.plateau_patience) == (0.3, 7)
+    assert (cfg.split.strategy, cfg.split.train, cfg.split.val, cfg.split.test) == ("image", 0.7, 0.1, 0.2)
+    assert cfg.prepare.image_size == 384
+    off = cfg.train
     assert (off.weight_decay, off.pos_weight, off.grad_clip_norm, off.freeze_backbone) == (0, 1, None, False)
     assert off.augment.geometry == "none" and set(off.augment.model_dump(exclude={"geometry"}).values()) == {0}
 
@@ -152,10 +152,12 @@ def test_the_original_recipe_is_the_published_one(chosen):
 def test_the_committed_default_run_is_synthetic_leaks_nothing_and_learned_something():
     import json
 
-    found = {name: json.loads((TOP / "metrics/detail" / f"{name}.json").read_text()) for name in ("split", "evaluate")}
-    assert all(metrics["synthetic"] for metrics in found.values())
-    assert set(found["split"]["leak"].values()) == {0}
-    assert 0.80 <= found["evaluate"]["test"]["roc_auc"]["value"] <= 0.95
+    details = {
+        name: json.loads((TOP / "metrics/detail" / f"{name}.json").read_text()) for name in ("split", "evaluate")
+    }
+    assert all(block["synthetic"] for block in details.values())
+    assert set(details["split"]["leak"].values()) == {0}
+    assert 0.80 <= details["evaluate"]["test"]["roc_auc"]["value"] <= 0.95
 
 
 OTHER = yaml12.load((TOP / "recipes/external/dvc.yaml").read_text())["stages"]
@@ -173,8 +175,8 @@ def test_a_stage_for_another_set_depends_on_the_same_code(stage):
 
 @pytest.mark.parametrize("stage", ["download", "prepare", "audit"])
 def test_another_set_goes_through_the_same_stages(stage):
-    mine = {dep for dep in OTHER[stage]["deps"] if not dep.startswith("../")}
-    assert mine == data(stage) and plain(OTHER[stage]["outs"]) == plain(STAGES[stage]["outs"])
+    declared = {dep for dep in OTHER[stage]["deps"] if not dep.startswith("../")}
+    assert declared == data(stage) and plain(OTHER[stage]["outs"]) == plain(STAGES[stage]["outs"])
     assert OTHER[stage]["cmd"].split()[:2] == ["python", f"../stages/{stage}.py"]
 
 

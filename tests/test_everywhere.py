@@ -20,6 +20,7 @@ import processors
 from conftest import TOP, change_parameters
 
 FOLDERS = ("data", "models", "metrics", "plots", "reports")
+LATE_STAGES = ("train", "evaluate", "report")
 # What someone could have exported, each of which would change the bytes if it had an effect.
 HOSTILE = {
     "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "AVX2",
@@ -38,18 +39,18 @@ def emulated():
 
 @pytest.fixture
 def workspace(clone, tmp_path):
-    """A function that makes a folder with the data of the small run, for a training of three epochs and two threads.
+    """A function that makes a folder with the data of the small run, for a training of two epochs and two threads.
     One member: an emulated process would start the processes of several natively."""
 
     def make(name):
         folder = shutil.copytree(clone.folder, tmp_path / name, symlinks=True)
-        change_parameters(folder / "params.yaml", {"train.ensemble_size": 1, "train.epochs": 3, "train.threads": 2})
+        change_parameters(folder / "params.yaml", {"train.ensemble_size": 1, "train.epochs": 2, "train.threads": 2})
         return folder
 
     return make
 
 
-def start(folder, before=(), environment=(), arguments=()):
+def start(folder, before=(), environment=(), arguments=LATE_STAGES):
     return subprocess.Popen(
         [*before, sys.executable, TOP / "tests/emulated.py", *arguments], cwd=folder, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, env=os.environ | dict(environment),
@@ -57,22 +58,28 @@ def start(folder, before=(), environment=(), arguments=()):
 
 
 def computed(folder, *start_with, **more):
-    """What train, evaluate and report print, and the hash of each file after them."""
+    """What the stages print, and the hash of each file after them. By default, train, evaluate and report."""
     process = start(folder, *start_with, **more)
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
-    return said, hashes(folder)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return output, hashes(folder)
 
 
 def hashes(folder):
-    found = [path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
+    paths = [path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
 
 
 def operators(*before, without=()):
     command = [*before, sys.executable, TOP / "tests/operators.py", *without]
     path = os.environ | {"PYTHONPATH": str(TOP / "stages"), "OMP_NUM_THREADS": "2"}  # OpenBLAS reads it too
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=path, timeout=900).stdout)
+
+
+@pytest.fixture(scope="module")
+def here():
+    """What tests/operators.py computes on this processor."""
+    return operators()
 
 
 def other(first, second):
@@ -84,43 +91,47 @@ def other(first, second):
 def test_the_number_of_cores_and_the_environment_change_no_byte(workspace):
     first = workspace("first")
     before = hashes(first)
-    _, wanted = computed(first)
-    assert "models/model.safetensors" in other(before, wanted)
+    _, expected = computed(first)
+    assert "models/model.safetensors" in other(before, expected)
     for name, command, environment in (
-        ("one core", ["taskset", "--cpu-list", "0"], {"OMP_NUM_THREADS": "4"}),
-        ("hostile", [], HOSTILE | {"OMP_NUM_THREADS": "1"}),
-        ("four threads", [], {"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "TRUE", "OMP_DYNAMIC": "TRUE"}),
+        ("one core", ["taskset", "--cpu-list", "0"], {"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "TRUE"}),
+        ("hostile", [], HOSTILE | {"OMP_NUM_THREADS": "1", "OMP_DYNAMIC": "TRUE"}),
     ):
-        assert other(wanted, computed(workspace(name), command, environment)[1]) == [], name
+        assert other(expected, computed(workspace(name), command, environment)[1]) == [], name
 
 
 @pytest.mark.long
 @pytest.mark.slow
 def test_another_processor_computes_the_same_bytes_and_continues_a_training_killed_on_this_one(workspace, emulated):
-    _, wanted = computed(workspace("here"))
+    """The first processor continues the training, the second runs it from the start, evaluates and reports."""
+    here = workspace("here")
+    computed(here, arguments=["train"])
+    after_training = hashes(here)
+    _, expected = computed(here, arguments=["evaluate", "report"])
     killed = workspace("killed")
-    process = start(killed)
+    process = start(killed, arguments=["train"])
     while process.poll() is None and not [*killed.glob(".checkpoints/*/000001-*.safetensors")]:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    for folder, processor in zip((killed, workspace("there")), processors.PROCESSORS, strict=False):
-        said, found = computed(folder, emulated(processor), arguments=["without AVX-512"])
-        assert ("Resuming after epoch 1" in said) is (folder == killed)
-        assert other(wanted, found) == [], processor
+    first, second, *_ = processors.PROCESSORS
+    output, continued = computed(killed, emulated(first), arguments=["--emulated", "train"])
+    assert "Resuming after epoch 1" in output and other(after_training, continued) == [], first
+    output, there = computed(workspace("there"), emulated(second), arguments=["--emulated", *LATE_STAGES])
+    assert "Resuming after epoch" not in output and other(expected, there) == [], second
 
 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("processor", processors.PROCESSORS[:2])
-def test_operations_have_the_same_bytes_on_another_processor_except_the_root_that_is_avoided(emulated, processor):
-    assert other(operators(), operators(*emulated(processor))) == ["torch's NAdam"]
+def test_operations_have_the_same_bytes_on_another_processor_except_the_root_that_is_avoided(emulated, here, processor):
+    assert other(here, operators(*emulated(processor))) == ["torch's NAdam"]
 
 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", pins.TRAINING | pins.ALWAYS)
-def test_each_setting_changes_bytes_on_a_processor_with_avx512(setting):
+def test_each_setting_changes_bytes_on_a_processor_with_avx512(here, setting):
     if "avx512f" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX-512")
-    assert other(operators(), operators(without=[setting])) != []
+    assert other(here, operators(without=[setting])) != []

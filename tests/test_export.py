@@ -30,8 +30,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def exported(clone):
     pytest.importorskip("onnxruntime")
-    said = clone.run("python", "stages/export.py", "--folder", "../export")
-    assert float(re.search(r"differ by at most (\S+)\. Research", said)[1]) <= 1e-4
+    output = clone.run("python", "stages/export.py", "--folder", "../export")
+    assert float(re.search(r"differ by at most (\S+)\. Research", output)[1]) <= 1e-4
     return clone.folder.parent / "export"
 
 
@@ -46,14 +46,14 @@ def test_onnx_gives_the_probabilities_of_the_evaluation_for_batches_of_any_size(
     session = onnxruntime.InferenceSession(exported / "model.onnx")
     for count in (1, 7, len(values)):
         (logits,) = session.run(None, {"pixel_values": values[:count]})
-        found = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        assert np.abs(found - predictions["probability"][:count]).max() < 1e-4
+        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        assert np.abs(probabilities - predictions["probability"][:count]).max() < 1e-4
     assert onnx.load(exported / "model.onnx").opset_import[0].version == 20
 
 
 def test_the_export_says_which_library_the_network_is_of_and_what_it_takes_off_its_images(exported):
-    told = json.loads((exported / "config.json").read_text())
-    assert told["model_type"] == "torchvision" and told["mean"] == [0.485, 0.456, 0.406]
+    config = json.loads((exported / "config.json").read_text())
+    assert config["model_type"] == "torchvision" and config["mean"] == [0.485, 0.456, 0.406]
     assert "weights of torchvision's shufflenet_v2_x0_5" in (exported / "README.md").read_text()
     assert export.library({"backbone": "timm/resnet18"}) == "timm"
 
@@ -78,16 +78,16 @@ def test_the_model_card_is_filled_from_the_metrics_and_its_example_runs(clone, e
         (tmp_path / path.name).write_bytes(path.read_bytes())
     Image.fromarray(np.array(pixels)).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
-    with redirect_stdout(io.StringIO()) as said:
+    with redirect_stdout(io.StringIO()) as output:
         exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], {})
-    assert float(re.sub(r"[\[\]]", "", said.getvalue())) == pytest.approx(first["probability"], abs=1e-4)
+    assert float(re.sub(r"[\[\]]", "", output.getvalue())) == pytest.approx(first["probability"], abs=1e-4)
 
 
 def test_a_folder_of_other_files_is_not_written_into(clone, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    said = clone.run("python", "stages/export.py", "--folder", tmp_path / "mine", good=False)
-    assert "contains other files: use --folder" in said and "Traceback" not in said
+    output = clone.run("python", "stages/export.py", "--folder", tmp_path / "mine", good=False)
+    assert "contains other files: use --folder" in output and "Traceback" not in output
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
@@ -182,7 +182,7 @@ def test_a_tagged_version_of_the_model_comes_into_another_folder(clone, tmp_path
     fetch = fetch.replace("REPOSITORY", str(tmp_path / "bare.git"))
     clone.run("bash", "-ec", f"cd {tmp_path / 'elsewhere'}; {fetch}")
     expected = (clone.folder / "models/model.safetensors").read_bytes()
-    found = sorted((tmp_path / "elsewhere").rglob("model.safetensors"))
-    assert len(found) >= 2 and all(path.read_bytes() == expected for path in found)
+    models = sorted((tmp_path / "elsewhere").rglob("model.safetensors"))
+    assert len(models) >= 2 and all(path.read_bytes() == expected for path in models)
     clone.run("git", "remote", "remove", "origin")
     clone.run("git", "reset", "-q", "--hard", "HEAD~1")

@@ -14,10 +14,12 @@ MOST = 40  # numbers that are registered
 MOST_CHANGED = 30  # rows of dvc metrics diff and columns of dvc exp show --only-changed, after one changed parameter
 
 
-@pytest.mark.parametrize(("key", "value"), [("train.lr", 0.0005), ("evaluate.threshold", 0.6)])
+@pytest.mark.parametrize(
+    ("key", "value"), [pytest.param("train.lr", 0.0005, marks=pytest.mark.long), ("evaluate.threshold", 0.6)]
+)
 def test_a_run_with_one_changed_parameter_differs_in_few_rows_and_columns(clone, tmp_path, key, value):
     # A copy of its own: the experiments of other tests would add columns.
-    clone = Clone(shutil.copytree(clone.made, tmp_path / "clone", symlinks=True))
+    clone = Clone(shutil.copytree(clone.template, tmp_path / "clone", symlinks=True))
     clone.run("dvc", "exp", "run", "--name", "changed", "--set-param", f"{key}={value}")
     changed = json.loads(clone.run("dvc", "metrics", "diff", "--json", "main", "changed"))
     assert 0 < sum(map(len, changed.values())) <= MOST_CHANGED

@@ -33,8 +33,8 @@ def test_a_forbidden_import_is_seen_however_it_is_written(tmp_path):
         ("def late():\n    from core.network import ood as strange", {"network/ood.py"}),
     ):
         (tmp_path / "script.py").write_text(line)
-        found = {path.relative_to(layers.CORE).as_posix() for path in layers.imports(tmp_path / "script.py")}
-        assert found == expected
+        modules = {path.relative_to(layers.CORE).as_posix() for path in layers.imports(tmp_path / "script.py")}
+        assert modules == expected
 
 
 def test_core_is_imported_in_the_one_way_that_the_floors_are_read_from():
@@ -71,11 +71,12 @@ def test_the_tests_mirror_the_packages():
             assert (layers.CORE / path.parent.name / path.name.removeprefix("test_")).is_file(), path
 
 
+@pytest.mark.slow
 def test_training_and_scoring_need_neither_dvc_nor_the_schema():
     hidden = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
     code = (
         f"{hidden}; from core.network import training, inference, networks; from core.evidence import metrics; "
         "from core.report import plots"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=TOP / "stages", capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=TOP / "stages", capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

@@ -18,7 +18,7 @@ TWO = LONGER | {"train.nproc_per_node": 2}
 
 def ranks(clone):
     """The processes that train in the clone, by their number."""
-    found = {}
+    processes = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             here = path.joinpath("cwd").resolve() == clone.folder.resolve()
@@ -27,8 +27,8 @@ def ranks(clone):
             continue
         number = [word.removeprefix("LOCAL_RANK=") for word in environment if word.startswith("LOCAL_RANK=")]
         if here and number:
-            found[int(number[0])] = int(path.name)
-    return found
+            processes[int(number[0])] = int(path.name)
+    return processes
 
 
 def forget(clone):
@@ -41,8 +41,8 @@ def calm(clone):
     """The longer training by two processes, undisturbed: its lock."""
     for key, value in TWO.items():
         clone.change(key, value)
-    said = clone.run("dvc", "repro", "train")
-    assert "Resuming after" not in said and said.count("parameters, ") == 1 and not kept(clone)
+    output = clone.run("dvc", "repro", "train")
+    assert "Resuming after" not in output and output.count("parameters, ") == 1 and not kept(clone)
     assert '"processes": 2' in (clone.folder / "metrics/provenance/train.json").read_text()
     forget(clone)
     return lock(clone)
@@ -64,8 +64,8 @@ def test_where_a_rank_is_killed_all_start_again_and_the_result_is_that_of_an_und
     process = start(two, "dvc", "repro", "train")
     until_training(two, process, epochs=2)
     os.kill(ranks(two)[rank], signal.SIGKILL)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0 and "Resuming after epoch" in said and "Traceback" not in said, said
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and "Resuming after epoch" in output and "Traceback" not in output, output
     assert lock(two) == calm and not kept(two)
 
 
@@ -86,8 +86,8 @@ def test_a_training_of_two_that_is_killed_leaves_none_behind_and_goes_on(two, ca
 def test_ctrl_c_stops_all_of_them_and_the_same_command_goes_on(two, calm):
     process = start(two, "dvc", "repro", "train")
     until_training(two, process, epochs=2)
-    said = stop(process, signal.SIGINT)
-    assert said.count("Interrupted: training stopped") == 1 and "Traceback" not in said
+    output = stop(process, signal.SIGINT)
+    assert output.count("Interrupted: training stopped") == 1 and "Traceback" not in output
     assert not ranks(two)
     assert "Resuming after epoch" in two.run("dvc", "repro", "train")
     assert lock(two) == calm
@@ -96,8 +96,8 @@ def test_ctrl_c_stops_all_of_them_and_the_same_command_goes_on(two, calm):
 def test_a_mistake_is_said_once_and_nothing_is_started_again(two):
     two.change("train.lr", 1e30)
     two.change("train.grad_clip_norm", None)
-    said = two.run("dvc", "repro", "train", good=False)
-    assert said.count("became NaN or infinite: lower train.lr (1e+30)") == 1 and "Traceback" not in said
+    output = two.run("dvc", "repro", "train", good=False)
+    assert output.count("became NaN or infinite: lower train.lr (1e+30)") == 1 and "Traceback" not in output
     assert not (two.folder / "models/model.safetensors").exists()
 
 
@@ -162,12 +162,12 @@ def test_two_machines_train_as_two_processes_and_go_on_after_one_was_cut_off(two
     time.sleep(40)  # after half a minute each gives the other up, and waits for it to come back
     assert first.poll() is second.poll() is None
     subprocess.run(["ip", "-n", hosts[1][0], "link", "set", hosts[1][1], "up"], check=True)
-    said, others = first.communicate(timeout=200)[0], second.communicate(timeout=200)[0]
-    assert first.returncode == second.returncode == 0, said + others
-    assert "Resuming after epoch" in said and "Resuming after" not in others
+    output, others = first.communicate(timeout=200)[0], second.communicate(timeout=200)[0]
+    assert first.returncode == second.returncode == 0, output + others
+    assert "Resuming after epoch" in output and "Resuming after" not in others
     assert not (other / "models/model.safetensors").exists()  # the machine that runs DVC has written it
     two.change("train.nproc_per_node", 2)
     written = [two.folder / name for name in ("models/model.safetensors", "metrics/train.json")]
-    found = [path.read_bytes() for path in written]
+    contents = [path.read_bytes() for path in written]
     two.run("dvc", "repro", "--force", "--single-item", "train")
-    assert [path.read_bytes() for path in written] == found
+    assert [path.read_bytes() for path in written] == contents

@@ -20,8 +20,8 @@ def run_recipe(clone, name, archive):
     page = (TOP / "docs/original.md").read_text()
     command, look = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     command = command.replace("ARCHIVE", str(archive)).replace("claimed", name)
-    said = clone.run("bash", "-e", "-o", "pipefail", "-c", command + look.splitlines()[0])
-    assert "# Verdict" in said
+    output = clone.run("bash", "-e", "-o", "pipefail", "-c", command + look.splitlines()[0])
+    assert "# Verdict" in output
     return clone.metrics("split"), clone.metrics("evaluate")
 
 
@@ -68,8 +68,8 @@ def test_a_model_of_mammograms_finds_phantoms_out_of_distribution_and_the_revers
         drawn.convert("L").save(tmp_path / f"grey/{number}.png")
     assert ood_share(mammograms, tmp_path / "grey") > 0.95
     assert ood_share(mammograms, tmp_path / "mammograms") < 0.2
-    said = mammograms.run("python", "stages/predict.py", tmp_path / "colour", good=False)
-    assert "a colour image, but the model was trained on grey images" in said
+    output = mammograms.run("python", "stages/predict.py", tmp_path / "colour", good=False)
+    assert "a colour image, but the model was trained on grey images" in output
 
     split = pd.read_csv(clone.folder / "data/split.csv").query("split == 'test'")
     with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:

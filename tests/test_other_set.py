@@ -44,18 +44,18 @@ def first(clone, tmp_path):
     return table.assign(path=[tmp_path / "first" / name for name in table["file"]])
 
 
-def given(clone, pictures, table):
+def write_set(clone, pictures, table):
     """Write a set beside the clone."""
     folder = clone.folder.parent / "given"
     shutil.rmtree(folder, ignore_errors=True)
-    files = {f"{number:03d}.png": image(np.asarray(one), mode="RGB") for number, one in enumerate(pictures)}
+    files = {f"{number:03d}.png": image(np.asarray(picture), mode="RGB") for number, picture in enumerate(pictures)}
     put(folder, files | {"labels.csv": table.assign(file=list(files)).to_csv(index=False)})
 
 
 @pytest.mark.long
 def test_the_template_judges_other_synthetic_patients_and_leaves_the_first_set_alone(clone, other):
-    said = other({"data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32})
-    assert stages(said.replace(f"{FOLDER}/dvc.yaml:", "")) == ["download", "prepare", "audit", "report"]
+    output = other({"data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32})
+    assert stages(output.replace(f"{FOLDER}/dvc.yaml:", "")) == ["download", "prepare", "audit", "report"]
     figures = clone.metrics("evaluate", FOLDER)
     assert figures["common"] == {
         "images": 160, "exact_copies": 0, "near_copies": 0, "of_known_patients": 0, "patients": "other",
@@ -80,16 +80,18 @@ def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, ot
     random = np.random.default_rng(1)
     new = [np.kron(random.integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8) for _ in range(40)]
     old = [Image.open(path) for path in first["path"][:40]]
-    copies = [one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if n % 2 else one for n, one in enumerate(old)]
+    copies = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if n % 2 else picture for n, picture in enumerate(old)]
     table = pd.DataFrame({"label": [n % 2 for n in range(40)] + list(first["label"][:40])})
     names = [f"n{n // 4}" for n in range(40)] + [f"c{n // 4}" for n in range(40)]
-    given(clone, new + copies, table.assign(patient=names, ward=[name[0] + str(int(name[1:]) % 2) for name in names]))
-    said = other(FROM | {"data.groups": ["ward"]})
+    write_set(
+        clone, new + copies, table.assign(patient=names, ward=[name[0] + str(int(name[1:]) % 2) for name in names])
+    )
+    output = other(FROM | {"data.groups": ["ward"]})
     figures = clone.metrics("evaluate", FOLDER)
     common = figures["common"]
     assert common["exact_copies"] >= 20 and common["exact_copies"] + common["near_copies"] == 40
     assert figures["test_unseen"]["images"] == 40
-    assert "40 of its images are excluded, because they are also in the first set" in said
+    assert "40 of its images are excluded, because they are also in the first set" in output
     assert set(figures["groups"]["ward"]["levels"]) == {"n0", "n1"} and "shortcut" not in figures["groups"]["ward"]
     predictions = pd.read_csv(clone.folder / FOLDER / "data/predictions.csv")
     assert predictions["copy_in_train"].tolist() == [False] * 40 + [True] * 40
@@ -97,15 +99,15 @@ def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, ot
     grey = model.read_text().replace('"channels": 3', '"channels": 1')
     model.unlink()
     model.write_text(grey)
-    said = clone.run("python", "../stages/external.py", inside=FOLDER, good=False)
-    assert "in colour, but the model was trained on grey images: save them as grey images" in said
+    output = clone.run("python", "../stages/external.py", inside=FOLDER, good=False)
+    assert "in colour, but the model was trained on grey images: save them as grey images" in output
 
 
 def test_the_training_set_itself_is_refused_in_one_line_and_nothing_is_lost(clone, other, first):
-    given(clone, [Image.open(path) for path in first["path"]], first[["label", "patient"]])
-    said = other(FROM | {"external.patients": "same"}, good=False)
-    assert "Each of the 160 images is a copy of one in the first set (160 exact, 0 near)" in said
-    assert "this is no other set. See data.location" in said and "Traceback" not in said
+    write_set(clone, [Image.open(path) for path in first["path"]], first[["label", "patient"]])
+    output = other(FROM | {"external.patients": "same"}, good=False)
+    assert "Each of the 160 images is a copy of one in the first set (160 exact, 0 near)" in output
+    assert "this is no other set. See data.location" in output and "Traceback" not in output
     assert clone.run("git", "status", "--short").splitlines() == [f"?? {FOLDER}/"]
 
 
@@ -118,8 +120,8 @@ def test_images_of_another_depth_or_without_positives_are_one_line(clone, other)
         Image.fromarray(values).save(folder / f"{number}.png")
     rows = "".join(f"{n}.png,{n % 2},p{n}\n" for n in range(4))
     put(folder, {"labels.csv": "file,label,patient\n" + rows})
-    said = other(FROM, good=False)
-    assert "4 of 4 images can't be decoded: 0.png (more than 8 bits a pixel" in said and "Traceback" not in said
+    output = other(FROM, good=False)
+    assert "4 of 4 images can't be decoded: 0.png (more than 8 bits a pixel" in output and "Traceback" not in output
     put(folder, {"labels.csv": "file,label,patient\n" + rows.replace(",1,", ",0,")})
-    said = other(FROM, good=False)
-    assert "must contain two classes" in said and "found '0' (4 images)" in said and "Traceback" not in said
+    output = other(FROM, good=False)
+    assert "must contain two classes" in output and "found '0' (4 images)" in output and "Traceback" not in output

@@ -16,7 +16,7 @@ LOCK = TOP / "requirements.lock"
 
 
 def test_the_lock_has_every_requirement_at_its_version_and_each_file_by_its_hash():
-    asked = [
+    requirements = [
         re.sub(r"\[.*\]", "", line.split("#")[0].strip().lower())  # what an extra brings is locked by its own name
         for name in ("requirements.txt", "requirements-dev.txt")
         for line in (TOP / name).read_text().splitlines()
@@ -24,7 +24,9 @@ def test_the_lock_has_every_requirement_at_its_version_and_each_file_by_its_hash
     entries = re.split(r"\n(?=\S)", LOCK.read_text().split("\n", 2)[2])
     locked = {re.match(r"\S+", entry)[0] for entry in entries}
     normal = {
-        re.sub(r"[-_.]+", "-", line.partition("==")[0]) + "==" + line.partition("==")[2] for line in asked if line
+        re.sub(r"[-_.]+", "-", line.partition("==")[0]) + "==" + line.partition("==")[2]
+        for line in requirements
+        if line
     }
     assert normal <= locked
     assert all("--hash=sha256:" in entry for entry in entries) and all("==" in name for name in locked)
@@ -33,7 +35,7 @@ def test_the_lock_has_every_requirement_at_its_version_and_each_file_by_its_hash
 @pytest.fixture
 def audit(tmp_path):
     """Run .ci/audit.py on a lock of two packages, against an index and an advisory service on loopback."""
-    pages, answer, asked = {}, {}, []
+    pages, answer, queries = {}, {}, []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def reply(self, content):
@@ -45,7 +47,7 @@ def audit(tmp_path):
             self.reply(pages[self.path.strip("/")])
 
         def do_POST(self):
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            queries.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.reply(answer)
 
         def log_message(self, *arguments):
@@ -66,19 +68,19 @@ def audit(tmp_path):
     def run(advisories=f"http://localhost:{served.server_port}/osv"):
         environment = {"AUDIT_INDEX": f"http://localhost:{served.server_port}", "AUDIT_ADVISORIES": advisories}
         command = [sys.executable, TOP / ".ci/audit.py"]
-        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | environment)
-        return found.returncode, found.stdout + found.stderr
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | environment)
+        return process.returncode, process.stdout + process.stderr
 
-    yield run, pages, answer, asked
+    yield run, pages, answer, queries
     served.shutdown()
 
 
 def test_packages_that_nothing_is_known_against_pass(audit):
-    run, _, answer, asked = audit
+    run, _, answer, queries = audit
     answer["results"][0] = {"vulns": [{"id": "GHSA-looked-into"}]}
-    code, said = run()
-    assert code == 0 and "2 locked packages: the index offers all with the locked hashes, none withdrawn" in said
-    versions = [(query["package"]["name"], query["version"]) for query in asked[0]["queries"]]
+    code, output = run()
+    assert code == 0 and "2 locked packages: the index offers all with the locked hashes, none withdrawn" in output
+    versions = [(query["package"]["name"], query["version"]) for query in queries[0]["queries"]]
     assert versions == [("good", "1.0"), ("My.Other", "2.0")]
 
 
@@ -88,8 +90,8 @@ def test_each_fault_is_named(audit):
     pages["good"]["project-status"] = {"status": "quarantined", "reason": "malware"}
     pages["my-other"]["files"][0]["hashes"]["sha256"] = "c" * 64
     answer["results"][1] = {"vulns": [{"id": "GHSA-new"}]}
-    code, said = run()
-    assert code == 1 and said.splitlines() == [
+    code, output = run()
+    assert code == 1 and output.splitlines() == [
         "good==1.0: its project is in quarantine: malware",
         "good==1.0: 1 of its files are withdrawn: breaks everything",
         "My.Other==2.0: 1 of 1 locked files are not on the index",
@@ -98,5 +100,5 @@ def test_each_fault_is_named(audit):
 
 
 def test_without_the_advisories_it_says_so_and_the_index_decides(audit):
-    code, said = audit[0](advisories="http://localhost:9/")
-    assert code == 0 and "but OSV could NOT be reached, so vulnerabilities were not checked" in said
+    code, output = audit[0](advisories="http://localhost:9/")
+    assert code == 0 and "but OSV could NOT be reached, so vulnerabilities were not checked" in output

@@ -25,13 +25,13 @@ WIDTHS = (375, 768, 1280)  # a phone, a tablet, a screen: pixels
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api")
-    found = [path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))]
-    if not found:
+    paths = [path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))]
+    if not paths:
         pytest.skip("no Chromium here (Debian, Ubuntu: apt install chromium)")
     quiet = ("networking", "extensions")
     flags = ["--no-sandbox", "--disable-component-update", *(f"--disable-background-{name}" for name in quiet)]
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found[0], args=flags)
+        browser = playwright.chromium.launch(executable_path=paths[0], args=flags)
         yield browser
         browser.close()
 
@@ -40,10 +40,10 @@ def browser():
 def page(browser):
     """A page that notes what goes wrong on it and what it asks for."""
     page = browser.new_page()
-    page.faults, page.asked = [], []
+    page.faults, page.requests = [], []
     page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("request", lambda request: page.requests.append(request.url))
     yield page
     page.close()
 
@@ -57,7 +57,7 @@ def opened(page, clone, width=1280):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_report_asks_for_nothing_and_draws_every_plot_at_every_width(clone, page, width):
     opened(page, clone, width)
-    assert page.faults == [] and [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
+    assert page.faults == [] and [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
     plots = page.locator("main svg")
     assert plots.count() == 8
@@ -96,8 +96,8 @@ def test_the_report_says_what_the_metrics_say(clone, page):
     assert "train.lr\t0.003" in page.locator("main").inner_text()
     page.locator("summary", has_text="as a table").click()
     patient = test["patient"].iloc[0]
-    some = test[test["patient"] == patient]
-    row = f"{patient}\t{len(some)}\t{some['label'].sum()}"
+    rows_of_patient = test[test["patient"] == patient]
+    row = f"{patient}\t{len(rows_of_patient)}\t{rows_of_patient['label'].sum()}"
     assert row in page.locator("main").inner_text()
     weights = (clone.folder / "models/model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() in shown and f"torch {version('torch')}" in shown
@@ -158,7 +158,7 @@ def test_an_image_dropped_on_the_demo_shows_what_predict_says(clone, demo, page,
     clone.run(
         "python", "stages/predict.py", tmp_path / "known.bmp", tmp_path / "noise.png", "--out", tmp_path / "o.json"
     )
-    known, strange = json.loads((tmp_path / "o.json").read_text())
+    familiar, strange = json.loads((tmp_path / "o.json").read_text())
     assert strange["ood_score"] > 1
 
     page.goto(demo.address)
@@ -167,7 +167,7 @@ def test_an_image_dropped_on_the_demo_shows_what_predict_says(clone, demo, page,
     page.locator("article", has_text="broken.png").locator("[role=alert]").wait_for()
     articles = {name: page.locator("article", has_text=name) for name in ("known.bmp", "noise.png", "broken.png")}
     shown = articles["known.bmp"].locator(".probability").inner_text()
-    assert shown == f"Probability of positive: {known['probability']:.3f}"
+    assert shown == f"Probability of positive: {familiar['probability']:.3f}"
     pictures = articles["known.bmp"].locator("img")
     assert pictures.count() == 2 and pictures.evaluate_all("all => all.every(one => one.naturalWidth === 256)")
     rows = articles["known.bmp"].locator("tbody tr")
@@ -175,12 +175,12 @@ def test_an_image_dropped_on_the_demo_shows_what_predict_says(clone, demo, page,
     assert rows.count() == 1 + sum(point["threshold"] is not None for point in points.values())
     for number in range(rows.count()):
         threshold = float(rows.nth(number).get_attribute("data-threshold"))
-        expected = "positive" if known["probability"] >= threshold else "negative"
+        expected = "positive" if familiar["probability"] >= threshold else "negative"
         assert rows.nth(number).locator(".called").inner_text() == expected
     assert "Out of distribution" in articles["noise.png"].locator("[role=alert]").inner_text()
     assert articles["broken.png"].locator("[role=alert]").inner_text() == "No result: not an image"
     assert not articles["broken.png"].locator(".probability").is_visible()
-    assert all(url.startswith((demo.address, "data:", "blob:")) for url in page.asked)
+    assert all(url.startswith((demo.address, "data:", "blob:")) for url in page.requests)
     assert [fault for fault in page.faults if "422" not in fault] == []
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
@@ -208,5 +208,5 @@ def test_the_demo_answers_to_no_other_page(demo):
 
 def test_a_port_that_is_taken_is_said(clone, demo):
     port = demo.address.rpartition(":")[2]
-    said = clone.run("python", "stages/demo.py", "--port", port, good=False)
-    assert f"Port {port} is in use" in said and "Traceback" not in said
+    output = clone.run("python", "stages/demo.py", "--port", port, good=False)
+    assert f"Port {port} is in use" in output and "Traceback" not in output

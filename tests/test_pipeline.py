@@ -11,14 +11,19 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from conftest import STAGES, Clone, image, put, stages
+from conftest import STAGES, STAGES_OF_FIRST_RUN, Clone, image, put, stages
 
 pytestmark = pytest.mark.slow
 
 
-def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
+@pytest.mark.long
+def test_a_second_run_gives_the_same_bytes(clone):
     assert clone.ran("dvc", "repro", "--force") == STAGES
-    assert not clone.run("git", "status", "--short")  # the same bytes again
+    assert not clone.run("git", "status", "--short")
+
+
+def test_repro_runs_every_stage_writes_every_output_and_then_nothing(clone):
+    assert (clone.template.parent / STAGES_OF_FIRST_RUN).read_text().split() == STAGES
     assert clone.ran("dvc", "repro") == []
     assert "Data and pipelines are up to date" in clone.run("dvc", "status")
     predictions = pd.read_csv(clone.folder / "data/predictions.csv")
@@ -115,39 +120,40 @@ def test_every_figure_has_its_interval_and_the_verdict_says_what_stands_behind_i
         "specificity_90", "specificity_95", "sensitivity_90", "sensitivity_95"
     }  # fmt: skip
     assert {"brier", "ece", "temperature", "applied"} <= set(figures["calibration"])
-    said = (clone.folder / "metrics/verdict.md").read_text()
-    assert "SYNTHETIC" in said and f"{figures['test']['patients']} patients" in said and "no medical device" in said
+    verdict = (clone.folder / "metrics/verdict.md").read_text()
+    assert "SYNTHETIC" in verdict and "no medical device" in verdict
+    assert f"{figures['test']['patients']} patients" in verdict
     for sheet in ("heatmaps", "audit/copies", "audit/conflicts", "audit/rejected", "audit/shortcuts"):
         assert Image.open(clone.folder / f"plots/{sheet}.png").width > 100
     assert not clone.run("git", "ls-files", "plots/audit", "plots/heatmaps.png")
 
 
 def test_the_planted_near_copies_are_found_by_the_audit(clone):
-    found = clone.metrics("audit")
+    audit = clone.metrics("audit")
     # Each of the 20 patients has a brighter and a mirrored copy: three pairs, of which one is brighter and mirrored.
-    assert found["near_pairs"] == 60 and found["near_clusters"] == 20
+    assert audit["near_pairs"] == 60 and audit["near_clusters"] == 20
     rows = pd.read_csv(clone.folder / "data/audit/clusters.csv")
     assert (rows["file"].str[:23].groupby(rows["cluster"]).nunique() == 1).all()  # never of two patients
 
 
 def test_two_revisions_are_compared_through_dvc_and_different_test_sets_refused(clone, calibrated, leaking):
-    said = clone.run("python", "stages/compare.py", "main", "calibrated")
-    assert "evaluate.threshold: 0.5 -> validation" in said and "ROC AUC" in said and "SYNTHETIC" in said
+    output = clone.run("python", "stages/compare.py", "main", "calibrated")
+    assert "evaluate.threshold: 0.5 -> validation" in output and "ROC AUC" in output and "SYNTHETIC" in output
     assert "main and workspace give equal figures." in clone.run("python", "stages/compare.py", "main")
     assert "| ROC AUC |" in clone.run("python", "stages/compare.py", "main", "calibrated", "--md")
 
     refused = clone.run("python", "stages/compare.py", "main", "leaking", good=False)
     assert "the test sets differ" in refused and "--shared" in refused and "Traceback" not in refused
-    said = clone.run("python", "stages/compare.py", "main", "leaking", "--shared")
-    assert "moved from train to test" in said and "split.strategy: patient -> image" in said
+    output = clone.run("python", "stages/compare.py", "main", "leaking", "--shared")
+    assert "moved from train to test" in output and "split.strategy: patient -> image" in output
     unknown = clone.run("python", "stages/compare.py", "nowhere", good=False)
     assert "nowhere is not a commit, branch, tag or experiment here" in unknown and "Traceback" not in unknown
 
 
 @pytest.mark.long
 def test_one_command_runs_all_folds_and_tests_on_every_image_once(clone):
-    said = clone.run("python", "stages/folds.py", "2", "--set-param", "train.lr=0.002")
-    assert "pooled" in said and "# Verdict" in said
+    output = clone.run("python", "stages/folds.py", "2", "--set-param", "train.lr=0.002")
+    assert "pooled" in output and "# Verdict" in output
     figures = json.loads((clone.folder / "metrics/detail/folds.json").read_text())
     assert figures["pooled"]["test"]["images"] == 160 == sum(fold["images"] for fold in figures["folds"])
     assert figures["pooled"]["test"]["patients"] == 20 == sum(fold["patients"] for fold in figures["folds"])
@@ -162,8 +168,8 @@ def test_metrics_and_plots_are_compared_between_branches_without_a_cache(clone, 
     bare = Clone(tmp_path / "bare")
     clone.run("git", "clone", "-q", clone.folder, bare.folder)
     assert "threshold" in bare.run("dvc", "metrics", "diff", "main", "origin/calibrated")
-    said = clone.run("dvc", "plots", "diff", "--json", "main", "calibrated")
-    plots = json.JSONDecoder().raw_decode(said)[0]["data"]
+    output = clone.run("dvc", "plots", "diff", "--json", "main", "calibrated")
+    plots = json.JSONDecoder().raw_decode(output)[0]["data"]
     for title in ("ROC", "Precision and recall", "Confusion matrix of the test set", "Scores of the test set",
                   "Reliability of the test set", "Loss", "Accuracy", "Learning rate"):  # fmt: skip
         assert {tuple(sorted(plot["revisions"])) for plot in plots[title]} == {("calibrated", "main")}
@@ -179,9 +185,9 @@ def test_the_report_tells_the_original_classes_apart_where_there_are_more_than_t
     labels.to_csv(path, index=False)
     clone.run("python", "stages/evaluate.py")
     clone.run("python", "stages/report.py")
-    found = clone.metrics("evaluate")["test_classes"]
-    assert list(found) == ["cyst", "normal", "tumour"] and found["cyst"]["side"] == "negative"
-    assert sum(one["images"] for one in found.values()) == clone.metrics("evaluate")["test"]["images"]
+    classes = clone.metrics("evaluate")["test_classes"]
+    assert list(classes) == ["cyst", "normal", "tumour"] and classes["cyst"]["side"] == "negative"
+    assert sum(block["images"] for block in classes.values()) == clone.metrics("evaluate")["test"]["images"]
     page = (clone.folder / "reports/report.html").read_text()
     assert "By original class" in page and "one row per original class" in page
     clone.run("git", "checkout", "-q", "metrics")
@@ -197,8 +203,8 @@ def test_a_split_that_leaks_is_refused_unless_it_is_to_be_reported(clone, leakin
     report = clone.folder / "reports/report.html"
     assert "All test images and non-leaking test images" not in report.read_text()
     clone.change("split.strategy", "image")
-    said = clone.run("dvc", "repro", good=False)
-    assert "The split is refused" in said and "split.on_leak: report" in said and "Traceback" not in said
+    output = clone.run("dvc", "repro", good=False)
+    assert "The split is refused" in output and "split.on_leak: report" in output and "Traceback" not in output
     assert stages(leaking) == ["split", "train", "evaluate", "report"]
     clone.reset()
     clone.run("dvc", "exp", "apply", "leaking")
@@ -216,8 +222,8 @@ def test_a_split_that_leaks_is_refused_unless_it_is_to_be_reported(clone, leakin
 
 def test_a_mistake_in_the_parameters_is_one_line_and_leaves_everything(clone):
     clone.change("train.lr", "fast")
-    said = clone.run("python", "stages/train.py", good=False)
-    assert said == "params.yaml: train.lr = 'fast': input should be a valid number\n"
+    output = clone.run("python", "stages/train.py", good=False)
+    assert output == "params.yaml: train.lr = 'fast': input should be a valid number\n"
     assert (clone.folder / "models/model.safetensors").is_file()
 
 
@@ -227,8 +233,8 @@ def test_a_mended_mistake_brings_the_model_back_without_training(clone):
     assert "train.lr = 'fast'" in clone.run("dvc", "repro", good=False)
     assert not (clone.folder / "models/model.safetensors").exists()
     clone.change("train.lr", 0.003)
-    said = clone.run("dvc", "repro")
-    assert "Stage 'train' is cached" in said and "Running stage" not in said
+    output = clone.run("dvc", "repro")
+    assert "Stage 'train' is cached" in output and "Running stage" not in output
     assert (clone.folder / "models/model.safetensors").is_file()
     assert not clone.run("git", "status", "--short")
 
@@ -256,8 +262,8 @@ def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
     # DVC can't see that the folder's content has changed, unless data.watch names it.
     assert "set data.watch to the same path" in clone.run("dvc", "repro", "audit")
     put(clone.folder, {"mine/1/bad.png": b"no image"})
-    said = clone.run("dvc", "repro", "--force", "download") + clone.run("dvc", "repro", good=False)
-    assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in said and "data.on_bad_image: drop" in said
+    output = clone.run("dvc", "repro", "--force", "download") + clone.run("dvc", "repro", good=False)
+    assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in output and "data.on_bad_image: drop" in output
     clone.change("data.on_bad_image", "drop")
     clone.run("dvc", "repro", "audit")
     assert clone.metrics("audit")["unreadable"] == 1 and clone.metrics("audit")["images"] == 40
@@ -272,24 +278,24 @@ def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evalua
     with zipfile.ZipFile(clone.folder / "data/raw/images.zip") as archive:
         archive.extractall(alone.folder / "new", predictions.index)
     put(alone.folder, {"new/broken.png": b"no image", "grey.png": image(99)})
-    said = alone.run("python", "stages/predict.py", "new", "grey.png", "--out", "out.csv", good=False)
+    output = alone.run("python", "stages/predict.py", "new", "grey.png", "--out", "out.csv", good=False)
     assert (
-        f"1 of {len(predictions) + 2} images have no probability" in said
-        and "SYNTHETIC" in said
-        and "Traceback" not in said
+        f"1 of {len(predictions) + 2} images have no probability" in output
+        and "SYNTHETIC" in output
+        and "Traceback" not in output
     )
-    found = pd.read_csv(alone.folder / "out.csv", index_col="file")
-    assert found.loc["new/broken.png", "error"] == "not an image"
-    assert 0 < found.loc["grey.png", "probability"] < 1
+    predicted = pd.read_csv(alone.folder / "out.csv", index_col="file")
+    assert predicted.loc["new/broken.png", "error"] == "not an image"
+    assert 0 < predicted.loc["grey.png", "probability"] < 1
     both = predictions.index
-    assert np.allclose(found.loc[["new/" + name for name in both], "probability"], predictions, atol=1e-6)
+    assert np.allclose(predicted.loc[["new/" + name for name in both], "probability"], predictions, atol=1e-6)
     path = alone.folder / "stages/predict.py"
     path.write_text(path.read_text().replace("AT_ONCE = 2**28", "AT_ONCE = 2**16"))  # some images instead of all
     command = ["python", "stages/predict.py", alone.folder / "new", "../alone/grey.png", "--heatmap", "maps/all"]
-    said = alone.run(*command, "--out", "out.json", good=False)
+    output = alone.run(*command, "--out", "out.json", good=False)
     rows = json.loads((alone.folder / "out.json").read_text())
     chances = np.array([row["probability"] for row in rows], dtype=float)  # None becomes NaN
-    assert np.allclose(chances, found["probability"], rtol=0, atol=1e-6, equal_nan=True)
+    assert np.allclose(chances, predicted["probability"], rtol=0, atol=1e-6, equal_nan=True)
     assert rows[-1]["error"] == "" and {"file", "probability", "ood_score", "error"} == set(rows[0])
     maps = [path for path in alone.folder.rglob("*.png") if "maps" in path.parts]
     assert len(maps) == len(predictions) + 1 and all(path.is_relative_to(alone.folder / "maps/all") for path in maps)

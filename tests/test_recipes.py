@@ -32,12 +32,12 @@ def words(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_shell_hands_a_recipe_to_dvc_without_changing_a_value(recipe, chosen):
+def test_a_shell_hands_a_recipe_to_dvc_without_changing_a_value(recipe, make_params):
     assert words(recipe) == (TOP / f"recipes/{recipe}.txt").read_text().split()
     assert set(words(recipe)[::2]) == {"--set-param"}
     values = {override.key_or_group: override.value() for override in to_hydra_overrides(words(recipe)[1::2])}
     assert {key: values[key] for key in PATTERNS[recipe]} == PATTERNS[recipe]
-    chosen(values)
+    make_params(values)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_parameters_of_another_set_are_in_the_form_that_dvc_writes(clone):
     clone.run("git", "checkout", "-q", "-B", "other")
     clone.run("git", "add", "hospital-b")
     clone.run("git", "commit", "-qm", "Another set")
-    said = clone.run("dvc", "exp", "run", "-S", "hospital-b/params.yaml:data.location=mine", "hospital-b/dvc.yaml",
+    output = clone.run("dvc", "exp", "run", "-S", "hospital-b/params.yaml:data.location=mine", "hospital-b/dvc.yaml",
                      good=False)  # fmt: skip
-    assert "location must be null for source phantom" in said
+    assert "location must be null for source phantom" in output
     assert (folder / "params.yaml").read_text() == text.replace("  location:\n", "  location: mine\n")

@@ -20,17 +20,17 @@ PUBLISH, COLLEAGUE, SHARE, TAKE, OLD, CLEAN = re.findall(r"```sh\n(.*?)```", PAG
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def serving(port, process):
     end = time.monotonic() + 30
     while time.monotonic() < end:
         assert process.poll() is None, process.stdout.read()
-        with socket.socket() as asked:
-            if asked.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return process
         time.sleep(0.1)
     raise AssertionError("the server does not answer")
@@ -43,10 +43,10 @@ def start(*command, port, **options):
 
 
 def needed(command, package):
-    found = shutil.which(command, path=os.environ["PATH"] + ":/usr/sbin")
-    if not found:
+    path = shutil.which(command, path=os.environ["PATH"] + ":/usr/sbin")
+    if not path:
         pytest.skip(f"{command} is not here (Debian, Ubuntu: apt install {package})")
-    return found
+    return path
 
 
 def folder(place):
@@ -150,8 +150,8 @@ def test_what_one_clone_pushes_another_pulls_and_computes_nothing(clone, kind, t
         commands = COLLEAGUE.replace("REPOSITORY", str(bare))
         if secrets.exists():
             commands = commands.replace("dvc pull", f"cp {secrets} .dvc/config.local; dvc pull")
-        said = elsewhere.run("bash", "-ec", commands)
-        assert "Running stage" not in said and "Data and pipelines are up to date" in said
+        output = elsewhere.run("bash", "-ec", commands)
+        assert "Running stage" not in output and "Data and pipelines are up to date" in output
         for path in ("models/model.safetensors", "data/predictions.csv", "reports/report.html", "plots/heatmaps.png"):
             assert (place / "colleague" / path).read_bytes() == (clone.folder / path).read_bytes()
     finally:
@@ -203,7 +203,7 @@ def test_the_state_of_an_older_commit_comes_back_and_cleaning_up_keeps_it(clone)
         clone.run("dvc", "repro")
         clone.run("git", "commit", "-qam", "Another rate")
         new = [path.read_bytes() for path in paths]
-        assert all(one != other for one, other in zip(old, new, strict=True))
+        assert all(first != second for first, second in zip(old, new, strict=True))
         clone.run("git", "tag", "kept", before)
         clone.change("train.lr", 0.004)
         clone.run("dvc", "repro", "train")

@@ -46,9 +46,9 @@ def until_training(clone, process, epochs=1):
 
 def stop(process, number):
     os.killpg(process.pid, number)
-    said = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode
-    return said
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def calm(clone):
     """The lock of the longer training, undisturbed."""
     for key, value in LONGER.items():
         clone.change(key, value)
-    said = clone.run("dvc", "repro", "train")
-    assert "Resuming after" not in said and not kept(clone)
+    output = clone.run("dvc", "repro", "train")
+    assert "Resuming after" not in output and not kept(clone)
     shutil.rmtree(clone.folder / ".dvc/cache/runs")  # else a repetition would be taken from there
     return lock(clone)
 
@@ -95,11 +95,11 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bytes(long
 def test_ctrl_c_leaves_a_training_that_goes_on_and_force_starts_it_anew(longer, calm):
     process = start(longer, "dvc", "repro", "train")
     until_training(longer, process, epochs=2)
-    said = stop(process, signal.SIGINT)
-    assert "Interrupted: training stopped" in said and "Run the same command again" in said
-    assert "Traceback" not in said and kept(longer)
-    said = longer.run("dvc", "repro", "train")
-    assert re.search(r"Resuming after epoch [2-9]", said)
+    output = stop(process, signal.SIGINT)
+    assert "Interrupted: training stopped" in output and "Run the same command again" in output
+    assert "Traceback" not in output and kept(longer)
+    output = longer.run("dvc", "repro", "train")
+    assert re.search(r"Resuming after epoch [2-9]", output)
     assert lock(longer) == calm and not kept(longer)
 
     process = start(longer, "dvc", "repro", "--force", "--single-item", "train")
@@ -117,8 +117,8 @@ def test_a_checkpoint_of_other_parameters_data_or_code_is_not_used(longer, calm)
     shutil.copytree(longer.folder / ".checkpoints", longer.folder / "kept")
 
     def trains_anew():
-        said = longer.run("python", "stages/train.py")
-        assert "Resuming after" not in said
+        output = longer.run("python", "stages/train.py")
+        assert "Resuming after" not in output
         shutil.rmtree(longer.folder / ".checkpoints", ignore_errors=True)
         shutil.copytree(longer.folder / "kept", longer.folder / ".checkpoints")
 
@@ -148,41 +148,57 @@ def test_experiments_go_on_too(longer, calm, command):
     longer.run("git", "checkout", "-q", "-f", "-B", "main", first)  # a killed DVC leaves HEAD on its own commit
 
 
-def devices(clone):
-    """What CUDA_VISIBLE_DEVICES is to the trainings of the queue."""
-    found = set()
+def trainings(clone):
+    """The processes that train for the queue, by their CUDA_VISIBLE_DEVICES."""
+    processes: dict[str, set[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             here = path.joinpath("cwd").resolve().is_relative_to(clone.folder.resolve() / ".dvc/tmp/exps")
-            if here and "stages/train.py" in path.joinpath("cmdline").read_text():
-                found |= set(re.findall("CUDA_VISIBLE_DEVICES=([^\0]*)", path.joinpath("environ").read_text()))
+            command = path.joinpath("cmdline").read_text()
+            if here and ("stages/train.py" in command or "multiprocessing" in command):
+                device = re.search("CUDA_VISIBLE_DEVICES=([^\0]*)", path.joinpath("environ").read_text())[1]
+                processes.setdefault(device, set()).add(int(path.name))
         except OSError:
             continue
-    return found
+    return processes
+
+
+def wait_until(condition, minutes=5):
+    end = time.monotonic() + 60 * minutes
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.long
 def test_two_workers_at_the_same_training_have_a_device_each_and_do_not_disturb_each_other(clone):
-    """Two experiments that differ in the evaluation alone train the same, at the same time."""
+    """Two experiments that differ in the evaluation alone train the same, at the same time: the first is held until the
+    second has trained an epoch."""
     page = Path(__file__).resolve().parents[1].joinpath("docs/machines.md").read_text()
     start_both = re.search(r"^for gpu in 0 1; do$.*?^done$", page, re.MULTILINE | re.DOTALL)[0]
     for threshold in (0.3, 0.6):
-        # On a fast machine, too, the first trains until the second worker has started, which is told to wait 15 s.
-        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=200"]
+        changes = ["-S", f"evaluate.threshold={threshold}", "-S", "train.epochs=12"]
         clone.run("dvc", "exp", "run", "--queue", "--name", f"at-{threshold}", *changes)
     starting = start(clone, "bash", "-ec", start_both)
-    end = time.monotonic() + 600
-    seen: set = set()
+    stopped: set[int] = set()
     try:
-        while seen != {"0", "1"}:
-            seen |= devices(clone)
-            assert time.monotonic() < end, seen
-            time.sleep(0.2)
+        wait_until(lambda: kept(clone))
+        ((device, stopped),) = trainings(clone).items()
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        folders = {path.parent for path in kept(clone)}
+        wait_until(lambda: {path.parent for path in kept(clone)} - folders)
+        assert {device, *trainings(clone)} == {"0", "1"}
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
         assert starting.wait(timeout=60) == 0
-        while (said := clone.run("dvc", "queue", "status")).count("Success") < 2:
-            assert "Failed" not in said and time.monotonic() < end, said
-            time.sleep(5)  # asking takes more of a core than training does
+        wait_until(lambda: not trainings(clone))
+        while (output := clone.run("dvc", "queue", "status")).count("Success") < 2:
+            assert "Failed" not in output, output
+            time.sleep(2)  # asking takes more of a core than training does
     finally:
+        for process in stopped & set().union(*trainings(clone).values()):
+            os.kill(process, signal.SIGCONT)
         clone.run("dvc", "queue", "stop", "--kill")
     trained = []
     for threshold in (0.3, 0.6):
@@ -211,12 +227,12 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(clone, stage):
     """No file may grow beyond 2,000 bytes: as on a full disk, writing fails midway. Python would keep half of what it
     compiles, and fail to read it the next time."""
     before = hashes(clone.folder)
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-B", f"stages/{stage}.py"], cwd=clone.folder, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
     )  # fmt: skip
-    assert found.returncode == 1 and "Traceback" not in found.stderr
-    last = found.stderr.strip().splitlines()[-1]
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    last = process.stderr.strip().splitlines()[-1]
     assert "can't be written: " in last and "Free disk space and run it again" in last
     assert hashes(clone.folder) == before
 
@@ -229,12 +245,12 @@ def test_an_output_that_may_not_be_written_is_one_line_and_what_was_there_stays(
     # Root may write anywhere unless it gives that right up.
     command = ["setpriv", "--bounding-set=-dac_override"] if os.getuid() == 0 else []
     try:
-        found = subprocess.run(
+        process = subprocess.run(
             [*command, sys.executable, f"stages/{stage}.py"], cwd=clone.folder, capture_output=True, text=True
         )
     finally:
         folder.chmod(0o755)
-    assert found.returncode == 1 and "Traceback" not in found.stderr
-    assert f"{OUTPUTS[stage]}/" in found.stderr and "Permission denied. Change its permissions" in found.stderr
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert f"{OUTPUTS[stage]}/" in process.stderr and "Permission denied. Change its permissions" in process.stderr
     assert hashes(clone.folder) == before
     shutil.rmtree(clone.folder / ".checkpoints", ignore_errors=True)

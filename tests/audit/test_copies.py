@@ -45,6 +45,7 @@ def test_changed_copies_of_phantoms_are_found_and_nothing_else(synthetic, change
     assert recall >= 0.95 and precision >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", PROMISED)
 def test_changed_copies_of_mammograms_are_found_and_nothing_else(mammograms, change):
     images, grey, own = mammograms
@@ -52,6 +53,7 @@ def test_changed_copies_of_mammograms_are_found_and_nothing_else(mammograms, cha
     assert recall >= 0.95 and precision >= 0.99
 
 
+@pytest.mark.slow
 def test_different_views_of_a_breast_are_no_copies_though_their_hashes_are_close(mammograms):
     pairs, rejected = search(mammograms[1])
     assert not pairs and len(rejected)  # the hash proposed some, the correlation refused them all
@@ -82,6 +84,7 @@ def test_one_image_or_none_has_no_copies():
         assert search(np.zeros((count, 64, 64), np.uint8))[0] == set()
 
 
+@pytest.mark.slow
 def test_two_images_that_are_copies_are_found(synthetic):
     for name in ("cropped by 4 % per side", "recompressed, JPEG 75"):
         for image in synthetic[0][:20]:
@@ -105,7 +108,10 @@ def test_the_number_of_cores_does_not_matter(synthetic, monkeypatch):
         monkeypatch.setattr(copies, "BATCH", 16)
         monkeypatch.setattr(copies, "CHUNK_IMAGES", 16)
         results[cores] = copies.near_pairs(grey, phash, np.arange(len(grey)))
-    assert all(one.equals(five) for one, five in zip(results[1], results[5], strict=True)) and len(results[1][0]) >= 20
+    assert (
+        all(first.equals(second) for first, second in zip(results[1], results[5], strict=True))
+        and len(results[1][0]) >= 20
+    )
 
 
 @pytest.mark.slow
@@ -120,6 +126,7 @@ def test_copies_are_found_among_patches_cut_from_few_pictures(tmp_path):
     assert precision >= 0.99 and own == 0
 
 
+@pytest.mark.slow
 def test_copies_of_two_kinds_that_fill_each_others_neighbourhood_are_still_one_cluster(mammograms):
     original = mammograms[0][3]
     shifted = CHANGES["cropped by 4 % at one corner"](original)
@@ -129,6 +136,7 @@ def test_copies_of_two_kinds_that_fill_each_others_neighbourhood_are_still_one_c
     assert len(set(components.connected_components(len(grey), *np.array(sorted(pairs)).T))) == 1
 
 
+@pytest.mark.slow
 def test_few_images_of_which_none_are_alike_are_searched_without_an_error(mammograms):
     grey = mammograms[1]
     for seed in range(10):

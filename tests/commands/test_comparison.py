@@ -28,14 +28,14 @@ def changed(**changes):
     return [tuple((dict(zip(names, row, strict=True)) | changes.get(row[0], {})).values()) for row in ROWS]
 
 
-def said(first, second, shared=False, markdown=False):
+def explained(first, second, shared=False, markdown=False):
     images = comparison.test_images((first, second), shared)
     measured = None if images.empty else comparison.measure((first, second), images)
     return comparison.explain((first, second), images, measured, markdown)
 
 
 def test_equal_runs_give_equal_figures():
-    text = said(run(ROWS), run(ROWS, "two"))
+    text = explained(run(ROWS), run(ROWS, "two"))
     assert "one and two give equal figures." in text and "no change" in text
 
 
@@ -50,13 +50,13 @@ def test_equal_runs_give_equal_figures():
 )
 def test_different_test_sets_are_refused_and_compared_where_they_are_shared(second):
     with pytest.raises(PipelineError, match="the test sets differ: .* --shared"):
-        said(run(ROWS), run(second, "two"))
+        explained(run(ROWS), run(second, "two"))
     count = 24 if len(second) > len(ROWS) else 23
-    assert f"Test images in both: {count} (" in said(run(ROWS), run(second, "two"), shared=True)
+    assert f"Test images in both: {count} (" in explained(run(ROWS), run(second, "two"), shared=True)
 
 
 def test_of_runs_without_a_test_image_in_common_only_the_changes_are_told():
-    text = said(run(ROWS), run([("x", 1, "z", None, "test", 0.5)], "two"), shared=True)
+    text = explained(run(ROWS), run([("x", 1, "z", None, "test", 0.5)], "two"), shared=True)
     assert "no test image in common: their figures can't be compared." in text and "ROC AUC" not in text
     assert "1 added: x" in text
 
@@ -72,20 +72,22 @@ def test_what_changed_in_the_data_is_counted_and_named():
         "moved from test to train": ["f4"],
         "moved from train to dropped": ["t1"],
     }
-    assert "1 relabelled: f1" in said(run(ROWS), run(second, "two"), shared=True)
+    assert "1 relabelled: f1" in explained(run(ROWS), run(second, "two"), shared=True)
 
 
 def test_other_images_under_the_same_names_are_no_common_test_set():
     second = run(ROWS, "two")
     second.split.loc[:2, "pixels_sha256"] = "others"
     with pytest.raises(PipelineError, match="3 with other pixels, 21 the same"):
-        said(run(ROWS), second)
-    text = said(run(ROWS), second, shared=True)
+        explained(run(ROWS), second)
+    text = explained(run(ROWS), second, shared=True)
     assert "Test images in both: 21 (" in text and "3 with other pixels: f0, f1, f2" in text
 
 
 def test_a_name_with_a_bar_does_not_break_the_markdown():
-    lines = [line for line in said(run(ROWS, "a|b"), run(ROWS), markdown=True).splitlines() if line.startswith("| ")]
+    lines = [
+        line for line in explained(run(ROWS, "a|b"), run(ROWS), markdown=True).splitlines() if line.startswith("| ")
+    ]
     assert {line.replace("\\|", "").count("|") for line in lines} == {7}
 
 
@@ -95,7 +97,7 @@ def test_what_changed_in_the_parameters_is_said():
         run(ROWS, "two", params={"lr": None, "same": 2}),
     )
     assert comparison.changed_params((first, second)) == {"lr": (0.1, None), "gone": (1, "absent")}
-    assert "lr: 0.1 -> null" in said(first, second)
+    assert "lr: 0.1 -> null" in explained(first, second)
 
 
 def test_images_joined_by_copies_in_either_run_are_drawn_together():
@@ -120,7 +122,7 @@ def test_p_is_adjusted_by_holms_procedure():
 def test_positives_of_one_patient_let_nothing_be_said_of_them():
     rows = [(f"f{n}", int(n < 5), "p" if n < 5 else f"q{n}", None, "test", 0.1 + 0.01 * n) for n in range(30)]
     other = [(*row[:5], 0.9 - row[5]) for row in rows]
-    table = said(run(rows), run(other, "two"))
+    table = explained(run(rows), run(other, "two"))
     area = next(line for line in table.splitlines() if line.startswith("ROC AUC"))
     assert "one patient" in area
 
@@ -128,17 +130,20 @@ def test_positives_of_one_patient_let_nothing_be_said_of_them():
 def test_a_leak_of_either_run_is_said_first_of_all_images():
     leaky = run(ROWS, "two")
     leaky.predictions["patient_in_train"] = pd.array([True] * 24, dtype="boolean")
-    assert "LEAK in two: 24 of its 24 test images" in said(run(ROWS), leaky)
+    assert "LEAK in two: 24 of its 24 test images" in explained(run(ROWS), leaky)
 
 
 def test_markdown_is_a_table_of_equal_columns():
-    lines = [line for line in said(run(ROWS), run(ROWS, "two"), markdown=True).splitlines() if line.startswith("|")]
+    lines = [
+        line for line in explained(run(ROWS), run(ROWS, "two"), markdown=True).splitlines() if line.startswith("|")
+    ]
     assert len(lines) == 11 and {line.count("|") for line in lines} == {7}
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_the_seed_alone_cannot_be_told_apart_in_nine_of_ten_pairs():
-    told = [bool(comparison.measure(*simulated(seed))["differ"].any()) for seed in range(50)]
-    assert sum(told) <= 5
+    differ = [bool(comparison.measure(*simulated(seed))["differ"].any()) for seed in range(50)]
+    assert sum(differ) <= 5
 
 
 def test_a_truly_better_model_is_told_apart_and_named():

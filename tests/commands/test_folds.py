@@ -25,25 +25,28 @@ def fold(start, count, probabilities=None, shift=0.0):
 
 
 @pytest.mark.parametrize(
-    ("cores", "threads", "members", "together"), [(2, 1, 4, 1), (8, 1, 4, 2), (8, 2, 4, 1), (2, 1, 1, 2), (3, 2, 1, 1)]
+    ("cores", "threads", "members", "concurrent"),
+    [(2, 1, 4, 1), (8, 1, 4, 2), (8, 2, 4, 1), (2, 1, 1, 2), (3, 2, 1, 1)],
 )
-def test_as_many_folds_train_at_once_as_there_are_cores_for(chosen, monkeypatch, cores, threads, members, together):
+def test_as_many_folds_train_at_once_as_there_are_cores_for(
+    make_params, monkeypatch, cores, threads, members, concurrent
+):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
-    rules = chosen({"train.threads": threads, "train.device": "cpu"}).train
-    assert folds.at_once(rules, members) == together
+    rules = make_params({"train.threads": threads, "train.device": "cpu"}).train
+    assert folds.at_once(rules, members) == concurrent
 
 
 def test_mean_spread_and_pooled_figure_equal_a_count_by_hand():
     # fold 1 all right, fold 2 at its threshold all called positive: half right
     pooled = folds.pool([fold(0, 20), fold(20, 20)], [0.5, 0.1])
     figures = folds.summarise(pooled, seed=1)
-    assert [each["accuracy"] for each in figures["folds"]] == [1.0, 0.5]
+    assert [fold_figures["accuracy"] for fold_figures in figures["folds"]] == [1.0, 0.5]
     assert figures["spread"]["accuracy"] == {
         "mean": 0.75, "standard_deviation": pytest.approx(np.sqrt(0.125)), "folds": 2
     }  # fmt: skip
-    found = figures["pooled"]["test"]
-    assert found["accuracy"]["value"] == 0.75 and found["accuracy"]["ci_low"] < 0.75 < found["accuracy"]["ci_high"]
-    assert found["patients"] == 20 and found["images"] == 40
+    test = figures["pooled"]["test"]
+    assert test["accuracy"]["value"] == 0.75 and test["accuracy"]["ci_low"] < 0.75 < test["accuracy"]["ci_high"]
+    assert test["patients"] == 20 and test["images"] == 40
     assert "accuracy            0.750  0.354      2   0.750 (" in folds.explain(figures)
 
 

@@ -45,7 +45,7 @@ def test_a_measure_without_variance_has_a_reason_instead_of_a_plan():
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 3000])
 def test_few_and_many_patients_have_a_plan_whose_range_can_be_unbounded(count):
-    for seed in range(5):
+    for seed in range(5 if count < 10 else 1):  # estimates of 3,000 patients hardly depend on the seed
         plan = sample_size.plan(patients(count, seed), seed)
         for measure in sample_size.PLANNED:
             for needed in plan[measure].get("needed", {}).values():

@@ -6,7 +6,7 @@ import pytest
 import sklearn.metrics
 
 
-def simulated(seed, patients=60, shift=0.0, share=0.5, each=10):
+def simulated(seed, patients=60, shift=0.0, share=0.5, per_patient=10):
     """Images of patients, half of them without a positive one. ``shift``: of the scores at site A; ``share``: of the
     patients with a positive image who are at site A, and of the others who are at site B."""
     random = np.random.RandomState(seed)
@@ -15,7 +15,7 @@ def simulated(seed, patients=60, shift=0.0, share=0.5, each=10):
         sick = random.random_sample() < 0.5
         site = "A" if (random.random_sample() < share) == sick else "B"
         prevalence, own = (random.uniform(0.5, 0.9) if sick else 0), 0.7 * random.standard_normal()
-        for image in range(each):
+        for image in range(per_patient):
             label = int(random.random_sample() < prevalence)
             score = 2 * label - 1 + own + 0.9 * random.standard_normal() + (shift if site == "A" else 0)
             rows.append((f"{patient}_{image}", label, 1 / (1 + np.exp(-score)), patient, f"p{patient}", site))
@@ -43,6 +43,7 @@ def test_each_difference_equals_scikit_learn_on_the_two_sides():
         assert differences["B"][measure]["p"] == differences["A"][measure]["p"]
 
 
+@pytest.mark.slow
 def test_a_level_with_other_scores_is_detected_and_the_false_positive_rate_is_5_percent():
     assert sum(significant(simulated(seed, shift=-1.5), seed) for seed in range(20)) >= 18
     assert sum(significant(simulated(seed), seed) for seed in range(100)) <= 11  # more: a probability of 1 % at 5 %
@@ -57,7 +58,7 @@ def test_p_of_several_groups_is_higher():
 
 
 def test_few_patients_are_not_compared_however_many_images_they_have():
-    table = simulated(4, patients=12, each=100)
+    table = simulated(4, patients=12, per_patient=100)
     sick = table[table["label"] == 1].groupby("group_site")["unit"].nunique()
     assert sick.min() < 6
     entry = subgroups.compare(table, "group_site", 1, 0.5, 1)["A"]["sensitivity"]
@@ -130,6 +131,7 @@ def test_a_patient_in_several_levels_counts_once_on_a_side_and_is_permuted_among
     assert all(level["sensitivity"]["p"] > 0.05 for level in differences.values())  # nine patients in four levels each
 
 
+@pytest.mark.slow
 def test_the_false_positive_rate_is_5_percent_for_patients_in_several_levels():
     def stacked(seed):
         tables = [crossed(seed + 1000 * number) for number in range(3)]

@@ -53,14 +53,14 @@ def test_positives_of_patients_who_share_images_are_counted_as_one():
 
 
 @pytest.mark.parametrize(
-    ("each", "words"),
+    ("per_patient", "words"),
     [(20, "Better than chance on these patients, which are too few to generalise"), (14, "Better than chance")],
 )
-def test_few_patients_are_called_few_and_five_too_few(each, words):
-    patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // each}" for n in range(100)]
+def test_few_patients_are_called_few_and_five_too_few(per_patient, words):
+    patients = [f"p{n // 5}" for n in range(100)] + [f"q{n // per_patient}" for n in range(100)]
     text = rendered(LABELS, GOOD, patients)
     assert f"**{words}: ROC AUC" in text
-    assert f", with {-(-100 // each)} independent patients in the smaller class.**" in text
+    assert f", with {-(-100 // per_patient)} independent patients in the smaller class.**" in text
 
 
 def test_a_test_set_that_training_has_seen_is_not_evidence_of_anything():

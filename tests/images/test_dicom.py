@@ -122,7 +122,7 @@ def test_a_stored_file_has_no_tag_that_its_pixels_do_not_need():
 @pytest.mark.parametrize("name", ["SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm", "rtdose.dcm"])
 def test_frames_are_taken_apart_and_are_those_that_pydicom_reads(name):
     dataset = pydicom.dcmread(io.BytesIO(read(name)))
-    with pytest.raises(DecodeError, match=r"\d+ frames in one file \(data.dicom.frames: split\)"):
+    with pytest.raises(DecodeError, match=r"\d+ frames in one file \(data.frames: first or split\)"):
         dicom.decode(read(name), window=False)
     expected = pydicom.pixels.pixel_array(dataset)
     for frame in (1, 2):
@@ -185,10 +185,10 @@ def test_a_patient_is_a_keyed_hash_and_another_key_is_noticed(tmp_path):
             dicom.pseudonyms(key, key_check, {"a": "Ann"}, tmp_path)
 
 
-def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_path, chosen, monkeypatch):
+def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_path, make_params, monkeypatch):
     """Files with and without ending, as a hospital's archive writes them, and files that are no image."""
     files = {
-        "DICOMDIR": read("MR_small.dcm"),
+        "DICOMDIR": read("dicomdirtests/DICOMDIR"),
         "study/1.2.840.113619": changed("MR_small.dcm", PatientID="Ann", ImageLaterality="L"),
         "study/IM0002": changed("CT_small.dcm", PatientID="Ann", ImageLaterality="R"),
         "study/3.dcm": changed("JPGExtended.dcm", PatientID="Ben", ImageLaterality="R"),
@@ -203,12 +203,12 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
     (tmp_path / "key").write_text("secret")
     parameters = {
         "data.labels": "dicom:ImageLaterality", "data.positive": "R", "data.patient": "dicom:PatientID",
-        "data.dicom.frames": "split", "data.dicom.key": "key",
+        "data.frames": "split", "data.dicom.key": "key",
         "data.dicom.key_check": hashlib.sha256(b"secret").hexdigest()[:8],
     }  # fmt: skip
 
     def read_folder(**changes):
-        cfg = chosen(parameters | {"data.source": "folder", "data.location": str(folder)} | changes)
+        cfg = make_params(parameters | {"data.source": "folder", "data.location": str(folder)} | changes)
         with sources.open_source(cfg.data, 1, tmp_path) as raw:
             return (
                 raw.labels.set_index("file"),
@@ -218,11 +218,11 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
 
     table, provenance, content = read_folder()
     assert len(table) == 34 and provenance["images"] == 34
-    assert provenance["positives"] == 2 and provenance["other_files"] == 2
+    assert provenance["positives"] == 2 and provenance["other_files"] == {"dicomdir": 1, "text": 1}
     assert provenance["patients"] == 4 and table.loc["study/IM0002", "patient"] == "e8c374fb91da5109"
     assert {file for file in table.index if "#" in file} == {f"study/5.dcm#{frame:04d}" for frame in range(1, 31)}
     assert all(b"Ann" not in image and b"Cleo" not in image for image in content.values())
-    cfg = chosen(
+    cfg = make_params(
         parameters | {"data.source": "folder", "data.location": str(folder), "data.groups": ["dicom:ImageLaterality"]}
     )
     with sources.open_source(cfg.data, 1, tmp_path) as raw:
@@ -233,10 +233,8 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
     packed = read_folder(**{"data.source": "archive", "data.location": str(tmp_path / "images.zip")})
     assert packed[0].equals(table) and packed[2] == content
     assert set(read_folder(**{"data.dicom.patient": "plain"})[0]["patient"]) == {"Ann", "Ben", "Cleo", "Dan"}
-    with pytest.raises(
-        PipelineError, match=r"1 DICOM files of several frames \(data.dicom.frames: split.*: study/5.dcm"
-    ):
-        read_folder(**{"data.dicom.frames": "fail"})
+    with pytest.raises(PipelineError, match=r"1 files of several frames or pages \(data.frames: .*\): study/5.dcm"):
+        read_folder(**{"data.frames": "fail"})
     with pytest.raises(PipelineError, match="no tag with the keyword 'PatientNumber'"):
         read_folder(**{"data.patient": "dicom:PatientNumber"})
     put(folder, {"study/report": read("test-SR.dcm"), "study/bad": read("MR_small.dcm")[:150]})

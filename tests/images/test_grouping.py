@@ -15,7 +15,7 @@ def divided(values, edges=None, patients=None, name="age"):
     whose = pd.array(patients or [f"p{number}" for number in range(len(values))], dtype="string")
     images = pd.DataFrame({"file": files, "patient": whose}).astype({"file": "string"})
     texts = {file: value for file, value in zip(files, values, strict=True) if value}
-    table = grouping.table(images, {name: texts}, [Group(name, name, "column", edges)])
+    table = grouping.table(images, {name: texts}, [Group(name, name, "column", edges)], "fail")
     return table[f"group_{name}"].fillna("-").tolist()
 
 
@@ -82,7 +82,7 @@ def test_a_column_that_makes_no_groups_is_said_in_one_line(values, edges, says):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_groups_come_from_columns_and_patterns_and_stay_with_their_images(chosen, tmp_path):
+def test_groups_come_from_columns_and_patterns_and_stay_with_their_images(make_params, tmp_path):
     table = "file,label,who,site\n" + "".join(f"{n}.png,{n % 2},p{n},{'AB'[n // 4]}\n" for n in range(8))
     folder = put(tmp_path / "images", {f"{n}.png": image(n) for n in range(8)} | {"labels.csv": table})
     parameters = {
@@ -91,7 +91,7 @@ def test_groups_come_from_columns_and_patterns_and_stay_with_their_images(chosen
         "data.labels": "labels.csv",
         "data.patient": "who",
     }
-    cfg = chosen(parameters | {"data.groups": ["site", "(?P<odd>[13579])?.png"]})
+    cfg = make_params(parameters | {"data.groups": ["site", "(?P<odd>[13579])?.png"]})
     with sources.open_source(cfg.data, 1, tmp_path) as raw:
         assert list(raw.groups.columns) == ["file", "group_site", "group_odd"]
         assert list(raw.labels.columns) == tables.LABELS
@@ -99,5 +99,5 @@ def test_groups_come_from_columns_and_patterns_and_stay_with_their_images(chosen
             f"{n}.png": "AB"[n // 4] for n in range(8)
         }
         assert raw.groups["group_odd"].fillna("-").tolist() == list("-1-3-5-7")
-    with sources.open_source(chosen(parameters).data, 1, tmp_path) as raw:
+    with sources.open_source(make_params(parameters).data, 1, tmp_path) as raw:
         assert raw.groups.empty and list(raw.groups.columns) == ["file"]

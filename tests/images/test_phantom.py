@@ -73,6 +73,7 @@ def test_too_few_images_for_the_patients_is_an_error():
         next(phantom.draw(100, 60, 64, seed=1))
 
 
+@pytest.mark.slow
 def test_a_split_by_image_flatters_a_classifier_and_one_by_patient_still_finds_the_signal(patches):
     """By scikit-learn alone: a random forest on colours and quantiles, in five folds of either kind."""
 

@@ -14,9 +14,9 @@ import layers
 MODES = ("everywhere", "machine", "none")
 
 
-def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(chosen, monkeypatch):
+def test_auto_compiles_long_trainings_on_a_cpu_alone_and_only_where_it_can(make_params, monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    cfgs = {value: chosen({"train.epochs": 10, "train.batch_size": 10, "train.compile": value,
+    cfgs = {value: make_params({"train.epochs": 10, "train.batch_size": 10, "train.compile": value,
                             "train.reproducible": "machine"}).train
              for value in ("auto", True, False)}  # fmt: skip
     monkeypatch.setattr(torch, "compile", lambda function: function)
@@ -56,6 +56,7 @@ def in_process(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processor():
     """In a process of its own, since torch chooses once."""
     for reproducible in ("everywhere", "machine"):
@@ -68,6 +69,7 @@ def test_only_a_run_that_gives_up_the_pins_uses_all_instructions_of_the_processo
         assert capability.strip() == ("AVX2" if reproducible == "everywhere" else widest)
 
 
+@pytest.mark.slow
 def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles():
     """It takes as long to import as torch itself. In a process of its own, since another test may have imported it."""
     code = (
@@ -85,16 +87,16 @@ def test_the_front_end_of_the_compiler_is_imported_only_by_a_run_that_compiles()
 
 
 @pytest.mark.parametrize(("key", "value"), [("compile", True), ("precision", "bf16")])
-def test_what_rounds_differently_on_each_processor_is_refused_only_with_equal_bytes_everywhere(chosen, key, value):
-    cfgs = {name: chosen({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}
+def test_what_rounds_differently_on_each_processor_is_refused_only_with_equal_bytes_everywhere(make_params, key, value):
+    cfgs = {name: make_params({f"train.{key}": value, "train.reproducible": name}).train for name in MODES}
     with pytest.raises(PipelineError, match=rf"train.{key} = {value} on a CPU gives other bytes.* to machine"):
         devices.check(cfgs["everywhere"], torch.device("cpu"))
     devices.check(cfgs["everywhere"], torch.device("cuda"))
     devices.check(cfgs["machine"], torch.device("cpu"))
 
 
-def test_a_run_says_where_its_bytes_are_promised(chosen, monkeypatch):
-    cfgs = {name: chosen({"train.reproducible": name}).train for name in MODES}
+def test_a_run_says_where_its_bytes_are_promised(make_params, monkeypatch):
+    cfgs = {name: make_params({"train.reproducible": name}).train for name in MODES}
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     assert devices.describe_determinism(cfgs["everywhere"], cuda).endswith("the same model of GPU only (NVIDIA H100)")
@@ -107,10 +109,10 @@ def test_a_run_says_where_its_bytes_are_promised(chosen, monkeypatch):
         assert text in devices.describe_determinism(cfgs["everywhere"], cpu)
 
 
-def test_a_network_whose_roots_depend_on_the_processor_withdraws_the_promise(chosen, monkeypatch):
+def test_a_network_whose_roots_depend_on_the_processor_withdraws_the_promise(make_params, monkeypatch):
     """benchmarks/backbones.py trains both on an emulated processor: this one of 24 networks ends in other bytes."""
     monkeypatch.setattr(pins, "withdrawn", False)
-    cfg, cpu = chosen({}).train, torch.device("cpu")
+    cfg, cpu = make_params({}).train, torch.device("cpu")
     networks.Classifier("timm/test_convnext2", "linear", 64)
     assert "any x86-64 with AVX2" in devices.describe_determinism(cfg, cpu)
     networks.Classifier("timm/test_efficientnet_evos", "linear", 64)

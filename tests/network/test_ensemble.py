@@ -37,11 +37,13 @@ def test_the_forward_of_an_ensemble_is_the_mean_of_its_members_probabilities():
 
 def test_the_features_of_an_ensemble_are_those_of_each_member_and_counted_by_view():
     model, images = small(2), np.random.RandomState(0).randint(256, size=(4, 32, 32, 3)).astype(np.uint8)
-    each, features = inference.features(model, images, np.arange(4), torch.device("cpu"))
+    by_member, features = inference.features(model, images, np.arange(4), torch.device("cpu"))
     batch = torch.from_numpy(images).permute(0, 3, 1, 2)
     with torch.no_grad():
         alone = [member.with_features(batch) for member in model.members]
-    assert each.shape == (4, 2) and np.allclose(each, torch.sigmoid(torch.stack([output[:, 0] for output in alone], 1)))
+    assert by_member.shape == (4, 2) and np.allclose(
+        by_member, torch.sigmoid(torch.stack([output[:, 0] for output in alone], 1))
+    )
     assert np.allclose(features, torch.cat([output[:, 1:] for output in alone], 1), atol=1e-5)
     views = model.views(features.shape[1])
     assert len(views) == 4 and sum(views) == features.shape[1] and views[:2] == views[2:]

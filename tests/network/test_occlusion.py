@@ -55,8 +55,7 @@ def test_images_smaller_than_the_grid_and_unequal_sides_have_all_regions():
         assert copies.shape == (64, *shape) and changed.mean() > 0.95
 
 
-@pytest.mark.parametrize("backbone", ["shufflenet_v2_x0_5", "resnet18", "efficientnet_v2_s", "convnext_tiny", "vgg11",
-                                      "squeezenet1_1", "densenet121", "vit_b_16"])  # fmt: skip
+@pytest.mark.parametrize("backbone", ["shufflenet_v2_x0_5", "timm/vit_tiny_patch16_224"])
 def test_every_kind_of_network_gets_its_gallery(tmp_path, backbone):
     torch.manual_seed(0)
     ensemble = Ensemble([networks.Classifier(backbone, "linear", 64)])

@@ -70,8 +70,8 @@ def test_the_shares_of_a_batch_are_its_images_each_once():
             assert images == [*rows]
 
 
-def test_images_are_augmented_in_a_share_as_in_the_whole_batch(chosen):
-    cfg = chosen({f"train.augment.{name}": 0.3 for name in ("brightness", "contrast", "stain")}).train.augment
+def test_images_are_augmented_in_a_share_as_in_the_whole_batch(make_params):
+    cfg = make_params({f"train.augment.{name}": 0.3 for name in ("brightness", "contrast", "stain")}).train.augment
     images = torch.from_numpy(np.random.RandomState(0).randint(256, size=(7, 3, 8, 8)).astype(np.uint8))
     expected = batches.augment(images, cfg, torch.Generator().manual_seed(4))
     parts = [batches.augment(images[at : at + 3], cfg, torch.Generator().manual_seed(4), 7, at) for at in (0, 3, 6)]

@@ -29,12 +29,12 @@ def data():
 
 
 def fit(
-    chosen, data, seed=1, report=lambda epoch: None, head="linear", store=None, stop=lambda: False,
+    make_params, data, seed=1, report=lambda epoch: None, head="linear", store=None, stop=lambda: False,
     progress=lambda images, text: None, minutes=5.0, features=None, **changes,
 ):  # fmt: skip
     images, labels, rows = data
     changes = {"epochs": 3, "batch_size": 8, "lr": 0.001, "device": "cpu", "precision": "fp32"} | changes
-    cfg = chosen({f"train.{name.replace('__', '.')}": value for name, value in changes.items()}).train
+    cfg = make_params({f"train.{name.replace('__', '.')}": value for name, value in changes.items()}).train
     devices.seed_everything(seed)
     classifier = networks.Classifier("shufflenet_v2_x0_5", head, 32)
     callbacks = training.Callbacks(lambda member, epoch: report(epoch), progress, stop)
@@ -50,48 +50,57 @@ def losses(classifier, state, data):
     return -np.mean(targets * np.log(probabilities) + (1 - targets) * np.log(1 - probabilities))
 
 
-def test_the_weights_of_the_best_epoch_are_returned(chosen, data):
+def test_the_weights_of_the_best_epoch_are_returned(make_params, data):
     """The original project kept a reference, and so the last epoch's."""
     epochs = []
     # Labels of validation turned round: what is learned makes the last epoch worse than the first.
     _, labels, rows = data
     labels[rows["val"]] = 1 - labels[rows["val"]]
-    classifier, result = fit(chosen, data, report=epochs.append, epochs=6, schedule="plateau")
+    classifier, result = fit(make_params, data, report=epochs.append, epochs=6, schedule="plateau")
     last = losses(classifier, {name: value.clone() for name, value in classifier.state_dict().items()}, data)
     assert result.best_epoch == min(epochs, key=lambda epoch: epoch.val_loss) and result.best_epoch.number < 6
     assert losses(classifier, result.best_state, data) == pytest.approx(result.best_epoch.val_loss, rel=1e-4)
     assert last == pytest.approx(epochs[-1].val_loss, rel=0.05) and last > result.best_epoch.val_loss * 1.01
 
 
-def test_equal_seeds_give_equal_bytes_and_others_not(chosen, data):
-    first, again, other = (fit(chosen, data, seed)[1] for seed in (1, 1, 2))
+def test_equal_seeds_give_equal_bytes_and_others_not(make_params, data):
+    first, again, other = (fit(make_params, data, seed)[1] for seed in (1, 1, 2))
     assert first.best_epoch == again.best_epoch
     assert all(torch.equal(first.best_state[name], again.best_state[name]) for name in first.best_state)
     assert not all(torch.equal(first.best_state[name], other.best_state[name]) for name in first.best_state)
 
 
-def test_training_lowers_the_loss(chosen, data):
+@pytest.mark.slow
+def test_training_lowers_the_loss(make_params, data):
     epochs = []
-    fit(chosen, data, report=epochs.append, epochs=8, lr=0.003)
+    fit(make_params, data, report=epochs.append, epochs=8, lr=0.003)
     assert min(epoch.train_loss for epoch in epochs) < 0.5 * epochs[0].train_loss
 
 
-def test_it_stops_after_so_many_epochs_without_improvement_and_lowers_the_rate_before(chosen, data):
+@pytest.mark.slow
+def test_it_stops_after_so_many_epochs_without_improvement_and_lowers_the_rate_before(make_params, data):
     epochs = []
     result = fit(
-        chosen, data, report=epochs.append, epochs=40, lr=0.3, early_stopping=4, schedule="plateau", plateau_patience=1
+        make_params,
+        data,
+        report=epochs.append,
+        epochs=40,
+        lr=0.3,
+        early_stopping=4,
+        schedule="plateau",
+        plateau_patience=1,
     )[1]
     assert result.stopped_early and result.epochs == len(epochs) == result.best_epoch.number + 4 < 40
     # More than one epoch without improvement: from the third on the rate is 0.3 of what it was.
     assert epochs[result.best_epoch.number + 2].lr == pytest.approx(0.3 * epochs[result.best_epoch.number + 1].lr)
 
 
-def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypatch):
+def test_the_reported_figures_equal_a_plain_loop_of_torch(make_params, data, monkeypatch):
     """One epoch of the recipe written out: same order, optimiser, BCEWithLogitsLoss, means over images."""
     images, labels, rows = data
     epochs = []
     fit(
-        chosen,
+        make_params,
         data,
         report=epochs.append,
         epochs=1,
@@ -127,10 +136,10 @@ def test_the_reported_figures_equal_a_plain_loop_of_torch(chosen, data, monkeypa
     assert epochs[0].val_accuracy == pytest.approx(((val_logits > 0) == (targets > 0.5)).double().mean().item())
 
 
-def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(chosen, data):
+def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(make_params, data):
     devices.seed_everything(1)
     before = networks.Classifier("shufflenet_v2_x0_5", "linear", 32).state_dict()
-    after = fit(chosen, data, freeze_backbone=True)[1].best_state
+    after = fit(make_params, data, freeze_backbone=True)[1].best_state
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"network.fc.weight", "network.fc.bias"}
 
@@ -146,19 +155,19 @@ def backbone_images(monkeypatch):
 
 
 @pytest.mark.parametrize(("geometry", "views"), [("none", 1), ("d4", frozen.VIEWS)])
-def test_a_frozen_backbone_sees_each_view_of_an_image_once(chosen, data, monkeypatch, geometry, views):
+def test_a_frozen_backbone_sees_each_view_of_an_image_once(make_params, data, monkeypatch, geometry, views):
     counts = backbone_images(monkeypatch)
-    fit(chosen, data, epochs=6, freeze_backbone=True, augment__geometry=geometry)
+    fit(make_params, data, epochs=6, freeze_backbone=True, augment__geometry=geometry)
     # 32 images to train on, 16 of validation, one to build the network, one to measure the features
     assert sum(counts) == views * 32 + 16 + 2
 
 
 @pytest.mark.parametrize("head", ["linear", "selu"])
-def test_a_frozen_training_without_augmentation_equals_a_plain_loop_over_images(chosen, data, head):
+def test_a_frozen_training_without_augmentation_equals_a_plain_loop_over_images(make_params, data, head):
     images, labels, rows = data
     epochs = []
     settings = {"grad_clip_norm": None, "augment__geometry": "none", "schedule": "plateau", "lr": 0.01}
-    _, result = fit(chosen, data, report=epochs.append, head=head, epochs=3, freeze_backbone=True, **settings)
+    _, result = fit(make_params, data, report=epochs.append, head=head, epochs=3, freeze_backbone=True, **settings)
 
     devices.seed_everything(1)
     network = networks.Classifier("shufflenet_v2_x0_5", head, 32).eval()
@@ -183,33 +192,33 @@ def test_a_frozen_training_without_augmentation_equals_a_plain_loop_over_images(
         assert torch.allclose(next(iter(network.head.parameters())), list(result.best_state.values())[-2], atol=1e-4)
 
 
-def test_stored_features_are_used_by_another_training_and_not_by_another_backbone(chosen, data, monkeypatch, tmp_path):
+def test_stored_features_are_used_by_another_training_and_not_by_another_backbone(make_params, data, monkeypatch, tmp_path):
     counts = backbone_images(monkeypatch)
-    first = fit(chosen, data, features=tmp_path / "f", freeze_backbone=True, epochs=2)[1]
+    first = fit(make_params, data, features=tmp_path / "f", freeze_backbone=True, epochs=2)[1]
     assert sum(counts) == 2 * 32 + 16 + 2
-    again = fit(chosen, data, features=tmp_path / "f", freeze_backbone=True, epochs=2)[1]
-    fit(chosen, data, features=tmp_path / "f", freeze_backbone=True, epochs=2, lr=0.01, head="selu")
+    again = fit(make_params, data, features=tmp_path / "f", freeze_backbone=True, epochs=2)[1]
+    fit(make_params, data, features=tmp_path / "f", freeze_backbone=True, epochs=2, lr=0.01, head="selu")
     assert sum(counts) == 2 * 32 + 16 + 3 * 2  # two more of each network, to build it and to measure its features
     assert all(torch.equal(first.best_state[name], again.best_state[name]) for name in first.best_state)
-    fit(chosen, data, seed=2, features=tmp_path / "f", freeze_backbone=True, epochs=2)
+    fit(make_params, data, seed=2, features=tmp_path / "f", freeze_backbone=True, epochs=2)
     assert sum(counts) == 2 * (2 * 32 + 16) + 4 * 2
 
 
-def test_a_frozen_training_continues_with_the_same_bytes(chosen, data, tmp_path):
-    whole = fit(chosen, data, head="selu", freeze_backbone=True)[1]
+def test_a_frozen_training_continues_with_the_same_bytes(make_params, data, tmp_path):
+    whole = fit(make_params, data, head="selu", freeze_backbone=True)[1]
     store, steps = checkpoints.Store(tmp_path), []
     with pytest.raises(Interrupted):
-        fit(chosen, data, head="selu", freeze_backbone=True, store=store, stop=lambda: len(steps) >= 6,
+        fit(make_params, data, head="selu", freeze_backbone=True, store=store, stop=lambda: len(steps) >= 6,
             progress=lambda images, text: steps.append(images))  # fmt: skip
     assert store.paths()
-    resumed = fit(chosen, data, head="selu", freeze_backbone=True, store=store)[1]
+    resumed = fit(make_params, data, head="selu", freeze_backbone=True, store=store)[1]
     assert resumed.best_epoch == whole.best_epoch
     assert all(torch.equal(resumed.best_state[name], whole.best_state[name]) for name in whole.best_state)
 
 
-def test_a_stop_is_heeded_while_features_are_computed(chosen, data):
+def test_a_stop_is_heeded_while_features_are_computed(make_params, data):
     with pytest.raises(Interrupted, match="after epoch 0, step 0"):
-        fit(chosen, data, freeze_backbone=True, stop=lambda: True)
+        fit(make_params, data, freeze_backbone=True, stop=lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -217,11 +226,11 @@ def test_a_stop_is_heeded_while_features_are_computed(chosen, data):
                  "timm/tf_efficientnet_lite0", "timm/vit_tiny_patch16_224", "timm/mobilenetv3_small_050"],
 )  # fmt: skip
 @pytest.mark.parametrize("head", ["linear", "selu"])
-def test_the_logit_of_every_kind_of_network_is_that_of_its_head_alone(chosen, backbone, head):
+def test_the_logit_of_every_kind_of_network_is_that_of_its_head_alone(make_params, backbone, head):
     torch.manual_seed(0)
     classifier = networks.Classifier(backbone, head, 64).eval()
     images = np.random.RandomState(0).randint(0, 256, (3, 64, 64, 3)).astype(np.uint8)
-    cfg = chosen({"train.augment.geometry": "none"}).train
+    cfg = make_params({"train.augment.geometry": "none"}).train
     loader = batches.ImageLoader(images, torch.device("cpu"))
     rows = {"train": np.arange(3), "val": np.arange(0)}
     features = frozen.FrozenFeatures(classifier, loader, rows, cfg, nullcontext(), None, lambda: None)
@@ -231,35 +240,37 @@ def test_the_logit_of_every_kind_of_network_is_that_of_its_head_alone(chosen, ba
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
-def test_the_weight_of_positives_moves_the_probabilities_up(chosen, data):
+@pytest.mark.slow
+def test_the_weight_of_positives_moves_the_probabilities_up(make_params, data):
     images, _, rows = data
     means = []
     for weight in (1.0, 20.0):
-        classifier, _ = fit(chosen, data, epochs=1, pos_weight=weight)
+        classifier, _ = fit(make_params, data, epochs=1, pos_weight=weight)
         means.append(inference.probabilities(Ensemble([classifier]), images, rows["train"], torch.device("cpu")).mean())
     assert means[1] > means[0]
 
 
-def test_clipping_and_weight_decay_reach_the_optimiser(chosen, data, monkeypatch):
+@pytest.mark.slow
+def test_clipping_and_weight_decay_reach_the_optimiser(make_params, data, monkeypatch):
     calls = []
     clip = lambda parameters, norm: calls.append((sum(p.grad.numel() for p in parameters), norm))  # noqa: E731
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip)
     (network, plain), (_, decayed) = (
-        fit(chosen, data, epochs=2, grad_clip_norm=0.5, weight_decay=decay) for decay in (0.0, 0.5)
+        fit(make_params, data, epochs=2, grad_clip_norm=0.5, weight_decay=decay) for decay in (0.0, 0.5)
     )
     assert set(calls) == {(sum(parameter.numel() for parameter in network.parameters()), 0.5)}
     name = "network.fc.weight"
     assert not torch.equal(plain.best_state[name], decayed.best_state[name])
 
 
-def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(chosen, data, monkeypatch):
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(make_params, data, monkeypatch):
     monkeypatch.setattr(
         training, "binary_cross_entropy_with_logits", lambda logit, target, pos_weight: logit.sum() * math.nan
     )
     with pytest.raises(
         PipelineError, match=r"At epoch 1, step 1 of 4 the loss .* became NaN or infinite: lower train\.lr"
     ):
-        fit(chosen, data)
+        fit(make_params, data)
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -267,7 +278,7 @@ def test_a_device_that_is_not_there_is_named():
         devices.get_device("cuda:99")
 
 
-def test_bf16_autocast_trains_too(chosen, data, monkeypatch):
+def test_bf16_autocast_trains_too(make_params, data, monkeypatch):
     dtypes = set()
     forward = networks.Classifier.forward
 
@@ -276,16 +287,16 @@ def test_bf16_autocast_trains_too(chosen, data, monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(networks.Classifier, "forward", spied)
-    result = fit(chosen, data, epochs=1, precision="bf16")[1]
+    result = fit(make_params, data, epochs=1, precision="bf16")[1]
     assert torch.bfloat16 in dtypes
     assert math.isfinite(result.best_epoch.val_loss) and result.best_state["network.fc.weight"].dtype == torch.float32
 
 
-def test_the_whole_set_is_read_once_per_epoch_and_no_second_time(chosen, data, monkeypatch):
+def test_the_whole_set_is_read_once_per_epoch_and_no_second_time(make_params, data, monkeypatch):
     read_rows = []
     read = batches.ImageLoader._read
     monkeypatch.setattr(batches.ImageLoader, "_read", lambda self, rows: read_rows.append(rows) or read(self, rows))
-    fit(chosen, data, epochs=2)
+    fit(make_params, data, epochs=2)
     counts = np.bincount(np.concatenate(read_rows), minlength=COUNT)
     assert (counts == 2).all()
 
@@ -295,51 +306,53 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_loss_images_per_second_and_time_left(chosen, data, monkeypatch):
+def test_a_terminal_shows_loss_images_per_second_and_time_left(make_params, data, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     bar = ProgressBar(64)
-    fit(chosen, data, epochs=2, progress=bar.update)
+    fit(make_params, data, epochs=2, progress=bar.update)
     bar.close()
     assert re.search(r"\d+/64 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, epoch [12]/2, loss \d\.\d+", screen.getvalue())
 
 
-def test_what_is_no_terminal_gets_no_bar(chosen, data, capsys):
+def test_what_is_no_terminal_gets_no_bar(make_params, data, capsys):
     bar = ProgressBar(32)
-    fit(chosen, data, epochs=1, progress=bar.update)
+    fit(make_params, data, epochs=1, progress=bar.update)
     bar.close()
     assert capsys.readouterr().err == ""
 
 
-def test_every_training_batch_is_augmented_and_no_validation_batch(chosen, data, monkeypatch):
+def test_every_training_batch_is_augmented_and_no_validation_batch(make_params, data, monkeypatch):
     sizes = []
     augment = batches.augment
     monkeypatch.setattr(batches, "augment", lambda *args: sizes.append(len(args[0])) or augment(*args))
-    fit(chosen, data, epochs=2)
+    fit(make_params, data, epochs=2)
     assert sum(sizes) == 2 * 32
 
 
-def test_the_rate_follows_the_validation_loss_and_not_that_of_training(chosen, data):
+@pytest.mark.slow
+def test_the_rate_follows_the_validation_loss_and_not_that_of_training(make_params, data):
     _, labels, rows = data
     labels[rows["val"]] = 1 - labels[rows["val"]]  # so it rises while that of training falls
     epochs = []
-    fit(chosen, data, report=epochs.append, epochs=8, schedule="plateau", plateau_patience=0)
+    fit(make_params, data, report=epochs.append, epochs=8, schedule="plateau", plateau_patience=0)
     assert epochs[-1].train_loss < epochs[0].train_loss and epochs[-1].lr < 0.1 * epochs[0].lr
 
 
-def test_the_rate_rises_for_an_epoch_and_falls_along_a_cosine_to_0(chosen, data, monkeypatch):
+@pytest.mark.slow
+def test_the_rate_rises_for_an_epoch_and_falls_along_a_cosine_to_0(make_params, data, monkeypatch):
     rates = []
     step = NAdam.step
     monkeypatch.setattr(NAdam, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
-    fit(chosen, data, epochs=4, lr=0.01, schedule="cosine")  # four steps an epoch
+    fit(make_params, data, epochs=4, lr=0.01, schedule="cosine")  # four steps an epoch
     expected = [0.01 * min(1, (at + 1) / 4) * (1 + math.cos(math.pi * at / 16)) / 2 for at in range(16)]
     assert rates == pytest.approx(expected) and 0.001 < rates[0] < max(rates) and rates[-1] < 0.0002
 
 
-def test_one_image_or_none_to_train_on_is_said(chosen, data):
+def test_one_image_or_none_to_train_on_is_said(make_params, data):
     images, labels, rows = data
     with pytest.raises(PipelineError, match="1 image to train on"):
-        fit(chosen, (images, labels, rows | {"train": rows["train"][:1]}))
+        fit(make_params, (images, labels, rows | {"train": rows["train"][:1]}))
 
 
 def after(steps):
@@ -353,88 +366,99 @@ def facts(result, epochs):
 
 
 # Four steps an epoch: within the first epoch, at the end of its last step, within a later one, and again and again.
-@pytest.mark.parametrize("stops", [[2], [4], [7], [1, 1, 3, 5, 1]])
+STOPS = ([2], [4], [7], [1, 1, 3, 5, 1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [{"schedule": "plateau", "plateau_patience": 0}, {"schedule": "cosine"}])
-def test_a_training_that_was_stopped_ends_with_the_same_bytes(chosen, data, tmp_path, stops, schedule):
+def test_a_training_that_was_stopped_ends_with_the_same_bytes(make_params, data, tmp_path, schedule):
     # Dropout draws from torch's own random state; the rate falls from the second epoch without improvement on.
     rules = {"epochs": 5, "lr": 0.1, "augment__brightness": 0.1} | schedule
     epochs: list = []
-    expected = fit(chosen, data, report=epochs.append, head="selu", **rules)[1]
+    expected = fit(make_params, data, report=epochs.append, head="selu", **rules)[1]
     assert len({epoch.lr for epoch in epochs}) > 1
 
-    for steps in stops:
-        with checkpoints.opened(tmp_path, "a", "m") as store, pytest.raises(Interrupted, match="again to resume, or"):
-            fit(chosen, data, head="selu", store=store, stop=after(steps), **rules)
-        torch.manual_seed(99)
-    resumed_epochs: list = []
-    with checkpoints.opened(tmp_path, "a", "m") as store:
-        result = fit(chosen, data, report=resumed_epochs.append, head="selu", store=store, **rules)[1]
-    assert facts(result, resumed_epochs) == facts(expected, epochs)
-    assert save(result.best_state) == save(expected.best_state)
+    for number, stops in enumerate(STOPS):
+        folder = tmp_path / str(number)
+        for steps in stops:
+            with checkpoints.opened(folder, "a", "m") as store, pytest.raises(Interrupted, match="again to resume, or"):
+                fit(make_params, data, head="selu", store=store, stop=after(steps), **rules)
+            torch.manual_seed(99)
+        resumed_epochs: list = []
+        with checkpoints.opened(folder, "a", "m") as store:
+            result = fit(make_params, data, report=resumed_epochs.append, head="selu", store=store, **rules)[1]
+        assert facts(result, resumed_epochs) == facts(expected, epochs), stops
+        assert save(result.best_state) == save(expected.best_state), stops
 
 
-def resumed(chosen, data, folder, **rules):
+def resumed(make_params, data, folder, **rules):
     with checkpoints.opened(folder, "a", "m") as store:
         if store.load() is None:
             with pytest.raises(Interrupted):
-                fit(chosen, data, head="selu", store=store, stop=after(6), **rules)
+                fit(make_params, data, head="selu", store=store, stop=after(6), **rules)
             torch.manual_seed(99)
-        return fit(chosen, data, head="selu", store=store, **rules)[1]
+        return fit(make_params, data, head="selu", store=store, **rules)[1]
 
 
 @pytest.mark.long
 @pytest.mark.slow  # it compiles
-def test_a_compiled_training_ends_with_the_same_bytes_too_and_sees_the_losses_of_a_plain_one(chosen, data, tmp_path):
-    expected = fit(chosen, data, head="selu", compile=True, reproducible="machine")[1]
-    assert save(resumed(chosen, data, tmp_path, compile=True, reproducible="machine").best_state) == save(
+def test_a_compiled_training_ends_with_the_same_bytes_too_and_sees_the_losses_of_a_plain_one(
+    make_params, data, tmp_path
+):
+    expected = fit(make_params, data, head="selu", compile=True, reproducible="machine")[1]
+    assert save(resumed(make_params, data, tmp_path, compile=True, reproducible="machine").best_state) == save(
         expected.best_state
     )
     # At a small rate, where rounding does not grow, and without dropout, which draws in another way once compiled.
-    plain, compiled = (fit(chosen, data, epochs=1, lr=1e-6, compile=value)[1].best_epoch for value in (False, True))
+    plain, compiled = (
+        fit(make_params, data, epochs=1, lr=1e-6, compile=value)[1].best_epoch for value in (False, True)
+    )
     assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
     assert compiled.val_loss == pytest.approx(plain.val_loss, rel=1e-3) and compiled != plain
 
 
-def test_a_checkpoint_from_before_the_compiler_came_is_not_used(chosen, data, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_a_checkpoint_from_before_the_compiler_came_is_not_used(make_params, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    expected = fit(chosen, data, epochs=2)[1]
+    expected = fit(make_params, data, epochs=2)[1]
     with checkpoints.opened(tmp_path, "a", "m") as store:
         with pytest.raises(Interrupted):
-            fit(chosen, data, epochs=2, store=store, stop=after(2))
-        result = fit(chosen, data, epochs=2, store=store, compile=True, reproducible="machine")[1]
+            fit(make_params, data, epochs=2, store=store, stop=after(2))
+        result = fit(make_params, data, epochs=2, store=store, compile=True, reproducible="machine")[1]
     assert save(result.best_state) == save(expected.best_state)
     assert "checkpoint is not used: a compiler" in capsys.readouterr().err
 
 
-def test_a_training_that_was_done_but_for_its_outputs_is_not_done_again(chosen, data, tmp_path, monkeypatch):
+def test_a_training_that_was_done_but_for_its_outputs_is_not_done_again(make_params, data, tmp_path, monkeypatch):
     with checkpoints.opened(tmp_path, "a", "m") as store:
-        first = fit(chosen, data, store=store)[1]
+        first = fit(make_params, data, store=store)[1]
     monkeypatch.setattr(training.Trainer, "train_step", None)
     with checkpoints.opened(tmp_path, "a", "m") as store:
-        again = fit(chosen, data, store=store)[1]
+        again = fit(make_params, data, store=store)[1]
     assert save(again.best_state) == save(first.best_state) and again[1:] == first[1:]
 
 
-def test_a_checkpoint_is_written_after_each_epoch_and_so_many_minutes(chosen, data, tmp_path, monkeypatch):
+def test_a_checkpoint_is_written_after_each_epoch_and_so_many_minutes(make_params, data, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(checkpoints.Store, "save", lambda self, epoch, step, checkpoint: saved.append((epoch, step)))
     with checkpoints.opened(tmp_path, "a", "m") as store:
-        fit(chosen, data, store=store, epochs=2)
+        fit(make_params, data, store=store, epochs=2)
         assert saved == [(1, 0), (2, 0)]
         saved.clear()
         clock = iter(range(0, 100_000, 70))  # seconds: each look at the clock is 70 s after the one before
         monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
-        fit(chosen, data, store=store, epochs=1, minutes=2)
+        fit(make_params, data, store=store, epochs=1, minutes=2)
     assert saved == [(0, 2), (0, 4), (1, 0)]  # a step takes 70 s, and 140 are more than 120
 
 
-def test_training_draws_from_no_random_state_that_a_checkpoint_lacks(chosen, data):
+@pytest.mark.slow
+def test_training_draws_from_no_random_state_that_a_checkpoint_lacks(make_params, data):
     before = random.getstate(), np.random.get_state()[1].tobytes()
-    fit(chosen, data, head="selu", augment__brightness=0.1, augment__contrast=0.1)
+    fit(make_params, data, head="selu", augment__brightness=0.1, augment__contrast=0.1)
     assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
 
 
-def test_a_loss_that_becomes_no_number_leaves_the_last_good_checkpoint(chosen, data, tmp_path, monkeypatch):
+def test_a_loss_that_becomes_no_number_leaves_the_last_good_checkpoint(make_params, data, tmp_path, monkeypatch):
     plain = training.binary_cross_entropy_with_logits
     calls = iter(range(1, 100))
 
@@ -445,13 +469,13 @@ def test_a_loss_that_becomes_no_number_leaves_the_last_good_checkpoint(chosen, d
     monkeypatch.setattr(training, "binary_cross_entropy_with_logits", spoilt)
     with checkpoints.opened(tmp_path, "a", "m") as store:
         with pytest.raises(PipelineError, match="At epoch 2, step 3 of 4 .* The last good checkpoint is kept"):
-            fit(chosen, data, store=store)
+            fit(make_params, data, store=store)
         checkpoint = store.load()
     assert len(checkpoint.facts["epochs"]) == 1
     assert all(value.isfinite().all() for value in checkpoint.tensors.values())
 
 
-def test_weights_that_are_no_numbers_are_never_saved(chosen, data, tmp_path, monkeypatch):
+def test_weights_that_are_no_numbers_are_never_saved(make_params, data, tmp_path, monkeypatch):
     """A loss may still be finite when the step that it asks for is not."""
 
     def spoil(parameters, norm):
@@ -460,12 +484,12 @@ def test_weights_that_are_no_numbers_are_never_saved(chosen, data, tmp_path, mon
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", spoil)
     with checkpoints.opened(tmp_path, "a", "m") as store:
         with pytest.raises(PipelineError, match="At epoch 1, step 1 of 4"):
-            fit(chosen, data, store=store, stop=after(1))
+            fit(make_params, data, store=store, stop=after(1))
         assert store.load() is None
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), None])
-def test_too_little_memory_names_the_parameter_to_lower(chosen, data, monkeypatch, error):
+def test_too_little_memory_names_the_parameter_to_lower(make_params, data, monkeypatch, error):
     def forward(self, images):
         if error:
             raise error
@@ -477,7 +501,7 @@ def test_too_little_memory_names_the_parameter_to_lower(chosen, data, monkeypatc
     classifier.layer = nn.Linear(1, 1)
     classifier.mean = torch.zeros(3)
     images, labels, rows = data
-    rules = chosen({"train.batch_size": 8, "train.device": "cpu"}).train
+    rules = make_params({"train.batch_size": 8, "train.device": "cpu"}).train
     with pytest.raises(PipelineError, match=r"lower train\.batch_size \(8\) .* allocate"):
         training.fit(classifier, training.Data(images, labels, rows), rules, 1)
     classifier.description = {}

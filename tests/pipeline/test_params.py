@@ -125,9 +125,9 @@ def test_what_is_no_mapping_is_one_line(tmp_path, text):
         ("kaggle", "only-a-name", None, "must be owner/name"),
     ],
 )
-def test_sources_that_cannot_be_trusted_are_refused(chosen, source, location, sha256, message):
+def test_sources_that_cannot_be_trusted_are_refused(make_params, source, location, sha256, message):
     with pytest.raises(PipelineError, match=message):
-        chosen({"data.source": source, "data.location": location, "data.sha256": sha256})
+        make_params({"data.source": source, "data.location": location, "data.sha256": sha256})
 
 
 @pytest.mark.parametrize("source", ["archive", "kaggle", "folder", "phantom"])
@@ -136,9 +136,9 @@ def test_sources_that_cannot_be_trusted_are_refused(chosen, source, location, sh
     ["https://me:hunter2@example.org/a.zip", "https://hunter2@example.org/a.zip",
      "https://example.org/a.zip?X-Amz-Signature=hunter2", "https://example.org/a.zip?download=1&access_token=hunter2"],
 )  # fmt: skip
-def test_a_credential_is_refused_before_git_sees_it_and_never_repeated(chosen, source, location):
+def test_a_credential_is_refused_before_git_sees_it_and_never_repeated(make_params, source, location):
     with pytest.raises(PipelineError, match="location contains a user, a password or a token") as caught:
-        chosen({"data.source": source, "data.location": location, "data.sha256": "0" * 64})
+        make_params({"data.source": source, "data.location": location, "data.sha256": "0" * 64})
     assert "hunter2" not in str(caught.value)
 
 
@@ -175,6 +175,7 @@ def places(document, above=()):
             yield from places(value, (*above, key))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):

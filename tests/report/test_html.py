@@ -32,7 +32,8 @@ TEST = pd.DataFrame({
 def report(figures, patients=TEST, **content):
     defaults = {
         "plots": {}, "pictures": [], "patients": html.by_patient(patients, 0.5), "findings": {}, "versions": {},
-        "confusion": [[1, 1], [1, 1]], "hashes": {}, "external": None, "source": {}, "preparation": {}, "python": "3",
+        "confusion": [[1, 1], [1, 1]], "hashes": {}, "external": None, "source": {"left_out": {}},
+        "preparation": {}, "python": "3",
         "parameters": {"seed": 1, "data": {"positive": "malignant"}, "model": {"backbone": "b", "weights": "none"},
                        "report": {"planning": False, "checklist": False}},
     }  # fmt: skip
@@ -50,6 +51,22 @@ def test_patients_and_classes_are_counted_as_by_hand():
 
 def test_a_name_from_the_data_is_text_and_never_markup(figures):
     assert "<i>c</i>" not in report(figures) and "&lt;i&gt;c&lt;/i&gt;" in report(figures)
+
+
+def test_report_and_verdict_name_the_same_files_that_are_left_out_and_the_same_contradicting_labels(figures):
+    source = SOURCE | {"left_out": {"class not used (normal)": 1300, "excluded (data.exclude: *_mask*)": 34}}
+    audit = figures["audit"] | {"unreadable": 2, "label_conflicts": 15}
+    left_out = html.left_out(source, audit)
+    text = verdict.render_verdict(figures["evaluate"], left_out=left_out, conflicts=audit["label_conflicts"])
+    counts = r"class not used (normal): 1,300, excluded (data.exclude: \*_mask\*): 34, can't be decoded: 2"
+    assert f"Left out: 1,336 files of the source ({counts})" in text
+    assert "**Contradicting labels**: 15 clusters of copies mix classes" in text
+    page = section(report(figures | {"audit": audit}, source=source, findings={"conflict": 40, "blank": 1}), "data")
+    assert (
+        "left out 1,336; class not used (normal): 1,300; excluded (data.exclude: *_mask*): 34; can't"
+        in page.replace("&#39;", "'")
+    )
+    assert "of different classes, images in them 15, 40" in page and "finding conflict" not in page
 
 
 def test_the_page_says_what_positive_is(figures):
@@ -196,13 +213,14 @@ def test_an_external_set_is_shown_beside_the_first_with_its_drop(figures):
 
 SOURCE = {
     "source": "folder", "location": "images", "version": None, "sha256": None, "licence": None, "images": 1200,
-    "patients": None, "classes": {"benign": 815, "malignant": 385}, "left_out": {"normal": 3}, "dropped": {},
+    "patients": None, "classes": {"benign": 815, "malignant": 385},
+    "left_out": {"class not used (normal)": 3}, "files": 1203, "other_files": {}, "labels_without_image": 0,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("geometry", get_args(Augment.model_fields["geometry"].annotation))
-@pytest.mark.parametrize("known", [True, False], ids=["patients", "unknown"])
-def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures, geometry, known):
+@pytest.mark.parametrize("has_patients", [True, False], ids=["patients", "unknown"])
+def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures, geometry, has_patients):
     evaluate, audit = figures["evaluate"], figures["audit"]
     entry = {"value": 0.81, "ci_low": 0.7, "ci_high": 0.9}
     level = evaluate["test"] | {"difference": {name: {"value": -0.1, "p": 0.0004} for name in COMPARED}}
@@ -216,7 +234,7 @@ def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures
     parameters = params_yaml.load(TOP / "params.yaml").model_dump(mode="json", warnings=False)
     parameters["report"] |= {"planning": True, "checklist": True}
     parameters["train"]["augment"]["geometry"] = geometry
-    if not known:
+    if not has_patients:
         evaluate["test_patients"] = None
         evaluate["calibration"] |= {"applied": True, "temperature": 1.5}
         parameters["train"] |= {"schedule": "plateau", "pos_weight": 2.0, "grad_clip_norm": 1.0}
@@ -231,4 +249,4 @@ def test_the_checklists_have_an_answer_for_every_value_of_the_parameters(figures
     words = {"none": "no flips", "hflip": "left-right flips;", "flips": "top-bottom flips", "d4": "eight symmetries"}
     assert words[geometry] in text and "stretched to 64 x 64" in text and "site A, ROC AUC -0.100" in text
     assert "of this variance comes from the random seed" in text and "Class cyst: 1 of 5 wrong" in text
-    assert ("patients unknown" in text) == (not known)
+    assert ("patients unknown" in text) == (not has_patients)

@@ -278,6 +278,7 @@ def test_drop_keeps_one_of_near_copies_too():
     assert list(split.loc[split["split"] == "dropped", "file"]) == ["f002", "f004", "f005"]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(rows=IMAGES, seed=st.integers(0, 9))
 def test_each_fold_tests_on_other_patients_and_all_of_them_on_every_image(rows, seed):
@@ -356,6 +357,7 @@ def test_copies_that_tie_all_patients_together_are_named_with_what_helps():
         assign(index(rows))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     rows=IMAGES, seed=st.integers(0, 9), strategy=st.sampled_from(["patient", "stable"]),

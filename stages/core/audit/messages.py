@@ -51,6 +51,8 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
             f"Near copies: {pluralise(figures['near_pairs'], 'pair')} of images (recompressed, resized, brightened, "
             "cropped, mirrored or turned)."
         )
+    if figures["label_conflicts"]:
+        lines.append(f"Copies of different classes: {pluralise(figures['label_conflicts'], 'cluster')}.")
     if figures["redundant_copies"] or figures["near_pairs"]:
         lines.append(
             "split.duplicates: together keeps copies in one split; split.duplicates: drop keeps one of each cluster."
@@ -59,7 +61,8 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
         lines.append("No exact or near copies.")
 
     meaning = {
-        "conflict": "whose copies have a different label (one label is wrong; split.duplicates: drop leaves them out)",
+        "conflict": "whose copies have a different class (one class is wrong; split.duplicates: drop leaves out those "
+        "with another label)",
         "two-patients": "whose copies belong to another patient "
         "(one person twice, or a mix-up; the split treats both as one)",
         "unreadable": "that can't be decoded (left out by data.on_bad_image: drop)",

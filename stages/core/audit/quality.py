@@ -84,22 +84,30 @@ def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     first, second = (nodes.get_indexer(near[end].map(of_file)) for end in ("first", "second"))
     component = components.connected_components(len(nodes), first, second)
     number = pd.factorize(in_pair["pixels_sha256"].map(dict(zip(nodes, component, strict=True))))[0]
-    near_rows = in_pair.assign(cluster=number + copied["pixels_sha256"].nunique(), kind="near")
-    near_rows = near_rows.join(closest[["distance", "correlation"]], on="pixels_sha256")
+    closeness = {name: in_pair["pixels_sha256"].map(closest[name]) for name in ("distance", "correlation")}
+    near_rows = in_pair[["file"]].assign(cluster=number + copied["pixels_sha256"].nunique(), kind="near", **closeness)
     rows = pd.concat([exact, near_rows], ignore_index=True).astype({"cluster": "Int64", "distance": "Int64"})
     return rows.sort_values(["cluster", "file"], ignore_index=True)[tables.CLUSTERS]
 
 
+def with_classes(database: Database, images: pd.DataFrame) -> pd.DataFrame:
+    """``images`` with their class, from the view ``labelled`` (file, class)."""
+    database.add("copied", images[["file"]])
+    query = 'select file, "class" from labelled where coalesce(file in (from copied), false)'
+    return images.merge(database.frame(query), on="file", how="left")
+
+
 def conflicts(images: pd.DataFrame, clusters: pd.DataFrame) -> dict[str, list[list[str]]]:
-    """The files of each cluster whose copies have different labels, for the kinds "exact" and "near".
+    """The files of each cluster whose copies have different classes, for the kinds "exact" and "near"; ``images`` have
+    a column class. Classes on the same side can contradict each other, too.
 
     Files of an exact conflict are left out of the near ones, so that no conflict is reported twice.
     """
-    labelled = clusters.merge(images[["file", "label"]], on="file")
-    exact = _mixed(labelled[labelled["kind"] == "exact"], "label")
+    labelled = clusters.merge(images[["file", "class"]], on="file")
+    exact = _mixed(labelled[labelled["kind"] == "exact"], "class")
     reported = {file for members in exact for file in members}
     near = labelled[(labelled["kind"] == "near") & ~labelled["file"].isin(reported)]
-    return {"exact": exact, "near": _mixed(near, "label")}
+    return {"exact": exact, "near": _mixed(near, "class")}
 
 
 def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
@@ -118,8 +126,8 @@ def find(
 ) -> pd.DataFrame:
     """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
 
-    A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies with
-    different labels) and two-patients (copies under different patients). ``database`` is that of ``find_copies``, with
+    A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies of
+    different classes) and two-patients (copies under different patients). ``database`` is that of ``find_copies``, with
     the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and ``contradicting`` are
     from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64 (N,) each.
     """
@@ -173,11 +181,11 @@ def find(
     by_file = images.set_index("file")
     for kind, groups in contradicting.items():
         for members in groups:
-            labels = by_file.loc[members, "label"]
-            for label in (0, 1):
-                against = shorten(list(labels.index[labels != label]), 1)
-                detail = f"label {label}, not so its {kind} copies {against}"
-                rows += [(file, "conflict", detail) for file in labels.index[labels == label]]
+            classes = by_file.loc[members, "class"]
+            for name in sorted(classes.unique()):
+                against = shorten(list(classes.index[classes != name]), 1)
+                detail = f"class {name}, not so its {kind} copies {against}"
+                rows += [(file, "conflict", detail) for file in classes.index[classes == name]]
     for members in _mixed(clusters.merge(images[["file", "patient"]], on="file"), "patient"):
         owners = by_file.loc[members, "patient"].dropna()
         names = sorted(owners.unique())
@@ -253,8 +261,7 @@ def summarise(
             for name in ("min", "median", "max")
         },
         "patients_sharing_images": None if counts["patients"] is None else int(sharing.nunique()),
-        "label_conflicts": len(contradicting["exact"]),
-        "near_label_conflicts": len(contradicting["near"]),
+        "label_conflicts": sum(map(len, contradicting.values())),
         "unreadable": int(number.get("unreadable", 0)),
         "blank": int(number.get("blank", 0)),
         "near_blank": int(number.get("near-blank", 0)),
@@ -283,17 +290,17 @@ def draw(
     """Save contact sheets in ``folder``: copies.png (the largest clusters), conflicts.png (all conflicts) and
     rejected.png (the closest pairs that are not copies).
 
-    ``thumbnails`` is uint8 (N, H, H, C) in the order of the index; ``images`` are those of find_copies.
+    ``thumbnails`` is uint8 (N, H, H, C) in the order of the index; ``images`` are those of ``with_classes``.
     """
     by_file = images.set_index("file")
 
     def row(heading: str, paths: list[str]) -> contact_sheets.Row:
         members = by_file.loc[paths]
         patients = shorten(sorted(set(members["patient"].dropna())), 4) or "unknown"
-        # Images with equal pixels and label look the same, so repeated ones come last.
-        repeated = members.duplicated(["pixels_sha256", "label"]).to_numpy()
+        # Images with equal pixels and class look the same, so repeated ones come last.
+        repeated = members.duplicated(["pixels_sha256", "class"]).to_numpy()
         shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]
-        names = [f"label {label}  {str(name).rpartition('/')[2]}" for name, label in shown["label"].items()]
+        names = [f"{label}  {str(name).rpartition('/')[2]}" for name, label in shown["class"].items()]
         pictures = [np.asarray(thumbnails[n]) for n in shown["row"]]
         return contact_sheets.Row(f"{heading}; patients: {patients}", pictures, names)
 
@@ -303,7 +310,7 @@ def draw(
         sizes = members.size().sort_values(ascending=False, kind="stable")[:LARGEST]
         largest += [row(f"{size:,} {words}", list(members.get_group(number))) for number, size in sizes.items()]
     mixed = [
-        row(f"{len(members):,} {kind} copies with different labels", members)
+        row(f"{len(members):,} {kind} copies of different classes", members)
         for kind, groups in contradicting.items()
         for members in groups
     ]
@@ -315,7 +322,7 @@ def draw(
     alike = f"Alike, but no copies: correlation below {copies.MIN_CORRELATION:g}"
     for name, rows, title, empty in (
         ("copies", largest, "The largest clusters of copies", "No image has a copy"),
-        ("conflicts", mixed, "Copies that carry different labels", "No copies carry different labels"),
+        ("conflicts", mixed, "Copies of different classes", "No copies have different classes"),
         ("rejected", closest, alike, "No two images came close to being copies"),
     ):
         contact_sheets.save(title if rows else empty, rows, f"{folder}/{name}.png", synthetic)

@@ -1,6 +1,7 @@
 """Write the verdict: how much evidence supports the figures, and what they mean, in words."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from core.evidence.metrics import PREVALENCE_FREE
@@ -15,7 +16,11 @@ MOST_SHORTCUTS = 4  # that have a line each
 
 
 def render_verdict(
-    figures: dict[str, Any], external: dict[str, Any] | None = None, properties: dict[str, Any] | None = None
+    figures: dict[str, Any],
+    external: dict[str, Any] | None = None,
+    properties: dict[str, Any] | None = None,
+    left_out: Mapping[str, int] | None = None,
+    conflicts: int = 0,
 ) -> str:
     """The content of metrics/verdict.md.
 
@@ -27,6 +32,10 @@ def render_verdict(
         Those of another set, if the verdict is to speak of both.
     properties : dict, optional
         What the audit found of properties of the files, from core.audit.shortcuts.
+    left_out : dict, optional
+        The number of files of the source that are not used, by reason.
+    conflicts : int
+        The number of clusters of copies of different classes.
     """
     test, non_leaking = figures["test"], figures["test_unseen"]
     headline = _headline(figures, _of_files(figures, properties))
@@ -35,6 +44,11 @@ def render_verdict(
     lines = ["# Verdict", "", f"**{headline}**", ""]
     if figures["synthetic"]:
         lines += ["- The images are SYNTHETIC: the figures say nothing about patients."]
+    if left_out:
+        reasons = ", ".join(f"{_escaped(reason)}: {count:,}" for reason, count in left_out.items())
+        lines.append(f"- Left out: {pluralise(sum(left_out.values()), 'file')} of the source ({reasons}).")
+    if conflicts:
+        lines.append(f"- **Contradicting labels**: {pluralise(conflicts, 'cluster')} of copies mix classes.")
     lines.append(f"- Test set: {_counts(test)}.")
     lines += [f"- {line}" for line in _leak(figures)]
     if figures.get("test_in_val"):

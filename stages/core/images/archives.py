@@ -26,6 +26,12 @@ _FORMAT_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAErr
 _NAME_ERRORS = (None, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
+def check(archive: Path) -> None:
+    """Raise PipelineError if the file is no archive; a large one is not read."""
+    if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
+        raise PipelineError(messages.NOT_AN_ARCHIVE.format(archive=archive))
+
+
 def unpack(archive: str | Path, target: str | Path) -> None:
     """Unpack a zip, or a tar compressed with gz, xz, bz2 or not at all, to the folder ``target``.
 

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from core.images import messages
+from core.images import identity, messages
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.data import Group
@@ -14,24 +14,27 @@ import pandas as pd
 RANGES = 3  # into which numbers are cut, if no edges are given
 MAX_LEVELS = 8  # a group of more different numbers is cut into ranges; of fewer, such as a grade from 1 to 3, it is not
 AGE = re.compile(r"(\d{3})([DWMY])")  # a DICOM age (PS3.5 6.2, AS)
+# 12,5 and 0,125, but not 1,234, which can be a thousand
+DECIMAL_COMMA = re.compile(r"(?<=0)(?<!\d0),(?=\d+$)|(?<=\d),(?!\d{3}$)(?=\d+$)")
 YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
-def table(images: pd.DataFrame, values: dict[str, dict[str, str]], groups: list[Group]) -> pd.DataFrame:
+def table(images: pd.DataFrame, values: dict[str, dict[str, str]], groups: list[Group], mode: str) -> pd.DataFrame:
     """``images``, with columns file and patient, and a column for each group, with the prefix tables.GROUP.
 
     ``values``: the values of each group by file (labels.group_values). An image without a value is in no group. Raises
-    PipelineError if a group has one value, or about as many as there are patients, or edges but no numbers.
+    PipelineError if a group has one value, or about as many as there are patients, or edges but no numbers, or values
+    that only spelling tells apart and ``mode``, which is data.alike, is fail.
     """
     columns = {}
     for group in groups:
         texts = {file: " ".join(value.split()) for file, value in values[group.name].items()}
         column = images["file"].map(texts).astype("string")
-        columns[tables.GROUP + group.name] = _levels(group, column, images["patient"])
+        columns[tables.GROUP + group.name] = _levels(group, column, images["patient"], mode)
     return images.assign(**columns)
 
 
-def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") -> "pd.Series[str]":
+def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]", mode: str) -> "pd.Series[str]":
     if values.isna().all():
         raise PipelineError(messages.GROUP_WITHOUT_VALUES.format(name=group.name))
     numbers = values.fillna("").map(_number).astype(float)
@@ -42,6 +45,8 @@ def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") 
         raise PipelineError(messages.listing(messages.WORDS_AMONG_NUMBERS, words, 3, group=group.name))
     if group.edges or (not words and values.nunique() > MAX_LEVELS):
         values = _cut(numbers, group.edges, patients)
+    else:
+        values = values.replace(identity.spellings(identity.alike(values.dropna()), "data.groups", mode))
     if values.nunique() == 1:
         level = values.dropna().iloc[0]
         raise PipelineError(messages.GROUP_OF_ONE_LEVEL.format(name=group.name, level=level))
@@ -54,7 +59,7 @@ def _levels(group: Group, values: "pd.Series[str]", patients: "pd.Series[str]") 
 def _number(text: str) -> float:
     age = AGE.fullmatch(text)
     try:
-        return int(age[1]) * YEARS[age[2]] if age else float(text)
+        return int(age[1]) * YEARS[age[2]] if age else float(DECIMAL_COMMA.sub(".", text))
     except ValueError:
         return float("nan")
 

@@ -1,90 +1,114 @@
 """The class and the patient of each image, from a table, from its path, or from its folder."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from core.images import messages
-from core.images.folders import walk
+from core.images import csv_tables, identity, messages
+from core.images.inventory import Use
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
-from core.pipeline.messages import not_utf8
 from core.pipeline.schemas.data import REST, Data
 
 import pandas as pd
 
 LABELS_WITHOUT_IMAGE = "labels without an image"
+LABEL_NAMES = re.compile(r"\b(labels?|class(es)?|diagnos[ie]s|pathology|target|malignan(t|cy)|cancer|truth|y)\b")
+MOST_CLASSES = 50  # spellings of classes, so that columns of names are not searched
+AGREEMENT = 0.7  # of a column and the labels, above which the column is one of labels
 Tags = dict[str, dict[str, str]]  # of each DICOM file, the values of its tags
-Faults = dict[str, list[str]]  # the names of the files with each fault
+Faults = dict[str, list[str]]  # the names of the files of each Use, and of LABELS_WITHOUT_IMAGE
 
 
 class _Names:
-    """Finds the image for a name in a table: a path, or the end of a path if it is unique."""
+    """Finds the image for a name in a table: a path, or the end of a path if it is unique.
 
-    def __init__(self, images: list[str]) -> None:
-        self.images = set(images)
+    Accents are equal in both forms of Unicode. ``mode``, which is data.alike, is for names of another normal form.
+    """
+
+    def __init__(self, images: Iterable[str], mode: str) -> None:
+        self.mode, self.images = mode, list(images)
+        self.by_path: dict[str, list[str]] = {}
         self.by_name: dict[str, list[str]] = {}
-        for file in images:
-            self.by_name.setdefault(file.rpartition("/")[2], []).append(file)
+        for file in self.images:
+            for names, key in ((self.by_path, _nfc(file)), (self.by_name, _nfc(file.rpartition("/")[2]))):
+                names.setdefault(key, []).append(file)
 
-    def find(self, name: str) -> str | None:
-        name = name.replace("\\", "/").removeprefix("./")
-        if name in self.images:
-            return name
-        ends = [file for file in self.by_name.get(name.rpartition("/")[2], []) if file.endswith("/" + name)]
-        if len(ends) > 1:
-            raise PipelineError(messages.listing(messages.AMBIGUOUS_NAME, ends, name=name))
-        return ends[0] if ends else None
+    def match(self, names: Iterable[str]) -> dict[str, str]:
+        """The image of each name that has one. Raises PipelineError for a name that fits several images, and, if
+        data.alike is fail, for one that is alike that of an image without a name."""
+        names = list(dict.fromkeys(names))
+        files = {name: file for name in names if (file := self._find(name))}
+        if self.mode == "keep" or len(files) == len(names):
+            return files
+        forms: dict[str, list[tuple[str, str]]] = {}
+        for file in sorted({*self.images} - {*files.values()}):
+            form = identity.path_form(file)
+            forms.setdefault(form.rpartition("/")[2], []).append((f"/{form}", file))
+        similar = {}
+        for name in names:
+            form = identity.path_form(_path(name))
+            ends = [file for path, file in forms.get(form.rpartition("/")[2], []) if path.endswith(f"/{form}")]
+            if ends and name not in files:
+                similar[name] = self._only(name, ends) if self.mode == "join" else identity.visible([name, *ends])
+        if similar and self.mode == "fail":
+            raise PipelineError(messages.listing(messages.ALIKE_FILES, list(similar.values())))
+        return files | similar
 
+    def _find(self, name: str) -> str | None:
+        path = _nfc(_path(name))
+        files = self.by_path.get(path) or [
+            file for file in self.by_name.get(path.rpartition("/")[2], []) if _nfc(file).endswith(f"/{path}")
+        ]
+        return _path(name) if _path(name) in files else self._only(name, files) if files else None
 
-def _table_path(name: str, key: str, base: Path, folder: Path, root: Path) -> Path:
-    """The path of a table: inside the source, where the end of its path is enough, or elsewhere on this machine."""
-    for inside in (base, folder):
-        if (inside / name).is_file():
-            return inside / name
-        matches = [file for file in walk(inside)[1] if file.endswith("/" + name)]
-        if len(matches) > 1:
-            raise PipelineError(messages.listing(messages.AMBIGUOUS_TABLE, matches, key=key, name=name))
-        if matches:
-            return inside / matches[0]
-    if (root / name).is_file():
-        return root / name
-    csv_files = [file for file in walk(folder)[1] if file.lower().endswith((".csv", ".txt"))]
-    raise PipelineError(messages.no_table(key, name, (root / name).resolve(), csv_files))
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        rows = pd.read_csv(path, dtype="string", keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
-        raise PipelineError(messages.NOT_CSV.format(path=path, error=error)) from None
-    if not isinstance(rows.index, pd.RangeIndex):  # pandas used the first column as row names, which shifts the others
-        raise PipelineError(messages.TOO_MANY_CELLS.format(path=path))
-    rows.columns = [str(column).strip() for column in rows.columns]
-    return rows
+    def _only(self, name: str, files: list[str]) -> str:
+        if len(files) > 1:
+            raise PipelineError(messages.listing(messages.AMBIGUOUS_NAME, files, name=name))
+        return files[0]
 
 
-def _column(rows: pd.DataFrame, column: str, key: str, path: str) -> "pd.Series[str]":
-    if column not in rows.columns:
-        raise PipelineError(messages.no_column(path, column, key, list(rows.columns)))
-    return rows[column].str.strip()
+def _path(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def classes(
-    images: list[str], base: Path, folder: Path, data: Data, root: Path, tags: Tags, faults: Faults
+    images: list[str], table: Path | None, data: Data, tags: Tags, faults: Faults
 ) -> tuple[dict[str, str], pd.DataFrame | None]:
     """The class of each image that has one, and the rows of the table of labels, if there is one, with their file.
 
-    The class is in the table, in the path (a pattern), in the DICOM ``tags`` of the file, or the name of the folder.
-    Labels without an image and names that are twice in the table are added to ``faults``.
+    The class is in ``table``, in the path (a pattern), in the DICOM ``tags`` of the file, or the name of the folder.
+    Labels without an image, names that are twice in the table and labels that contradict are added to ``faults``.
     """
+    rows = None
     if data.labels is None:
-        return {file: name for file in images if (name := Path(file).parent.name)}, None
-    if data.labels_are_pattern:
-        return _search(data.labels, "label", images), None
-    if data.label_tag:
-        return _tag_values(data.label_tag, images, tags), None
-    return _match_labels(_labelled_rows(base, folder, data, root), images, data, faults)
+        names = {file: Path(file).parent.name for file in images}
+    elif data.labels_are_pattern:
+        names = _search(data.labels, "label", images)
+    elif data.label_tag:
+        names = _tag_values(data.label_tag, images, tags)
+    else:
+        rows = _match_labels(*_labelled_rows(table, data), images, data, faults)
+        names = _cells(rows, "class")
+    return _one_spelling(identity.present(names, data, data.named), data), rows
+
+
+def _one_spelling(classes: dict[str, str], data: Data) -> dict[str, str]:
+    """The classes, in one spelling with data.alike: join. Raises PipelineError if only spelling tells two apart, unless
+    data names both on one side; with keep, only if data.negative takes what is alike a class that data names."""
+    sides = [set(data.positives), set(data.negatives or [])]
+    groups = [group for group in identity.alike(classes.values(), data.named) if not any(map({*group}.__le__, sides))]
+    swallowed = [group for group in groups if data.negatives is None and group[0] in data.named]
+    if data.alike == "keep" and any(not {*group} <= {*data.named} for group in swallowed):
+        names = [identity.visible(group) for group in swallowed]
+        raise PipelineError(messages.listing(messages.ALIKE_CLASSES, names, negative=data.negative))
+    spelling = identity.spellings(groups, "data.labels", data.alike)
+    return {file: spelling.get(name, name) for file, name in classes.items()}
 
 
 def class_to_label(classes: dict[str, str], data: Data) -> dict[str, int]:
@@ -119,32 +143,81 @@ def _tag_values(keyword: str, files: Iterable[str], tags: Tags) -> dict[str, str
 def _cells(rows: pd.DataFrame | None, column: str) -> dict[str, str]:
     """The cell of each file in a column of the table of labels, if it is not empty."""
     assert rows is not None  # checked by the schema
-    return {file: cell for file, cell in zip(rows["file"], rows[column], strict=True) if cell}
+    return {file: cell for file, cell in zip(rows["file"].tolist(), rows[column].tolist(), strict=True) if cell}
 
 
-def _labelled_rows(base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
-    assert data.labels is not None
-    rows = _read_csv(_table_path(data.labels, "data.labels", base, folder, root))
+def _labelled_rows(table: Path | None, data: Data) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The columns of the table of labels that ``data`` names, and the others."""
+    assert table is not None and data.labels is not None
     columns = {"name": (data.file_column, "data.file_column"), "class": (data.label_column, "data.label_column")}
     if data.patient is not None and data.patient_is_column:
         columns["patient"] = data.patient, "data.patient"
     for group in data.grouping:
         if group.kind == "column":
             columns[tables.GROUP + group.name] = group.name, "data.groups"
-    return pd.DataFrame({name: _column(rows, *column, data.labels) for name, column in columns.items()})
+    names = [name for name, _ in columns.values()]
+    rows = csv_tables.read(table, names)
+    cells = {name: csv_tables.column(rows, *column, data.labels, data.alike) for name, column in columns.items()}
+    return pd.DataFrame(cells), rows.loc[:, [bool(name) and name not in names for name in rows.columns]]
 
 
 def _match_labels(
-    rows: pd.DataFrame, images: list[str], data: Data, faults: Faults
-) -> tuple[dict[str, str], pd.DataFrame]:
-    """The class of each image that has a label in the table, and the rows of the table with their file."""
-    names = _Names(images)
-    rows = rows.assign(file=pd.array([names.find(name) for name in rows["name"]], dtype="string"))
+    rows: pd.DataFrame, others: pd.DataFrame, images: list[str], data: Data, faults: Faults
+) -> pd.DataFrame:
+    """The rows of the table that are of an image, with their file."""
+    files = _Names(images, data.alike).match(rows["name"].tolist())
+    rows = rows.assign(file=rows["name"].map(files).astype("string"))
     faults[LABELS_WITHOUT_IMAGE] = sorted(rows.loc[rows["file"].isna(), "name"])
     rows = rows[rows["file"].notna()]
-    faults[f"names given twice in {data.labels}"] = sorted(set(rows.loc[rows["file"].duplicated(), "file"]))
-    labelled = rows[rows["class"] != ""].drop_duplicates("file")
-    return dict(zip(labelled["file"], labelled["class"], strict=True)), labelled
+    twice = rows[rows["file"].duplicated(keep=False)]
+    wrong = _contradictions(rows, others, data)
+    for file, cells in twice.drop(columns="name").groupby("file"):
+        cells = cells.loc[:, [len({*map(identity.normal_form, cells[name])}) > 1 for name in cells.columns]]
+        wrong |= {str(file): " / ".join(map(repr, cells[name])) for name in cells.columns}
+    if wrong and data.on_bad_image == "fail":
+        names = [f"{file} ({cells})" for file, cells in sorted(wrong.items())]
+        raise PipelineError(messages.listing(messages.CONTRADICTING_ROWS, names, table=data.labels))
+    faults[Use.CONTRADICTING] = sorted(wrong)
+    faults[Use.TWICE] = sorted({*twice["file"]} - {*wrong})
+    return rows.drop_duplicates("file")
+
+
+def _contradictions(rows: pd.DataFrame, others: pd.DataFrame, data: Data) -> dict[str, str]:
+    """The files whose class is another one in another column, and both cells.
+
+    A column is one of classes if it has the same words, or, if its name says so (LABEL_NAMES), if each of its values is
+    one class in most rows. The names of the folders are such a column, too.
+    """
+    wrong: dict[str, str] = {}
+
+    def present(column: "pd.Series[str]") -> "pd.Series[str]":
+        cells = {cell: cell for cell in column.dropna().unique()}
+        return column.map(identity.present(cells, data, data.named)).dropna()
+
+    label = present(rows["class"])
+    words = {name: identity.normal_form(name) for name in label.unique()}
+    folders = rows["file"].str.extract("([^/]+)/[^/]*$", expand=False)
+    columns = [(str(name), others.iloc[:, place]) for place, name in enumerate(others.columns)]
+    for name, column in [*columns, ("class folder", folders)]:
+        column = column.reindex(label.index)
+        if not 1 < column.nunique() <= MOST_CLASSES:
+            continue
+        values = present(column)
+        classes = label[values.index]
+        forms = {value: identity.normal_form(value) for value in values.unique()}
+        same = {*forms.values()} == {*words.values()} and not all(form.isdecimal() for form in forms.values())
+        if same:
+            expected, actual = classes.map(words), values.map(forms)
+        elif LABEL_NAMES.search(identity.normal_form(name)) and 1 < len(forms) == len(words):
+            most = pd.crosstab(values, classes).idxmax(axis=1)
+            expected, actual = classes, values.map(most)
+            if not most.is_unique or (actual == expected).mean() < AGREEMENT:
+                continue
+        else:
+            continue
+        for row in values.index[actual != expected]:
+            wrong.setdefault(str(rows.loc[row, "file"]), f"{label[row]!r}, but {name} {values[row]!r}")
+    return wrong
 
 
 def patients(
@@ -158,8 +231,11 @@ def patients(
     elif data.patient_tag:
         patient_of = _tag_values(data.patient_tag, classes, tags)
     else:
-        patient_of = _cells(rows, "patient")
-    faults[f"images without a patient (data.patient: {data.patient})"] = sorted(set(classes) - set(patient_of))
+        patient_of = {file: cell for file, cell in _cells(rows, "patient").items() if file in classes}
+    patient_of = identity.present(patient_of, data)
+    spelling = identity.spellings(identity.alike(patient_of.values()), "data.patient", data.alike)
+    patient_of = {file: spelling.get(patient, patient) for file, patient in patient_of.items()}
+    faults[Use.NO_PATIENT] = sorted(set(classes) - set(patient_of))
     return patient_of
 
 
@@ -173,29 +249,30 @@ def group_values(files: Iterable[str], rows: pd.DataFrame | None, data: Data, ta
             values[group.name] = _tag_values(group.source, files, tags)
         else:
             values[group.name] = _cells(rows, tables.GROUP + group.name)
-    return values
+    return {name: identity.present(texts, data) for name, texts in values.items()}
 
 
-def read_lists(table: pd.DataFrame, base: Path, folder: Path, data: Data, root: Path) -> pd.DataFrame:
-    """The split of each image in the user's lists: the columns of tables.LISTED. A patient in a list means all images
-    of the patient."""
-    names = _Names(list(table["file"]))
-    of_patient = table.groupby("patient")["file"].apply(list).to_dict()
+def read_lists(table: pd.DataFrame, paths: dict[str, Path], data: Data) -> pd.DataFrame:
+    """The split of each image in the user's lists, whose ``paths`` are given by key: the columns of tables.LISTED. A
+    patient in a list means all images of the patient."""
+    names = _Names(table["file"], data.alike)
+    of_patient = {str(patient): list(files) for patient, files in table.groupby("patient")["file"]}
     rows: list[tuple[str, str]] = []
     for split, name in data.lists.paths().items():
-        path = _table_path(name, f"data.lists.{split}", base, folder, root)
-        if path.suffix.lower() == ".csv":
-            entries = list(_column(_read_csv(path), data.file_column, "data.file_column", name))
+        path = paths[f"data.lists.{split}"]
+        if path.suffix.lower() in csv_tables.ENDINGS:
+            cells = csv_tables.read(path, [data.file_column])
+            entries = list(csv_tables.column(cells, data.file_column, "data.file_column", name, data.alike))
         else:
-            try:
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
-            except UnicodeDecodeError as error:
-                raise PipelineError(not_utf8(path, error)) from None
-            entries = [line.strip() for line in lines if line.strip()]
+            entries = list(filter(None, map(identity.clean, csv_tables.read_text(path).split("\n"))))
+        strangers = [entry for entry in dict.fromkeys(entries) if entry not in of_patient]
+        files = names.match(strangers)
+        others = [entry for entry in strangers if entry not in files]
+        groups = [group for group in identity.alike(others, of_patient) if group[0] in of_patient] if others else []
+        spelling = identity.spellings(groups, f"data.lists.{split}", data.alike)
         unknown = []
         for entry in dict.fromkeys(entries):
-            file = names.find(entry)
-            matches = [file] if file else of_patient.get(entry, [])
+            matches = [files[entry]] if entry in files else of_patient.get(spelling.get(entry, entry), [])
             rows += [(file, split) for file in matches]
             if not matches:
                 unknown.append(entry)

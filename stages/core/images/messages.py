@@ -19,9 +19,24 @@ UNDECODABLE_FILE = "{path}: {reason}. Remove the file from the source"
 TOO_FEW_IMAGES = "{images} images are too few for {patients} patients: each needs 4 or more"
 # Files and folders
 LINK_OUTSIDE = "{path} is a link to a file outside of {base}, which is not followed: copy the file there"
-UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file!a}. Rename it"
+UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file}. Rename it"
 NOT_A_REGULAR_FILE = "{path} is not a regular file (a broken link, or a pipe). Remove it"
 NO_IMAGE_OR_FOLDER = "there is no image or folder {path}"
+WRONG_EXCLUDE = "data.exclude: {error}"
+PACKED = ("zip", "tar", "gzip", "bzip2", "xz", "zstd", "7z", "rar")
+_FAULTS = {  # by the use of a file in the inventory; a name in braces is a parameter of data, or the reason there
+    "mask": "files that look like masks or annotation ({why})",
+    "not supported": "files of the kind {why}, which can be images but can't be read",
+    "damaged": "files whose name is that of an image, but not their content ({why})",
+    "unreadable": "files that can't be read ({why})",
+    "several frames": "files of several frames or pages "
+    "(data.frames: first uses the first one, split makes an image of each)",
+    "no image": "DICOM files without an image",
+    "named twice": "names given twice in {labels}",
+    "contradicting labels": "images with contradicting labels",
+    "no label": "images without a label",
+    "no patient": "images without a patient (data.patient: {patient})",
+}
 # Archives
 NOT_AN_ARCHIVE = "{archive} is neither a zip nor a tar (gz, xz)"
 DAMAGED_ARCHIVE = "{archive} is damaged: {error}"
@@ -45,7 +60,7 @@ MORE_THAN_16_BITS = "grey values from {low} to {high} don't fit into 16 bits"
 COLOUR_FOR_GREY_MODEL = "a colour image, but the model was trained on grey images"
 # DICOM. The messages of what the header lacks are in provenance.json, and therefore in core.images.dicom.
 NO_PIXELS = "a DICOM file without pixels"
-SEVERAL_FRAMES = "{frames} frames in one file (data.dicom.frames: split)"
+SEVERAL_FRAMES = "{frames} frames in one file (data.frames: first or split)"
 EMPTY_IMAGE = "an image of {width} x {height} pixels"
 TOO_MANY_PIXELS = "an image of {width} x {height} pixels is too large"
 DEEP_COLOUR = "colour of {bits} bits"
@@ -71,8 +86,30 @@ UNKNOWN_ENTRIES = (
 IMAGES_IN_TWO_LISTS = "data.lists: {n:,} images are in two lists: {names}"
 EDGES_WITHOUT_NUMBERS = "data.groups: {group} has edges, but {names} are no numbers"
 WORDS_AMONG_NUMBERS = "data.groups: {group} is a number in most images, but {names} is none. Leave unknown cells empty"
-NOT_CSV = "{path} can't be read as a CSV in UTF-8: {error}"
-TOO_MANY_CELLS = "{path}: rows have more cells than the header (is there a comma at the end of each row?)"
+NOT_TEXT = "{path} is {kind}, not a CSV, whatever its name says: save it as CSV (UTF-8)"
+WRONG_ENCODING = "{path} is not {encoding}: line {line} has letters in another encoding. Save it as CSV (UTF-8)"
+NUL_BYTES = "{path}, line {line}, has NUL bytes: it is damaged, or UTF-16 without a mark. Save it as CSV (UTF-8)"
+LOST_LETTERS = "{path}: {cell!r} ({name}) has lost letters, by an earlier wrong encoding: save the table anew"
+NOT_CSV = "{path}, line {line}, can't be read as a CSV: {error}. Is a quote missing?"
+RAGGED_ROW = (
+    "{path}, line {line}, has {cells} cells, but the header {columns} (separator {separator!r}). "
+    "Remove a separator at the end of rows, and put quotes around cells that contain it"
+)
+NO_ROWS = "{path} can't be read as a CSV: it has no row below a header"
+COLUMN_TWICE = (
+    "{path} names a column twice: {names} ({key}). Rename one of them; where only spelling differs, data.alike: keep "
+    "uses the one of the very name"
+)
+CONTRADICTING_ROWS = (
+    "{table} contradicts itself in {n:,} images: {names}. Mend it, or leave these images out: data.on_bad_image: drop"
+)
+_JOIN_OR_KEEP = "Correct the source, or set data.alike to join (they are the same) or keep (they are different)"
+ALIKE = f"{{key}}: {{n:,}} names are spelled in several ways: {{names}}. {_JOIN_OR_KEEP}"
+ALIKE_FILES = f"{{n:,}} names of images differ from those of files in spelling alone: {{names}}. {_JOIN_OR_KEEP}"
+ALIKE_CLASSES = (
+    "data.negative: {negative} would take classes that are spelled like one that is named: {names}. Name each of them "
+    "in data.positive or data.negative, or set data.alike to join"
+)
 GROUP_WITHOUT_VALUES = "data.groups: {name} has no value in any image"
 GROUP_OF_ONE_LEVEL = "data.groups: {name} has one value, {level!r}: there is nothing to compare. Leave it out"
 # The stages download and prepare
@@ -94,25 +131,46 @@ def listing(template: str, names: list[str], most: int = 5, **values: object) ->
 
 
 def no_folder(folder: Path) -> str:
-    hint = ": it is a file; for an archive set data.source: archive" if folder.is_file() else ""
+    hint = ": it is a file; name its folder, or for an archive set data.source: archive" if folder.is_file() else ""
     return f"data.location: there is no folder {folder}{hint}"
 
 
-def no_images(location: str | None, extensions: Collection[str], archives: list[str]) -> str:
-    hint = f"; it contains archives, unpack them first: {shorten(archives)}" if archives else ""
-    return f"{location} contains no image ({', '.join(sorted(extensions))}){hint}"
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in numbers.items())
 
 
-def no_images_in(paths: list[Path], extensions: Collection[str]) -> str:
-    return f"there is no image in {shorten([str(path) for path in paths])} ({', '.join(sorted(extensions))})"
+def no_images(location: str | None, kinds: Collection[str], left_out: Mapping[str, int]) -> str:
+    hint = f"; left out: {_counted(left_out)}" if left_out else ""
+    return f"{location} contains no image ({', '.join(sorted(kinds))}){hint}"
 
 
-def bad_images(data: "Data", faults: Mapping[str, list[str]], extension: str | None) -> str:
-    """``faults``: the names of the files with each fault; ``extension``: what the names in the table lack."""
-    lines = [f"{data.location}: {len(names):,} {fault}: {shorten(names)}" for fault, names in faults.items()]
-    if extension:
-        lines.append(f"{data.labels} gives file names without their extension: add {extension} to them")
-    return "\n".join([*lines, "Fix the source, or leave these images out: data.on_bad_image: drop"])
+def no_images_in(paths: list[Path], kinds: Collection[str]) -> str:
+    return f"there is no image in {shorten([str(path) for path in paths])} ({', '.join(sorted(kinds))})"
+
+
+def bad_images(
+    data: "Data",
+    faults: Mapping[tuple[str, str], list[str]],
+    patterns: Mapping[tuple[str, str], list[str]],
+    missing: list[str],
+    ending: str | None,
+) -> str:
+    """``faults``: the files of each use and reason; ``patterns``: those for data.exclude that match them; ``missing``:
+    labels without an image; ``ending``: what the names in the table lack."""
+    lines = []
+    for (use, why), names in faults.items():
+        fault = _FAULTS[use].format(why=why, labels=data.labels, patient=data.patient)
+        hint = ". Unpack them, or leave" if why in PACKED else ". Leave"
+        hint = f"{hint} them out: data.exclude: {patterns[use, why]}" if (use, why) in patterns else ""
+        keep = f", or keep them as images: {[f'!{name}' for name in patterns[use, why]]}" if use == "mask" else ""
+        lines.append(f"{data.location}: {len(names):,} {fault}: {shorten(names)}{hint}{keep}")
+    if missing:
+        lines.append(f"{data.location}: {len(missing):,} labels without an image: {shorten(missing)}")
+    if ending:
+        lines.append(f"{data.labels} gives file names without their extension: add {ending} to them")
+    if missing or any(use != "mask" for use, _ in faults):
+        lines.append("Fix the source, or leave these images out: data.on_bad_image: drop")
+    return "\n".join(lines)
 
 
 def kaggle_failed(location: str, error: Exception) -> str:
@@ -135,9 +193,7 @@ def no_table(key: str, name: str, path: Path, tables: list[str]) -> str:
 
 def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
     hint = ""
-    if len(columns) == 1 and re.search(r"[;\t]", columns[0]):
-        hint = ". Separate the columns with commas"
-    elif key == "data.patient" and re.search(r"[()^*+\\]", column):
+    if key == "data.patient" and re.search(r"[()^*+\\]", column):
         hint = ". A pattern needs a group (?P<patient>...)"
     return f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, columns))}{hint}"
 
@@ -151,7 +207,6 @@ def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str,
         where, hint = f"data.labels = {data.labels!r}", ""
     else:
         where, hint = f"column {data.label_column!r} of {data.labels}", ""
-    named = [*data.positives, *(data.negatives or [])]
     rule = f"must contain each class that data.positive = {data.positive!r} and data.negative = {data.negative!r} name"
     if data.negative is None:
         rule = f"must contain two classes, one of them data.positive = {data.positive!r}"
@@ -159,8 +214,6 @@ def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str,
         rare = list(counts)[-1]
         hint = f"; {rare!r}: {shorten([file for file, name in classes.items() if name == rare], 3)}{hint}"
         hint += ". Of more classes, name those that are negative in data.negative: one, a list, or rest"
-    elif len({name.casefold() for name in (*named, *counts)}) < len({*named, *counts}):
-        hint = ". Upper and lower case differ"
     return f"{data.location}: {where} {rule}; found {listed or 'none'}{hint}"
 
 
@@ -183,10 +236,17 @@ def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, 
     patients = ", patients unknown" if provenance["patients"] is None else f" of {provenance['patients']:,} patients"
     synthetic = "SYNTHETIC " if provenance["synthetic"] else ""
     lines = [f"{provenance['images']:,} {synthetic}images{patients}, {provenance['positives']:,} positive"]
-    for name, count in provenance["left_out"].items():
-        images = pluralise(count, "image")
-        lines.append(f"left out: {images} of the class {name!r}, which is neither positive nor negative")
-    lines += [f"dropped: {count:,} {fault}" for fault, count in provenance["dropped"].items()]
+    left_out = provenance["left_out"]
+    if left_out:
+        lines.append(f"left out: {pluralise(sum(left_out.values()), 'file')} of {provenance['files']:,}")
+        lines += [f"  {count:,} {reason}" for reason, count in left_out.items()]
+    if provenance["other_files"]:
+        lines.append(f"neither images nor tables: {_counted(provenance['other_files'])}")
+    if provenance["labels_without_image"]:
+        lines.append(f"labels without an image: {provenance['labels_without_image']:,}")
+    if provenance["patients"] in (1, provenance["images"]):
+        patients = "one patient" if provenance["patients"] == 1 else "as many patients as images"
+        lines.append(f"There are {patients}: does data.patient name the patient? If it is unknown, set it to null")
     for name, count in without_level.items():
         if count:
             lines.append(f"{pluralise(count, 'image')} without a value of {name} are in no group of it")

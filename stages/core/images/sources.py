@@ -1,15 +1,14 @@
 """Read images, labels and patients from any source into one form."""
 
 import io
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.images import archives, dicom, grouping, labels, messages, phantom
-from core.images.folders import IMAGES, walk
+from core.images import archives, dicom, frames, grouping, inventory, kinds, labels, messages, phantom
+from core.images.inventory import DICOM, IMAGES, Inventory, Use
 from core.images.preparation import DecodeError
 from core.pipeline import addresses, files, tables, web
 from core.pipeline.errors import PipelineError
@@ -19,13 +18,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-PACKED = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 MAX_DOWNLOAD = 1 << 38  # bytes
 
 
 class Raw(NamedTuple):
     """The content of a source. Its tables are sorted by file."""
 
+    inventory: pd.DataFrame  # tables.INVENTORY
     labels: pd.DataFrame  # tables.LABELS
     listed: pd.DataFrame  # tables.LISTED
     groups: pd.DataFrame  # the groups of each image; no row if data.groups is empty
@@ -56,6 +55,7 @@ def open_source(data: Data, seed: int, root: Path) -> Iterator[Raw]:
                 web.fetch(data.location, archive, MAX_DOWNLOAD)
             if not archive.is_file():
                 raise PipelineError(messages.NO_ARCHIVE.format(archive=archive))
+            archives.check(archive)
             sha256 = files.sha256(archive)
             if data.sha256 is not None and sha256 != data.sha256:
                 names = {"location": addresses.public(data.location), "actual": sha256, "expected": data.sha256}
@@ -67,70 +67,59 @@ def open_source(data: Data, seed: int, root: Path) -> Iterator[Raw]:
 
 
 def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw:
-    """Read labels, patients and lists of a folder, and match them with its images."""
-    base = folder / data.subdir if data.subdir else folder
-    if not base.is_dir():
+    """Decide for each file of a folder what becomes of it, one rule after another, and read the labels and patients of
+    its images."""
+    if not (folder / (data.subdir or "")).is_dir():
         raise PipelineError(messages.NO_SUBDIR.format(subdir=data.subdir, location=data.location))
-    images, others = walk(base)
+    stock = Inventory(folder, data.subdir)
+    paths = {key: stock.find_table(name, key, root) for key, name in data.tables().items()}
+    stock.leave_out(data.subdir, data.exclude)
+    stock.refuse_odd()
+    origin = {"licence": stock.find_licence()} | origin
+    stock.by_kind()
+    frame_counts, tags = stock.read_headers(data)
+    stock.find_masks(tags)
+    images = stock.paths("")
     if not images:
-        packed = [file for file in others if Path(file).suffix.lower() in PACKED]
-        raise PipelineError(messages.no_images(data.location, IMAGES, packed))
+        stock.refuse(data, [])
+        raise PipelineError(messages.no_images(data.location, IMAGES, inventory.left_out(stock.rows)))
 
-    faults: labels.Faults = {}  # its keys are written to provenance.json, so they are not in the messages
-    frames, tags = _read_headers(base, images, data, faults)
-    unusable = {file for files in faults.values() for file in files}
-    images = [file for file in images if file not in unusable]
-    classes, rows = labels.classes(images, base, folder, data, root, tags, faults)
-    faults["images without a label"] = sorted(set(images) - set(classes))
+    faults: labels.Faults = {}
+    classes, rows = labels.classes(images, paths.get("data.labels"), data, tags, faults)
+    missing = faults.pop(labels.LABELS_WITHOUT_IMAGE, [])
+    faults[Use.NO_LABEL] = sorted(set(images) - set(classes))
     used = {file: name for file, name in classes.items() if data.takes(name)}
     patients = labels.patients(used, rows, data, tags, faults)
-
-    bad = {file for names in faults.values() for file in names}
-    kept = sorted(set(used) - bad)
-    faults = {what: names for what, names in faults.items() if names}
-    if faults and data.on_bad_image == "fail":
-        stems = set(faults.get(labels.LABELS_WITHOUT_IMAGE, []))
-        extensions = sorted(Path(image).suffix for image in images if Path(image).stem in stems)
-        raise PipelineError(messages.bad_images(data, faults, extensions[0] if extensions else None))
+    for use, names in faults.items():
+        key, value = ("patient", data.patient) if use == Use.NO_PATIENT else ("labels", data.labels)
+        stock.mark(names, Use(use), f"data.{key}: {value}")
+    stock.refuse(data, missing)
     if data.patient_tag and data.dicom.patient == "hash":
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
-    label_of = labels.class_to_label({file: name for file, name in classes.items() if file not in bad}, data)
-    left_out = Counter(name for name in classes.values() if name not in label_of)
+    good = set(stock.paths(""))
+    classes = {file: name for file, name in classes.items() if file in good}
+    label_of = labels.class_to_label(classes, data)
+    stock.mark({file: name for file, name in classes.items() if name not in label_of}, Use.CLASS)
+    stock.finish()
+
+    kept = stock.paths(Use.IMAGE)
     entries = [(file, label_of[classes[file]], patients.get(file), classes[file]) for file in kept]
     table = pd.DataFrame(entries, columns=tables.LABELS).astype({"patient": "string"})
     if data.groups:
-        table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping)
-    table = _split_frames(table, frames).sort_values("file", ignore_index=True)
-    origin = {"licence": _find_licence(others, base)} | origin
-    left = {"left_out": dict(sorted(left_out.items())), "other_files": len(others)}
-    left["dropped"] = {what: len(names) for what, names in faults.items()}
-    provenance = _provenance(data, table, origin, left)
-    listed = labels.read_lists(table, base, folder, data, root)
+        table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping, data.alike)
+    split = frame_counts if data.frames == "split" else {}
+    table = _split_frames(table, split).sort_values("file", ignore_index=True)
+    provenance = _provenance(data, table, stock.table(), origin, len(missing))
+    listed = labels.read_lists(table, paths, data)
     groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
-    return Raw(table[tables.LABELS], listed, groups, lambda file: _read_content(base, file, frames), provenance)
 
+    def content(file: str) -> bytes:
+        path, _, number = file.rpartition("#")
+        if path in split:
+            return _read_content(stock.base / path, int(number))
+        return _read_content(stock.base / file, 1 if file in frame_counts else None)
 
-def _read_headers(
-    base: Path, images: list[str], data: Data, faults: labels.Faults
-) -> tuple[dict[str, int], labels.Tags]:
-    """Of each DICOM file, the number of its frames, and the tags that ``data`` names. Those that are no image, or have
-    several frames where that is not allowed, are added to ``faults``."""
-    frames: dict[str, int] = {}
-    tags: labels.Tags = {}
-    several = "DICOM files of several frames (data.dicom.frames: split makes an image of each)"
-    for file in images:
-        if Path(file).suffix.lower() not in IMAGES:
-            try:
-                frames[file], tags[file] = dicom.read_header(base / file, data.tags())
-            except DecodeError as reason:
-                faults.setdefault(f"files that can't be read ({reason})", []).append(file)
-    faults["DICOM files without an image"] = [file for file, count in frames.items() if not count]
-    if data.dicom.frames == "fail":
-        faults[several] = [file for file, count in frames.items() if count > 1]
-    for name in data.tags():
-        if not dicom.is_keyword(name):
-            raise PipelineError(messages.UNKNOWN_TAG.format(keyword=name))
-    return frames, tags
+    return Raw(stock.table(), table[tables.LABELS], listed, groups, content, provenance)
 
 
 def _split_frames(table: pd.DataFrame, frames: dict[str, int]) -> pd.DataFrame:
@@ -145,16 +134,16 @@ def _split_frames(table: pd.DataFrame, frames: dict[str, int]) -> pd.DataFrame:
     return rows.assign(file=rows["file"].where(~several, frame_names)).reset_index(drop=True)
 
 
-def _read_content(base: Path, file: str, frames: dict[str, int]) -> bytes:
-    """The bytes of an image; of a DICOM file, without the tags that it does not need."""
-    path, _, number = file.rpartition("#")
+def _read_content(path: Path, frame: int | None) -> bytes:
+    """The bytes of an image, or of one of its frames; of a DICOM file, without the tags that it does not need."""
+    content = path.read_bytes()
+    kind = kinds.kind(content[: inventory.READ])
     try:
-        if frames.get(path, 1) > 1 and file not in frames:
-            return dicom.deidentify((base / path).read_bytes(), int(number))
-        content = (base / file).read_bytes()
-        return dicom.deidentify(content, None) if file in frames else content
+        if kind in DICOM:
+            return dicom.deidentify(content, frame)
+        return frames.extract(content, kind, frame) if frame else content
     except DecodeError as reason:
-        raise PipelineError(messages.UNDECODABLE_FILE.format(path=base / file, reason=reason)) from None
+        raise PipelineError(messages.UNDECODABLE_FILE.format(path=path, reason=reason)) from None
 
 
 def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
@@ -176,13 +165,18 @@ def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
         return buffer.getvalue()
 
     licence = {"licence": "none: synthetic images, drawn by stages/core/images/phantom.py"}
-    provenance = _provenance(data, table, licence, {"left_out": {}, "other_files": 0, "dropped": {}})
-    return Raw(table, pd.DataFrame(columns=tables.LISTED), pd.DataFrame(columns=["file"]), content, provenance)
+    size = len(content(drawn[0][0]))
+    drawn_files = tables.frame([(file, "bmp", size, Use.IMAGE.value, "") for file in table["file"]], tables.INVENTORY)
+    provenance = _provenance(data, table, drawn_files, licence, 0)
+    listed, groups = pd.DataFrame(columns=tables.LISTED), pd.DataFrame(columns=["file"])
+    return Raw(drawn_files, table, listed, groups, content, provenance)
 
 
-def _provenance(data: Data, table: pd.DataFrame, origin: dict[str, Any], left: dict[str, Any]) -> dict[str, Any]:
-    """The content of provenance.json. ``origin`` can contain version, sha256 and licence; ``left`` has the number of
-    images of each class that is neither positive nor negative, of other files, and of images with each fault."""
+def _provenance(
+    data: Data, table: pd.DataFrame, stock: pd.DataFrame, origin: dict[str, Any], missing: int
+) -> dict[str, Any]:
+    """The content of provenance.json. ``stock``: tables.INVENTORY; ``origin`` can contain version, sha256 and licence;
+    ``missing``: the number of labels without an image."""
     counts = tables.counts(table)
     return {
         "source": data.source,
@@ -191,7 +185,10 @@ def _provenance(data: Data, table: pd.DataFrame, origin: dict[str, Any], left: d
         **{key: origin.get(key) for key in ("version", "sha256", "licence")},
         **{key: counts[key] for key in ("images", "positives", "patients")},
         "classes": dict(sorted(Counter(table["class"]).items())),
-        **left,
+        "files": len(stock),
+        "left_out": inventory.left_out(stock),
+        "other_files": inventory.others(stock),
+        "labels_without_image": missing,
     }
 
 
@@ -203,11 +200,3 @@ def _download_kaggle(location: str) -> tuple[Path, dict[str, Any]]:
     except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
         raise PipelineError(messages.kaggle_failed(location, error)) from None
     return folder, {"version": folder.name if folder.parent.name == "versions" else None}
-
-
-def _find_licence(others: list[str], base: Path) -> str | None:
-    for file in others:
-        if re.fullmatch(r"licen[cs]e(\.(txt|md))?", file, re.IGNORECASE):
-            lines = (base / file).read_text(encoding="utf-8", errors="replace").split("\n")
-            return next((line.strip() for line in lines if line.strip()), None)
-    return None

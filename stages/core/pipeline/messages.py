@@ -9,6 +9,7 @@ CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)  # git leaves the
 RESOLVE = "git checkout HEAD dvc.lock metrics plots && dvc repro"  # docs/branches.md
 RENAMED = {
     "data.within": "data.subdir", "data.unusable": "data.on_bad_image", "train.members": "train.ensemble_size",
+    "data.dicom.frames": "data.frames",
     "train.clip_norm": "train.grad_clip_norm", "train.positive_weight": "train.pos_weight",
     "train.processes": "train.nproc_per_node", "train.checkpoint_minutes": "runtime.checkpoint_minutes",
 }  # fmt: skip

@@ -27,13 +27,14 @@ class Database:
     def __init__(self, engine: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self._engine, self._folder, self._paths = engine, folder, list[Path]()
 
-    def add_file(self, name: str, path: str | Path, columns: list[str]) -> None:
-        """Name ``columns`` of a file that tables.write wrote. Each query reads the file again."""
+    def add_file(self, name: str, path: str | Path, columns: list[str], others: bool = False) -> None:
+        """Name ``columns`` of a file that tables.write wrote, and with ``others`` all that it has besides. Each query
+        reads the file again."""
         with files.undamaged(path, ValueError) as file, file.open(encoding="utf-8", newline="") as text:
             names = tables.header(text, columns)
         kinds = ", ".join(f"'{column}': '{_TYPES[tables.kind(column)]}'" for column in names)
         quoted = str(file).replace("'", "''")
-        selected = ", ".join(f'"{column}"' for column in columns)
+        selected = ", ".join(f'"{column}"' for column in (names if others else columns))
         self._engine.execute(
             f"create view {name} as select {selected} from read_csv('{quoted}', "
             f"columns = {{{kinds}}}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false, "

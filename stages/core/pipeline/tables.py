@@ -21,6 +21,7 @@ FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says
 # Per class: a sign test on fewer patients can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05).
 MIN_PATIENTS = 6
 
+INVENTORY = ["path", "kind", "bytes", "use", "why"]
 LABELS = ["file", "label", "patient", "class"]
 LISTED = ["file", "split"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]

@@ -35,11 +35,18 @@ def filled(template: Path, **content: Any) -> str:
 
 
 def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
-    """The page. ``figures``: the details of each stage, from data/detail/; ``verdict``: the content of verdict.md."""
+    """The page. ``figures``: the details of each stage, from data/detail/; ``verdict``: the content of verdict.md;
+    ``content`` has provenance.json as ``source``."""
     headline, lines, note = read(verdict)
+    content |= {"left_out": left_out(content["source"], figures["audit"])}
     return filled(
         HERE / "report.html", **figures, **content, headline=headline, lines=lines, note=note, measures=MEASURES
     )
+
+
+def left_out(source: dict[str, Any], audit: dict[str, Any]) -> dict[str, int]:
+    """How many files of the source are not used, by reason: by download (provenance.json), and by prepare."""
+    return source["left_out"] | ({"can't be decoded": audit["unreadable"]} if audit["unreadable"] else {})
 
 
 def embedded(path: str | Path) -> dict[str, str]:

@@ -48,7 +48,6 @@ class Lists(Section):
 
 
 class Dicom(Section):
-    frames: Literal["fail", "split"]
     patient: Literal["hash", "plain"]
     key: str | None
     key_check: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None
@@ -100,6 +99,7 @@ class Data(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     watch: Annotated[str, Field(min_length=1)]
     subdir: str | None
+    exclude: list[Word]
     labels: str | None
     file_column: str
     label_column: str
@@ -109,6 +109,9 @@ class Data(Section):
     groups: Annotated[list[Word | dict[Word, Edges]], AfterValidator(_unique_names)]
     lists: Lists
     on_bad_image: OnBadImage
+    frames: Literal["fail", "first", "split"]
+    alike: Literal["fail", "join", "keep"]
+    missing: list[Word]
     dicom: Dicom
     phantom: Phantom
 
@@ -150,7 +153,7 @@ class Data(Section):
         columns = [("patient", self.patient, "patient")] if self.patient_is_column else []
         columns += [("groups", group.name, group.name) for group in self.grouping if group.kind == "column"]
         key, column, group_name = next(iter(columns), ("", "", ""))
-        has_table = self.labels is not None and not self.labels_are_pattern and not self.label_tag
+        has_table = "data.labels" in self.tables()
         for wrong, message in (
             (common, messages.CLASSES_ON_BOTH_SIDES),
             (addresses.has_credential(location), messages.CREDENTIALS),
@@ -173,6 +176,13 @@ class Data(Section):
     def local(self) -> bool:
         """Whether location is a path on this machine."""
         return self.source == "folder" or (self.source == "archive" and "://" not in str(self.location))
+
+    def tables(self) -> dict[str, str]:
+        """The name of each table by its key: that of labels, and the lists."""
+        lists = {f"data.lists.{split}": name for split, name in self.lists.paths().items()}
+        if self.labels is None or self.labels_are_pattern or self.label_tag:
+            return lists
+        return {"data.labels": self.labels} | lists
 
     def tags(self) -> list[str]:
         """The keywords of the DICOM tags that labels, patient and groups name."""
@@ -214,6 +224,11 @@ class Data(Section):
             return None
         return [self.negative] if isinstance(self.negative, str) else self.negative
 
+    @property
+    def named(self) -> list[str]:
+        """The classes that positive and negative name."""
+        return self.positives + (self.negatives or [])
+
     def takes(self, name: str) -> bool:
         """Whether images of this class are used."""
-        return self.negatives is None or name in self.positives + self.negatives
+        return self.negatives is None or name in self.named
