@@ -192,7 +192,9 @@ def test_a_frozen_training_without_augmentation_equals_a_plain_loop_over_images(
         assert torch.allclose(next(iter(network.head.parameters())), list(result.best_state.values())[-2], atol=1e-4)
 
 
-def test_stored_features_are_used_by_another_training_and_not_by_another_backbone(make_params, data, monkeypatch, tmp_path):
+def test_stored_features_are_used_by_another_training_and_not_by_another_backbone(
+    make_params, data, monkeypatch, tmp_path
+):
     counts = backbone_images(monkeypatch)
     first = fit(make_params, data, features=tmp_path / "f", freeze_backbone=True, epochs=2)[1]
     assert sum(counts) == 2 * 32 + 16 + 2
