@@ -1,8 +1,8 @@
 """Count how often compare.py calls two runs different: for equally good models, and if one is truly better.
 
-    python benchmarks/comparison.py [--pairs 50]
+    python benchmarks/comparison.py [--pairs 400]
 
-A simulation of 100 patients with 5 to 40 images each, half of the patients positive. The score of an image is the sum
+A simulation of patients with 3 to 8 images each, half of the patients positive. The score of an image is the sum
 of a class effect, a patient effect common to both models, a patient effect of this model, and noise. The last two
 differ between the models, like the results of two training seeds.
 """
@@ -22,17 +22,23 @@ from core.commands import comparison
 
 PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
+AREAS = (0.80, 0.85)  # the true ROC AUC of the table
+SIZES = (20, 40, 80, 160)
+FEW = (3, 9)  # images of a patient in the table: fewer take less time
 
 
-def runs(seed: int, distances: tuple[float, float]) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
-    """Two runs on one simulated test set, and the table of its images."""
+def runs(
+    seed: int, distances: tuple[float, float], patients: int = PATIENTS, images: tuple[int, int] = (5, 41)
+) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
+    """Two runs on one simulated test set, and the table of its images; each patient has from ``images[0]`` images to
+    fewer than ``images[1]``."""
     random = np.random.RandomState(seed)
-    patient = np.repeat(np.arange(PATIENTS), random.randint(5, 41, PATIENTS))
+    patient = np.repeat(np.arange(patients), random.randint(*images, patients))
     label = patient % 2
-    common = random.standard_normal(PATIENTS)
+    common = random.standard_normal(patients)
     made = []
     for number, distance in enumerate(distances, start=1):
-        own = random.standard_normal(PATIENTS)
+        own = random.standard_normal(patients)
         noise = random.standard_normal(len(patient))
         score = distance * (label - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
         table = pd.DataFrame(
@@ -63,17 +69,34 @@ def better(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFra
     return runs(seed, (EQUAL, BETTER))
 
 
+def called(distances: tuple[float, float], patients: int, pairs: int) -> pd.DataFrame:
+    """Of each pair: the difference of ROC AUC, and whether it, or any other measure, is called different."""
+    rows = []
+    for seed in range(pairs):
+        table = comparison.measure(*runs(seed, distances, patients, FEW)).set_index("measure")
+        others = table.drop("roc_auc")["differ"].any()
+        rows.append((table.loc["roc_auc", "difference"], table.loc["roc_auc", "differ"], others))
+    return pd.DataFrame(rows, columns=["difference", "primary", "others"]).astype(float)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=50)
-    asked = parser.parse_args()
-    for words, draw, distances in (("equal", simulated, (EQUAL, EQUAL)), ("better", better, (EQUAL, BETTER))):
-        told = [comparison.measure(*draw(seed)).set_index("measure")["differ"] for seed in range(asked.pairs)]
-        areas = " and ".join(f"{norm.cdf(distance / np.sqrt(2)):.3f}" for distance in distances)
-        print(
-            f"{words:7} true AUC {areas}: different in any measure in {sum(each.any() for each in told)} of "
-            f"{asked.pairs} pairs, in ROC AUC in {sum(each['roc_auc'] for each in told)}"
-        )
+    parser.add_argument("--pairs", type=int, default=400)
+    args = parser.parse_args()
+    low, high = (float(np.sqrt(2) * norm.ppf(area)) for area in AREAS)
+    print(
+        f"Called different, in %, with a true ROC AUC of {AREAS[0]:.2f} and {AREAS[0]:.2f} (equal) or {AREAS[1]:.2f}."
+    )
+    print("Known SD: a test of ROC AUC that knows the SD of the difference\n")
+    print("| patients | equal: ROC AUC | equal: any other | better: ROC AUC | known SD | share of it | any other |")
+    print("|---|---|---|---|---|---|---|")
+    for patients in SIZES:
+        equal, better_ = (called((low, other), patients, args.pairs) for other in (low, high))
+        known = float((better_["difference"].abs() > norm.ppf(0.975) * better_["difference"].std()).mean())
+        shares = [equal["primary"].mean(), equal["others"].mean(), better_["primary"].mean(), known]
+        cells = [f"{100 * share:.1f}" for share in shares]
+        ratio = f"{better_['primary'].mean() / known:.2f}"
+        print(f"| {patients} | {' | '.join(cells)} | {ratio} | {100 * better_['others'].mean():.1f} |", flush=True)
 
 
 if __name__ == "__main__":

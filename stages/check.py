@@ -15,6 +15,7 @@ from typing import Any
 from core.commands import comparison, gates, revisions
 from core.pipeline import entrypoint, files, messages, yaml12
 from core.pipeline.errors import PipelineError
+from core.pipeline.schemas import params_yaml
 
 DATA_STAGES = ["download", "prepare", "audit", "split"]
 STAGES = [*DATA_STAGES, "train", "evaluate", "report"]
@@ -75,7 +76,7 @@ def better(target: str) -> tuple[list[str], str]:
     images = comparison.test_images(runs, shared=True)
     if images.empty:  # other data: only the floors can be checked
         return faults, f"no figure is below its floor; there is no test image in common with {target} to compare"
-    faults += gates.worse(comparison.measure(runs, images), target)
+    faults += gates.worse(comparison.measure(runs, images, primary=params_yaml.load().evaluate.primary), target)
     return faults, f"no figure is below its floor, and none is significantly worse than on {target}"
 
 

@@ -8,11 +8,12 @@ Alone   python stages/compare.py REV [REV] [--md] [--shared]      one REV: compa
 
 from core.commands import comparison, revisions
 from core.pipeline import entrypoint
+from core.pipeline.schemas import params_yaml
 
 
 def main() -> None:
     parser = entrypoint.argument_parser()
-    parser.add_argument("first", metavar="REV", help="a commit, branch, tag or experiment")
+    parser.add_argument("first", metavar="REV", help="a commit, branch, tag, experiment, or folds: NAME-K")
     parser.add_argument("second", metavar="REV", nargs="?", default=revisions.WORKSPACE, help="default: the workspace")
     parser.add_argument("--md", action="store_true", help="Markdown, for a pull request")
     help_shared = "if the test sets differ, compare the images that are in both"
@@ -21,7 +22,8 @@ def main() -> None:
 
     runs = comparison.load(args.first), comparison.load(args.second)
     images = comparison.test_images(runs, args.shared)
-    measured = None if images.empty else comparison.measure(runs, images)
+    primary = params_yaml.load().evaluate.primary
+    measured = None if images.empty else comparison.measure(runs, images, primary=primary)
     print(comparison.explain(runs, images, measured, args.md), end="")
 
 

@@ -9,7 +9,7 @@ Alone   python stages/evaluate.py
 
 from typing import Any
 
-from core.evidence import calibration, messages, metrics, sample_size, seed_variance, subgroups
+from core.evidence import bootstrap, calibration, messages, metrics, sample_size, seed_variance, subgroups
 from core.network import devices, ensemble, inference, occlusion
 from core.pipeline import components, entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
@@ -57,13 +57,15 @@ def main() -> None:
     val, test = (scored[scored["split"] == name] for name in ("val", "test"))
     threshold = metrics.choose_threshold(cfg.evaluate.threshold, val)
     details: dict[str, Any] = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
-    details |= metrics.summarise(test, val, threshold, cfg.evaluate.threshold, cfg.seed)
+    non_leaking = metrics.non_leaking(test)
+    scores = metrics.scores(non_leaking, threshold)
+    left_out = bootstrap.jackknife(scores, cfg.seed) if len(non_leaking) else {}  # takes most of the time: only once
+    details |= metrics.summarise(test, val, threshold, cfg.evaluate.threshold, cfg.seed, left_out)
     classes = tables.classes(LABELS, test)
     if classes.nunique() > 2:
         details["test_classes"] = metrics.by_class(test, classes, threshold, cfg.seed)
-    non_leaking = metrics.non_leaking(test)
     details |= subgroups.summarise(non_leaking, rows[rows["split"].isin(["train", "val"])], threshold, cfg.seed)
-    details["planning"] = sample_size.plan(metrics.scores(non_leaking, threshold), cfg.seed)
+    details["planning"] = sample_size.plan(scores, cfg.seed, left_out)
     details |= {"test_in_val": len(leakage.in_val(split)), "calibration": calibrated}
     occlusion.gallery(classifiers, images, test, threshold, HEATMAPS, details["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])

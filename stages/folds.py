@@ -1,8 +1,8 @@
 """Test every patient once: run k folds as DVC experiments, and report mean, spread and the pooled result.
 
 Reads   the repository through DVC; data/predictions.csv, data/split.csv, metrics/detail/evaluate.json of each fold
-Writes  experiments folds-K-1 to folds-K-K; metrics/detail/folds.json
-Alone   python stages/folds.py K [--set-param KEY=VALUE ...]
+Writes  experiments NAME-K-1 to NAME-K-K, which compare.py takes as NAME-K (default: folds-K); metrics/detail/folds.json
+Alone   python stages/folds.py K [--name NAME] [--set-param KEY=VALUE ...]
 """
 
 import subprocess
@@ -24,13 +24,14 @@ def main() -> None:
     parser = entrypoint.argument_parser()
     parser.add_argument("folds", type=int, metavar="K", help="number of folds, 2 or more")
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="for all folds")
+    parser.add_argument("--name", default="folds", help="of the experiments, to compare the folds of two recipes")
     args = parser.parse_args()
     if args.folds < 2:
         raise PipelineError(f"{args.folds} folds: at least 2 are needed, to train on one and test on the other")
     cfg = params_yaml.load()
     size = dict(change.partition("=")[::2] for change in args.set_param).get("train.ensemble_size", "")
     networks = int(size) if size.isdecimal() else cfg.train.ensemble_size  # DVC refuses what is no number
-    names = [f"folds-{args.folds}-{fold}" for fold in range(1, args.folds + 1)]
+    names = [f"{args.name}-{args.folds}-{fold}" for fold in range(1, args.folds + 1)]
     for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
     max_workers = min(args.folds, folds.at_once(cfg.train, networks))
@@ -63,9 +64,9 @@ def main() -> None:
 
 
 def run(changes: list[str], name: str, prefix: bool) -> None:
-    """Run the experiment of a fold, folds-K-FOLD; with ``prefix``, each line that it prints names the fold. Raises
+    """Run the experiment of a fold, NAME-K-FOLD; with ``prefix``, each line that it prints names the fold. Raises
     PipelineError if it fails."""
-    count, fold = name.split("-")[1:]
+    count, fold = name.rsplit("-", 2)[1:]
     print(f"fold {fold} of {count}: dvc exp run --temp --name {name}", flush=True)
     options = [word for change in changes for word in ("--set-param", change)]
     command = ["dvc", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]

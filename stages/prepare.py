@@ -8,13 +8,12 @@ Alone   python stages/prepare.py
 
 from core.audit import hashes
 from core.images import decoder, messages, preparation
-from core.images.preparation import DecodeError, Preparation
+from core.images.preparation import DecodeError, Levels, Preparation
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section
 from core.pipeline.schemas.prepare import BadImages, Prepare
 
-import numpy as np
 from tqdm import tqdm
 
 ARCHIVE = "data/raw/images.zip"
@@ -81,21 +80,19 @@ def main(like: str | None = None) -> None:
     print(messages.prepare_summary(large.array.shape, large.array.nbytes, len(unreadable), spec.levels))
 
 
-def levels(count: int, spec: Preparation, percents: list[float] | str) -> tuple[int, int] | str | None:
+def levels(count: int, spec: Preparation, percents: list[float] | str) -> Levels:
     """The grey values that become black and white: the percentiles of all images, or None if the first image has 8
     bits. ``percents`` is prepare.levels; if it is text, it is returned."""
     if isinstance(percents, str):
         return percents
-    counts = None
+    histogram = preparation.Histogram()
     packed = decoder.decode_packed(ARCHIVE, decoder.grey_histogram, spec)
-    for _, histogram in tqdm(packed, "grey values", count, leave=False, disable=None):
-        if histogram is None and counts is None:
+    for _, counted in tqdm(packed, "grey values", count, leave=False, disable=None):
+        if counted is None and not histogram.images:
             return None
-        if isinstance(histogram, np.ndarray):
-            counts = histogram if counts is None else counts + histogram
-    if counts is None:  # none can be decoded
-        return None
-    return preparation.percentiles(counts, *percents)
+        if isinstance(counted, preparation.Count):
+            histogram.add(counted)
+    return histogram.percentiles(*percents)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere():
                 assert heading in headings, f"{path.name}: {link}#{heading}"
 
 
+def test_the_page_on_judging_works_as_written(clone):
+    judged, compared = run(clone, *blocks("judge"))
+    assert "# Verdict" in judged and (clone.folder / "judged/report.html").exists()
+    assert "scores.csv and other.csv" in compared
+
+
 def test_every_parameter_and_target_that_a_page_names_exists():
     targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
     params = yaml12.load((TOP / "params.yaml").read_text())

@@ -49,13 +49,19 @@ def calm(clone):
 
 
 @pytest.fixture
-def two(clone, calm):
+def by_two(clone):
     """The clone, about to train by two processes."""
     clone.reset()
     for key, value in TWO.items():
         clone.change(key, value)
     yield clone
     forget(clone)
+
+
+@pytest.fixture
+def two(calm, by_two):
+    """The same, after an undisturbed training."""
+    return by_two
 
 
 @pytest.mark.long
@@ -93,12 +99,12 @@ def test_ctrl_c_stops_all_of_them_and_the_same_command_goes_on(two, calm):
     assert lock(two) == calm
 
 
-def test_a_mistake_is_said_once_and_nothing_is_started_again(two):
-    two.change("train.lr", 1e30)
-    two.change("train.grad_clip_norm", None)
-    output = two.run("dvc", "repro", "train", good=False)
+def test_a_mistake_is_said_once_and_nothing_is_started_again(by_two):
+    by_two.change("train.lr", 1e30)
+    by_two.change("train.grad_clip_norm", None)
+    output = by_two.run("dvc", "repro", "train", good=False)
     assert output.count("became NaN or infinite: lower train.lr (1e+30)") == 1 and "Traceback" not in output
-    assert not (two.folder / "models/model.safetensors").exists()
+    assert not (by_two.folder / "models/model.safetensors").exists()
 
 
 @pytest.mark.long

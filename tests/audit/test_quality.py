@@ -88,6 +88,15 @@ def test_near_copies_of_near_copies_are_one_cluster_with_the_closest_pair_of_eac
     assert list(clusters["correlation"]) == [0.99, 0.99, 0.97, 0.98, 0.98]
 
 
+def test_a_set_without_any_copy_has_no_cluster():
+    grey = random.randint(0, 255, (6, 64, 64)).astype(np.uint8)
+    with queries.open_database(None) as database:
+        images = index([(f"i{n}", n % 2, f"p{n}", f"pixels{n}") for n in range(6)]).assign(phash="0" * 16)
+        database.add("images", images)
+        alike, pairs, _ = quality.find_copies(database, grey, copies.levels(grey)[1])
+    assert quality.cluster(alike, pairs).empty
+
+
 def test_the_figures_equal_a_count_by_hand():
     _, _, figures = audited(SET, near(("a", "c", 0.97)), unreadable=["g", "h"])
     assert figures == {
@@ -149,6 +158,22 @@ def test_copies_under_two_patients_are_found():
         "d": "patient r, its copies are of s", "e": "patient r, its copies are of s",
         "f": "patient s, its copies are of r",
     }  # fmt: skip
+
+
+def test_images_of_another_modality_or_intent_and_pixels_that_are_not_square_are_named():
+    images = index([(f"i{n:02d}", n % 2, f"p{n}", str(n)) for n in range(20)])
+    images["mode"] = (
+        ["MONOCHROME2 12 MG presentation"] * 11 + ["MONOCHROME2 14 MG processing"] * 6 + ["RGB 8 US"] * 2 + ["L"]
+    )
+    images.loc[4, "mode"] += " oblong annotated"
+    grey = random.randint(90, 110, (20, 64, 64)).astype(np.uint8)
+    _, findings, _ = audited(images, grey=grey)
+    assert [tuple(row) for row in findings[findings["finding"] != "mode"].to_numpy()] == [
+        ("i04", "annotated", ""),
+        *((f"i{n}", "intent", "processing, most are presentation") for n in range(11, 17)),
+        *((f"i{n}", "modality", "US, most are MG") for n in (17, 18)),
+        ("i04", "oblong", ""),
+    ]
 
 
 def test_blank_faint_dark_and_odd_images_are_named_and_ordinary_ones_are_not():

@@ -1,4 +1,7 @@
-from core.commands import comparison
+import subprocess
+
+from core.commands import comparison, revisions
+from core.evidence import metrics
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -113,10 +116,61 @@ def test_each_run_keeps_its_own_threshold():
     assert pd.isna(table.loc["precision", "second"]) and table.loc["precision", "reason"] == "not defined"
 
 
-def test_p_is_adjusted_by_holms_procedure():
-    p = pd.Series([0.012, 0.04, None, 0.001, 0.03], dtype="Float64")
-    # 4 * 0.001, 3 * 0.012, 2 * 0.03, and for 0.04 no less than for 0.03 before it
-    assert comparison._holm(p) == pytest.approx([0.036, 0.06, np.nan, 0.004, 0.06], nan_ok=True)
+def test_max_t_of_independent_measures_is_sidaks_and_of_equal_ones_is_p_itself():
+    random = np.random.RandomState(0)
+    p = np.array([0.01, np.nan, 0.04, 0.2])
+    independent = comparison._max_t(p, random.standard_normal((4, 200_000)))
+    steps = [1 - 0.99**3, np.nan, 1 - 0.96**2, 0.2]  # step down: of three, of the two others, of the last
+    assert independent == pytest.approx(steps, abs=0.003, nan_ok=True)
+    equal = comparison._max_t(p, np.tile(random.standard_normal(200_000), (4, 1)))
+    assert equal == pytest.approx(p, abs=0.003, nan_ok=True)
+    assert (comparison._max_t(np.full(4, 1e-30), random.standard_normal((4, 2000))) == 1 / 2001).all()  # never 0
+
+
+def test_the_primary_measure_is_tested_by_itself_and_the_others_are_exploratory():
+    runs, images = better(0)
+    table = comparison.measure(runs, images)
+    assert table.loc[table["primary"], "measure"].tolist() == ["roc_auc"]
+    other = comparison.measure(runs, images, primary="sensitivity")
+    first, second = (entry.set_index("measure")["p"] for entry in (table, other))
+    assert first["roc_auc"] <= second["roc_auc"] and second["sensitivity"] <= first["sensitivity"]
+    weak = table.assign(differ=table["differ"] & ~table["primary"])
+    text = comparison.explain(runs, images, weak, False)
+    assert "No significant difference between seed 1 and seed 2 in ROC AUC, the primary measure. Exploratory" in text
+    assert "ROC AUC (primary)" in text
+
+
+def of_folds(rows, name, shift):
+    """A run of three folds, whose networks have scales of their own."""
+    made = run(rows, name)
+    fold = made.predictions["patient"].str[1:].astype(int) % 3
+    scaled = (made.predictions["probability"] * shift**fold).clip(0, 1)
+    tested = made.predictions.assign(fold=fold, probability=scaled, threshold=0.5, temperature=1.0)
+    return made._replace(predictions=tested[tested["split"] == "test"])
+
+
+def test_folds_on_both_sides_are_one_paired_test_and_scales_of_networks_do_not_matter():
+    rows = [
+        (f"f{n}", n // 4 % 2, f"p{n // 4}", None, "test", 0.3 + 0.1 * (n // 4 % 2) + 0.05 * (n % 4)) for n in range(96)
+    ]
+    first, second = of_folds(rows, "one", 1.0), of_folds(rows, "two", 0.5)
+    images = comparison.test_images((first, second), False)
+    table = comparison.measure((first, second), images).set_index("measure")
+    assert images["unit"].nunique() == 24
+    assert table.loc["roc_auc", "first"] == table.loc["roc_auc", "second"]
+    pooled = metrics.measures(metrics.scores(second.predictions.assign(unit=0), 0.5))["roc_auc"]
+    assert pooled < table.loc["roc_auc", "second"] - 0.1
+
+
+def test_a_p_that_rounds_to_0_is_said_to_be_below_0_001_and_no_bound_is_outside_the_range_of_a_measure():
+    runs, images = better(0)
+    measured = comparison.measure(runs, images)
+    assert " 0.000  seed 2 is higher" not in comparison.explain(runs, images, measured, False)
+    assert "< 0.001" in comparison.explain(runs, images, measured, False)
+    rows = [(*row[:5], 0.9 - row[5]) for row in ROWS]
+    pair = run(ROWS), run(rows, "two")
+    bounds = comparison.measure(pair, comparison.test_images(pair, False))[["ci_low", "ci_high"]].dropna()
+    assert ((bounds >= -1) & (bounds <= 1)).all(axis=None)
 
 
 def test_positives_of_one_patient_let_nothing_be_said_of_them():
@@ -153,6 +207,17 @@ def test_a_truly_better_model_is_told_apart_and_named():
         assert measured.loc["roc_auc", "differ"] and measured.loc["roc_auc", "difference"] > 0
         text = comparison.explain(runs, images, measured.reset_index(), False)
         assert "seed 1 and seed 2 differ significantly: " in text and "seed 2 is higher" in text
+
+
+def test_names_of_folds_are_known_by_their_experiments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commit = "git -c user.name=T -c user.email=t@example.org commit -q --allow-empty -m one"
+    subprocess.run(f"git init -q && {commit}", shell=True, check=True)
+    for name in ("folds-2-1", "folds-2-2", "slow-3-1"):
+        subprocess.run(["git", "update-ref", f"refs/exps/ab/cdef/{name}", "HEAD"], check=True)
+    assert revisions.folds("folds-2") == ["folds-2-1", "folds-2-2"]
+    for revision in ("slow-3", "folds-2-1", "main", "2", "v-1"):
+        assert revisions.folds(revision) == []
 
 
 def test_unknown_patients_are_drawn_image_by_image():

@@ -1,10 +1,11 @@
 from core.commands import folds
-from core.evidence import verdict
+from core.evidence import metrics, verdict
 from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 
 
 def fold(start, count, probabilities=None, shift=0.0):
@@ -48,6 +49,30 @@ def test_mean_spread_and_pooled_figure_equal_a_count_by_hand():
     assert test["accuracy"]["value"] == 0.75 and test["accuracy"]["ci_low"] < 0.75 < test["accuracy"]["ci_high"]
     assert test["patients"] == 20 and test["images"] == 40
     assert "accuracy            0.750  0.354      2   0.750 (" in folds.explain(figures)
+
+
+def test_networks_without_skill_have_an_auc_of_one_half_whatever_the_share_of_positives_in_each_fold():
+    # Each network predicts the share of positives of its training set: fewer where its test set has more.
+    rows = []
+    for number, share in enumerate((0.2, 0.4, 0.6)):
+        table = fold(60 * number, 60, probabilities=np.full(60, 0.6 - share / 2))
+        rows.append(table.assign(label=(np.arange(60) < 60 * share).astype(int)))
+    pooled = folds.pool(rows, [0.5] * 3)
+    block = folds.summarise(pooled, seed=1)["pooled"]["test"]
+    assert block["roc_auc"]["value"] == 0.5
+    assert metrics.measures(metrics.scores(pooled, 0.5))["roc_auc"] < 0.4
+    assert "of the same fold only" in folds.explain(folds.summarise(pooled, seed=1))
+
+
+def test_the_auc_within_folds_is_the_mean_of_the_folds_weighted_by_their_pairs():
+    random = np.random.RandomState(3)
+    rows = [fold(0, 20, random.random_sample(20)), fold(20, 40, random.random_sample(40))]
+    block = folds.summarise(folds.pool(rows, [0.5, 0.5]), seed=1)["pooled"]["test"]
+    areas = [sklearn.metrics.roc_auc_score(table["label"], table["probability"]) for table in rows]
+    assert block["roc_auc"]["value"] == pytest.approx((100 * areas[0] + 400 * areas[1]) / 500)
+    alone = folds.summarise(folds.pool([rows[0][rows[0]["label"] == 0], rows[1]], [0.5, 0.5]), seed=1)
+    assert alone["pooled"]["test"]["roc_auc"]["value"] == pytest.approx(areas[1])
+    assert alone["pooled"]["test"]["roc_auc"]["ci_low"] < areas[1] < alone["pooled"]["test"]["roc_auc"]["ci_high"]
 
 
 def test_a_fold_without_positives_is_left_out_of_the_mean_and_counted():

@@ -88,23 +88,27 @@ def test_a_patients_score_is_the_mean_and_the_label_that_of_any_image():
 def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defined():
     test = predictions([0, 1], [0.2, 0.6], ["a", "b"], in_train=[True, True])
     blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
-    # two patients who both agree: 0.025 ** (1 / 2)
+    # two patients who both agree: 0.03 ** (1 / 2)
     undefined = {"ci_low": None, "ci_high": None, "seed_variance_share": None}
     accuracy = blocks["test"]["accuracy"]
     assert accuracy.pop("recipe") == undefined | {"reason": seed_variance.SINGLE_NETWORK}
-    assert accuracy == {"value": 1.0, "ci_low": pytest.approx(0.158114, abs=1e-6), "ci_high": 1.0}
+    assert accuracy == {"value": 1.0, "ci_low": pytest.approx(0.173205, abs=1e-6), "ci_high": 1.0}
     one_patient = {"value": 1.0, "ci_low": None, "ci_high": None, "recipe": undefined}
     reason = "no interval: it depends on one patient, or on one set of copies"
     assert blocks["test"]["sensitivity"] == one_patient | {"reason": reason}
     assert blocks["test_unseen"]["images"] == 0
     assert blocks["test_unseen"]["roc_auc"] == one_patient | {"value": None, "reason": "no image"}
     assert blocks["leak"] == {"accuracy": None, "sensitivity": None, "roc_auc": None}
-    assert blocks["test_patients"]["mean"]["patients"] == 2
-    assert blocks["test_patients"]["max"]["roc_auc"]["value"] == 1.0
+    assert blocks["test_patients"]["mean"]["roc_auc"]["reason"] == "no image"
+    assert blocks["test_equal_patients"]["roc_auc"]["value"] is None
+    clean = metrics.summarise(test.assign(patient_in_train=False), test, 0.5, 0.5, seed=1)
+    assert clean["test_patients"]["mean"]["patients"] == 2
+    assert clean["test_patients"]["max"]["roc_auc"]["value"] == 1.0
+    assert clean["test_equal_patients"]["roc_auc"]["value"] == 1.0
     unknown = predictions([0, 1], [0.2, 0.6])
     assert metrics.summarise(unknown, unknown, 0.5, 0.5, seed=1)["test_patients"] is None
     text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks)
-    assert "SYNTHETIC" in text and "1.000 (0.158 to 1.000)" in text and "1.000 (no interval)" in text
+    assert "SYNTHETIC" in text and "1.000 (0.173 to 1.000)" in text and "1.000 (no interval)" in text
 
 
 def test_the_leak_is_the_difference_that_the_leaking_images_make():
@@ -114,6 +118,21 @@ def test_the_leak_is_the_difference_that_the_leaking_images_make():
     assert blocks["leak"]["accuracy"] == pytest.approx(4 / 6 - 2 / 4)
     assert blocks["test_unseen"]["roc_auc"]["value"] == 0.25  # of (0.8, 0.1) against (0.2, 0.9) one is above
     assert blocks["leak"]["roc_auc"] == blocks["test"]["roc_auc"]["value"] - 0.25
+
+
+def test_figures_by_patient_and_operating_points_rest_on_images_that_training_has_not_seen():
+    labels, patients = [0, 1] * 20, [f"p{n // 4}" for n in range(40)]
+    probabilities = [0.1, 0.9] * 10 + [0.6, 0.4] * 10  # the first five patients are in training, and known by heart
+    test = predictions(labels, probabilities, patients, in_train=[True] * 20 + [False] * 20)
+    blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
+    assert blocks["test"]["sensitivity"]["value"] == 0.5 and blocks["test_unseen"]["sensitivity"]["value"] == 0
+    assert blocks["test_patients"]["mean"]["patients"] == 5
+    assert blocks["test_equal_patients"]["sensitivity"]["value"] == 0
+    assert blocks["operating_points"]["specificity_90"]["sensitivity"]["value"] == 0
+    assert blocks["leaking"]["roc_auc"]["of_training_patients"]["value"] == 1
+    assert blocks["leaking"]["roc_auc"]["copies"] == {
+        "value": None, "ci_low": None, "ci_high": None, "reason": "no image"
+    }  # fmt: skip
 
 
 def test_operating_points_are_chosen_on_validation_and_measured_on_test():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 
-def rendered(labels, probabilities, patients, in_train=None, synthetic=False, units=None):
+def rendered(labels, probabilities, patients, in_train=None, synthetic=False, units=None, copies=None):
     count = len(labels)
     test = pd.DataFrame(
         {
@@ -14,7 +14,7 @@ def rendered(labels, probabilities, patients, in_train=None, synthetic=False, un
             "probability": probabilities,
             "patient": pd.array(patients or [None] * count, dtype="string"),
             "unit": pd.factorize(pd.Series(units or patients or range(count)))[0],
-            "copy_in_train": pd.array([False] * count, dtype="boolean"),
+            "copy_in_train": pd.array(copies or [False] * count, dtype="boolean"),
             "patient_in_train": pd.array(in_train or [None if patients is None else False] * count, dtype="boolean"),
         }
     )
@@ -65,7 +65,8 @@ def test_few_patients_are_called_few_and_five_too_few(per_patient, words):
 
 def test_a_test_set_that_training_has_seen_is_not_evidence_of_anything():
     text = rendered(LABELS, GOOD, MANY, in_train=[True] * 200)
-    assert "**Not evidence of anything: every test image is a copy of a training image, or of a patient in" in text
+    assert "**Not evidence for new patients: every test image is a copy of a training image, or of a patient in" in text
+    assert "on those that are no copies, which can be too high.**" in text
     assert "The test set leaks" in text and "No test image is free of leaks." in text
 
 
@@ -76,6 +77,17 @@ def test_what_leaked_is_counted_and_the_verdict_rests_on_the_rest():
     assert "100 of its 200 images are of patients who are also in training, so their score can be too high" in text
     assert "The test set leaks. Not distinguishable from chance: ROC AUC 0." in text
     assert "Effect of the leak: accuracy 0." in text and "on the non-leaking test images" in text
+
+
+def test_copies_and_other_images_of_training_patients_have_a_roc_auc_each_beside_that_of_new_patients():
+    copies = [n % 100 < 20 for n in range(200)]
+    in_train = [n % 100 < 50 for n in range(200)]
+    probabilities = np.where(copies, LABELS * 0.8 + 0.1, np.where(in_train, GOOD, random.random_sample(200)))
+    text = rendered(LABELS, probabilities, MANY, in_train=in_train, copies=copies)
+    assert "40 of its 200 images are copies" in text and "60 others are of patients who are also in training" in text
+    assert "ROC AUC 1.000 (0." in text and " on copies, 0.9" in text and " on images of new patients" in text
+    alone = rendered(LABELS, GOOD, MANY, in_train=[True] * 200, copies=[True] * 200)
+    assert "**Not evidence of anything: every test image is a copy" in alone
 
 
 def test_without_positives_that_training_does_not_know_nothing_is_shown():
@@ -92,7 +104,7 @@ def test_accuracy_is_shown_beside_that_of_always_predicting_the_majority_class()
     labels = np.repeat([0, 1], [190, 10])
     text = rendered(labels, np.full(200, 0.1), [f"p{n}" for n in range(200)])
     assert "Accuracy 0.950; always predicting the majority class gives 0.950" in text
-    assert "Of 100 positive images, 0 are predicted positive (0 to 31)" in text  # 1 - 0.025 ** (1 / 10)
+    assert "Of 100 positive images, 0 are predicted positive (0 to 30)" in text  # 1 - 0.03 ** (1 / 10)
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -125,6 +137,17 @@ def test_a_group_that_predicts_the_class_is_named_first():
     text = verdict.render_verdict(grouped(0.9, 0))
     assert "**Possible shortcut: site. Better than chance" in text
     assert "**Possible shortcut**: site alone, without any image, predicts the class with ROC AUC 0.9" in text
+
+
+def test_a_shortcut_is_announced_only_if_its_interval_excludes_chance():
+    figures = grouped(0.9, 0)
+    entry = figures["groups"]["site"]["shortcut"]["group_only_auc"]
+    entry |= {"value": 0.561, "ci_low": 0.416, "ci_high": 0.697}
+    text = verdict.render_verdict(figures)
+    assert "Possible shortcut" not in text
+    assert "site is associated with the class (p < 0.001), but alone it does not predict the class" in text
+    entry |= {"ci_low": None, "ci_high": None}
+    assert "Possible shortcut" not in verdict.render_verdict(figures)
 
 
 def test_the_part_that_fails_is_named_with_its_figure_and_p():

@@ -164,10 +164,13 @@ def test_an_image_of_another_depth_than_the_set_is_refused():
 @pytest.mark.parametrize("percents", [(0, 100), (1, 99), (2.5, 60), (50, 50.1)])
 def test_levels_are_numpys_percentiles_of_all_grey_values(percents):
     values = np.random.default_rng(3).normal(900, 300, (5, 40, 40)).clip(-1024, 4095).astype(np.int64)
-    counts = sum(preparation.histogram(image) for image in values)
-    low, high = preparation.percentiles(counts, *percents)
-    expected = np.percentile(values, percents, method="inverted_cdf")
-    assert low == expected[0] and high == max(expected[1], expected[0] + 1)
+    for scaled, mode in ((values, "I;16"), (values * 0.37, "MONOCHROME2 12"), (values, "MONOCHROME1 12")):
+        histogram, sign = preparation.Histogram(), -1 if mode.startswith("MONOCHROME1") else 1
+        for shown in scaled:
+            histogram.add(preparation.Count.of(shown, mode))
+        low, high = np.percentile(sign * scaled, percents, method="inverted_cdf")  # of what is shown
+        high = high if high > low else low + 1
+        assert histogram.percentiles(*percents) == ((low, high) if sign == 1 else (-high, -low))
 
 
 WIDE = np.zeros((10, 30), np.uint8)

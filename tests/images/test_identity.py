@@ -177,7 +177,9 @@ def test_rest_takes_no_class_that_is_spelled_like_the_positive_one_even_where_na
 def test_class_folders_are_compared_too(make_params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "s", {f"{name}/{name}.png": image(1) for name in ("malignant", "Malignant", "benign")})
-    cfg = make_params({"data.source": "folder", "data.location": "s", "data.positive": "malignant", "data.negative": "rest"})
+    cfg = make_params(
+        {"data.source": "folder", "data.location": "s", "data.positive": "malignant", "data.negative": "rest"}
+    )
     with pytest.raises(PipelineError, match="'malignant' / 'Malignant'"), sources.open_source(cfg.data, 1, tmp_path):
         pass
 

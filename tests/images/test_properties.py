@@ -13,6 +13,7 @@ from PIL import Image
 
 import prepare
 from conftest import change_parameters, image, put
+from test_pixels import made, png
 
 TISSUE = np.random.default_rng(1).integers(60, 200, (60, 80), dtype=np.uint8)
 
@@ -30,7 +31,7 @@ def saved(pixels, kind, **options):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM"])
 def test_the_format_is_read_from_the_content_and_the_bytes_are_counted(kind):
     content = saved(TISSUE, kind)
-    assert (measured(content).format, measured(content).bytes) == (kind, len(content))
+    assert (measured(content).format, measured(content).bytes) == (kind.replace("PPM", "NETPBM"), len(content))
 
 
 def test_the_jpeg_quality_is_that_of_the_encoder():
@@ -92,6 +93,15 @@ def test_a_dicom_file_has_its_transfer_syntax_and_its_first_window():
     ct = measured(read("CT_small.dcm"), (-2000, 4095))
     assert (ct.window_center, ct.window_width) == (None, None)
     assert measured(image(TISSUE)).window_width is None
+
+
+def test_padding_is_a_black_border_and_values_that_are_no_whole_numbers_are_measured():
+    padded = np.pad(TISSUE.astype(np.uint16) * 16, ((0, 0), (0, 20)), constant_values=65535)
+    table = measured(made(padded, PixelPaddingValue=65535, RescaleSlope="0.001", RescaleIntercept="0"), (0, 4))
+    assert table.border == pytest.approx(20 / 100)
+    assert table.brightness == pytest.approx(TISSUE.mean() * 0.016 * 80 / 100, rel=1e-4)
+    colour = np.stack([TISSUE, TISSUE, TISSUE // 2], axis=-1).astype(np.uint16)
+    assert measured(png(colour, 2), (0, 255)).brightness == pytest.approx(colour.mean(), rel=1e-6)
 
 
 def test_the_table_does_not_depend_on_the_size_of_the_prepared_images(tmp_path, monkeypatch):

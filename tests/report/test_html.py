@@ -109,6 +109,16 @@ def test_a_validation_set_of_one_class_leaves_the_operating_points_undefined(fig
     assert "not defined: one class only" in report(figures)
 
 
+def test_the_figure_in_which_each_patient_weighs_the_same_is_beside_that_by_image(figures):
+    equal = copy.deepcopy(figures)
+    bounds = {"value": 0.612, "ci_low": 0.512, "ci_high": 0.712}
+    equal["evaluate"]["test_equal_patients"] = dict.fromkeys(("roc_auc", "sensitivity", "specificity"), bounds)
+    text = section(report(equal), "measures")
+    assert "each patient weighs the same" in text and text.count("0.612 (0.512 to 0.712)") == 3
+    equal["evaluate"]["test_equal_patients"] = None  # patients are unknown
+    assert "each patient weighs the same" not in section(report(equal), "measures")
+
+
 def test_the_page_says_that_patients_are_unknown(figures):
     unknown = copy.deepcopy(figures)
     for block in (unknown["evaluate"]["test"], unknown["evaluate"]["test_unseen"], unknown["audit"]):

@@ -70,6 +70,10 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
         "near-blank": f"too uniform for the near-copy search (standard deviation below {flat:g} grey levels)",
         "size": "of unusual size (all images are resized to a square of prepare.image_size)",
         "annotated": "with text in their pixels, says their DICOM tag BurnedInAnnotation: a network can read it",
+        "oblong": "whose pixels are not square, say their DICOM tags: they are shown out of proportion",
+        "modality": "of another modality than most (DICOM tag Modality)",
+        "intent": "for processing where most are for presentation, or the other way round (DICOM tag "
+        "PresentationIntentType): their grey values mean something else",
         "mode": "with an unusual colour mode",
         "brightness": "with an unusually low or high mean brightness",
     }

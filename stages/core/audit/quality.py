@@ -126,10 +126,11 @@ def find(
 ) -> pd.DataFrame:
     """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
 
-    A finding is one of unreadable, blank, near-blank, size, annotated, mode, brightness, conflict (copies of
-    different classes) and two-patients (copies under different patients). ``database`` is that of ``find_copies``, with
-    the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and ``contradicting`` are
-    from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64 (N,) each.
+    A finding is one of unreadable, blank, near-blank, size, annotated, oblong, modality, intent, mode, brightness,
+    conflict (copies of different classes) and two-patients (copies under different patients). ``database`` is that of
+    ``find_copies``, with the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and
+    ``contradicting`` are from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64
+    (N,) each.
     """
     rows: list[tuple[object, ...]] = []
     count = database.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
@@ -167,9 +168,17 @@ def find(
     rows += [(file, "size", f"{width} x {height}, median {median}") for file, width, height in outliers.to_numpy()]
 
     modes = "select file, regexp_replace(mode, $1, '') as kind, mode from images"
-    burned = f" {dicom.BURNED_IN}$"
-    annotated = database.frame(f"select file from ({modes}) where mode != kind", burned)["file"]
-    rows += [(file, "annotated", "") for file in annotated]
+    burned = f"( {dicom.OBLONG})?( {dicom.BURNED_IN})?$"
+    for finding in (dicom.BURNED_IN, dicom.OBLONG):
+        marked = database.frame("select file from images where contains(mode, $1)", f" {finding}")["file"]
+        rows += [(file, finding, "") for file in marked]
+    for finding, pattern in dicom.IN_MODE.items():
+        values = database.frame(
+            "select file, regexp_extract(mode, $1, 1) as value from images where value != ''", pattern
+        )
+        most = values["value"].mode()[:1]  # of two that are equally frequent, the first
+        others = values[~values["value"].isin(most)]
+        rows += [(file, finding, f"{value}, most are {most[0]}") for file, value in others.to_numpy()]
     counts = database.frame(
         f"select kind, count(*) as images from ({modes}) group by kind order by images desc, kind", burned
     )

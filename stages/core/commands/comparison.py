@@ -1,16 +1,19 @@
 """Test whether two classifiers differ, and list what changed between them in data and parameters."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from core.commands import revisions
+from core.commands import folds, revisions
 from core.evidence import bootstrap, metrics, seed_variance
 from core.evidence.bootstrap import Scores
 from core.pipeline import components, params, tables
 from core.pipeline.errors import PipelineError
-from core.pipeline.text import shorten
+from core.pipeline.text import format_p, shorten
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
@@ -18,22 +21,30 @@ INDEX = "data/prepared/index.csv"
 DETAIL = "metrics/detail/evaluate.json"
 LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (lower is better)"}
 LESS_IS_BETTER = ["brier"]
-SURE = 0.05  # probability that two equal runs are called different in any measure
+PRIMARY = "roc_auc"
+SURE = 0.05  # probability that equal runs are called different in the primary measure; also in any of the others
 
 
 class Run(NamedTuple):
-    """A revision."""
+    """A revision, or the folds of a cross-validation."""
 
     name: str
     split: pd.DataFrame  # with the column pixels_sha256
-    predictions: pd.DataFrame
+    predictions: pd.DataFrame  # of folds, with the columns fold, threshold and temperature of each row
     threshold: float
     params: dict[str, Any]  # with dotted keys
     temperature: float = 1.0  # 1 if the run was not calibrated
 
 
 def load(revision: str) -> Run:
-    """A revision, branch or experiment, read through DVC. Raises PipelineError."""
+    """A revision, branch or experiment, read through DVC, or NAME-K, the folds NAME-K-1 to NAME-K-K of folds.py. Raises
+    PipelineError."""
+    if names := revisions.folds(revision):
+        runs = list(map(load, names))
+        tables_of_folds = [run.predictions.assign(temperature=run.temperature) for run in runs]
+        tested = folds.pool(tables_of_folds, [run.threshold for run in runs])
+        parameters = {key: value for key, value in runs[0].params.items() if key != "split.fold"}
+        return Run(revision, runs[0].split, tested, runs[0].threshold, parameters)
     pixels = revisions.table(revision, INDEX, ["file", "pixels_sha256"])
     threshold, temperature = revisions.decisions(revision, DETAIL)
     split = revisions.table(revision, SPLIT, tables.SPLIT).merge(pixels, on="file", how="left")
@@ -43,7 +54,7 @@ def load(revision: str) -> Run:
 
 def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     """The test images of both runs: file, label, patient, unit, and of each run, 0 and 1, the probability and those
-    without one of its members: probability_0, without_1_0, ...
+    without one of its members, the fold and its threshold: probability_0, without_1_0, fold_0, threshold_0, ...
 
     A unit is a set of images that resampling keeps together: images linked by patient or by copies in either run.
     With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
@@ -52,8 +63,10 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     tests = []
     for number, run in enumerate(runs):
         test = run.predictions[run.predictions["split"] == "test"]
-        test = seed_variance.add_leave_one_out(test, run.temperature).set_index("file")
-        columns = ["label", "patient", "probability", *seed_variance.leave_one_out_columns(test)]
+        test = test.assign(fold=test.get("fold", 0), threshold=test.get("threshold", run.threshold))
+        temperature = test["temperature"].to_numpy() if "temperature" in test else run.temperature
+        test = seed_variance.add_leave_one_out(test, temperature).set_index("file")
+        columns = ["label", "patient", "probability", "fold", "threshold", *seed_variance.leave_one_out_columns(test)]
         tests.append(test[columns].add_suffix(f"_{number}"))
     both = tests[0].join(tests[1], how="inner").reset_index()
     relabelled = both["label_0"] != both["label_1"]
@@ -73,23 +86,41 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     return same.assign(unit=unit.to_numpy(dtype=np.int64)).reset_index(drop=True)
 
 
-def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary: str = PRIMARY) -> pd.DataFrame:
     """For each measure: both values, their difference (second minus first) with its 95 % interval and p, the reason if
     one of these is missing, and ``differ``, whether the difference is significant.
 
     If both runs are ensembles, recipes are compared: patients and trainings are both drawn
-    (core.evidence.seed_variance). Otherwise the two models are compared: only the patients are drawn. The p-values are
-    adjusted by Holm's step-down procedure (1979, Scandinavian Journal of Statistics 6, 65-70).
+    (core.evidence.seed_variance). Otherwise the two models are compared: only the patients are drawn. The ``primary``
+    measure is tested by itself, as the primary endpoint of a trial is; the p-values of all others are adjusted for each
+    other. The areas under the curves compare images of the same fold.
     """
     both: list[Scores] = []
-    for number, run in enumerate(runs):
+    for number in range(len(runs)):
         table = images.filter(regex=rf"^(probability|{seed_variance.WITHOUT}\d+)_{number}$")
         table = table.rename(columns=lambda name: name.rpartition("_")[0])
-        both.append(metrics.scores(table.join(images[["label", "unit"]]), run.threshold))
+        both.append(metrics.scores(table.join(images[["label", "unit"]]), images[f"threshold_{number}"]))
     pair = both[0], both[1]
-    values = [metrics.measures(scores) for scores in pair]
-    fewer = [list(map(metrics.measures, scores.leave_one_out)) for scores in pair] if recipes(runs) else []
-    resampled = [bootstrap.resample(scores, seed) for scores in pair]
+    strata = [images[f"fold_{number}"].to_numpy() for number in range(len(runs))]
+
+    def compute(number: int, scores: Scores, function: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
+        areas = {} if images[f"fold_{number}"].nunique() == 1 else metrics.within(scores, strata[number], function)
+        return function(scores) | areas
+
+    values = [compute(number, scores, metrics.measures) for number, scores in enumerate(pair)]
+    fewer = [
+        [compute(number, others, metrics.measures) for others in scores.leave_one_out]
+        for number, scores in enumerate(pair) if recipes(runs)
+    ]  # fmt: skip
+    resampled = [
+        compute(number, scores, partial(bootstrap.resample, seed=seed, superset=scores))
+        for number, scores in enumerate(pair)
+    ]
+    left_out = [
+        compute(number, scores, partial(bootstrap.jackknife, seed=seed, superset=scores))
+        for number, scores in enumerate(pair)
+    ]
+    differences = {name: resampled[1][name] - resampled[0][name] for name in metrics.MEASURES}
     rows = []
     for name in metrics.MEASURES:
         first, second = values[0][name], values[1][name]
@@ -99,7 +130,10 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
             difference = second - first
             trainings = [seed_variance.jackknife([member[name] for member in members]) for members in fewer]
             drawn = tuple(part for part in trainings if part)
-            result = bootstrap.difference((first, second), resampled[1][name] - resampled[0][name], name, pair, drawn)
+            df = None
+            if len(bootstrap.SUPPORT[name](pair[0])) > 1:  # it depends on both classes
+                df = bootstrap.difference_df(left_out[1][name] - left_out[0][name] - difference, pair[0])
+            result = bootstrap.difference((first, second), differences[name], name, pair, drawn, df)
             if isinstance(result, str):
                 reason = result
             elif len(drawn) < len(trainings):
@@ -109,7 +143,9 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0) -> pd.Da
         rows.append((name, first, second, difference, *interval, reason))
     numbers = ["first", "second", "difference", "ci_low", "ci_high", "p"]
     table = pd.DataFrame(rows, columns=["measure", *numbers, "reason"]).astype(dict.fromkeys(numbers, "Float64"))
-    table["p"] = pd.array(_holm(table["p"]), dtype="Float64")
+    p, others = table["p"].to_numpy(dtype=np.float64, na_value=np.nan), (table["measure"] != primary).to_numpy()
+    p[others] = _max_t(p[others], np.array(list(differences.values()))[others])
+    table = table.assign(p=pd.array(p, dtype="Float64"), primary=~others)
     return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
 
 
@@ -118,12 +154,32 @@ def recipes(runs: tuple[Run, Run]) -> bool:
     return all(len(tables.members(run.predictions)) > 1 for run in runs)
 
 
-def _holm(p: "pd.Series[Any]") -> np.ndarray:
-    """The p-values adjusted for multiple testing: float64, NaN where p is missing."""
-    values = p.to_numpy(dtype=np.float64, na_value=np.nan)
-    order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
-    adjusted = np.full(len(values), np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)), 1)
+def _max_t(p: np.ndarray, resampled: np.ndarray) -> np.ndarray:
+    """The p-values adjusted for each other by the step-down max-T procedure (Westfall and Young 1993, Resampling-Based
+    Multiple Testing, algorithm 2.8): the largest of correlated statistics is rarely much larger than one of them.
+
+    Parameters
+    ----------
+    p : float64 (M,)
+        Two-sided, NaN where missing.
+    resampled : float64 (M, RESAMPLES)
+        The difference of each measure on the same resamples; NaN where not defined.
+
+    Returns
+    -------
+    float64 (M,)
+        Never less than ``p``, nor than 1 / (RESAMPLES + 1); NaN where p is missing.
+    """
+    adjusted, order = np.full(len(p), np.nan), np.argsort(p, kind="stable")[: int((~np.isnan(p)).sum())]
+    tested = resampled[order]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        standardised = (tested - np.nanmean(tested, axis=1, keepdims=True)) / np.nanstd(tested, axis=1, keepdims=True)
+    null = np.nan_to_num(np.abs(standardised), posinf=0)  # 0 where all resamples agree
+    observed = -ndtri(p[order] / 2)  # the normal quantiles, because p is of Student's t, also over trainings
+    previous = 0.0
+    for step, number in enumerate(order):
+        exceeding = int((null[step:].max(axis=0) >= observed[step]).sum())
+        previous = adjusted[number] = max(previous, p[number], (1 + exceeding) / (1 + null.shape[1]))
     return adjusted
 
 
@@ -176,14 +232,17 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
         lines += ["", *_table(runs, measured, markdown), ""]
         drawn = "new patients and new trainings" if recipes(runs) else "new patients, and these trainings"
         lines.append(
-            f"Intervals: 95 % for each difference, for {drawn}. p: adjusted for the number of measures (Holm); "
-            "therefore an interval can exclude 0 while p is above 0.05."
+            f"Intervals: 95 % for each difference, for {drawn}. The primary measure (evaluate.primary) is tested by "
+            "itself. The others are exploratory: their p is adjusted for all of them (max-T), so an interval can "
+            "exclude 0 while p is above 0.05."
         )
     bullet = "- " if markdown else "  "
     for title, entries in (
         ("Parameters", [f"{key}: {_yaml(old)} -> {_yaml(new)}" for key, (old, new) in changed_params(runs).items()]),
         ("Images", [f"{len(files):,} {change}: {shorten(files, 3)}" for change, files in changed_images(runs).items()]),
     ):
+        if title == "Parameters" and not (runs[0].params or runs[1].params):
+            continue  # scores from elsewhere
         lines += ["", f"**{title}**" if markdown else title, ""][: 3 if markdown else 2]
         lines += [bullet + (f"`{entry}`" if markdown else entry) for entry in entries] or [bullet + "no change"]
     return "\n".join(lines) + "\n"
@@ -191,15 +250,18 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
 
 def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
     first, second = runs[0].name, runs[1].name
+    primary, differ = measured[measured["primary"]].iloc[0], measured[measured["differ"]]
     if measured["p"].isna().all():
-        return f"A difference between {first} and {second} can't be tested: {measured['reason'].iloc[0]}."
-    differ = measured[measured["differ"]]
+        return f"A difference between {first} and {second} can't be tested: {primary['reason']}."
     if (measured["difference"].fillna(0) == 0).all():
         return f"{first} and {second} give equal figures."
-    text = f"No significant difference between {first} and {second}."
-    if len(differ):
-        names = [f"{row['measure'].replace('_', ' ')} {_signed(row['difference'])}" for _, row in differ.iterrows()]
+    label = LABELS.get(primary["measure"], primary["measure"].replace("_", " "))
+    text = f"No significant difference between {first} and {second} in {label}, the primary measure."
+    names = [f"{row['measure'].replace('_', ' ')} {_signed(row['difference'])}" for _, row in differ.iterrows()]
+    if primary["differ"]:
         text = f"{first} and {second} differ significantly: {', '.join(names)} ({second} minus {first})."
+    elif names:
+        text += f" Exploratory measures differ: {', '.join(names)} ({second} minus {first})."
     single = [run.name for run in runs if len(tables.members(run.predictions)) < 2]
     return text if not single else (
         f"{text} This compares two models, not their recipes: {' and '.join(single)} trained one network only, so the "
@@ -218,7 +280,8 @@ def _yaml(value: Any) -> str:
 def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> list[str]:
     cells = [["measure", runs[0].name, runs[1].name, "difference (95 % interval)", "p", ""]]
     for row in measured.to_dict("records"):
-        first, second, p = ("-" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("first", "second", "p"))
+        first, second = ("-" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("first", "second"))
+        p = "-" if pd.isna(row["p"]) else format_p(row["p"]).removeprefix("p ").removeprefix("= ")
         difference = "-" if pd.isna(row["difference"]) else _signed(row["difference"])
         conclusion = row["reason"]
         if not pd.isna(row["p"]):
@@ -226,7 +289,7 @@ def _table(runs: tuple[Run, Run], measured: pd.DataFrame, markdown: bool) -> lis
             conclusion = "no significant difference" if row["difference"] else "equal"
             if row["differ"]:
                 conclusion = f"{runs[int(row['difference'] > 0)].name} is higher"
-        label = LABELS.get(row["measure"], row["measure"].replace("_", " "))
+        label = LABELS.get(row["measure"], row["measure"].replace("_", " ")) + " (primary)" * row["primary"]
         cells.append([label, first, second, difference, p, conclusion])
     if markdown:
         rule = "|" + " --- |" * len(cells[0])

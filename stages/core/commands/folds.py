@@ -42,7 +42,10 @@ def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
 def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
     """The content of metrics/detail/folds.json: ``folds``, one entry per fold; ``spread``, mean and standard deviation
     of each measure over the folds in which it is defined; ``pooled``, the measures on the images of all folds, each
-    scored by the network that did not train on it; and ``leaking``, as metrics.leaking of these images."""
+    scored by the network that did not train on it; and ``leaking``, as metrics.summarise.
+
+    Networks of different folds have different scales: the areas under the curves compare images of the same fold only.
+    """
     folds: list[dict[str, Any]] = [
         {"fold": int(str(number))} | metrics.counts(rows) | metrics.measures(metrics.scores(rows, rows["threshold"]))
         for number, rows in pooled.groupby("fold")
@@ -56,10 +59,16 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
             "folds": len(values),
         }
     blocks = {
-        name: metrics.counts(rows) | metrics.metrics_with_ci(metrics.scores(rows, rows["threshold"]), seed)
+        name: metrics.counts(rows)
+        | metrics.metrics_with_ci(
+            metrics.scores(rows, rows["threshold"]), seed, strata=rows["fold"].to_numpy(dtype=np.int64)
+        )
         for name, rows in (("test", pooled), ("test_unseen", metrics.non_leaking(pooled)))
     }
-    synthetic, leaking = tables.is_synthetic(pooled), metrics.leaking(pooled)
+    strata = pooled["fold"].to_numpy(dtype=np.int64)
+    leaking: dict[str, Any] = {"roc_auc": metrics.leaking_auc(pooled, pooled["threshold"], seed, strata)}
+    leaking |= metrics.leaking(pooled)
+    synthetic = tables.is_synthetic(pooled)
     return {"synthetic": synthetic, "folds": folds, "spread": spread, "pooled": blocks, "leaking": leaking}
 
 
@@ -75,4 +84,5 @@ def explain(figures: dict[str, Any]) -> str:
         lines.append(
             f"{name.replace('_', ' '):18} {mean:>6} {deviation:>6} {spread['folds']:6}   {format_metric(pooled[name])}"
         )
+    lines.append("Pooled ROC AUC and PR AUC compare images of the same fold only: each fold has its own network")
     return "\n".join(lines)

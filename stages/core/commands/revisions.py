@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 from typing import Any
 
 from core.evidence import calibration
@@ -51,6 +52,18 @@ def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
         raise PipelineError(
             _conflict(revision, path, content) or f"{path} of {revision} is not a table of this pipeline: {error}"
         ) from None
+
+
+def folds(revision: str) -> list[str]:
+    """The experiments NAME-K-1 to NAME-K-K, if ``revision`` is NAME-K and all of them are there; otherwise none."""
+    name, _, count = revision.rpartition("-")
+    if not name or not count.isdecimal():
+        return []
+    listed = ["git", "for-each-ref", "--format=%(refname)", "refs/exps"]
+    refs = subprocess.run(listed, capture_output=True, text=True).stdout
+    experiments = {ref.rpartition("/")[2] for ref in refs.splitlines()}
+    names = [f"{revision}-{fold}" for fold in range(1, int(count) + 1)]
+    return names if names and experiments.issuperset(names) else []
 
 
 def decisions(revision: str, path: str) -> tuple[float, float]:

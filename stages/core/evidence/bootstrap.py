@@ -1,15 +1,34 @@
-"""95 % intervals from a bootstrap over patients: a resample contains all images of each drawn patient.
+"""95 % intervals over patients: all images of a patient are left out, or drawn, together.
 
 The interval of the model says what this model would reach on new patients, that of the recipe what a new training would
 reach on them: it adds the variance over trainings (core.evidence.seed_variance).
 
-Images of a patient are not independent, so a bootstrap over images gives intervals that are far too narrow. With few
-patients, percentiles of the resamples are too narrow as well. The interval is therefore a t interval on the logit
-scale, with the standard error of the resamples and the degrees of freedom of ``effective_sample_size``.
+Images of a patient are not independent: intervals that take them as independent are far too narrow. The variance over
+patients is the jackknife's: each measure is computed without each patient in turn. The interval is Wilson's score
+interval, which stays within [0, 1], with the number of images for which a proportion would have this variance, and with
+the quantile of Student's t instead of the normal one, as for proportions from surveys of clusters. Near 1, or 0, a
+single pair of patients decides the variance: there the bound is that of the t interval on the logit scale if it is
+farther.
 
-For the correction of standard error and quantile see Hesterberg 2015, The American Statistician 69(4), 371-386; for
-degrees of freedom from an effective number of clusters see Carter, Schnepel and Steigerwald 2017, Review of Economics
-and Statistics 99(4), 698-709. The combination is ours: benchmarks/interval_coverage.py measures its coverage.
+Its degrees of freedom are the number of patients minus 1. Those of Bell and McCaffrey or from Kish's effective number
+are near 1 if one patient has half of all images, because the estimated variance is then mostly that patient's. But the
+patient moves the measure as much as the variance: an interval with so few degrees of freedom would be far too wide.
+
+Differences have a bootstrap over patients and a t interval with degrees of freedom from the effective number of
+patients (Kish: (sum m)^2 / sum m^2, where m is the number of images of each patient).
+
+References
+----------
+Wilson 1927, Journal of the American Statistical Association 22(158), 209-212: the score interval.
+Kott 2017, Survey Methodology 43(2), "A note on Wilson coverage intervals for proportions estimated from complex
+samples"; Franco, Little, Louis and Slud 2019, Journal of Survey Statistics and Methodology 7(3), 334-364: for clusters.
+Efron and Stein 1981, The Annals of Statistics 9(3), 586-596: the jackknife's variance and its bias.
+Kott 2001, Journal of Official Statistics 17(4), 521-526: the jackknife over groups, for many patients.
+Obuchowski 1997, Biometrics 53(2), 567-578: the variance of the area under the curve over patients.
+Bell and McCaffrey 2002, Survey Methodology 28(2), 169-181; Carter, Schnepel and Steigerwald 2017, Review of Economics
+and Statistics 99(4), 698-709: degrees of freedom with clusters of unequal size.
+
+The combination is ours: benchmarks/interval_coverage.py measures its coverage and its width.
 """
 
 import os
@@ -24,7 +43,10 @@ import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
 RESAMPLES = 2000
+MAX_LEFT_OUT = 1000  # patients are left out one by one up to this number, and beyond it in so many groups
+MAX_PAIRED = 200  # patients up to which the interaction is estimated: beyond, it is about 1 % of the variance or less
 CONFIDENCE = 0.95
+MISSING_PROBABILITY = 0.03  # of the 5 % of intervals that may miss; the other bound misses less often
 CHUNK_SIZE = 1_000_000  # images times resamples in memory, per core
 
 
@@ -36,6 +58,7 @@ class Scores(NamedTuple):
     predicted: np.ndarray  # bool (N,): predicted positive
     units: np.ndarray  # int64 (N,): the patient, or component of patients and copies, numbered from 0
     leave_one_out: tuple["Scores", ...] = ()  # the same images without each network of the ensemble in turn
+    weights: np.ndarray | None = None  # float64 (N,), above 0; None if all images weigh the same
 
 
 # The sets of images that a measure is computed from. The set with the fewest patients limits its interval.
@@ -88,6 +111,39 @@ def resample(scores: Scores, seed: int, auc: bool = True, superset: Scores | Non
     return weighted_measures(scores, draw, RESAMPLES, max(len(population.labels), num_units), auc)
 
 
+def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | None = None) -> dict[str, np.ndarray]:
+    """Each measure without each of the units in turn; with more than MAX_LEFT_OUT units, without each of as many groups
+    of units, which are drawn.
+
+    Parameters
+    ----------
+    scores : Scores
+        N images, at least one.
+    seed : int
+        Seed of the groups.
+    auc : bool
+        Whether to compute the areas under the curves, which take most of the time.
+    superset : Scores, optional
+        As for ``resample``.
+
+    Returns
+    -------
+    dict of float64 (min(units, MAX_LEFT_OUT),)
+        By the name of the measure; NaN where it is not defined.
+    """
+    population = superset or scores
+    num_units = int(population.units.max()) + 1
+    rows = min(num_units, MAX_LEFT_OUT)
+    groups = np.arange(num_units)
+    if rows < num_units:
+        groups = np.random.RandomState(seed % 2**32).permutation(num_units) % rows
+
+    def draw(first: int, count: int) -> np.ndarray:
+        return (groups != np.arange(first, first + count)[:, None]).astype(np.int64)
+
+    return weighted_measures(scores, draw, rows, max(len(population.labels), num_units), auc)
+
+
 def weighted_measures(
     scores: Scores, draw: Callable[[int, int], np.ndarray], rows: int, size: int, auc: bool = True
 ) -> dict[str, np.ndarray]:
@@ -109,22 +165,29 @@ def weighted_measures(
     positive, predicted = labels == 1, scores.predicted
     squared = (scores.probabilities - labels) ** 2
     cells = [positive & predicted, positive & ~predicted, ~positive & predicted, ~positive & ~predicted, squared]
+    if scores.weights is not None:
+        cells = [cell * scores.weights for cell in cells]
     sums_by_unit = np.column_stack([np.bincount(units, cell) for cell in cells])  # (U, 5)
 
     order = np.argsort(-scores.probabilities, kind="stable")
     ranked = -scores.probabilities[order]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of each run of equal probabilities
     ranked_units, ranked_positive = units[order], positive[order]
+    ranked_weights = None if scores.weights is None else scores.weights[order]
 
     def compute(first: int, count: int) -> dict[str, np.ndarray]:
         weights = draw(first, count)
         measures = _from_counts(weights[:, : len(sums_by_unit)] @ sums_by_unit)
         if auc:
             image_weights = weights.astype(np.float32)[:, ranked_units]
+            if ranked_weights is not None:
+                image_weights = image_weights * ranked_weights  # in float64: these are no counts
             measures |= _areas(image_weights, ranked_positive, starts)
         return measures
 
     step = max(1, min(rows, CHUNK_SIZE // size))
+    if step >= rows:  # a small test set: starting threads would take longer
+        return compute(0, rows)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         chunks = list(pool.map(lambda first: compute(first, min(step, rows - first)), range(0, rows, step)))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -170,24 +233,106 @@ def _areas(weights: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dic
         return {"roc_auc": above / pairs, "pr_auc": pr_auc, "pairs": pairs}
 
 
-def effective_sample_size(units: np.ndarray) -> float:
+def effective_sample_size(units: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The effective number of patients: (sum m)^2 / sum m^2, where m is the number of images of each patient.
 
-    From 1 to the number of patients, or 0 without images. See Kish 1965, Survey Sampling, Wiley.
+    From 1 to the number of patients, or 0 without images. With ``weights`` (N,), m is the sum of the weights. See Kish
+    1965, Survey Sampling, Wiley.
     """
-    images = np.bincount(units).astype(np.float64)
+    images = np.bincount(units, weights).astype(np.float64)
     return float(images.sum() ** 2 / (images**2).sum()) if len(units) else 0.0
 
 
-def interval(
-    measure: str, value: float, resampled: np.ndarray, scores: Scores, training: VarianceComponent | None = None
-) -> tuple[float, float] | str:
-    """The 95 % interval of a measure, or the reason why there is none.
+def patient_variance(measure: str, value: float, left_out: np.ndarray, scores: Scores) -> VarianceComponent | str:
+    """The variance of a measure over patients, or the reason why it can't be estimated.
 
-    Resamples can't contain a kind of patient that is missing from the test set. A kind that makes up a share of
-    1 - 0.025^(1/k) of all patients is missing among k patients with a probability of 2.5 % (exact binomial; k is the
+    It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, where k is the number of
+    patients, and has k - 1 degrees of freedom. For roc_auc, what the jackknife estimates too high is subtracted.
+
+    Parameters
+    ----------
+    measure : str
+        A key of SUPPORT.
+    value : float
+        The measure on ``scores``.
+    left_out : float64 (R,)
+        The measure without each patient, from ``jackknife``.
+    scores : Scores
+        The images.
+
+    References
+    ----------
+    Efron and Stein 1981, The Annals of Statistics 9(3), 586-596.
+    """
+    patients = min(len(np.unique(units)) for units, _ in _support(measure, scores))
+    if patients < 2:
+        return "it depends on one patient, or on one set of copies"
+    terms = min(patients, len(left_out))
+    variance = float(np.nansum((left_out - value) ** 2)) * (terms - 1) / terms
+    if measure == "roc_auc":
+        # No more than half: with very few patients, the correction is as uncertain as the variance.
+        variance -= min(_interaction(value, scores), variance / 2)
+    if value not in (0, 1) and not variance > 1e-24:
+        return "all resamples agree"
+    return VarianceComponent(variance, terms - 1)
+
+
+def _support(measure: str, scores: Scores) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Units and weights of each of the sets of images that a measure is computed from."""
+    weights = scores.weights
+    return [(scores.units[images], None if weights is None else weights[images]) for images in SUPPORT[measure](scores)]
+
+
+def _interaction(area: float, scores: Scores) -> float:
+    """The variance of an area under the curve that comes from pairs of patients rather than from single patients.
+
+    Leaving out patients counts it twice: the positive patient of a pair is left out, and so is the negative one. With
+    one image per patient, the jackknife's variance minus this term is slightly above Bamber's, which has no bias.
+
+    Returns
+    -------
+    float
+        0 with more than MAX_PAIRED patients.
+
+    References
+    ----------
+    Bamber 1975, Journal of Mathematical Psychology 12(4), 387-415; Efron and Stein 1981, The Annals of Statistics 9(3),
+    586-596.
+    """
+    num_units = int(scores.units.max()) + 1
+    if len(np.unique(scores.units)) > MAX_PAIRED:
+        return 0.0
+    positive = scores.labels == 1
+    weights = np.ones(len(scores.labels)) if scores.weights is None else scores.weights
+    units, probabilities = scores.units[positive], scores.probabilities[positive]
+    above = np.zeros((num_units, num_units))  # weight of the pairs in which the positive ranks above the negative
+    for unit in np.unique(scores.units[~positive]):
+        images = np.flatnonzero(~positive & (scores.units == unit))
+        images = images[np.argsort(scores.probabilities[images], kind="stable")]
+        below = np.concatenate([[0], np.cumsum(weights[images])])
+        ranks = [np.searchsorted(scores.probabilities[images], probabilities, side) for side in ("left", "right")]
+        wins = (below[ranks[0]] + below[ranks[1]]) / 2  # a tie counts half
+        above[:, unit] = np.bincount(units, weights[positive] * wins, minlength=num_units)
+    positives, negatives = (
+        np.bincount(scores.units[side], weights[side], minlength=num_units) for side in (positive, ~positive)
+    )
+    above /= positives.sum() * negatives.sum()
+    positives, negatives = positives / positives.sum(), negatives / negatives.sum()
+    of_positives, of_negatives = above.sum(axis=1) - positives * area, above.sum(axis=0) - negatives * area
+    expected = np.outer(positives, negatives) * area
+    expected += np.outer(of_positives, negatives) + np.outer(positives, of_negatives)
+    return float(((above - expected) ** 2).sum())
+
+
+def interval(
+    measure: str, value: float, patients: VarianceComponent, scores: Scores, training: VarianceComponent | None = None
+) -> tuple[float, float]:
+    """The 95 % interval of a measure.
+
+    The images of a test set say nothing of a kind of patient that is missing from it. A kind that makes up a share of
+    1 - 0.03^(1/k) of all patients is missing among k patients with a probability of 3 % (exact binomial; k is the
     effective number). The interval therefore includes at least the values that the measure would have with this share
-    of MISSING_KIND patients. If the measure is 0 or 1, the interval consists of these values alone.
+    of MISSING_KIND patients. If the measure is 0 or 1, the interval of the model consists of these values alone.
 
     Parameters
     ----------
@@ -195,88 +340,76 @@ def interval(
         A key of SUPPORT.
     value : float
         The measure on ``scores``, in [0, 1].
-    resampled : float64 (RESAMPLES,)
-        The measure on each resample of ``scores``.
+    patients : VarianceComponent
+        The variance over patients, from ``patient_variance``.
     training : VarianceComponent, optional
         The variance over trainings. With it, the interval is that of the recipe, otherwise that of the model.
     """
-    limit = _sample_size_and_df(measure, (scores,))
-    if isinstance(limit, str):
-        return limit
-    sample_size, df = limit
-    patients = patient_variance(resampled, df)
-    if value not in (0, 1) and not patients.variance > 1e-24:
-        return "all resamples agree"
-    return _bounds(measure, value, patients, sample_size, training)
+    return _bounds(measure, value, patients, _sample_size(measure, (scores,)), training)
 
 
 def _bounds(
     measure: str, value: float, patients: VarianceComponent, sample_size: float, training: VarianceComponent | None
 ) -> tuple[float, float]:
     """The interval of a measure with this variance over an effective number of ``sample_size`` patients."""
-    present = ((1 - CONFIDENCE) / 2) ** (1 / sample_size)  # the least share of patients of the kinds in the test set
+    present = MISSING_PROBABILITY ** (1 / sample_size)  # the least share of patients of the kinds in the test set
     worst, best = MISSING_KIND.get(measure, (0.0, 1.0))
     lowest, highest = present * value + (1 - present) * worst, present * value + (1 - present) * best
-    if value in (0, 1):  # no logit: the seed variance, if any, on the plain scale
-        half = _half_width(training) if training else 0.0
+    if value in (0, 1):  # a score interval has no width: the seed variance, if any, on the plain scale
+        half = _quantile(training) * np.sqrt(training.variance) if training else 0.0
         return max(0.0, min(value - half, lowest)), min(1.0, max(value + half, highest))
-    half = _half_width(seed_variance.combine(patients, training) if training else patients) / (value * (1 - value))
-    return min(float(expit(logit(value) - half)), lowest), max(float(expit(logit(value) + half)), highest)
+    total = seed_variance.combine(patients, training) if training else patients
+    # Wilson: all p with |value - p| <= t sqrt(p (1 - p) / n), where a proportion of n images has the variance found.
+    ratio = float(_quantile(total) ** 2 * total.variance / (value * (1 - value)))  # t^2 / n
+    centre = (value + ratio / 2) / (1 + ratio)
+    half = np.sqrt(ratio * value * (1 - value) + ratio**2 / 4) / (1 + ratio)
+    low, high = float(centre - half), float(centre + half)
+    logit_half = np.sqrt(ratio / (value * (1 - value)))
+    if value <= 0.5:
+        low = min(low, float(expit(logit(value) - logit_half)))
+    if value >= 0.5:
+        high = max(high, float(expit(logit(value) + logit_half)))
+    return max(0.0, min(low, lowest)), min(1.0, max(high, highest))
 
 
 def predict_width(
-    measure: str, value: float, resampled: np.ndarray, scores: Scores
+    measure: str, value: float, patients: VarianceComponent, scores: Scores
 ) -> tuple[Callable[[float, float], float], float]:
-    """How the width of an interval of the model depends on the number of patients; arguments as for ``interval``, for
-    a measure that has one.
+    """How the width of an interval of the model depends on the number of patients; arguments as for ``interval``.
 
     Returns
     -------
     width : callable
-        ``width(patients, variance)`` is the width with ``patients`` times as many patients, if the variance over
-        patients is ``variance`` times its estimate.
+        ``width(factor, variance)`` is the width with ``factor`` times as many patients, if the variance over patients
+        is ``variance`` times its estimate.
     df : float
-        The degrees of freedom of this estimate.
+        The degrees of freedom of this estimate, from the effective number of patients: if one patient has most of the
+        images, little is known of how much patients differ.
     """
-    limit = _sample_size_and_df(measure, (scores,))
-    assert not isinstance(limit, str)
-    sample_size, df = limit
-    estimate = patient_variance(resampled, df).variance
+    sample_size = _sample_size(measure, (scores,))
 
-    def width(patients: float, variance: float) -> float:
-        component = VarianceComponent(variance * estimate / patients, patients * sample_size - 1)
-        low, high = _bounds(measure, value, component, patients * sample_size, None)
+    def width(factor: float, variance: float) -> float:
+        component = VarianceComponent(variance * patients.variance / factor, factor * (patients.df + 1) - 1)
+        low, high = _bounds(measure, value, component, factor * sample_size, None)
         return high - low
 
-    return width, df
+    return width, max(sample_size - 1, 0.5)
 
 
-def seed_variance_share(measure: str, resampled: np.ndarray, scores: Scores, training: VarianceComponent) -> float:
-    """The share of trainings in the variance over patients and trainings, in [0, 1]; arguments as for ``interval``, for
-    a measure that has one."""
-    limit = _sample_size_and_df(measure, (scores,))
-    assert not isinstance(limit, str)
-    total = training.variance + patient_variance(resampled, limit[1]).variance
+def seed_variance_share(patients: VarianceComponent, training: VarianceComponent) -> float:
+    """The share of trainings in the variance over patients and trainings, in [0, 1]."""
+    total = training.variance + patients.variance
     return training.variance / total if total else 0.0
 
 
-def patient_variance(resampled: np.ndarray, df: float) -> VarianceComponent:
-    """The variance of a measure over patients, from its resamples: float64 (RESAMPLES,), with NaN where not defined."""
-    return VarianceComponent(float(np.nanvar(resampled, ddof=1)) * (df + 1) / df, df)
+def _quantile(component: VarianceComponent) -> float:
+    """The quantile of Student's t for a 95 % interval with this estimate of the variance."""
+    return float(stdtrit(max(component.df, 1), (1 + CONFIDENCE) / 2))
 
 
-def _half_width(component: VarianceComponent) -> float:
-    """Half of the 95 % interval of a measure with this variance, on its own scale."""
-    return float(stdtrit(max(component.df, 1), (1 + CONFIDENCE) / 2) * np.sqrt(component.variance))
-
-
-def _sample_size_and_df(measure: str, score_sets: tuple[Scores, ...]) -> tuple[float, float] | str:
-    """The effective number of patients behind a measure and the degrees of freedom, or why there is no interval."""
-    support = [scores.units[images] for scores in score_sets for images in SUPPORT[measure](scores)]
-    if min(len(np.unique(units)) for units in support) < 2:
-        return "it depends on one patient, or on one set of copies"
-    sample_size = min(effective_sample_size(units) for units in support)
-    return sample_size, max(sample_size - 1, 0.5)
+def _sample_size(measure: str, score_sets: tuple[Scores, ...]) -> float:
+    """The effective number of patients behind a measure."""
+    return min(effective_sample_size(*support) for scores in score_sets for support in _support(measure, scores))
 
 
 def difference(
@@ -285,11 +418,17 @@ def difference(
     measure: str,
     pair: tuple[Scores, Scores],
     trainings: tuple[VarianceComponent, ...] = (),
+    df: float | None = None,
 ) -> tuple[float, float, float] | str:
     """The 95 % interval of a paired difference (second minus first) and its two-sided p, or why there are none.
 
-    The interval is the t interval of ``interval``, but on the plain scale. If all resamples give the same difference, p
-    is that of a sign test on the effective number of patients.
+    The interval is a t interval, cut at -1 and 1. Its degrees of freedom are ``df``, or the effective number of
+    patients minus 1, and the variance is corrected for this number. If all resamples give the same difference, p is
+    that of a sign test on the effective number of patients.
+
+    References
+    ----------
+    Hesterberg 2015, The American Statistician 69(4), 371-386: standard errors from the bootstrap with few patients.
 
     Parameters
     ----------
@@ -301,15 +440,42 @@ def difference(
         The same images, as both classifiers score them.
     trainings : tuple of VarianceComponent
         The variance of each measure over trainings. With it, recipes are compared, otherwise models.
+    df : float, optional
+        Of ``difference_df``, for measures that depend on both classes.
     """
-    limit = _sample_size_and_df(measure, pair)
-    if isinstance(limit, str):
-        return limit
-    sample_size, df = limit
-    total = seed_variance.combine(patient_variance(resampled, df), *trainings)
+    if min(len(np.unique(units)) for scores in pair for units, _ in _support(measure, scores)) < 2:
+        return "it depends on one patient, or on one set of copies"
+    sample_size = _sample_size(measure, pair)
+    df = max(sample_size - 1, 0.5) if df is None else df
+    patients = VarianceComponent(float(np.nanvar(resampled, ddof=1)) * (df + 1) / df, df)
+    total = seed_variance.combine(patients, *trainings)
     observed = values[1] - values[0]
     if not total.variance > 1e-24:
         return observed, observed, 1.0 if observed == 0 else min(1.0, 2 * 0.5**sample_size)
-    df, standard_error = max(total.df, 1), np.sqrt(total.variance)
-    half = float(stdtrit(df, (1 + CONFIDENCE) / 2)) * standard_error
-    return observed - half, observed + half, float(2 * stdtr(df, -abs(observed) / standard_error))
+    standard_error = np.sqrt(total.variance)
+    half, p = _quantile(total) * standard_error, 2 * stdtr(max(total.df, 1), -abs(observed) / standard_error)
+    return max(-1.0, float(observed - half)), min(1.0, float(observed + half)), float(p)
+
+
+def difference_df(effects: np.ndarray, scores: Scores) -> float:
+    """Satterthwaite's degrees of freedom of the variance over patients of a difference that depends on both classes.
+
+    Patients with a positive image and those without are two samples, each with its effective number of patients minus 1
+    (Satterthwaite 1946, Biometrics Bulletin 2(6), 110-114; Welch 1938, Biometrika 29, 350-362).
+
+    Parameters
+    ----------
+    effects : float64 (U,)
+        How much each unit, or group of them, changes the difference when it is left out.
+    """
+    rows = len(effects)
+    positive = np.zeros(int(scores.units.max()) + 1, dtype=bool)
+    positive[scores.units[scores.labels == 1]] = True
+    if rows < len(positive):  # so many patients that groups of them are left out
+        return float(rows - 1)
+    total = spread = 0.0
+    for side in (positive, ~positive):
+        variance = float(np.nansum(effects[side] ** 2))
+        df = max(effective_sample_size(scores.units[side[scores.units]]) - 1, 0.5)
+        total, spread = total + variance, spread + variance**2 / df
+    return total**2 / spread if spread > 0 else 0.5

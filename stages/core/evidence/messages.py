@@ -17,6 +17,9 @@ COLOUR_IMAGES = (
     "train on colour images"
 )
 GREY_IMAGES = "The images of this set are grey; the model was trained on colour, and sees three equal channels"
+ONE_CLASS = "validation has one class only"
+NO_VALIDATION = "there are no validation images"
+NO_PAIRS = "no fold or subgroup has images of both classes"
 NO_OTHER_SET = (
     "Each of the {images:,} images is a copy of one in the first set ({exact_copies:,} exact, {near_copies:,} near), "
     "or of one of its patients: this is no other set. See data.location; if the two hospitals name patients "
@@ -25,9 +28,11 @@ NO_OTHER_SET = (
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """The measures as columns: the whole test set, its non-leaking images (metrics.non_leaking), and patients."""
+    """The measures as columns: the whole test set, its non-leaking images (metrics.non_leaking), all its images with
+    equal weights of the patients, and patients."""
     blocks = {"test": figures["test"], "non-leaking": figures["test_unseen"]}
     if figures["test_patients"] is not None:
+        blocks["patients weigh the same"] = figures["test_equal_patients"]
         blocks["patients' mean"] = figures["test_patients"]["mean"]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))

@@ -1,6 +1,7 @@
 """Measures of a classifier's probabilities with their intervals. A measure that is not defined is None."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from core.evidence import bootstrap, messages, seed_variance
@@ -13,10 +14,11 @@ import pandas as pd
 
 MEASURES = tuple(bootstrap.SUPPORT)
 PREVALENCE_FREE = ("roc_auc", "sensitivity", "specificity")  # those that do not depend on the share of positives
+AREAS = ("roc_auc", "pr_auc")  # the measures that compare the probabilities of images with each other
 POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
 
 
-def _ratio(numerator: int, denominator: int) -> float | None:
+def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None
 
 
@@ -28,22 +30,64 @@ def measures(scores: Scores) -> dict[str, float | None]:
     """
     from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import
 
-    labels, predicted, positive = scores.labels, scores.predicted, scores.labels == 1
-    tp, fp = int((predicted & positive).sum()), int((predicted & ~positive).sum())
-    fn, tn = int((~predicted & positive).sum()), int((~predicted & ~positive).sum())
+    labels, predicted, positive, weights = scores.labels, scores.predicted, scores.labels == 1, scores.weights
+
+    def total(images: np.ndarray) -> float:
+        return int(images.sum()) if weights is None else float(weights[images].sum())
+
+    tp, fp = total(predicted & positive), total(predicted & ~positive)
+    fn, tn = total(~predicted & positive), total(~predicted & ~positive)
     sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     both = sensitivity is not None and specificity is not None
     return {
-        "accuracy": _ratio(tp + tn, len(labels)),
+        "accuracy": _ratio(tp + tn, tp + fn + fp + tn),
         "balanced_accuracy": (sensitivity + specificity) / 2 if both else None,  # type: ignore[operator]
         "sensitivity": sensitivity,
         "specificity": specificity,
         "precision": _ratio(tp, tp + fp),
         "f1": _ratio(2 * tp, 2 * tp + fp + fn) if positive.any() else None,
-        "roc_auc": float(roc_auc_score(labels, scores.probabilities)) if both else None,
-        "pr_auc": float(average_precision_score(labels, scores.probabilities)) if both else None,
-        "brier": float(np.mean((scores.probabilities - labels) ** 2)) if len(labels) else None,
+        "roc_auc": float(roc_auc_score(labels, scores.probabilities, sample_weight=weights)) if both else None,
+        "pr_auc": float(average_precision_score(labels, scores.probabilities, sample_weight=weights)) if both else None,
+        "brier": float(np.average((scores.probabilities - labels) ** 2, weights=weights)) if len(labels) else None,
     }
+
+
+def within(
+    scores: Scores, strata: np.ndarray, compute: Callable[[Scores], dict[str, Any]] = measures
+) -> dict[str, Any]:
+    """AREAS among images of the same stratum: the mean over the strata with both classes, weighted by their number of
+    pairs of a positive and a negative image; None if there is no pair.
+
+    Probabilities of several networks, or of several levels of a group, can have different scales.
+
+    Parameters
+    ----------
+    strata : (N,)
+        The stratum of each image.
+    compute : callable
+        Returns the measures of one stratum: ``measures``, or bootstrap.jackknife with its ``pairs``.
+    """
+    total: Any = 0
+    sums: dict[str, Any] = dict.fromkeys(AREAS, 0.0)
+    for stratum in pd.unique(strata):
+        subset = select(scores, strata == stratum)
+        count = int((subset.labels == 1).sum() * (subset.labels == 0).sum())
+        if not count:
+            continue
+        values = compute(subset)
+        pairs = values.get("pairs", count)
+        sums = {name: sums[name] + np.nan_to_num(values[name]) * pairs for name in AREAS}
+        total = total + pairs
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {name: value / total if np.any(total) else None for name, value in sums.items()}
+
+
+def select(scores: Scores, images: np.ndarray) -> Scores:
+    """The scores of some images, bool (N,), with the same numbers of units."""
+    members = tuple(select(others, images) for others in scores.leave_one_out)
+    weights = None if scores.weights is None else scores.weights[images]
+    labels, probabilities = scores.labels[images], scores.probabilities[images]
+    return Scores(labels, probabilities, scores.predicted[images], scores.units[images], members, weights)
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
@@ -59,52 +103,77 @@ def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> 
     return of_column("probability")._replace(leave_one_out=tuple(of_column(column) for column in columns))
 
 
-def metrics_with_ci(scores: Scores, seed: int, names: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
+def equal_patients(scores: Scores) -> Scores:
+    """The scores with weights such that, in each class, all patients weigh the same, however many images they have."""
+    _, positions, images = np.unique(2 * scores.units + scores.labels, return_inverse=True, return_counts=True)
+    weights = 1 / images[positions]
+    return scores._replace(
+        weights=weights, leave_one_out=tuple(others._replace(weights=weights) for others in scores.leave_one_out)
+    )
+
+
+def metrics_with_ci(
+    scores: Scores,
+    seed: int,
+    names: tuple[str, ...] = MEASURES,
+    strata: np.ndarray | None = None,
+    left_out: dict[str, np.ndarray] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Measures with 95 % intervals: {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}.
 
     The first interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
-    variance of the latter. A number that is not defined is None, and the key ``reason`` says why.
+    variance of the latter. A number that is not defined is None, and the key ``reason`` says why. With ``strata`` (N,),
+    AREAS are those ``within`` strata. ``left_out``: of bootstrap.jackknife, if it has been computed.
     """
-    auc = bool({"roc_auc", "pr_auc"} & set(names))
-    resampled = bootstrap.resample(scores, seed, auc) if len(scores.labels) else {}
+    if left_out is None:
+        left_out = bootstrap.jackknife(scores, seed, bool(set(AREAS) & set(names))) if len(scores.labels) else {}
     values, leave_one_out = measures(scores), [measures(others) for others in scores.leave_one_out]
+    support = dict.fromkeys(names, scores)
+    if strata is not None:
+        values |= within(scores, strata)
+        leave_one_out = [
+            entry | within(others, strata) for entry, others in zip(leave_one_out, scores.leave_one_out, strict=True)
+        ]
+        left_out |= within(scores, strata, lambda subset: bootstrap.jackknife(subset, seed, superset=scores))
+        both = pd.Series(scores.labels).groupby(strata).transform("nunique").to_numpy() == 2
+        support |= dict.fromkeys(AREAS, select(scores, both))
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
         value = values[name]
         recipe: dict[str, Any] = {"ci_low": None, "ci_high": None, "seed_variance_share": None}
         entry = entries[name] = {"value": value, "ci_low": None, "ci_high": None, "recipe": recipe}
         if value is None:
-            entry["reason"] = _undefined_reason(scores)
+            entry["reason"] = _undefined_reason(scores, strata)
             continue
-        bounds = bootstrap.interval(name, value, resampled[name], scores)
-        if isinstance(bounds, str):
-            entry["reason"] = f"no interval: {bounds}"
+        patients = bootstrap.patient_variance(name, value, left_out[name], support[name])
+        if isinstance(patients, str):
+            entry["reason"] = f"no interval: {patients}"
             continue
-        entry["ci_low"], entry["ci_high"] = bounds
+        entry["ci_low"], entry["ci_high"] = bootstrap.interval(name, value, patients, support[name])
         training = seed_variance.jackknife([others[name] for others in leave_one_out])
         if training is None:
             single = seed_variance.SINGLE_NETWORK
             recipe["reason"] = "not defined without one of the networks" if leave_one_out else single
             continue
-        bounds = bootstrap.interval(name, value, resampled[name], scores, training)
-        assert not isinstance(bounds, str)  # the model has an interval
-        recipe["ci_low"], recipe["ci_high"] = bounds
-        recipe["seed_variance_share"] = bootstrap.seed_variance_share(name, resampled[name], scores, training)
+        recipe["ci_low"], recipe["ci_high"] = bootstrap.interval(name, value, patients, support[name], training)
+        recipe["seed_variance_share"] = bootstrap.seed_variance_share(patients, training)
     return entries
 
 
-def model_metric(scores: Scores, seed: int, name: str) -> dict[str, Any]:
+def model_metric(scores: Scores, seed: int, name: str, strata: np.ndarray | None = None) -> dict[str, Any]:
     """One entry of ``metrics_with_ci`` without the recipe: {value, ci_low, ci_high}, and the ``reason`` of a None."""
-    entry = metrics_with_ci(scores._replace(leave_one_out=()), seed, (name,))[name]
+    entry = metrics_with_ci(scores._replace(leave_one_out=()), seed, (name,), strata)[name]
     return {key: value for key, value in entry.items() if key != "recipe"}
 
 
-def _undefined_reason(scores: Scores) -> str:
+def _undefined_reason(scores: Scores, strata: np.ndarray | None = None) -> str:
     if not len(scores.labels):
         return "no image"
     if (scores.labels == 0).all():
         return "no positive image"
-    return "no negative image" if (scores.labels == 1).all() else "no image is predicted positive"
+    if (scores.labels == 1).all():
+        return "no negative image"
+    return "no image is predicted positive" if strata is None else messages.NO_PAIRS
 
 
 def by_patient(predictions: pd.DataFrame, aggregate: str) -> pd.DataFrame:
@@ -128,6 +197,20 @@ def leaking(predictions: pd.DataFrame) -> dict[str, int]:
     return {"copies": copies, "of_training_patients": len(predictions) - len(non_leaking(predictions)) - copies}
 
 
+def leaking_auc(
+    predictions: pd.DataFrame, threshold: "float | pd.Series[float]", seed: int, strata: np.ndarray | None = None
+) -> dict[str, dict[str, Any]]:
+    """ROC AUC on the rows that are ``copies`` of training images, and on the others ``of_training_patients``: the first
+    is memory, the second can be too high, by how much the ROC AUC of the non-leaking rows says."""
+    of_all = scores(predictions, threshold)
+    copies = predictions["copy_in_train"].fillna(False).to_numpy(dtype=bool)
+    others = ~copies & ~predictions.index.isin(non_leaking(predictions).index)
+    return {
+        name: model_metric(select(of_all, rows), seed, "roc_auc", None if strata is None else strata[rows])
+        for name, rows in (("copies", copies), ("of_training_patients", others))
+    }
+
+
 def choose_threshold(threshold: float | str, validation: pd.DataFrame) -> float:
     """``threshold``, or for "validation" the one with the best balanced accuracy on ``validation``; in [0, 1].
 
@@ -144,7 +227,12 @@ def choose_threshold(threshold: float | str, validation: pd.DataFrame) -> float:
 
 
 def summarise(
-    test: pd.DataFrame, validation: pd.DataFrame, threshold: float, strategy: float | str, seed: int
+    test: pd.DataFrame,
+    validation: pd.DataFrame,
+    threshold: float,
+    strategy: float | str,
+    seed: int,
+    left_out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """The blocks of the details of evaluate. Patients are scored by the mean and by the maximum of their images.
 
@@ -155,34 +243,40 @@ def summarise(
     threshold, strategy
         The threshold of the images, and evaluate.threshold: if it is "validation", the thresholds of patients are
         chosen on the validation patients.
+    left_out
+        Of bootstrap.jackknife for the non-leaking images, if it has been computed.
 
     Returns
     -------
     dict
         ``test``: counts and measures of all test images. ``test_unseen``: of the non-leaking ones. ``leak``: the
-        measures of test minus test_unseen. ``leaking``: the counts of ``leaking``. ``test_patients``: None if patients
-        are unknown. ``operating_points``.
+        measures of test minus test_unseen. ``leaking``: the counts of ``leaking``, with ``roc_auc``, of
+        ``leaking_auc``. On the non-leaking images: ``test_patients`` and ``test_equal_patients`` (see
+        ``equal_patients``), None if patients are unknown, and ``operating_points``.
     """
     without_leak = non_leaking(test)
-    of_test = _block(test, threshold, seed)
-    of_non_leaking = of_test if len(without_leak) == len(test) else _block(without_leak, threshold, seed)
+    of_non_leaking = _block(without_leak, threshold, seed, left_out)
+    of_test = of_non_leaking if len(without_leak) == len(test) else _block(test, threshold, seed)
     blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_non_leaking, "leak": {}, "test_patients": None}
-    blocks["leaking"] = leaking(test)
+    blocks["test_equal_patients"] = None
+    blocks["leaking"] = leaking(test) | {"roc_auc": leaking_auc(test, threshold, seed)}
     for name in ("accuracy", "sensitivity", "roc_auc"):
         values = of_test[name]["value"], of_non_leaking[name]["value"]
         blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
+        equal = equal_patients(scores(without_leak, threshold))
+        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE)
         blocks["test_patients"] = {}
         for aggregate in ("mean", "max"):
             patients = by_patient(validation, aggregate)
             # A few validation patients can all be of one class. Then use the threshold chosen on images.
             both = patients["label"].nunique() == 2
             patient_threshold = choose_threshold(strategy, patients) if both else threshold
-            block = _block(by_patient(test, aggregate), patient_threshold, seed)
+            block = _block(by_patient(without_leak, aggregate), patient_threshold, seed)
             blocks["test_patients"][aggregate] = {"threshold": patient_threshold} | {
                 name: value for name, value in block.items() if name not in ("images", "positives")
             }
-    return blocks | {"operating_points": operating_points(test, validation, seed)}
+    return blocks | {"operating_points": operating_points(without_leak, validation, seed)}
 
 
 def headline(details: dict[str, Any]) -> dict[str, float | None]:
@@ -198,8 +292,10 @@ def headline(details: dict[str, Any]) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def _block(predictions: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
-    return counts(predictions) | metrics_with_ci(scores(predictions, threshold), seed)
+def _block(
+    predictions: pd.DataFrame, threshold: float, seed: int, left_out: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    return counts(predictions) | metrics_with_ci(scores(predictions, threshold), seed, left_out=left_out)
 
 
 def counts(predictions: pd.DataFrame) -> dict[str, int | None]:
@@ -241,7 +337,8 @@ def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) ->
     for fixed, goal in itertools.product(("specificity", "sensitivity"), POINTS):
         name = f"{fixed}_{100 * goal:.0f}"
         if validation["label"].nunique() < 2:
-            points[name] = {"threshold": None, "reason": "validation has one class only"}
+            reason = messages.ONE_CLASS if len(validation) else messages.NO_VALIDATION
+            points[name] = {"threshold": None, "reason": reason}
             continue
         fpr, sensitivity, thresholds = roc_curve(
             validation["label"], validation["probability"], drop_intermediate=False

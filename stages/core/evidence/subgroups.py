@@ -197,31 +197,7 @@ def shortcut(
 
 def within_group_auc(test: pd.DataFrame, name: str, threshold: float, seed: int) -> dict[str, Any]:
     """ROC AUC among pairs of images of the same level: the mean over the levels, weighted by their number of pairs."""
-    scores = metrics.scores(test, threshold)._replace(leave_one_out=())
-    value, total = 0.0, 0
-    paired = np.zeros(len(test), dtype=bool)  # the images of levels with both classes
-    above, pairs = np.zeros(bootstrap.RESAMPLES), np.zeros(bootstrap.RESAMPLES)
-    for level in test[name].unique():
-        images = (test[name] == level).to_numpy(dtype=bool)
-        subset = _select(scores, images)
-        area = metrics.measures(subset)["roc_auc"]
-        count = int((subset.labels == 1).sum() * (subset.labels == 0).sum())
-        if area is None:
-            continue
-        value, total, paired = value + area * count, total + count, paired | images
-        resampled = bootstrap.resample(subset, seed, superset=scores)
-        above += np.nan_to_num(resampled["roc_auc"]) * resampled["pairs"]
-        pairs += resampled["pairs"]
-    entry = {"value": value / total if total else None, "ci_low": None, "ci_high": None}
-    if not total:
-        return entry | {"reason": "no level has images of both classes"}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bounds = bootstrap.interval("roc_auc", value / total, above / pairs, _select(scores, paired))
-    return entry | ({"reason": bounds} if isinstance(bounds, str) else {"ci_low": bounds[0], "ci_high": bounds[1]})
-
-
-def _select(scores: Scores, images: np.ndarray) -> Scores:
-    return Scores(scores.labels[images], scores.probabilities[images], scores.predicted[images], scores.units[images])
+    return metrics.model_metric(metrics.scores(test, threshold), seed, "roc_auc", test[name].to_numpy())
 
 
 def _worst(groups: dict[str, Any]) -> dict[str, Any] | None:

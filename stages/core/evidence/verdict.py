@@ -11,6 +11,7 @@ from core.pipeline.text import format_metric, format_p, format_property, plurali
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 NOTHING = "Not evidence of anything"
+ALL_LEAK = "every test image is a copy of a training image, or of a patient in training"
 OF_PICTURE = ("mean_brightness", "uniform_border", "file_size")  # properties of files that the disease can change
 MOST_SHORTCUTS = 4  # that have a line each
 
@@ -56,7 +57,7 @@ def render_verdict(
             f"- {figures['test_in_val']:,} test images have a copy or their patient in validation. Epoch and threshold "
             "can be chosen on validation, so the figures can be too high."
         )
-    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking), *_groups(figures)]
+    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
     sentences += [*_properties(figures, properties), *_external(external)]
     lines += [f"- {line}" for line in sentences]
     over = "images and their copies, because patients are unknown" if test["patients"] is None else "patients"
@@ -77,6 +78,8 @@ def _leak(figures: dict[str, Any]) -> list[str]:
     """How much of the test set leaks, and how much that changes the figures."""
     test, non_leaking = figures["test"], figures["test_unseen"]
     leaking = test["images"] - non_leaking["images"]
+    if figures.get("training") == "unknown":
+        return ["Which test images, copies or patients training has seen is unknown: the figures can be too high."]
     if not leaking and test["patients"] is None:
         return ["No test image has a copy in training. Patients are unknown, so some can be in both training and test."]
     if not leaking:
@@ -87,6 +90,11 @@ def _leak(figures: dict[str, Any]) -> list[str]:
     if leaking > copies:
         others = f"{leaking - copies:,} {'others' if copies else of_all}"
         kinds.append(f"{others} are of patients who are also in training, so their score can be too high")
+    areas = {"copies": "copies", "of_training_patients": "other images of training patients"}
+    measured = {words: figures["leaking"]["roc_auc"][name] for name, words in areas.items()}
+    measured["images of new patients" if test["patients"] is not None else "images without copies"] = non_leaking[
+        "roc_auc"
+    ]
     rest = (
         f"Non-leaking test images: {_counts(non_leaking)}"
         if non_leaking["images"]
@@ -98,7 +106,9 @@ def _leak(figures: dict[str, Any]) -> list[str]:
         for name, difference in figures["leak"].items()
         if difference is not None
     ]
-    return lines + ([f"Effect of the leak: {'; '.join(effects)}."] if effects else [])
+    lines += [f"Effect of the leak: {'; '.join(effects)}."] if effects else []
+    defined = [f"{format_metric(entry)} on {words}" for words, entry in measured.items() if entry["value"] is not None]
+    return lines + ([f"ROC AUC {', '.join(defined)}."] if defined else [])
 
 
 def _headline(figures: dict[str, Any], of_files: list[str] | None = None) -> str:
@@ -106,7 +116,11 @@ def _headline(figures: dict[str, Any], of_files: list[str] | None = None) -> str
     the class; those that the disease can change are not in the headline."""
     block = figures["test_unseen"]
     if not block["images"]:
-        return f"{NOTHING}: every test image is a copy of a training image, or of a patient in training."
+        of_patients = figures["leaking"]["roc_auc"]["of_training_patients"]
+        if of_patients["ci_low"] is None:
+            return f"{NOTHING}: {ALL_LEAK}."
+        result = f"ROC AUC {format_metric(of_patients)} on those that are no copies, which can be too high"
+        return f"Not evidence for new patients: {ALL_LEAK}; {result}."
     leaks, area, unknown = block["images"] < figures["test"]["images"], block["roc_auc"], block["patients"] is None
     on = " on the non-leaking test images" if leaks else ""
     finding = NOTHING
@@ -175,10 +189,10 @@ def _words(measure: str) -> str:
 
 
 def shortcuts(figures: dict[str, Any]) -> list[str]:
-    """The names of the groups that predict the class by themselves."""
+    """The names of the groups that predict the class by themselves, by more than chance on the test images."""
     groups = {name: group["shortcut"] for name, group in figures.get("groups", {}).items() if "shortcut" in group}
     return [
-        name for name, entry in groups.items() if entry["p"] < CHANCE and (entry["group_only_auc"]["value"] or 0) > 0.5
+        name for name, entry in groups.items() if entry["p"] < CHANCE and (entry["group_only_auc"]["ci_low"] or 0) > 0.5
     ]
 
 
@@ -229,6 +243,14 @@ def _groups(figures: dict[str, Any]) -> list[str]:
             f"{_escaped(name)}: {inside['reason'] if inside['value'] is None else format_metric(inside)}; overall: "
             f"{format_metric(area)}."
         )
+    for name, group in figures["groups"].items():
+        shortcut = group.get("shortcut", {"p": 1.0})
+        if shortcut["p"] < CHANCE and name not in shortcuts(figures):
+            area_alone = format_metric(shortcut["group_only_auc"])
+            lines.append(
+                f"{_escaped(name)} is associated with the class ({format_p(shortcut['p'])}), but alone it does not "
+                f"predict the class by more than chance on the test images: ROC AUC {area_alone}."
+            )
     worst = figures["worst"]
     names = ", ".join(map(_escaped, figures["groups"]))
     if worst is None:
@@ -251,14 +273,15 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     return [*lines, f"Too few patients for a comparison: {shorten(few, 8)}."] if few else lines
 
 
-def _seed_variance(block: dict[str, Any]) -> list[str]:
+def _seed_variance(block: dict[str, Any], training: str | None) -> list[str]:
     """How much of the uncertainty comes from the test patients and how much from the seed, and what would reduce it."""
     area = block["roc_auc"]
     if area["ci_low"] is None:
         return []
     recipe = area["recipe"]
     if recipe["ci_low"] is None:
-        return [f"There is no interval for new patients and a new training ({recipe['reason']})."]
+        none = f"There is no interval for new patients and a new training ({recipe['reason']})."
+        return [none] if training != "unknown" else []
     share = round(100 * recipe["seed_variance_share"])
     units = "images" if block["patients"] is None else "patients"
     remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else f"more test {units}"

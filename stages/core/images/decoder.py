@@ -15,8 +15,8 @@ from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from core.images import dicom, messages, preparation, properties
-from core.images.preparation import WINDOW, DecodeError, Preparation
+from core.images import deep, dicom, kinds, messages, preparation, properties
+from core.images.preparation import PADDING, WINDOW, DecodeError, Levels, Preparation
 from core.images.properties import Properties
 from core.pipeline import files
 
@@ -27,6 +27,7 @@ THUMBNAIL = 64  # pixels; the side of the square images that the audit compares
 QUICK = 0.0005  # seconds per image; below this, threads mostly wait for Python's global lock
 STRIP = 64  # rows that are compared at a time to see whether an image is grey
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can store
+EXACT = {"i": "<i4", "f": "<f8"}  # the types of values that are hashed
 HEADER = struct.Struct("<4s4xH4xI4xIHH")  # of a file in a zip: signature, method, CRC-32, size, lengths
 
 
@@ -73,19 +74,21 @@ def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
             raise zipfile.BadZipFile(messages.NO_DIRECTORY)
 
 
-def decode(content: bytes, levels: tuple[int, int] | str | None = None) -> tuple[Image.Image, str, np.ndarray | None]:
-    """Decode an image file to 8-bit grey or RGB, upright; ``levels`` as in ``Preparation``.
+def decode(content: bytes, levels: Levels = None) -> tuple[Image.Image, str, np.ndarray | None]:
+    """Decode an image file to 8-bit grey or RGB, upright.
 
     RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used.
 
-    Returns a Pillow image "L" or "RGB", the mode of the file, and the grey values, int64 (H, W), of an image of more
-    than 8 bits (otherwise None). Raises DecodeError if the file can't be decoded, or its depth is not that of
-    ``levels``.
+    Returns a Pillow image "L" or "RGB", the mode of the file, and the values of an image of more than 8 bits (otherwise
+    None), int64 or float64, (H, W) or (H, W, 3), negated if low values are bright. Raises DecodeError if the file can't
+    be decoded, or its depth is not that of ``levels``.
     """
     image, mode = _open_image(content, levels == WINDOW)
     if isinstance(image, np.ndarray):
         if not isinstance(levels, tuple):
             raise DecodeError(messages.TOO_DEEP.format(mode=mode))
+        if mode.startswith(preparation.INVERTED):
+            image, levels = np.where(image == PADDING, PADDING, -image), (-levels[1], -levels[0])
         return Image.fromarray(preparation.scale(image, levels)), mode, image
     if isinstance(levels, tuple):
         raise DecodeError(messages.NOT_DEEP.format(mode=mode))
@@ -102,33 +105,39 @@ def _is_grey(colour: Image.Image) -> bool:
 
 
 def _open_image(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
-    """The image, or the grey values int64 (H, W) of one of more than 8 bits, and its mode. Raises DecodeError."""
-    if dicom.is_dicom(content):
-        return dicom.decode(content, window)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns above 89 megapixels and refuses above twice that
-            image: Image.Image = Image.open(io.BytesIO(content))
-            mode = image.mode
-            image = ImageOps.exif_transpose(image)
-            image.load()
-    except Exception as error:  # each decoder of Pillow raises its own errors
-        raise DecodeError(messages.decoder_failed(error)) from None
-    if mode == "F":
-        raise DecodeError(messages.FLOAT_PIXELS)
-    if not mode.startswith("I"):
-        return image, mode
-    values = np.asarray(image, dtype=np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise DecodeError(messages.MORE_THAN_16_BITS.format(low=values.min(), high=values.max()))
+    """The image, or the values of one of more than 8 bits, int64 or float64, and its mode. Raises DecodeError."""
+    kind = kinds.kind(content[:4096])
+    if kind in kinds.DICOM:
+        values, mode = dicom.decode(content, window)
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns above 89 megapixels and refuses above twice that
+                values, mode = deep.read(content, kind) or _open_shallow(content)
+        except DecodeError:
+            raise
+        except Exception as error:  # each decoder raises its own errors
+            raise DecodeError(messages.decoder_failed(error)) from None
+    if isinstance(values, np.ndarray):
+        preparation.check_range(values)
     return values, mode
 
 
-def grey_histogram(content: bytes, spec: Preparation) -> np.ndarray | None:
-    """``preparation.histogram`` of an image of more than 8 bits, or None if it has 8 bits. Raises DecodeError.
+def _open_shallow(content: bytes) -> tuple[Image.Image, str]:
+    image: Image.Image = Image.open(io.BytesIO(content))
+    mode = image.mode
+    if mode == "F":
+        raise DecodeError(messages.FLOAT_PIXELS)
+    image = ImageOps.exif_transpose(image)
+    image.load()
+    return image, mode
+
+
+def grey_histogram(content: bytes, spec: Preparation) -> preparation.Count | None:
+    """How often each value of an image of more than 8 bits occurs, or None if it has 8 bits. Raises DecodeError.
     ``spec`` is not used: the signature is that of ``picture``."""
-    image, _ = _open_image(content, window=False)
-    return preparation.histogram(image) if isinstance(image, np.ndarray) else None
+    image, mode = _open_image(content, window=False)
+    return preparation.Count.of(image, mode) if isinstance(image, np.ndarray) else None
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
@@ -166,7 +175,7 @@ def picture(content: bytes, spec: Preparation) -> Picture:
     """Decode an image file to pixels, thumbnail, size, mode and hashes. Raises DecodeError."""
     image, mode, values = decode(content, spec.levels)
     # Different 12-bit images can be equal after scaling, so compare them at full depth.
-    exact = np.ascontiguousarray(image) if values is None else values.astype("<i4")
+    exact = np.ascontiguousarray(image) if values is None else values.astype(EXACT[values.dtype.kind])
     digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     digest.update(exact.data)
     squares = preparation.square(image, spec.side, spec.fit), preparation.square(image, THUMBNAIL)

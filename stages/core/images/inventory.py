@@ -50,24 +50,14 @@ class Use(StrEnum):
 _USES = list(Use)
 USED = _USES[: _USES.index(Use.OTHER)]
 FAULTS = _USES[_USES.index(Use.MASK) :]
-DICOM = ("dicom", "dicom without preamble")
-IMAGES = ("png", "jpeg", "tiff", "bmp", "webp", "gif", "jpeg2000", "netpbm", *DICOM)
+IMAGES = ("png", "jpeg", "tiff", "bmp", "webp", "gif", "jpeg2000", "netpbm", *kinds.DICOM)
 IMAGE_ENDINGS = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm", ".pbm",
     ".dcm", ".dicom",
 )  # fmt: skip
 SLIDES = (".svs", ".ndpi", ".mrxs", ".czi", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".tmap", ".zvi", ".isyntax")
-DOCUMENTS = (
-    ".xlsx",
-    ".xls",
-    ".ods",
-    ".docx",
-    ".doc",
-    ".odt",
-    ".pptx",
-    ".ppt",
-    "thumbs.db",
-)  # zip, ole, or of no known kind
+# zip, ole, or of no known kind
+DOCUMENTS = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", "thumbs.db")
 HARMLESS = ("text", "empty", "dicomdir")
 LINK, SPECIAL = "link", "special"  # kinds of what is no file to read: a link out of the source or to a folder, a pipe
 READ = 4096  # bytes of each file that decide its kind
@@ -247,7 +237,7 @@ class Inventory:
         counts: dict[str, int] = {}
         tags: dict[str, dict[str, str]] = {}
         for file, row in self.undecided().items():
-            if row.kind in DICOM:
+            if row.kind in kinds.DICOM:
                 try:
                     counts[file], tags[file] = dicom.read_header(self.base / file, [*data.tags(), *masks.TAGS])
                 except DecodeError as reason:

@@ -44,6 +44,7 @@ _SIGNATURES = [
         rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "ole",  # old documents of Office, and ZVI slides
     }.items()
 ]
+DICOM = ("dicom", "dicom without preamble")  # kinds with pixels and with the names of patients
 _SHORT = b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
 _LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
 _CONTROL = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
@@ -62,14 +63,9 @@ def kind(start: bytes) -> str:
     return ("text" if _is_text(start) else "unknown") if start else "empty"
 
 
-def is_dicom(start: bytes) -> bool:
-    """Whether a file that starts like this is DICOM. A DICOMDIR, an index of other files, is too."""
-    return kind(start).startswith("dicom")
-
-
 def _is_dataset(start: bytes, order: str) -> bool:
     """Whether these are data elements in ascending order from group 2 or 8 on (DICOM PS3.5, 7.1)."""
-    tags: list[tuple[int, int]] = []
+    tags: list[tuple[int, ...]] = []
     at = 0
     while len(tags) < 3 and at + 12 <= len(start):
         tags.append(struct.unpack_from(f"{order}HH", start, at))

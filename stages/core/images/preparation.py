@@ -2,11 +2,20 @@
 
 from typing import Any, NamedTuple
 
+from core.images import messages
+
 import numpy as np
 from PIL import Image
 
 LOWEST, LEVELS = -(1 << 15), 1 << 17  # of the grey values in images of more than 8 bits: the least, and how many
+PADDING = -LEVELS  # the value of what is no part of the image: black
+INVERTED = ("MONOCHROME1", "WhiteIsZero")  # modes that begin so: low values are bright
+MAX_PIXELS = 179_000_000  # as Pillow allows
+MOST_VALUES = 1 << 19  # in a histogram that are no integers
 WINDOW = "window"  # for levels: the first VOI window of each DICOM file
+
+# The grey values that become black and white, WINDOW, or None for images of 8 bits
+Levels = tuple[float, float] | str | None
 
 
 class DecodeError(ValueError):
@@ -16,8 +25,7 @@ class DecodeError(ValueError):
 class Preparation(NamedTuple):
     side: int  # pixels
     fit: str = "stretch"  # how images that are not square become so: stretch, pad, crop
-    # The grey values that become black and white, WINDOW, or None for images of 8 bits
-    levels: tuple[int, int] | str | None = None
+    levels: Levels = None
 
     @classmethod
     def of(cls, description: dict[str, Any]) -> "Preparation":
@@ -52,20 +60,81 @@ def square(image: Image.Image, side: int, fit: str = "stretch") -> np.ndarray:
     return np.pad(pixels, ((top, side - shape[1] - top), (left, side - shape[0] - left), (0, 0)))
 
 
-def scale(values: np.ndarray, levels: tuple[int, int]) -> np.ndarray:
-    """Grey values, int64, as uint8: the lower of ``levels`` and below becomes 0, the upper and above 255."""
+def check_size(width: int, height: int) -> None:
+    """Raise DecodeError for an image of more pixels than Pillow allows."""
+    if not width or not height:
+        raise DecodeError(messages.EMPTY_IMAGE.format(width=width, height=height))
+    if width * height > MAX_PIXELS:
+        raise DecodeError(messages.TOO_MANY_PIXELS.format(width=width, height=height))
+
+
+def check_range(values: np.ndarray) -> None:
+    """Raise DecodeError for values, beside PADDING, out of the range of LOWEST and LEVELS."""
+    low, high = values.min(), values.max()
+    low = values.min(where=values != PADDING, initial=0) if low == PADDING else low
+    if not (low >= LOWEST and high < LOWEST + LEVELS):
+        limits = {"lowest": LOWEST, "highest": LOWEST + LEVELS - 1}
+        raise DecodeError(messages.OUT_OF_RANGE.format(low=low, high=high, **limits))
+
+
+def scale(values: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
+    """Values as uint8: the lower of ``levels`` and below becomes 0, the upper and above 255."""
     low, high = levels
-    return np.clip((values - low) * 255 // (high - low), 0, 255).astype(np.uint8)
+    if values.dtype == np.int64 and isinstance(low, int) and isinstance(high, int):
+        scaled = (values - low) * 255 // (high - low)
+    else:
+        scaled = np.floor(((values - low) / (high - low) * 255).round(6))  # without the error of the division
+    return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
-def histogram(values: np.ndarray) -> np.ndarray:
-    """How often each grey value from LOWEST on occurs: int64 (LEVELS,)."""
-    return np.bincount(values.ravel() - LOWEST, minlength=LEVELS)
+class Count(NamedTuple):
+    """How often each grey value occurs in an image, without PADDING."""
+
+    values: np.ndarray  # int64 or float64, sorted
+    times: np.ndarray
+    inverted: bool  # whether low values are bright
+
+    @classmethod
+    def of(cls, values: np.ndarray, mode: str) -> "Count":
+        values = values[values != PADDING] if values.min() == PADDING else values.ravel()
+        if values.dtype != np.int64:
+            return cls(*np.unique(values, return_counts=True), mode.startswith(INVERTED))
+        counts = np.bincount(values - LOWEST)
+        present = np.flatnonzero(counts)
+        return cls(present + LOWEST, counts[present], mode.startswith(INVERTED))
 
 
-def percentiles(counts: np.ndarray, low: float, high: float) -> tuple[int, int]:
-    """The grey values at two percentiles of a ``histogram``; the upper is at least one above the lower."""
-    up_to = np.cumsum(counts)
-    ranks = [max(1, np.ceil(up_to[-1] * percent / 100)) for percent in (low, high)]
-    bounds = [int(np.searchsorted(up_to, rank)) + LOWEST for rank in ranks]
-    return bounds[0], max(bounds[1], bounds[0] + 1)
+class Histogram:
+    """How often each grey value occurs in a set of images."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(LEVELS, np.int64)  # of integers, from LOWEST on
+        self.values, self.times = np.zeros(0), np.zeros(0)  # of other numbers
+        self.images = self.inverted = 0
+
+    def add(self, count: Count) -> None:
+        self.images += 1
+        self.inverted += count.inverted
+        if count.values.dtype == np.int64:
+            self.counts[count.values - LOWEST] += count.times
+            return
+        self.values, where = np.unique(np.append(self.values, count.values), return_inverse=True)
+        self.times = np.bincount(where, np.append(self.times, count.times)).astype(np.float64)
+        if len(self.values) > MOST_VALUES:  # many images with a slope of their own: join neighbours
+            self.times = np.add.reduceat(self.times, np.arange(0, len(self.times), 2))
+            self.values = self.values[::2]
+
+    def percentiles(self, low: float, high: float) -> tuple[float, float] | None:
+        """The values at two percentiles of brightness, the lower value first; None without any value."""
+        present = np.flatnonzero(self.counts)
+        values = np.append(present + LOWEST, self.values)
+        times = np.append(self.counts[present], self.times)
+        sign = -1 if 2 * self.inverted > self.images else 1  # what is bright in most images
+        order = np.argsort(sign * values)
+        up_to = np.cumsum(times[order])
+        if not len(order):
+            return None
+        ranks = [max(1, np.ceil(up_to[-1] * percent / 100)) for percent in (low, high)]
+        dark, bright = ((sign * values)[order][np.searchsorted(up_to, rank)].item() for rank in ranks)
+        lower, upper = sorted((sign * dark, sign * (bright if bright > dark else dark + 1)))
+        return int(lower) if lower == int(lower) else lower, int(upper) if upper == int(upper) else upper

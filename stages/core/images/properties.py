@@ -7,16 +7,15 @@ import io
 import operator
 from typing import NamedTuple
 
-from core.images import dicom
+from core.images import dicom, kinds
+from core.images.preparation import PADDING
 
 import numpy as np
 from PIL import Image
 
 BORDER_TOLERANCE = 8  # of 255 grey levels: lossy compression leaves a black border with values up to about this
 STRIP = 64  # lines that are compared at a time
-SIGNATURES = {
-    b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP", b"GIF8": "GIF",
-}  # fmt: skip
+FRACTION = 1 << 16  # values that are no whole numbers are measured in parts of this
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in core.images.decoder
 # The luminance table of ITU-T T.81, table K.1, in rows.
 LUMINANCE = np.array([
@@ -60,26 +59,20 @@ def measure(content: bytes, image: Image.Image, values: np.ndarray) -> Propertie
     ----------
     content : bytes of the file
     image : Pillow image of mode "L" or "RGB", as from decoder.decode
-    values : uint8 (H, W) or (H, W, 3), the pixels of ``image``; or int (H, W), those of an image of more than 8 bits
+    values : (H, W) or (H, W, 3), uint8: the pixels of ``image``; or int or float: those of one of more than 8 bits
     """
-    kind, quality, center, width = _format(content), None, None, None
+    kind, quality, center, width = kinds.kind(content[:4096]).upper(), None, None, None
     if kind == "JPEG":
         with Image.open(io.BytesIO(content)) as file:  # reads only the header
             quality = jpeg_quality(getattr(file, "quantization", {}))
-    if dicom.is_dicom(content):
+    if kind.lower() in kinds.DICOM:
         syntax, center, width = dicom.encoding(content)
         kind = f"DICOM {syntax}"
-    return Properties(kind, len(content), _brightness(image, values), border(values), quality, center, width)
-
-
-def _format(content: bytes) -> str:
-    for start, kind in SIGNATURES.items():
-        if content.startswith(start):
-            return kind
-    if dicom.is_dicom(content):
-        return "DICOM"
-    with Image.open(io.BytesIO(content)) as file:
-        return file.format or ""
+    part = FRACTION if values.dtype.kind == "f" else 1
+    if values.dtype != np.uint8 and (part > 1 or (values == PADDING).any()):
+        visible, values = values != PADDING, np.rint(values * part).astype(np.int64)
+        values = np.where(visible, values, values.min(where=visible, initial=0))
+    return Properties(kind, len(content), _brightness(image, values) / part, border(values), quality, center, width)
 
 
 def _brightness(image: Image.Image, values: np.ndarray) -> float:

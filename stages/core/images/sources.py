@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.images import archives, dicom, frames, grouping, inventory, kinds, labels, messages, phantom
-from core.images.inventory import DICOM, IMAGES, Inventory, Use
+from core.images.inventory import IMAGES, Inventory, Use
 from core.images.preparation import DecodeError
 from core.pipeline import addresses, files, tables, web
 from core.pipeline.errors import PipelineError
@@ -139,7 +139,7 @@ def _read_content(path: Path, frame: int | None) -> bytes:
     content = path.read_bytes()
     kind = kinds.kind(content[: inventory.READ])
     try:
-        if kind in DICOM:
+        if kind in kinds.DICOM:
             return dicom.deidentify(content, frame)
         return frames.extract(content, kind, frame) if frame else content
     except DecodeError as reason:

@@ -7,4 +7,7 @@ from core.pipeline.schemas.base import Fraction, Section
 
 class Evaluate(Section):
     threshold: Fraction | Literal["validation"]
+    primary: Literal[
+        "roc_auc", "pr_auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "brier"
+    ]
     calibration: Literal["none", "temperature"]

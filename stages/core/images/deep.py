@@ -1,0 +1,94 @@
+"""Images of more than 8 bits that are not DICOM. Pillow would read their colours, and some greys, in 8 bits."""
+
+import io
+import logging
+import re
+
+from core.images import messages, preparation
+from core.images.preparation import DecodeError
+
+import numpy as np
+from PIL import Image
+
+PNG_MODES = {0: "I;16", 2: "RGB;16", 4: "LA;16", 6: "RGBA;16"}  # by colour type (PNG, 11.2.1)
+NETPBM = re.compile(rb"P([2356])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
+CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000
+ORIENTATION = 274  # the tag of EXIF and TIFF
+
+
+def read(content: bytes, kind: str) -> tuple[np.ndarray, str] | None:
+    """The values of an image, integers (H, W) or (H, W, 3), upright, and its mode; None if it has 8 bits or fewer.
+
+    Raises DecodeError, and what each decoder raises.
+    """
+    reader = {"png": _png, "jpeg2000": _jpeg2000, "netpbm": _netpbm, "tiff": _tiff}.get(kind)
+    if reader is None or (image := reader(content)) is None:
+        return None
+    values, mode, turn = image
+    values = values.astype(np.int64)
+    if values.ndim == 3:
+        values = values[..., 0] if values.shape[2] < 3 else values[..., :3]  # without transparency
+        values = values[..., 0] if values.ndim == 3 and (values == values[..., :1]).all() else values
+    values = values.swapaxes(0, 1) if turn >= 5 else values
+    values = values[::-1] if turn in (3, 4, 7, 8) else values
+    return values[:, ::-1] if turn in (2, 3, 6, 7) else values, mode
+
+
+def _png(content: bytes) -> tuple[np.ndarray, str, int] | None:
+    if content[24:25] != b"\x10":
+        return None
+    import imagecodecs
+
+    image = Image.open(io.BytesIO(content))  # it also refuses too many pixels, and is faster where it keeps 16 bits
+    values = np.asarray(image) if image.mode == "I;16" else imagecodecs.apng_decode(content, index=0)
+    return values, PNG_MODES[content[25]], image.getexif().get(ORIENTATION, 1)
+
+
+def _jpeg2000(content: bytes) -> tuple[np.ndarray, str, int] | None:
+    size = content[content.find(CODESTREAM) :]
+    bits = (size[42] & 127) + 1  # of the first component (ITU-T T.800, A.5.1)
+    if bits <= 8:
+        return None
+    import imagecodecs
+
+    Image.open(io.BytesIO(content))
+    values = imagecodecs.jpeg2k_decode(content)
+    return values, f"{'I' if values.ndim == 2 else 'RGB'};{bits}", 1
+
+
+def _netpbm(content: bytes) -> tuple[np.ndarray, str, int] | None:
+    match = NETPBM.match(content)
+    if match is None or int(match[4]) <= 255:
+        return None
+    width, height, most = map(int, match.groups()[1:])
+    preparation.check_size(width, height)
+    shape = (height, width) if match[1] in b"25" else (height, width, 3)
+    if match[1] in b"56":
+        values = np.frombuffer(content, ">u2", int(np.prod(shape)), match.end())
+    else:
+        values = np.array(re.sub(rb"#[^\n]*", b"", content[match.end() :]).split(), np.int64)
+    return values.reshape(shape), f"{'I' if len(shape) == 2 else 'RGB'};{most.bit_length()}", 1
+
+
+def _tiff(content: bytes) -> tuple[np.ndarray, str, int] | None:
+    import tifffile  # takes 0.2 seconds to import
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the DecodeError says it once
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        if len(file.pages) > 1:
+            raise DecodeError(messages.SEVERAL_FRAMES.format(frames=len(file.pages)))
+        page = file.pages.first
+        if page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP:
+            raise DecodeError(messages.FLOAT_PIXELS)
+        if page.bitspersample <= 8:
+            return None
+        preparation.check_size(page.imagewidth, page.imagelength)
+        if page.photometric not in (0, 1, 2):
+            raise DecodeError(
+                messages.DEEP_COLOUR.format(bits=page.bitspersample, kind=tifffile.PHOTOMETRIC(page.photometric).name)
+            )
+        values = page.asarray().astype(np.int64)
+        turn = page.tags.get(ORIENTATION)
+        values = np.moveaxis(values, 0, -1) if values.ndim == 3 and page.planarconfig == 2 else values
+        name = ("WhiteIsZero", "I", "RGB")[page.photometric]
+        return values, f"{name};{page.bitspersample}", turn.value if turn else 1
