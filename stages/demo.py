@@ -9,7 +9,6 @@ import asyncio
 from pathlib import Path
 
 from core.commands import prediction, server
-from core.evidence import calibration
 from core.network import messages, ood
 from core.pipeline import entrypoint, files
 from core.report import html
@@ -25,13 +24,13 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     args = parser.parse_args()
     figures = files.read_json(METRICS)
-    model = prediction.Model(Path("models"), args.device, calibration.applied_temperature(figures["calibration"]))
-    points = {"as evaluated": {"threshold": figures["threshold"]} | figures["test_unseen"]}
+    model = prediction.Model(Path("models"), args.device)
+    points = {"as evaluated": {"threshold": model.threshold} | figures["test_unseen"]}
     points |= {f"{name.replace('_', ' ')} %": point for name, point in figures["operating_points"].items()}
     headline, *_ = html.read(files.require(VERDICT).read_text(encoding="utf-8"))
     far = messages.out_of_distribution(ood.IN_DISTRIBUTION)
     page = html.filled(PAGE, points=points, synthetic=model.synthetic, headline=headline, far=far)
-    asyncio.run(server.serve(server.Page(model, page, figures["threshold"]), args.port))
+    asyncio.run(server.serve(server.Page(model, page), args.port))
 
 
 if __name__ == "__main__":

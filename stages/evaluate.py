@@ -2,14 +2,15 @@
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
         (evaluate, seed; device, reproducible, threads of train)
-Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png
+Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/heatmaps.png, and
+        models/decision.json: the threshold and the temperature
 Alone   python stages/evaluate.py
 """
 
 from typing import Any
 
 from core.evidence import bootstrap, calibration, messages, metrics, sample_size, seed_variance, subgroups
-from core.network import devices, ensemble, gradcam, inference
+from core.network import devices, ensemble, inference, occlusion
 from core.pipeline import components, entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.device import Device
@@ -22,10 +23,11 @@ IMAGES = "data/prepared/images.npy"
 SPLIT = "data/split.csv"
 WEIGHTS = "models/model.safetensors"
 MODEL = "models/model.json"
+DECISION = "models/decision.json"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
 DETAIL = "data/detail/evaluate.json"
-GRADCAM = "plots/gradcam.png"
+HEATMAPS = "plots/heatmaps.png"
 
 
 class Params(Section):
@@ -50,7 +52,8 @@ def main() -> None:
     predictions["probability"], calibrated = calibration.apply(predictions, by_member.mean(axis=1), calibrate)
     predictions = predictions.join(tables.of_members(by_member))
 
-    scored = seed_variance.add_leave_one_out(predictions, calibration.applied_temperature(calibrated))
+    temperature = calibration.applied_temperature(calibrated)
+    scored = seed_variance.add_leave_one_out(predictions, temperature)
     val, test = (scored[scored["split"] == name] for name in ("val", "test"))
     threshold = metrics.choose_threshold(cfg.evaluate.threshold, val)
     details: dict[str, Any] = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
@@ -64,10 +67,12 @@ def main() -> None:
     details |= subgroups.summarise(non_leaking, rows[rows["split"].isin(["train", "val"])], threshold, cfg.seed)
     details["planning"] = sample_size.plan(scores, cfg.seed, left_out)
     details |= {"test_in_val": len(leakage.in_val(split)), "calibration": calibrated}
-    gradcam.gallery(classifiers, images, test, threshold, GRADCAM, details["synthetic"])
+    occlusion.gallery(classifiers, images, test, threshold, HEATMAPS, details["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, metrics.headline(details))
     files.write_json(DETAIL, details)
+    decision = {"threshold": threshold, "temperature": temperature, "weights_sha256": files.sha256(WEIGHTS)}
+    files.write_json(DECISION, decision)
     print(messages.summary(details))
 
 

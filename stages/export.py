@@ -9,7 +9,7 @@ Alone   python stages/export.py [--folder export]
 import shutil
 from pathlib import Path
 
-from core.commands import export
+from core.commands import export, prediction
 from core.network import ensemble
 from core.pipeline import entrypoint, files, params
 from core.pipeline.errors import PipelineError
@@ -28,16 +28,16 @@ def main() -> None:
     target: Path = parser.parse_args().folder
     if target.exists() and not (target / export.CONFIG).is_file() and any(target.iterdir()):
         raise PipelineError(f"{target} contains other files: use --folder to name a new or empty folder")
-    description = files.read_json(MODELS / "model.json")
+    description, decision = (files.read_json(MODELS / name) for name in (prediction.DESCRIPTION, prediction.DECISION))
     figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
-    networks = ensemble.load_ensemble(MODELS / "model.safetensors", description)
+    networks = ensemble.load_ensemble(MODELS / prediction.WEIGHTS, description)
     images = files.read_array(IMAGES)
 
     with files.scratch(target.parent, target.name) as folder:
-        for name in ("model.safetensors", "model.json", "ood.safetensors"):
+        for name in (prediction.WEIGHTS, prediction.DESCRIPTION, prediction.OOD, prediction.DECISION):
             shutil.copyfile(files.require(MODELS / name), folder / name)
         worst = export.onnx(networks, images, folder / "model.onnx")
-        files.write_json(folder / export.CONFIG, export.config(description, figures["evaluate"]))
+        files.write_json(folder / export.CONFIG, export.config(description, decision))
         files.write_json(folder / "preprocessor_config.json", export.preprocessing(description))
         card = html.filled(
             export.CARD, **figures, description=description, parameters=params.read(),
@@ -50,7 +50,7 @@ def main() -> None:
         for path in sorted(folder.iterdir()):
             if path.name != files.LOCK:
                 path.replace(target / path.name)
-    print(f"{target}/: the logits of ONNX and PyTorch differ by at most {worst:.1e}. Research only.")
+    print(f"{target}/: the probabilities of ONNX and PyTorch differ by at most {worst:.1e}. Research only.")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Reads   data/raw/groups.csv, data/prepared/ (images.npy, thumbnails.npy, index.c
         the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv,
         ../data/detail/evaluate.json, ../models/, ../params.yaml (evaluate.threshold; device, reproducible, threads of
         train)
-Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/gradcam.png
+Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/heatmaps.png
 Alone   cd FOLDER; python ../stages/external.py
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from core.audit import between
 from core.evidence import calibration, external, messages, metrics, seed_variance
 from core.images import decoder
-from core.network import devices, ensemble, gradcam, inference, ood, pretrained
+from core.network import devices, ensemble, inference, occlusion, ood, pretrained
 from core.pipeline import entrypoint, files, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section, Seed
@@ -38,7 +38,7 @@ FIRST_PARAMS = "../params.yaml"
 PREDICTIONS = "data/predictions.csv"
 METRICS = "metrics/evaluate.json"
 DETAIL = "data/detail/evaluate.json"
-GRADCAM = "plots/gradcam.png"
+HEATMAPS = "plots/heatmaps.png"
 
 
 class Params(Section):
@@ -85,7 +85,7 @@ def main() -> None:
     details: dict[str, Any] = {"synthetic": tables.is_synthetic(index), "common": common}
     details |= external.summarise(test, val, first, first_cfg.evaluate.threshold, cfg.seed)
     non_leaking = metrics.non_leaking(test)
-    gradcam.gallery(classifiers, images, non_leaking, first["threshold"], GRADCAM, details["synthetic"])
+    occlusion.gallery(classifiers, images, non_leaking, first["threshold"], HEATMAPS, details["synthetic"])
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, external.headline(details))
     files.write_json(DETAIL, details)

@@ -30,13 +30,11 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default="models", help="the folder with the model")
     parser.add_argument("--out", type=Path, help="a .csv or .json file; default: print the table")
     parser.add_argument("--heatmap", type=Path, metavar="FOLDER", help="write heatmaps of the predicted class here")
-    help_temperature = "the temperature in metrics/detail/evaluate.json, if evaluate.calibration uses it"
-    parser.add_argument("--temperature", type=float, default=1.0, help=help_temperature)
+    parser.add_argument("--temperature", type=float, help="instead of the one in decision.json; 1 changes nothing")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     args = parser.parse_args()
-    if not args.temperature > 0:
-        text = f"--temperature {args.temperature:g}: it must be above 0; 1 does not change the probabilities"
-        raise PipelineError(text)
+    if args.temperature is not None and not args.temperature > 0:
+        raise PipelineError(f"--temperature {args.temperature:g}: it must be above 0; 1 changes no probability")
     if args.out and args.out.suffix not in (".csv", ".json"):
         raise PipelineError(f"--out {args.out}: the name must end in .csv or .json")
 
@@ -57,7 +55,7 @@ def main() -> None:
                 path = Path(batch[index])
                 parts = [part for part in path.parts if part not in ("..", path.anchor)]
                 with files.atomic_write(args.heatmap.joinpath(*parts[:-1], parts[-1] + ".png")) as unfinished:
-                    model.heatmap(stack[index], probability >= 0.5).save(unfinished)
+                    model.heatmap(stack[index], probability).save(unfinished)
         bar.update(len(batch))
     bar.close()
 

@@ -2,7 +2,7 @@
 
 Reads   data/detail/, data/raw/labels.csv, data/raw/provenance.json, data/prepared/index.csv,
         data/prepared/preparation.json, models/model.safetensors, data/curves/, data/predictions.csv,
-        data/audit/findings.csv, plots/audit/, plots/gradcam.png, params.yaml
+        data/audit/findings.csv, plots/audit/, plots/heatmaps.png, params.yaml
 Writes  metrics/detail/, metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
 Alone   python stages/report.py
 """
@@ -44,7 +44,7 @@ FINDINGS = "data/audit/findings.csv"
 CURVES = "data/curves"
 TRAINED = "plots/train"
 EVALUATED = "plots/evaluate"
-GRADCAM = "plots/gradcam.png"
+HEATMAPS = "plots/heatmaps.png"
 COPIES = "plots/audit"
 REPORT = "reports/report.html"
 
@@ -83,7 +83,7 @@ def main(first: str | None = None) -> None:
     )
 
     folders = dict.fromkeys([base, Path()])
-    pictures = [path for folder in folders for path in (folder / GRADCAM, *sorted((folder / COPIES).glob("*.png")))]
+    pictures = [path for folder in folders for path in (folder / HEATMAPS, *sorted((folder / COPIES).glob("*.png")))]
     hashes = {"data (index.csv)": INDEX, "model (model.safetensors)": WEIGHTS}
     page = html.report(
         details, text, plots=vectors, confusion=data.confusion.tolist(),

@@ -2,7 +2,7 @@
 
 Reads   data/prepared/images.npy, data/prepared/preparation.json, data/split.csv, params.yaml (model, train, seed)
 Writes  models/ (model.safetensors, model.json, ood.safetensors), metrics/train.json, data/detail/train.json,
-        data/curves/; .checkpoints/ while it runs
+        data/curves/; .checkpoints/ while it runs, and there the features of frozen backbones
 Alone   python stages/train.py
 """
 
@@ -54,8 +54,12 @@ def main() -> None:
     device = devices.get_device(cfg.train.device)
     devices.check(cfg.train, device)
     seeds = members.seeds(params.either(cfg.train.seed, cfg.seed), cfg.train.ensemble_size)
-    fingerprint, minutes = provenance.fingerprint(provenance.inputs("train")), cfg.runtime.checkpoint_minutes
-    job = members.TrainJob(cfg.model, cfg.train, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes)
+    inputs, minutes = provenance.inputs("train"), cfg.runtime.checkpoint_minutes
+    fingerprint, fixed = (provenance.fingerprint(part) for part in (inputs, [inputs["code"], inputs["data"]]))
+    features = files.root() / f".checkpoints/features-{fixed[:32]}"  # whatever the parameters, but for those in a name
+    job = members.TrainJob(
+        cfg.model, cfg.train, seeds, IMAGES, labels, rows, files.root(), checkpoint_minutes=minutes, features=features
+    )
     with ranks.process_group(device, minutes) as dist:
         dist.check_equal(fingerprint)
         if dist.rank > 0:

@@ -152,7 +152,7 @@ def test_what_one_clone_pushes_another_pulls_and_computes_nothing(clone, kind, t
             commands = commands.replace("dvc pull", f"cp {secrets} .dvc/config.local; dvc pull")
         output = elsewhere.run("bash", "-ec", commands)
         assert "Running stage" not in output and "Data and pipelines are up to date" in output
-        for path in ("models/model.safetensors", "data/predictions.csv", "reports/report.html", "plots/gradcam.png"):
+        for path in ("models/model.safetensors", "data/predictions.csv", "reports/report.html", "plots/heatmaps.png"):
             assert (place / "colleague" / path).read_bytes() == (clone.folder / path).read_bytes()
     finally:
         if server:

@@ -28,7 +28,7 @@ CODE = {
     "the optimiser": ("stages/core/network/optimiser.py", "\n# changed\n"),
     "the schema of `train`: a new key": ("stages/core/pipeline/schemas/train.py", "\n# changed\n"),
     "the search for copies": ("stages/core/audit/copies.py", "\n# changed\n"),
-    "the heatmaps": ("stages/core/network/gradcam.py", "\n# changed\n"),
+    "the heatmaps": ("stages/core/network/occlusion.py", "\n# changed\n"),
     "the intervals": ("stages/core/evidence/bootstrap.py", "\n# changed\n"),
     "the verdict, the plots or the page": ("stages/core/report/plots.py", "\n# changed\n"),
     "an error message, in the data or the training": ("stages/core/network/messages.py", "\n# changed\n"),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.network import checkpoints, devices, gradcam, inference, members, networks, training
+from core.network import checkpoints, devices, inference, members, networks, occlusion, training
 from core.network.ensemble import Ensemble
 from core.network.ranks import DistributedContext
 from core.pipeline.errors import Interrupted, PipelineError
@@ -98,8 +98,7 @@ def test_a_gpu_and_a_cpu_give_the_same_probabilities_features_and_heatmaps_in_fp
     rows, results = data.rows["val"], []
     for device in (torch.device("cpu"), DEVICE):
         scores, features = inference.features(ensemble, data.images, rows, device)
-        layers, _ = gradcam.target_layers(ensemble, torch.zeros(1, 3, SIDE, SIDE, device=device))
-        heat = gradcam.heatmaps(ensemble, layers, data.images[:3], np.array([True, False, True]))
+        heat = occlusion.heatmaps(ensemble, data.images[:3], np.array([True, False, True]))
         results.append((scores, features, heat))
     for expected, actual in zip(*results, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)

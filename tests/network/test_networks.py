@@ -100,14 +100,22 @@ def test_a_size_that_a_transformer_cannot_cut_is_explained():
         networks.build("vit_b_16", "linear", 65, "none", TOP)
 
 
+def listed(path, monkeypatch):
+    """The file renamed as torchvision names its own, and on torchvision's list."""
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    path = path.rename(path.with_name(f"{path.stem}-{digits}.pth"))
+    monkeypatch.setattr(pretrained, "torchvision_files", lambda: {path.name: digits})
+    return path
+
+
 @pytest.mark.parametrize("kind", [".safetensors", ".pth"])
-def test_weights_of_torchvisions_form_fill_all_but_the_head(tmp_path, kind):
+def test_weights_of_torchvisions_form_fill_all_but_the_head(tmp_path, kind, monkeypatch):
     torch.manual_seed(2)
     published = torchvision.models.shufflenet_v2_x0_5()
     path = tmp_path / f"w{kind}"
     (save_file if kind == ".safetensors" else torch.save)(published.state_dict(), path)
     if kind == ".pth":
-        path = path.rename(tmp_path / f"w-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+        path = listed(path, monkeypatch)
     classifier = networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
     assert torch.equal(classifier.network.conv1[0].weight, published.conv1[0].weight)
     assert classifier.head.out_features == 1
@@ -174,13 +182,27 @@ class Planted:
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Planted()}, tmp_path / "w.pth")
-    with pytest.raises(PipelineError, match="w.pth is not one of torchvision's files"):
+    with pytest.raises(PipelineError, match="w.pth is unknown: it is not in torchvision's list"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "w.pth", tmp_path)
-    digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
-    (tmp_path / "w.pth").rename(tmp_path / f"w-{digest[:8]}.pth")
+    path = listed(tmp_path / "w.pth", monkeypatch)
     with pytest.raises(PipelineError, match="no weights that can be read safely"):
-        networks.build("shufflenet_v2_x0_5", "linear", 32, f"w-{digest[:8]}.pth", tmp_path)
+        networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
     assert not (tmp_path / "planted").exists()
+
+
+def test_a_file_named_after_its_own_hash_is_not_taken_for_torchvisions(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), path)
+    path = path.rename(tmp_path / f"shufflenetv2_x0.5-{hashlib.sha256(path.read_bytes()).hexdigest()[:10]}.pth")
+    with pytest.raises(PipelineError, match=f"{path.name} is unknown: it is not in torchvision's list"):
+        networks.build("shufflenet_v2_x0_5", "linear", 32, path.name, tmp_path)
+
+
+def test_the_list_of_torchvisions_files_has_their_published_hashes():
+    """Two names from torchvision's documentation; of every file at least eight digits are compared."""
+    names = pretrained.torchvision_files()
+    assert names["efficientnet_v2_s-dd5fe13b.pth"] == "dd5fe13b" and names["resnet50-11ad3fa6.pth"] == "11ad3fa6"
+    assert len(names) > 100 and all(len(digits) >= 8 and int(digits, 16) for digits in names.values())
 
 
 def test_missing_weights_are_one_line(tmp_path):
@@ -223,8 +245,7 @@ def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_ca
     torch.save(published.state_dict(), cached)
     with pytest.raises(PipelineError, match="which should start with f707e7126e"):
         networks.build("shufflenet_v2_x0_5", "linear", 32, "imagenet", TOP)
-    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
-    cached = cached.rename(hub / f"shufflenetv2_x0.5-{digest[:10]}.pth")
+    cached = listed(cached, monkeypatch)
     monkeypatch.setattr(
         torchvision.models, "get_model_weights",
         lambda name: SimpleNamespace(DEFAULT=SimpleNamespace(url=f"https://download.pytorch.org/models/{cached.name}")),

@@ -2,8 +2,9 @@ import io
 import math
 import random
 import re
+from contextlib import nullcontext
 
-from core.network import batches, checkpoints, devices, inference, networks, training
+from core.network import batches, checkpoints, devices, frozen, inference, networks, training
 from core.network.ensemble import Ensemble
 from core.network.optimiser import NAdam
 from core.network.progress import ProgressBar
@@ -29,7 +30,7 @@ def data():
 
 def fit(
     make_params, data, seed=1, report=lambda epoch: None, head="linear", store=None, stop=lambda: False,
-    progress=lambda images, text: None, minutes=5.0, **changes,
+    progress=lambda images, text: None, minutes=5.0, features=None, **changes,
 ):  # fmt: skip
     images, labels, rows = data
     changes = {"epochs": 3, "batch_size": 8, "lr": 0.001, "device": "cpu", "precision": "fp32"} | changes
@@ -37,7 +38,7 @@ def fit(
     devices.seed_everything(seed)
     classifier = networks.Classifier("shufflenet_v2_x0_5", head, 32)
     callbacks = training.Callbacks(lambda member, epoch: report(epoch), progress, stop)
-    arrays = training.Data(images, labels, rows)
+    arrays = training.Data(images, labels, rows, features)
     return classifier, training.fit(classifier, arrays, cfg, seed, callbacks, store, checkpoint_minutes=minutes)
 
 
@@ -179,6 +180,104 @@ def test_a_frozen_backbone_stays_as_it_was_to_its_running_means(make_params, dat
     after = fit(make_params, data, freeze_backbone=True)[1].best_state
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"network.fc.weight", "network.fc.bias"}
+
+
+def backbone_images(monkeypatch):
+    """A list that grows by the number of images of each call of a network of 32 x 32 pixels."""
+    counts = []
+    forward = networks.Classifier.forward
+    monkeypatch.setattr(
+        networks.Classifier, "forward", lambda self, images: counts.append(len(images)) or forward(self, images)
+    )
+    return counts
+
+
+@pytest.mark.parametrize(("geometry", "views"), [("none", 1), ("d4", frozen.VIEWS)])
+def test_a_frozen_backbone_sees_each_view_of_an_image_once(make_params, data, monkeypatch, geometry, views):
+    counts = backbone_images(monkeypatch)
+    fit(make_params, data, epochs=6, freeze_backbone=True, augment__geometry=geometry)
+    # 32 images to train on, 16 of validation, one to build the network, one to measure the features
+    assert sum(counts) == views * 32 + 16 + 2
+
+
+@pytest.mark.parametrize("head", ["linear", "selu"])
+def test_a_frozen_training_without_augmentation_equals_a_plain_loop_over_images(make_params, data, head):
+    images, labels, rows = data
+    epochs = []
+    settings = {"grad_clip_norm": None, "augment__geometry": "none", "schedule": "plateau", "lr": 0.01}
+    _, result = fit(make_params, data, report=epochs.append, head=head, epochs=3, freeze_backbone=True, **settings)
+
+    devices.seed_everything(1)
+    network = networks.Classifier("shufflenet_v2_x0_5", head, 32).eval()
+    optimiser, criterion = NAdam(list(network.head.parameters()), 0.01, 0.0), nn.BCEWithLogitsLoss()
+    tensor, targets = torch.tensor(images).permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.float32)
+    for number in range(1, 4):
+        network.head.train()
+        generator = torch.Generator().manual_seed(100_003 + number)
+        total, val = 0.0, torch.tensor(rows["val"])
+        for batch in torch.tensor(rows["train"])[torch.randperm(32, generator=generator)].split(8):
+            loss = criterion(network(tensor[batch]), targets[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * 8
+        assert epochs[number - 1].train_loss == pytest.approx(total / 32, rel=1e-4)
+        with torch.no_grad():
+            assert epochs[number - 1].val_loss == pytest.approx(
+                criterion(network.eval()(tensor[val]), targets[val]).item(), rel=1e-4
+            )
+    if result.best_epoch.number == 3:
+        assert torch.allclose(next(iter(network.head.parameters())), list(result.best_state.values())[-2], atol=1e-4)
+
+
+def test_stored_features_are_used_by_another_training_and_not_by_another_backbone(
+    make_params, data, monkeypatch, tmp_path
+):
+    counts = backbone_images(monkeypatch)
+    first = fit(make_params, data, features=tmp_path / "f", freeze_backbone=True, epochs=2)[1]
+    assert sum(counts) == 2 * 32 + 16 + 2
+    again = fit(make_params, data, features=tmp_path / "f", freeze_backbone=True, epochs=2)[1]
+    fit(make_params, data, features=tmp_path / "f", freeze_backbone=True, epochs=2, lr=0.01, head="selu")
+    assert sum(counts) == 2 * 32 + 16 + 3 * 2  # two more of each network, to build it and to measure its features
+    assert all(torch.equal(first.best_state[name], again.best_state[name]) for name in first.best_state)
+    fit(make_params, data, seed=2, features=tmp_path / "f", freeze_backbone=True, epochs=2)
+    assert sum(counts) == 2 * (2 * 32 + 16) + 4 * 2
+
+
+def test_a_frozen_training_continues_with_the_same_bytes(make_params, data, tmp_path):
+    whole = fit(make_params, data, head="selu", freeze_backbone=True)[1]
+    store, steps = checkpoints.Store(tmp_path), []
+    with pytest.raises(Interrupted):
+        fit(make_params, data, head="selu", freeze_backbone=True, store=store, stop=lambda: len(steps) >= 6,
+            progress=lambda images, text: steps.append(images))  # fmt: skip
+    assert store.paths()
+    resumed = fit(make_params, data, head="selu", freeze_backbone=True, store=store)[1]
+    assert resumed.best_epoch == whole.best_epoch
+    assert all(torch.equal(resumed.best_state[name], whole.best_state[name]) for name in whole.best_state)
+
+
+def test_a_stop_is_heeded_while_features_are_computed(make_params, data):
+    with pytest.raises(Interrupted, match="after epoch 0, step 0"):
+        fit(make_params, data, freeze_backbone=True, stop=lambda: True)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["squeezenet1_1", "resnet18", "vgg11", "densenet121", "convnext_tiny", "vit_b_16", "swin_t",
+                 "timm/tf_efficientnet_lite0", "timm/vit_tiny_patch16_224", "timm/mobilenetv3_small_050"],
+)  # fmt: skip
+@pytest.mark.parametrize("head", ["linear", "selu"])
+def test_the_logit_of_every_kind_of_network_is_that_of_its_head_alone(make_params, backbone, head):
+    torch.manual_seed(0)
+    classifier = networks.Classifier(backbone, head, 64).eval()
+    images = np.random.RandomState(0).randint(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    cfg = make_params({"train.augment.geometry": "none"}).train
+    loader = batches.ImageLoader(images, torch.device("cpu"))
+    rows = {"train": np.arange(3), "val": np.arange(0)}
+    features = frozen.FrozenFeatures(classifier, loader, rows, cfg, nullcontext(), None, lambda: None)
+    with torch.inference_mode():
+        logits = features.head.eval()(next(features.loader(0).stream([np.arange(3)])))
+        expected = classifier(torch.from_numpy(images).permute(0, 3, 1, 2))
+    assert torch.allclose(logits, expected, atol=1e-5)
 
 
 @pytest.mark.slow

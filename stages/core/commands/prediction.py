@@ -6,16 +6,17 @@ from typing import NamedTuple
 from core.evidence import calibration
 from core.images import decoder
 from core.images.preparation import DecodeError, Preparation
-from core.network import devices, ensemble, gradcam, inference, ood, pretrained
+from core.network import devices, ensemble, inference, occlusion, ood, pretrained
 from core.pipeline import files
+from core.pipeline.errors import PipelineError
 
 import numpy as np
-import torch
 from PIL import Image
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 OOD = "ood.safetensors"
+DECISION = "decision.json"  # threshold and temperature, which evaluate fits on the validation images
 SHOWN = 256  # minimum side, in pixels, of an image that is shown to people
 
 
@@ -28,20 +29,21 @@ class Scores(NamedTuple):
 
 
 class Model:
-    """The model in ``folder`` on ``device`` (auto, cpu, cuda, cuda:1). Raises PipelineError if it is not available."""
+    """The model in ``folder`` on ``device`` (auto, cpu, cuda, cuda:1), with another ``temperature`` if one is named.
+    Raises PipelineError if it is not available."""
 
-    def __init__(self, folder: Path, device: str = "auto", temperature: float = 1.0) -> None:
-        description = files.read_json(folder / DESCRIPTION)
+    def __init__(self, folder: Path, device: str = "auto", temperature: float | None = None) -> None:
+        description, decision = (files.read_json(folder / name) for name in (DESCRIPTION, DECISION))
+        if decision["weights_sha256"] != files.sha256(files.require(folder / WEIGHTS)):
+            raise PipelineError(f"{folder / DECISION} is for other weights than {folder / WEIGHTS}: run dvc repro")
         self.preparation = Preparation.of(description)
-        side = self.preparation.side
         self.channels: int = description["channels"]
         self.synthetic: bool = description["synthetic"]
-        self.temperature = temperature
+        self.threshold: float = decision["threshold"]
+        self.temperature: float = decision["temperature"] if temperature is None else temperature
         self.device = devices.get_device(device)
         self.ensemble = ensemble.load_ensemble(folder / WEIGHTS, description).to(self.device).eval()
         self.detector = ood.Detector(**pretrained.read(folder / OOD))
-        example = torch.zeros(1, self.channels, side, side, device=self.device)
-        self.layers = gradcam.target_layers(self.ensemble, example)
 
     def fit(self, images: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:
         """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
@@ -55,13 +57,11 @@ class Model:
         probability = calibration.apply_temperature(by_member.mean(axis=1), self.temperature)
         return Scores(probability, self.detector.ood_score(features))
 
-    def heatmap(self, image: np.ndarray, positive: bool) -> Image.Image:
-        """An image uint8 (side, side, C), overlaid with the regions that support the predicted class (Grad-CAM). If
-        the network has no map of 4 x 4 or more, only the image."""
-        if self.layers is None:
-            return picture(image)
-        heat = gradcam.heatmaps(self.ensemble, self.layers[0], image[None], np.array([positive]))
-        return picture(gradcam.overlay(image, heat[0]))
+    def heatmap(self, image: np.ndarray, probability: float) -> Image.Image:
+        """An image uint8 (side, side, C) of this ``probability``, overlaid with the regions that support the predicted
+        class."""
+        heat = occlusion.heatmaps(self.ensemble, image[None], np.array([probability >= self.threshold]))
+        return picture(occlusion.overlay(image, heat[0]))
 
 
 def picture(image: np.ndarray) -> Image.Image:

@@ -27,8 +27,8 @@ SAFE = {
 class Page:
     """The request handlers of the server."""
 
-    def __init__(self, model: prediction.Model, page: str, threshold: float) -> None:
-        self.model, self.page, self.threshold = model, page, threshold
+    def __init__(self, model: prediction.Model, page: str) -> None:
+        self.model, self.page = model, page
         self.lock = asyncio.Lock()  # one image at a time, to bound memory
 
     async def show(self, request: web.Request) -> web.Response:
@@ -50,7 +50,7 @@ class Page:
         probability, ood_score = (float(value[0]) for value in self.model.scores(stack, np.array([0])))
         return {
             "probability": probability, "ood_score": ood_score, "image": address(prediction.picture(stack[0])),
-            "heatmap": address(self.model.heatmap(stack[0], probability >= self.threshold)),
+            "heatmap": address(self.model.heatmap(stack[0], probability)),
         }  # fmt: skip
 
 

