@@ -49,7 +49,7 @@ def render_verdict(
         reasons = ", ".join(f"{_escaped(reason)}: {count:,}" for reason, count in left_out.items())
         lines.append(f"- Left out: {pluralise(sum(left_out.values()), 'file')} of the source ({reasons}).")
     if conflicts:
-        lines.append(f"- **Contradicting labels**: {pluralise(conflicts, 'cluster')} of copies mix classes.")
+        lines.append(f"- **Contradicting labels**: {pluralise(conflicts, 'cluster')} of copies with several classes.")
     lines.append(f"- Test set: {_counts(test)}.")
     lines += [f"- {line}" for line in _leak(figures)]
     if figures.get("test_in_val"):
@@ -218,9 +218,9 @@ def _properties(figures: dict[str, Any], properties: dict[str, Any] | None) -> l
         if name in OF_PICTURE:
             caution += " But it can also be how the disease looks."
         lines.append(
-            f"**Possible shortcut**: {_escaped(format_property(name))} alone, without the picture, predicts the class "
-            f"with ROC AUC {entry['auc']:.3f} in all images (permutation {format_p(entry['p'])}, corrected for all "
-            f"properties: {properties['compared']}). {caution}"
+            f"**Possible shortcut**: the {_escaped(format_property(name))} alone predicts the class with ROC AUC "
+            f"{entry['auc']:.3f} in all images (permutation {format_p(entry['p'])}, corrected for "
+            f"{properties['compared']} propert{'y' if properties['compared'] == 1 else 'ies'}). {caution}"
         )
     if len(names) > MOST_SHORTCUTS:
         rest = ", ".join(_escaped(format_property(name)) for name in names[MOST_SHORTCUTS:])
