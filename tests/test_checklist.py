@@ -122,7 +122,7 @@ def test_an_answer_shows_the_figures_of_the_details_and_the_page_names_their_fil
         ("Accuracy and calibration", "Brier score", "evaluate test brier"),
         ("Uncertainty and robustness", "new training: ROC AUC", "evaluate test roc_auc recipe"),
         ("External validation", "with a positive image: ROC AUC", "external test_unseen roc_auc"),
-        ("Study size", "with a positive image:", "evaluate test positive_components"),
+        ("Study size", "copies count as one:", "evaluate test positive_components"),
         ("Preprocessing and quality checks", "pairs of near copies:", "audit near_pairs"),
         ("Training, validation and test split", "with an exact copy in training:", "split leak test_copies_in_train"),
         ("Interpretation and limitations", "Mean loss:", "train train_loss"),

@@ -107,7 +107,7 @@ def test_the_training_set_itself_is_refused_in_one_line_and_nothing_is_lost(clon
     write_set(clone, [Image.open(path) for path in first["path"]], first[["label", "patient"]])
     output = other(FROM | {"external.patients": "same"}, good=False)
     assert "Each of the 160 images is a copy of one in the first set (160 exact, 0 near)" in output
-    assert "this is no other set. See data.location" in output and "Traceback" not in output
+    assert "This set is not external" in output and "Traceback" not in output
     assert clone.run("git", "status", "--short").splitlines() == [f"?? {FOLDER}/"]
 
 

@@ -21,9 +21,9 @@ ONE_CLASS = "validation has one class only"
 NO_VALIDATION = "there are no validation images"
 NO_PAIRS = "no fold or subgroup has images of both classes"
 NO_OTHER_SET = (
-    "Each of the {images:,} images is a copy of one in the first set ({exact_copies:,} exact, {near_copies:,} near), "
-    "or of one of its patients: this is no other set. See data.location; if the two hospitals name patients "
-    "independently, set external.patients: other"
+    "This set is not external: each of its {images:,} images is a copy of an image in the first set ({exact_copies:,} "
+    "exact, {near_copies:,} near) or shows a patient of the first set. Check data.location; if the two hospitals use "
+    "the same names for different patients, set external.patients: other"
 )
 
 

@@ -11,7 +11,7 @@ from core.pipeline.text import format_metric, format_p, format_property, plurali
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 NOTHING = "Not evidence of anything"
-ALL_LEAK = "every test image is a copy of a training image, or of a patient in training"
+ALL_LEAK = "every test image is a copy of a training image or shows a patient from training"
 OF_PICTURE = ("mean_brightness", "uniform_border", "file_size")  # properties of files that the disease can change
 MOST_SHORTCUTS = 4  # that have a line each
 
@@ -54,14 +54,14 @@ def render_verdict(
     lines += [f"- {line}" for line in _leak(figures)]
     if figures.get("test_in_val"):
         lines.append(
-            f"- {figures['test_in_val']:,} test images have a copy or their patient in validation. Epoch and threshold "
-            "can be chosen on validation, so the figures can be too high."
+            f"- Validation contains a copy or the patient of {pluralise(figures['test_in_val'], 'test image')}. If "
+            "epoch or threshold were chosen on validation, the figures can be too high."
         )
     sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
     sentences += [*_properties(figures, properties), *_external(external)]
     lines += [f"- {line}" for line in sentences]
     over = "images and their copies, because patients are unknown" if test["patients"] is None else "patients"
-    lines += ["", f"Intervals are 95 %, over {over}. Research only: no medical device.", ""]
+    lines += ["", f"Ranges are 95 % intervals over {over}. Research only: no medical device.", ""]
     return "\n".join(lines)
 
 
@@ -79,11 +79,11 @@ def _leak(figures: dict[str, Any]) -> list[str]:
     test, non_leaking = figures["test"], figures["test_unseen"]
     leaking = test["images"] - non_leaking["images"]
     if figures.get("training") == "unknown":
-        return ["Which test images, copies or patients training has seen is unknown: the figures can be too high."]
+        return ["Training images are unknown: test images can be among them, so the figures can be too high."]
     if not leaking and test["patients"] is None:
         return ["No test image has a copy in training. Patients are unknown, so some can be in both training and test."]
     if not leaking:
-        return ["No leak: no test image has an exact copy, a near copy or its patient in training."]
+        return ["No leak was found: training contains no copy of a test image and no patient of the test set."]
     copies, of_all, kinds = figures["leaking"]["copies"], f"of its {test['images']:,} images", []
     if copies:
         kinds.append(f"{copies:,} {of_all} are copies of training images, so their score does not show generalisation")
@@ -119,7 +119,7 @@ def _headline(figures: dict[str, Any], of_files: list[str] | None = None) -> str
         of_patients = figures["leaking"]["roc_auc"]["of_training_patients"]
         if of_patients["ci_low"] is None:
             return f"{NOTHING}: {ALL_LEAK}."
-        result = f"ROC AUC {format_metric(of_patients)} on those that are no copies, which can be too high"
+        result = f"without the copies, ROC AUC {format_metric(of_patients)}, which can be too high"
         return f"Not evidence for new patients: {ALL_LEAK}; {result}."
     leaks, area, unknown = block["images"] < figures["test"]["images"], block["roc_auc"], block["patients"] is None
     on = " on the non-leaking test images" if leaks else ""
@@ -127,7 +127,8 @@ def _headline(figures: dict[str, Any], of_files: list[str] | None = None) -> str
     if area["value"] is None:
         result = f"{area['reason']} {'among the non-leaking test images' if leaks else 'in the test set'}"
     elif block["positive_components"] == 1:
-        result = f"all positives{on} come from {'one image and its copies' if unknown else 'one patient'}"
+        among = " among the non-leaking test images" if leaks else ""
+        result = f"all positive images{among} come from {'one image and its copies' if unknown else 'one patient'}"
     elif area["ci_low"] is None:
         result = f"{area['reason']}{on}"
     else:
@@ -140,7 +141,7 @@ def _headline(figures: dict[str, Any], of_files: list[str] | None = None) -> str
             result += "; patients are unknown, so images are treated as independent"
         finding = "Worse than chance" if area["ci_high"] < 0.5 else "Not distinguishable from chance"
         if area["ci_low"] > 0.5:
-            too_few = f" on these {unit}s, which are too few to generalise" if few < MIN_PATIENTS else ""
+            too_few = f", but too few {unit}s to generalise" if few < MIN_PATIENTS else ""
             finding = f"Better than chance{too_few}"
     warning = "The test set leaks. " if leaks else ""
     names = shortcuts(figures)
@@ -214,9 +215,9 @@ def _properties(figures: dict[str, Any], properties: dict[str, Any] | None) -> l
     names, lines = _of_files(figures, properties), []
     for name in names[:MOST_SHORTCUTS]:
         entry = properties["properties"][name]
-        caution = "The network can have learned it."
+        caution = "The network may have learned it instead of the disease."
         if name in OF_PICTURE:
-            caution += " But it can also be how the disease looks."
+            caution += " The disease itself may also change it."
         lines.append(
             f"**Possible shortcut**: the {_escaped(format_property(name))} alone predicts the class with ROC AUC "
             f"{entry['auc']:.3f} in all images (permutation {format_p(entry['p'])}, corrected for "
@@ -261,8 +262,8 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         f"{subgroup} {format_metric(level[worst['measure']])}, {-worst['difference']:.3f} below the others "
         f"({format_p(worst['p'])}, corrected for all comparisons)"
     )
-    equal = f"No group ({names}) differs significantly from the others, which does not prove that they are equal. "
-    title = "**Lower performance in a subgroup**" if worst["p"] < CHANCE else f"{equal}Largest difference"
+    equal = f"No subgroup of {names} differs significantly from the others, which does not prove that they are equal. "
+    title = "**Lower performance in a subgroup**" if worst["p"] < CHANCE else f"{equal}Smallest p"
     lines.append(f"{title}: {difference}.")
     few = [
         _escaped(f"{group} {name}")
@@ -301,7 +302,8 @@ def _in_practice(block: dict[str, Any]) -> list[str]:
             bounds = entry.get("reason")
             if entry["ci_low"] is not None:
                 bounds = f"{100 * entry['ci_low']:.0f} to {100 * entry['ci_high']:.0f}"
-            lines.append(f"Of 100 {kind} images, {100 * entry['value']:.0f} are predicted {kind} ({bounds}).")
+            predicted = f"of 100 {kind} images, {100 * entry['value']:.0f} are predicted {kind} ({bounds})"
+            lines.append(f"{name.capitalize()}: {predicted}.")
     if (accuracy := block["accuracy"]["value"]) is not None:
         majority = max(block["positives"], block["images"] - block["positives"]) / block["images"]
         lines.append(f"Accuracy {accuracy:.3f}; always predicting the majority class gives {majority:.3f}.")
