@@ -140,7 +140,7 @@ def test_two_revisions_are_compared_through_dvc_and_different_test_sets_refused(
     output = clone.run("python", "stages/compare.py", "main", "calibrated")
     assert "evaluate.threshold: 0.5 -> validation" in output and "ROC AUC" in output and "SYNTHETIC" in output
     assert "main and workspace give equal figures." in clone.run("python", "stages/compare.py", "main")
-    assert "| ROC AUC |" in clone.run("python", "stages/compare.py", "main", "calibrated", "--md")
+    assert "| ROC AUC (primary) |" in clone.run("python", "stages/compare.py", "main", "calibrated", "--md")
 
     refused = clone.run("python", "stages/compare.py", "main", "leaking", good=False)
     assert "the test sets differ" in refused and "--shared" in refused and "Traceback" not in refused
@@ -261,7 +261,7 @@ def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
         clone.change(key, value)
     # DVC can't see that the folder's content has changed, unless data.watch names it.
     assert "set data.watch to the same path" in clone.run("dvc", "repro", "audit")
-    put(clone.folder, {"mine/1/bad.png": b"no image"})
+    put(clone.folder, {"mine/1/bad.png": image(9)[:40]})
     output = clone.run("dvc", "repro", "--force", "download") + clone.run("dvc", "repro", good=False)
     assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in output and "data.on_bad_image: drop" in output
     clone.change("data.on_bad_image", "drop")

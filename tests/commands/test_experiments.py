@@ -1,6 +1,7 @@
 """The table of make exps, from JSON as DVC writes it, and from real DVC."""
 
 import json
+import time
 
 from core.commands import experiments
 
@@ -100,6 +101,8 @@ def test_make_exps_lists_what_ran_waits_and_failed(clone):
     clone.run("git", "commit", "-qam", "Flat metrics")
     clone.run("dvc", "exp", "run", "--queue", "--name", "broken", "-S", "train.epochs=0")
     clone.run("dvc", "exp", "run", "--run-all")  # exits with 0 although one failed
+    while "0 active, 0 idle" not in clone.run("dvc", "queue", "status"):  # the worker would take the next experiment
+        time.sleep(0.2)
     clone.run("dvc", "exp", "run", "--queue", "--name", "waiting", "-S", "train.lr=0.02", "-S", "prepare.fit=pad")
     text = clone.run("make", "-o", ".venv/ready", "--no-print-directory", "exps", "TARGET=main")
     clone.run("dvc", "queue", "remove", "--all")

@@ -54,7 +54,7 @@ def test_everything_is_written_and_the_page_is_complete(tmp_path, monkeypatch, c
     assert detail["test"]["images"] == 96 and list(detail["groups"]) == ["site"]
     assert detail["calibration"]["temperature"] is not None
     text, page = (out / "verdict.md").read_text(), (out / "report.html").read_text()
-    assert text in capsys.readouterr().out and "seen is unknown" in text
+    assert text in capsys.readouterr().out and "Training images are unknown" in text
     for words in ("ROC curve", "Subgroups", "Sample size", "Confusion matrix", "SHA-256 of the scores (scores.csv)"):
         assert words in page
     for words in ("Audit of the data", "make repro", 'id="training"', 'id="split"'):

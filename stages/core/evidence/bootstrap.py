@@ -273,7 +273,7 @@ def patient_variance(measure: str, value: float, left_out: np.ndarray, scores: S
         # No more than half: with very few patients, the correction is as uncertain as the variance.
         variance -= min(_interaction(value, scores), variance / 2)
     if value not in (0, 1) and not variance > 1e-24:
-        return "all resamples agree"
+        return "it is the same without each patient"
     return VarianceComponent(variance, terms - 1)
 
 

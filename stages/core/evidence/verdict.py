@@ -274,7 +274,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
     return [*lines, f"Too few patients for a comparison: {shorten(few, 8)}."] if few else lines
 
 
-def _seed_variance(block: dict[str, Any], training: str | None) -> list[str]:
+def _seed_variance(block: dict[str, Any], training: str | None = None) -> list[str]:
     """How much of the uncertainty comes from the test patients and how much from the seed, and what would reduce it."""
     area = block["roc_auc"]
     if area["ci_low"] is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.network import batches, messages
 from core.network.batches import ImageLoader
 from core.network.networks import Classifier
-from core.pipeline import files, provenance
+from core.pipeline import files
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -56,7 +56,7 @@ class FrozenFeatures:
     ) -> None:  # fmt: skip
         self.classifier, self.images, self.rows, self.cfg, self.cast = classifier, loader, rows, cfg, cast
         self.folder, self.raise_if_stopped, self.head = folder, raise_if_stopped, Head(classifier)
-        augments = cfg.augment.geometry != "none" or cfg.augment.brightness or cfg.augment.contrast or cfg.augment.stain
+        augments = any(strength not in ("none", 0) for strength in cfg.augment.model_dump().values())
         self.views = VIEWS if augments else 1
         self.loaders: dict[int, ImageLoader] = {}
         (example,) = loader.stream([rows["train"][:1]])
@@ -115,6 +115,8 @@ class FrozenFeatures:
 
     def _key(self) -> str:
         """What the features depend on, besides the code and the data that the name of the folder covers."""
+        from core.pipeline import provenance  # reads YAML, which other trainings do not need
+
         prefix = f"network.{self.classifier.head_path}."
         weights = self.classifier.state_dict().items()
         backbone = save({name: value.cpu().contiguous() for name, value in weights if not name.startswith(prefix)})

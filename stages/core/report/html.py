@@ -44,8 +44,11 @@ def report(figures: dict[str, Any], verdict: str, **content: Any) -> str:
     )
 
 
-def left_out(source: dict[str, Any], audit: dict[str, Any]) -> dict[str, int]:
-    """How many files of the source are not used, by reason: by download (provenance.json), and by prepare."""
+def left_out(source: dict[str, Any], audit: dict[str, Any] | None) -> dict[str, int]:
+    """How many files of the source are not used, by reason: by download (provenance.json), and by prepare. Without an
+    audit, there is no source."""
+    if audit is None:
+        return {}
     return source["left_out"] | ({"can't be decoded": audit["unreadable"]} if audit["unreadable"] else {})
 
 
