@@ -200,7 +200,9 @@ def test_units_are_patients_with_copies_and_unknown_patients_images_with_copies(
     assert figures["reason"] == "too few" and len(shown) == 0
 
 
-@pytest.mark.parametrize(("mode", "bits"), [("1", 1), ("I;16", 16), ("RGB", 8), ("MONOCHROME1 12 annotated", 12)])
+@pytest.mark.parametrize(
+    ("mode", "bits"), [("1", 1), ("I;16", 16), ("RGB;16", 16), ("I;12", 12), ("RGB", 8), ("MONOCHROME1 12 MG", 12)]
+)
 def test_the_bit_depth_is_read_from_the_mode(tmp_path, mode, bits):
     index, measured = files(["a", "b"], [None, None], [0, 1], [1.0, 2])
     _, images = in_database(tmp_path, index.assign(mode=mode), measured, tables.frame([], tables.CLUSTERS))

@@ -291,3 +291,9 @@ def test_a_table_that_contradicts_the_folders_is_refused(make_params, tmp_path, 
 def test_patients_that_are_one_or_as_many_as_images_are_doubted_on_the_screen(read_source, patients, says):
     said = messages.download_summary(read_source(rows(patients)).provenance, {})
     assert f"There are {says}: does data.patient name the patient?" in said if says else "There are" not in said
+
+
+def test_a_column_with_the_words_of_the_labels_contradicts_nothing_if_it_agrees_by_chance_alone(read_source):
+    table = [(f"{n}.png", ("no", "yes")[n % 2], f"p{n}", ("no", "yes")[n // 2 % 2]) for n in range(8)]
+    raw = read_source(table, {"data.positive": "yes"}, header="file,label,who,smoker")
+    assert len(raw.labels) == 8

@@ -85,3 +85,12 @@ def test_a_signal_interrupts_a_query(tmp_path):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_column_can_have_any_name(tmp_path):
+    names = ["group_Patient's Age", 'group_a "quoted" name']
+    (tmp_path / "groups.csv").write_text('file,group_Patient\'s Age,"group_a ""quoted"" name"\na.png,old,1\n')
+    with queries.open_database(tmp_path) as database:
+        database.add_file("groups", tmp_path / "groups.csv", ["file"], others=True)
+        assert list(database.frame("from groups").columns) == ["file", *names]
+        assert database.frame(f"select {queries.quoted(names[1])} as level from groups")["level"][0] == "1"

@@ -57,7 +57,7 @@ _COLUMNS = {
     "width": "image_width", "height": "image_height", "bytes": "file_size", "brightness": "mean_brightness",
     "border": "uniform_border", "format": "file_format", "mode": "colour_mode",
 }  # fmt: skip
-_BITS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16}  # of Pillow's modes; all others have 8
+_BITS = {"1": 1, "I": 16}  # of Pillow's modes; others have 8, or say how many
 
 
 def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
     groups = [name for name in database.frame("from groups limit 0").columns if name.startswith(tables.GROUP)]
     interned: dict[str, str] = {}  # one string for all images, to save memory
     measured = ", ".join(f"properties.{name}" for name in tables.PROPERTIES[1:])
-    levels = "".join(f', groups."{name}"' for name in groups)
+    levels = "".join(f", groups.{queries.quoted(name)}" for name in groups)
     chunks = []
     for chunk in database.chunks(
         f"""select images.row, file, label, patient, width, height, mode, {measured}{levels} from images
@@ -131,11 +131,11 @@ def _uniform(numbers: np.ndarray, salt: int) -> np.ndarray:
 def _derive(images: pd.DataFrame, groups: list[str]) -> pd.DataFrame:
     table = images.rename(columns=_COLUMNS)
     mode = table["colour_mode"].astype(object)
-    of_dicom = pd.to_numeric(mode.str.extract(r" (\d+)", expand=False))
-    table["bit_depth"] = of_dicom.fillna(mode.map(_BITS)).fillna(8)
+    written = pd.to_numeric(mode.str.extract(r"[ ;](\d+)", expand=False))  # "MONOCHROME2 12", "RGB;16"
+    table["bit_depth"] = written.fillna(mode.map(_BITS)).fillna(8)
     table["aspect_ratio"] = table["image_width"] / table["image_height"]
-    ending = table["file"].astype(object).str.extract(r"(\.[^./#]*)(?:#\d+)?$", expand=False)
-    table["file_name_ending"] = ending.fillna("none")
+    ending = table["file"].astype(object).str.extract(r"(\.[A-Za-z][A-Za-z0-9]{1,4})(?:#\d+)?$", expand=False)
+    table["file_name_ending"] = ending.fillna("none")  # what is longer can be part of a name
     table[NUMBERS] = table[NUMBERS].astype("float64")
     return table[["row", "label", "unit", *NUMBERS, *WORDS, *groups]]
 

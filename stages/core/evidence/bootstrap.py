@@ -299,9 +299,11 @@ def _interaction(area: float, scores: Scores) -> float:
     Bamber 1975, Journal of Mathematical Psychology 12(4), 387-415; Efron and Stein 1981, The Annals of Statistics 9(3),
     586-596.
     """
-    num_units = int(scores.units.max()) + 1
-    if len(np.unique(scores.units)) > MAX_PAIRED:
+    numbers, units_of = np.unique(scores.units, return_inverse=True)  # a subset has few of the numbers
+    num_units = len(numbers)
+    if num_units > MAX_PAIRED:
         return 0.0
+    scores = scores._replace(units=units_of)
     positive = scores.labels == 1
     weights = np.ones(len(scores.labels)) if scores.weights is None else scores.weights
     units, probabilities = scores.units[positive], scores.probabilities[positive]

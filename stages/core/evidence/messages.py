@@ -17,9 +17,6 @@ COLOUR_IMAGES = (
     "train on colour images"
 )
 GREY_IMAGES = "The images of this set are grey; the model was trained on colour, and sees three equal channels"
-ONE_CLASS = "validation has one class only"
-NO_VALIDATION = "there are no validation images"
-NO_PAIRS = "no fold or subgroup has images of both classes"
 NO_OTHER_SET = (
     "This set is not external: each of its {images:,} images is a copy of an image in the first set ({exact_copies:,} "
     "exact, {near_copies:,} near) or shows a patient of the first set. Check data.location; if the two hospitals use "

@@ -15,6 +15,10 @@ import pandas as pd
 MEASURES = tuple(bootstrap.SUPPORT)
 PREVALENCE_FREE = ("roc_auc", "sensitivity", "specificity")  # those that do not depend on the share of positives
 AREAS = ("roc_auc", "pr_auc")  # the measures that compare the probabilities of images with each other
+# Why a figure is not defined. They are written into the details, so they are here and not in the messages.
+ONE_CLASS = "validation has one class only"
+NO_VALIDATION = "there are no validation images"
+NO_PAIRS = "no fold or subgroup has images of both classes"
 POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
 
 
@@ -28,7 +32,7 @@ def measures(scores: Scores) -> dict[str, float | None]:
     None means not defined: sensitivity without positives, precision if no image is predicted positive, the areas under
     the curves with one class.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import
+    from sklearn.metrics import average_precision_score  # slow to import
 
     labels, predicted, positive, weights = scores.labels, scores.predicted, scores.labels == 1, scores.weights
 
@@ -46,10 +50,18 @@ def measures(scores: Scores) -> dict[str, float | None]:
         "specificity": specificity,
         "precision": _ratio(tp, tp + fp),
         "f1": _ratio(2 * tp, 2 * tp + fp + fn) if positive.any() else None,
-        "roc_auc": float(roc_auc_score(labels, scores.probabilities, sample_weight=weights)) if both else None,
+        "roc_auc": _roc_auc(scores) if both else None,
         "pr_auc": float(average_precision_score(labels, scores.probabilities, sample_weight=weights)) if both else None,
         "brier": float(np.average((scores.probabilities - labels) ** 2, weights=weights)) if len(labels) else None,
     }
+
+
+def _roc_auc(scores: Scores) -> float:
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    area = float(roc_auc_score(scores.labels, scores.probabilities, sample_weight=scores.weights))
+    # With weights, the trapezoids of a perfect curve can add up to slightly more or less than 1.
+    return area if scores.weights is None else min(1.0, round(area, 12))
 
 
 def within(
@@ -173,7 +185,7 @@ def _undefined_reason(scores: Scores, strata: np.ndarray | None = None) -> str:
         return "no positive image"
     if (scores.labels == 1).all():
         return "no negative image"
-    return "no image is predicted positive" if strata is None else messages.NO_PAIRS
+    return "no image is predicted positive" if strata is None else NO_PAIRS
 
 
 def by_patient(predictions: pd.DataFrame, aggregate: str) -> pd.DataFrame:
@@ -337,7 +349,7 @@ def operating_points(test: pd.DataFrame, validation: pd.DataFrame, seed: int) ->
     for fixed, goal in itertools.product(("specificity", "sensitivity"), POINTS):
         name = f"{fixed}_{100 * goal:.0f}"
         if validation["label"].nunique() < 2:
-            reason = messages.ONE_CLASS if len(validation) else messages.NO_VALIDATION
+            reason = ONE_CLASS if len(validation) else NO_VALIDATION
             points[name] = {"threshold": None, "reason": reason}
             continue
         fpr, sensitivity, thresholds = roc_curve(

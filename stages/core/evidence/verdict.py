@@ -1,6 +1,7 @@
 """Write the verdict: how much evidence supports the figures, and what they mean, in words."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,10 @@ def render_verdict(
     if figures["synthetic"]:
         lines += ["- The images are SYNTHETIC: the figures say nothing about patients."]
     if left_out:
-        reasons = ", ".join(f"{_escaped(reason)}: {count:,}" for reason, count in left_out.items())
+        kinds: Counter[str] = Counter()
+        for reason, count in left_out.items():  # brackets can have the name of a folder, and this is in git
+            kinds[reason.partition(" (")[0]] += count
+        reasons = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.items())
         lines.append(f"- Left out: {pluralise(sum(left_out.values()), 'file')} of the source ({reasons}).")
     if conflicts:
         lines.append(f"- **Contradicting labels**: {pluralise(conflicts, 'cluster')} of copies with several classes.")

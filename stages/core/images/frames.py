@@ -5,6 +5,9 @@ import struct
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from core.images import messages
+from core.images.preparation import DecodeError
+
 from PIL import Image
 
 
@@ -38,9 +41,12 @@ def extract(content: bytes, kind: str, number: int) -> bytes:
     """A file with only one page or frame, numbered from 1. The page of a TIFF keeps its bytes; the others are lost only
     to the list of pages. A frame becomes a TIFF without compression."""
     if kind != "tiff":
-        image, written = Image.open(io.BytesIO(content)), io.BytesIO()
-        image.seek(number - 1)
-        image.save(written, "TIFF")
+        try:
+            image, written = Image.open(io.BytesIO(content)), io.BytesIO()
+            image.seek(number - 1)
+            image.save(written, "TIFF")
+        except Exception as error:  # each decoder raises its own errors
+            raise DecodeError(messages.decoder_failed(error)) from None
         return written.getvalue()
     pointer, pages = _pages(io.BytesIO(content))
     page, changed = pages[number - 1], bytearray(content)

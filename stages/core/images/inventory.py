@@ -123,7 +123,8 @@ def expand(paths: list[Path]) -> list[str]:
             stock.leave_out(None, [])
             stock.refuse_odd()
             stock.by_kind()
-            files += [(path / file).as_posix() for file in stock.paths("", Use.UNSUPPORTED, Use.DAMAGED)]
+            names = stock.paths("", Use.UNREADABLE, Use.UNSUPPORTED, Use.DAMAGED)
+            files += [(path / file).as_posix() for file in names]
         elif path.is_file():
             files.append(path.as_posix())
         else:

@@ -16,7 +16,8 @@ import pandas as pd
 LABELS_WITHOUT_IMAGE = "labels without an image"
 LABEL_NAMES = re.compile(r"\b(labels?|class(es)?|diagnos[ie]s|pathology|target|malignan(t|cy)|cancer|truth|y)\b")
 MOST_CLASSES = 50  # spellings of classes, so that columns of names are not searched
-AGREEMENT = 0.7  # of a column and the labels, above which the column is one of labels
+AGREEMENT = 0.7  # of a column and the labels, above which the column is one of labels: the share, or Cohen's kappa
+CLASS_FOLDER = "class folder"
 Tags = dict[str, dict[str, str]]  # of each DICOM file, the values of its tags
 Faults = dict[str, list[str]]  # the names of the files of each Use, and of LABELS_WITHOUT_IMAGE
 
@@ -198,7 +199,7 @@ def _contradictions(rows: pd.DataFrame, others: pd.DataFrame, data: Data) -> dic
     words = {name: identity.normal_form(name) for name in label.unique()}
     folders = rows["file"].str.extract("([^/]+)/[^/]*$", expand=False)
     columns = [(str(name), others.iloc[:, place]) for place, name in enumerate(others.columns)]
-    for name, column in [*columns, ("class folder", folders)]:
+    for name, column in [*columns, (CLASS_FOLDER, folders)]:
         column = column.reindex(label.index)
         if not 1 < column.nunique() <= MOST_CLASSES:
             continue
@@ -208,6 +209,10 @@ def _contradictions(rows: pd.DataFrame, others: pd.DataFrame, data: Data) -> dic
         same = {*forms.values()} == {*words.values()} and not all(form.isdecimal() for form in forms.values())
         if same:
             expected, actual = classes.map(words), values.map(forms)
+            chance = sum((expected == form).mean() * (actual == form).mean() for form in words.values())
+            kappa = ((actual == expected).mean() - chance) / (1 - chance) if chance < 1 else 0.0
+            if name != CLASS_FOLDER and kappa < AGREEMENT:  # of another column with these words, such as yes and no
+                continue
         elif LABEL_NAMES.search(identity.normal_form(name)) and 1 < len(forms) == len(words):
             most = pd.crosstab(values, classes).idxmax(axis=1)
             expected, actual = classes, values.map(most)

@@ -63,7 +63,11 @@ class FrozenFeatures:
         features, logit = self._features(example)
         self.shape = len(loader.images), *features.shape[1:]
         with torch.inference_mode(), cast:
-            if not torch.allclose(self.head(features.permute(0, 3, 1, 2)), logit, rtol=0.01, atol=0.01):
+            try:
+                is_alone = torch.allclose(self.head(features.permute(0, 3, 1, 2)), logit, rtol=0.01, atol=0.01)
+            except RuntimeError:  # a head with an input of another shape
+                is_alone = False
+            if not is_alone:
                 backbone = classifier.description["backbone"]
                 raise PipelineError(messages.HEAD_NOT_ALONE.format(backbone=backbone))
 
@@ -121,5 +125,6 @@ class FrozenFeatures:
         weights = self.classifier.state_dict().items()
         backbone = save({name: value.cpu().contiguous() for name, value in weights if not name.startswith(prefix)})
         parts = self.classifier.description | {"head": None, "precision": self.cfg.precision}
+        parts["reproducible"] = self.cfg.reproducible
         parts |= {"augment": self.cfg.augment.model_dump(), "weights": hashlib.sha256(backbone).hexdigest()}
         return provenance.fingerprint(parts | {"batch": self.cfg.batch_size, "machine": provenance.machine()})

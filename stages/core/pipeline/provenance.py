@@ -23,9 +23,10 @@ FOLDER = "metrics/provenance"
 HIDDEN = {"__pycache__", "messages.py"}  # in the folders that dvc.yaml names
 # The package name of each module. A package is recorded if its module is loaded.
 PACKAGES = {
-    "PIL": "pillow", "jinja2": "jinja2", "matplotlib": "matplotlib", "numpy": "numpy",
-    "pandas": "pandas", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn", "timm": "timm",
-    "torch": "torch", "torchvision": "torchvision",
+    "PIL": "pillow", "duckdb": "duckdb", "imagecodecs": "imagecodecs", "jinja2": "jinja2",
+    "libjpeg": "pylibjpeg-libjpeg", "matplotlib": "matplotlib", "numpy": "numpy", "openjpeg": "pylibjpeg-openjpeg",
+    "pandas": "pandas", "pydicom": "pydicom", "safetensors": "safetensors", "scipy": "scipy",
+    "sklearn": "scikit-learn", "tifffile": "tifffile", "timm": "timm", "torch": "torch", "torchvision": "torchvision",
 }  # fmt: skip
 
 

@@ -21,6 +21,15 @@ VECTORS = 4  # of 2,048 rows, which ``Database.chunks`` yields at a time
 _TYPES = {"int64": "BIGINT", "Int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN", "string": "VARCHAR"}
 
 
+def quoted(column: str) -> str:
+    """The name of a column, which can contain anything, in a query."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 class Database:
     """Tables and files that SQL queries can name. Create one with ``open_database``."""
 
@@ -32,11 +41,10 @@ class Database:
         reads the file again."""
         with files.undamaged(path, ValueError) as file, file.open(encoding="utf-8", newline="") as text:
             names = tables.header(text, columns)
-        kinds = ", ".join(f"'{column}': '{_TYPES[tables.kind(column)]}'" for column in names)
-        quoted = str(file).replace("'", "''")
-        selected = ", ".join(f'"{column}"' for column in (names if others else columns))
+        kinds = ", ".join(f"{_text(column)}: '{_TYPES[tables.kind(column)]}'" for column in names)
+        selected = ", ".join(map(quoted, names if others else columns))
         self._engine.execute(
-            f"create view {name} as select {selected} from read_csv('{quoted}', "
+            f"create view {name} as select {selected} from read_csv({_text(str(file))}, "
             f"columns = {{{kinds}}}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false, "
             f"max_line_size = {LINE}, buffer_size = {BUFFER})"
         )

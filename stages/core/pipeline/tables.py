@@ -133,7 +133,7 @@ def counts(table: pd.DataFrame) -> dict[str, int | None]:
 
 def is_synthetic(table: pd.DataFrame) -> bool:
     """Whether all images of a table are phantoms. Every result must say so."""
-    return bool(table["file"].str.startswith(SYNTHETIC).all())
+    return len(table) > 0 and bool(table["file"].str.startswith(SYNTHETIC).all())
 
 
 def frame(rows: list[tuple[object, ...]], columns: list[str]) -> pd.DataFrame:
