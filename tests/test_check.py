@@ -165,7 +165,7 @@ def test_a_pull_request_is_compared_on_one_machine_and_fails_with_its_gate(clone
     for commit, path in linked:
         clone.run("git", "cat-file", "-e", f"{commit}:{path}")
     assert "threshold 0.4" in (clone.folder / "reports/report.html").read_text()
-    assert "| ROC AUC |" in process.stdout and "`evaluate.threshold: 0.5 -> 0.4`" in process.stdout
+    assert "| ROC AUC (primary) |" in process.stdout and "`evaluate.threshold: 0.5 -> 0.4`" in process.stdout
     assert (
         "better FAILS: evaluate.test.roc_auc is 0." in process.stdout
         and "its floor in gates.yaml is 1.01" in process.stdout

@@ -150,7 +150,8 @@ def test_members_have_the_same_bytes_side_by_side_one_after_another_and_after_be
             assert process.returncode == 0, output
             assert "member 2: kept epoch" in output
     assert written() == expected
-    assert [*(clone.folder / ".checkpoints").glob("*")] == []
+    left = {path.name.partition("-")[0] for path in (clone.folder / ".checkpoints").glob("*")}
+    assert left <= {"features"}  # of a frozen backbone
 
 
 @pytest.mark.long
