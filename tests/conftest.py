@@ -126,7 +126,8 @@ class Clone:
         program, *arguments = map(str, command)
         env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         where = {"cwd": self.folder / inside, "env": env, "timeout": 600}
-        if program == "dvc" and not {"-f", "--force"} & {*arguments}:  # a stage reads these from the command line of DVC
+        forces = {"-f", "--force"} & {*arguments}  # a stage reads them from the command line of DVC
+        if program == "dvc" and not forces:
             process = forked.run(arguments, **where)
         else:
             process = subprocess.run([program, *arguments], capture_output=True, text=True, **where)
