@@ -16,6 +16,7 @@ from typing import Any
 
 from core.pipeline.schemas import params_yaml
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,6 +33,11 @@ SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
     "train.epochs": 1, "train.ensemble_size": 2, "train.batch_size": 16, "model.backbone": "shufflenet_v2_x0_5",
 }  # fmt: skip
+
+
+# The same examples on every run: a pull request does not fail by chance
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

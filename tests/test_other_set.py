@@ -106,7 +106,7 @@ def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, ot
 def test_the_training_set_itself_is_refused_in_one_line_and_nothing_is_lost(clone, other, first):
     write_set(clone, [Image.open(path) for path in first["path"]], first[["label", "patient"]])
     output = other(FROM | {"external.patients": "same"}, good=False)
-    assert "Each of the 160 images is a copy of one in the first set (160 exact, 0 near)" in output
+    assert "each of its 160 images is a copy of an image in the first set (160 exact, 0 near)" in output
     assert "This set is not external" in output and "Traceback" not in output
     assert clone.run("git", "status", "--short").splitlines() == [f"?? {FOLDER}/"]
 

@@ -16,7 +16,8 @@ from conftest import put
 NAMES = ["file", "label"]
 PLAIN = "file,label,note\nä 1.png,0,x\nb.png,1,\n"
 EXPECTED = [["ä 1.png", "0", "x"], ["b.png", "1", ""]]
-TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+# Not of the category M: variation selectors are invisible, and cut off at the ends of a cell
+TEXT = st.text(st.characters(exclude_categories=["C", "M", "Z"]), min_size=1, max_size=8)
 
 
 @pytest.fixture
