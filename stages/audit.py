@@ -42,7 +42,8 @@ def main() -> None:
         findings = quality.find(database, images, clusters, conflicts, levels, folder)
         figures = quality.summarise(database, images, clusters, near, conflicts, findings)
         tested, telling = shortcuts.find(database, clusters)
-        figures |= {"shortcut_properties": shortcuts.count(tested), "shortcuts": tested}
+        count = None if tested["reason"] == shortcuts.FEW else len(tested["shortcuts"])
+        figures |= {"shortcut_properties": count, "shortcuts": tested}
 
     quality.draw(images, clusters, conflicts, rejected, thumbnails, figures["synthetic"], SHEETS)
     shortcuts.draw(tested, telling, thumbnails, figures["synthetic"], f"{SHEETS}/shortcuts.png")

@@ -117,13 +117,9 @@ def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
 
 
 def find(
-    database: Database,
-    images: pd.DataFrame,
-    clusters: pd.DataFrame,
-    contradicting: dict[str, list[list[str]]],
-    levels: tuple[np.ndarray, np.ndarray],
-    folder: str | None = None,
-) -> pd.DataFrame:
+    database: Database, images: pd.DataFrame, clusters: pd.DataFrame, contradicting: dict[str, list[list[str]]],
+    levels: tuple[np.ndarray, np.ndarray], folder: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
 
     A finding is one of unreadable, blank, near-blank, size, annotated, oblong, modality, intent, mode, brightness,
@@ -159,7 +155,10 @@ def find(
     note("brightness", far, [f"mean {level:.0f}, median {median_mean:.0f}" for level in mean[far]])
 
     sizes = database.frame("select width, height, count(*) as images from images group by width, height")
-    usual = [_weighted_median(sizes[side].to_numpy(), sizes["images"].to_numpy()) for side in ("width", "height")]
+    usual = [
+        float(np.quantile(sizes[side], 0.5, method="inverted_cdf", weights=sizes["images"]))
+        for side in ("width", "height")
+    ]
     outliers = database.frame(
         """select file, width, height from images where greatest(width / $1, height / $2) > $3
         or least(width / $1, height / $2) < 1 / $3""", *usual, SIZE_RATIO
@@ -212,14 +211,6 @@ def _median(values: np.ndarray, folder: str | None) -> float:
     return float(np.median(ordered, overwrite_input=True))
 
 
-def _weighted_median(values: np.ndarray, times: np.ndarray) -> float:
-    """The median of ``values``, each of which occurs so many ``times``."""
-    order = np.argsort(values)
-    up_to = np.cumsum(times[order])
-    middle = np.searchsorted(up_to, [(up_to[-1] - 1) // 2, up_to[-1] // 2], side="right")
-    return float(values[order][middle].mean())
-
-
 # What metrics/audit.json shows of the figures.
 HEADLINE = (
     "images", "positives", "patients", "positive_patients", "redundant_copies", "near_pairs", "label_conflicts",
@@ -228,26 +219,26 @@ HEADLINE = (
 
 
 def summarise(
-    database: Database,
-    images: pd.DataFrame,
-    clusters: pd.DataFrame,
-    near: pd.DataFrame,
-    contradicting: dict[str, list[list[str]]],
-    findings: pd.DataFrame,
-) -> dict[str, Any]:
+    database: Database, images: pd.DataFrame, clusters: pd.DataFrame, near: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]], findings: pd.DataFrame,
+) -> dict[str, Any]:  # fmt: skip
     """The figures of the audit. Figures that need patients are null if patients are not known.
 
     ``database`` is that of ``find_copies``, with the view ``clusters``; ``images``, ``clusters`` and ``near`` have all
     copies.
     """
     by_patient = queries.by_patient(database)
-    counts = tables.counts(by_patient)
+    counts, positives = tables.counts(by_patient), by_patient["label"] == 1
+    # Positives that a split can keep apart: patients who share copies are one component, and an image of an unknown
+    # patient without copies is a component of its own.
+    alone = by_patient["patient"].isna() & by_patient["single"].isna()
+    connected = components.of_images(by_patient, clusters)[positives & ~alone].nunique()
     exact = clusters[clusters["kind"] == "exact"]
     equal = images[images["file"].isin(exact["file"])]
     redundant, redundant_positives = (
         len(copied) - copied["pixels_sha256"].nunique() for copied in (equal, equal[equal["label"] == 1])
     )
-    per_patient = by_patient.groupby("patient")["images"].sum()
+    of_patients = by_patient.groupby("patient")["images"].sum().agg(["min", "median", "max"])
     sharing = images.set_index("file")["patient"][findings.loc[findings["finding"] == "two-patients", "file"]]
     number = findings["finding"].value_counts()
     return {
@@ -260,15 +251,11 @@ def summarise(
         "near_pairs": len(near),
         "near_clusters": int(clusters.loc[clusters["kind"] == "near", "cluster"].nunique()),
         "positives": counts["positives"],
-        "distinct_positives": tables.number(by_patient[by_patient["label"] == 1]) - redundant_positives,
+        "distinct_positives": tables.number(by_patient[positives]) - redundant_positives,
         "patients": counts["patients"],
         "positive_patients": counts["positive_patients"],
-        # Positives that a split can keep apart: patients who share copies are one component.
-        "positive_components": _positive_components(by_patient, clusters),
-        "images_per_patient": {
-            name: None if per_patient.empty else float(getattr(per_patient, name)())
-            for name in ("min", "median", "max")
-        },
+        "positive_components": connected + tables.number(by_patient[positives & alone]),
+        "images_per_patient": {name: None if np.isnan(value) else float(value) for name, value in of_patients.items()},
         "patients_sharing_images": None if counts["patients"] is None else int(sharing.nunique()),
         "label_conflicts": sum(map(len, contradicting.values())),
         "unreadable": int(number.get("unreadable", 0)),
@@ -278,24 +265,10 @@ def summarise(
     }
 
 
-def _positive_components(by_patient: pd.DataFrame, clusters: pd.DataFrame) -> int:
-    """The number of components with a positive image; ``by_patient`` is from queries.by_patient. An image of an unknown
-    patient without copies is a component of its own."""
-    alone = by_patient["patient"].isna() & by_patient["single"].isna()
-    positive = by_patient["label"] == 1
-    connected = components.of_images(by_patient, clusters)[positive & ~alone].nunique()
-    return connected + tables.number(by_patient[positive & alone])
-
-
 def draw(
-    images: pd.DataFrame,
-    clusters: pd.DataFrame,
-    contradicting: dict[str, list[list[str]]],
-    rejected: pd.DataFrame,
-    thumbnails: np.ndarray,
-    synthetic: bool,
-    folder: str,
-) -> None:
+    images: pd.DataFrame, clusters: pd.DataFrame, contradicting: dict[str, list[list[str]]], rejected: pd.DataFrame,
+    thumbnails: np.ndarray, synthetic: bool, folder: str,
+) -> None:  # fmt: skip
     """Save contact sheets in ``folder``: copies.png (the largest clusters), conflicts.png (all conflicts) and
     rejected.png (the closest pairs that are not copies).
 
