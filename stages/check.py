@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.commands import comparison, gates, revisions
-from core.pipeline import entrypoint, files, messages, yaml12
+from core.pipeline import entrypoint, files, yaml12
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas import params_yaml
 
@@ -90,11 +90,7 @@ def cloned() -> Iterator[Path]:
 
 
 def lock(folder: Path) -> dict[str, Any]:
-    text = files.require(folder / LOCK).read_text(encoding="utf-8")
-    try:
-        content: dict[str, Any] = yaml12.load(text)
-    except yaml12.YAMLError as error:
-        raise PipelineError(messages.not_yaml(LOCK, text, error)) from None
+    content: dict[str, Any] = yaml12.parse(files.require(folder / LOCK).read_text(encoding="utf-8"), LOCK)
     return content
 
 

@@ -29,13 +29,8 @@ class Limits(Section):
 
 def limits(path: str = LIMITS) -> Limits:
     """Read gates.yaml. Raises PipelineError if it is not valid."""
-    text = files.require(path).read_text(encoding="utf-8")
     try:
-        return Limits.model_validate(yaml12.load(text))
-    except yaml12.YAMLError as error:
-        raise PipelineError(
-            messages.conflict(path, text) or f"{path} is not YAML: {' '.join(str(error).split())}"
-        ) from None
+        return Limits.model_validate(yaml12.parse(files.require(path).read_text(encoding="utf-8"), path))
     except ValidationError as error:
         fault = error.errors()[0]
         raise PipelineError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None

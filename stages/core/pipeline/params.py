@@ -27,10 +27,7 @@ def read(path: str | Path = PATH) -> dict[str, Any]:
         raise PipelineError(messages.NO_PARAMS.format(path=path)) from None
     except UnicodeDecodeError as error:
         raise PipelineError(messages.not_utf8(path, error)) from None
-    try:
-        values = yaml12.load(text)
-    except (yaml12.YAMLError, ValueError) as error:
-        raise PipelineError(messages.not_yaml(path, text, error)) from None
+    values = yaml12.parse(text, path)
     if not isinstance(values, dict):
         content = "nothing" if values is None else repr(values)
         raise PipelineError(messages.NOT_A_MAPPING.format(path=path, content=content))
