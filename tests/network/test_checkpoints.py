@@ -116,7 +116,7 @@ def test_a_process_that_is_killed_frees_its_folder(tmp_path):
         "import os, signal, torch; from core.network import checkpoints; from pathlib import Path\n"
         f"with checkpoints.opened(Path({str(tmp_path)!r}), 'a' * 64, 'm') as store:\n"
         "    store.save(3, 0, checkpoints.Checkpoint({'a': torch.ones(1)}, {}))\n"
-        "    (store.folder / '.half.unfinished').write_bytes(b'x')\n"
+        "    (store.folder / '.half.unfinished').mkdir()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=TOP / "stages").returncode == -9
