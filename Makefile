@@ -37,7 +37,7 @@ test-long: .venv/ready  ## the long tests; CONTRIBUTING.md lists what they prove
 test-all: test test-long  ## all tests, as CI runs them
 
 test-fast: .venv/ready  ## the tests that take no more than about 2 s each, while working: no training, no DVC
-	$(PYTEST) --numprocesses $(CORES) -m "not slow"
+	$(PYTEST) --numprocesses $(CORES) -m "not slow and not long"
 
 test-gpu:  ## the tests that need an NVIDIA GPU, with the torch that is installed
 	$(PYTHON) -m pytest -m gpu tests/gpu

@@ -17,7 +17,7 @@ PROMISED = [
 @pytest.fixture(scope="module")
 def synthetic():
     """Phantoms, their thumbnails and the near copies among them."""
-    images = phantoms(400)
+    images = phantoms(200)
     grey = thumbnails(images)
     return images, grey, search(grey)[0]
 

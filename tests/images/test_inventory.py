@@ -267,6 +267,7 @@ def test_a_damaged_list_of_pages_ends_the_count(tmp_path):
     assert frames.count(tmp_path / "a.tif", "tiff") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_100_000_empty_files_is_refused_in_one_line_and_in_seconds(read_source, tmp_path):
     folder = put(tmp_path / "source", {"0/a.png": b""}) / "0"
     for number in range(99_999):

@@ -111,6 +111,7 @@ def test_two_processes_at_the_same_training_never_share_a_folder(tmp_path):
         assert equal(later.load(), 1.0)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_frees_its_folder(tmp_path):
     code = (
         "import os, signal, torch; from core.network import checkpoints; from pathlib import Path\n"

@@ -176,7 +176,7 @@ def places(document, above=()):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
     document = yaml12.load(TEXT)
@@ -218,7 +218,7 @@ def test_no_text_in_the_place_of_a_value_gives_a_traceback(tmp_path, line, value
         assert str(error).startswith(f"{path}")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60))
 def test_no_text_gives_a_traceback(tmp_path, text):
     path = tmp_path / "params.yaml"

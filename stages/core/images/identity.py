@@ -44,8 +44,8 @@ def normal_form(text: str) -> str:
     look alike as Latin ones, one space for spaces and separators (_ - . / , ^), and numbers without leading zeros and
     without .0 at the end. Numbers stay apart: P1-2 is not P12, and 1.5 not 15; so do -1 and 1, or ER+ and ER-."""
     words = []
-    for whole, fraction, *others in _TOKENS.findall(_fold(text).translate(_LOOK_ALIKE)):
-        words += [whole, *([fraction] if fraction.strip("0") else [])] if whole else ["".join(others)]
+    for integer, fraction, *others in _TOKENS.findall(_fold(text).translate(_LOOK_ALIKE)):
+        words += [integer, *([fraction] if fraction.strip("0") else [])] if integer else ["".join(others)]
     return " ".join(words)
 
 
