@@ -102,7 +102,7 @@ def _look(entry: "os.DirEntry[str]", path: str, resolved: Path) -> _Row:
     try:
         file = os.open(entry.path, os.O_RDONLY)
         try:
-            content, size = os.read(file, READ), os.fstat(file).st_size
+            content, size = os.read(file, kinds.START), os.fstat(file).st_size
         finally:
             os.close(file)
     except OSError as error:
@@ -231,7 +231,7 @@ class Inventory:
 
     def read_headers(self, data: Data) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
         """The number of frames of each image that has several, and of each DICOM file its tags: those that ``data``
-        names, and those of masks. Files without an image, or of several frames, become faults."""
+        names, and those of masks. Files without an image, of several frames, or ``unreadable`` become faults."""
         for name in data.tags():
             if not dicom.is_keyword(name):
                 raise PipelineError(messages.UNKNOWN_TAG.format(keyword=name))
@@ -261,6 +261,7 @@ class Inventory:
             for file, row in rows.items()
             if file not in named and masks.is_flat(self.base / file, row.kind, row.bytes, row.pixels)
         ]
+        self.mark(list(unreadable), Use.UNREADABLE)
         reasons = named | masks.by_pixels(self.base, list(rows), flat)
         self.mark({file: why for file, why in reasons.items() if file not in self.kept}, Use.MASK)
 
@@ -272,6 +273,7 @@ class Inventory:
         drop = data.on_bad_image == "drop"
         faults = self.rows[self.rows["use"].isin([Use.MASK] if drop else FAULTS)]
         groups: dict[tuple[str, str], list[str]] = {}
+        self.details |= unreadable
         for path, use, why in zip(faults.index, faults["use"], faults["why"], strict=True):
             file = path.removeprefix(self.prefix)
             groups.setdefault((use, self.details.get(file, why)), []).append(file)
@@ -284,7 +286,12 @@ class Inventory:
             raise PipelineError(messages.bad_images(data, groups, patterns, missing, endings[0] if endings else None))
 
     def table(self) -> pd.DataFrame:
-        return self.rows[tables.INVENTORY].reset_index(drop=True)
+        """inventory.csv: of files outside of data.subdir, which may be others' data, only their number."""
+        rows = self.rows[tables.INVENTORY].copy()
+        outside = rows["use"] == Use.OUTSIDE
+        rows.loc[outside, ["path", "kind"]] = f"({outside.sum()} files)", ""
+        rows.loc[outside, "bytes"] = rows.loc[outside, "bytes"].sum()
+        return rows.drop_duplicates(ignore_index=True)
 
 
 def suggest(files: list[str], keep: Iterable[str]) -> list[str]:

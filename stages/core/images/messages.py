@@ -15,7 +15,6 @@ NO_SUBDIR = "data.subdir: there is no folder {subdir!r} in {location}"
 NO_ARCHIVE = "data.location: there is no archive {archive}"
 WRONG_SHA256 = "{location} has the sha256 {actual}, but data.sha256 is {expected}: it is a different file"
 UNKNOWN_TAG = "data.labels, data.patient or data.groups: DICOM has no tag with the keyword {keyword!r}"
-UNDECODABLE_FILE = "{path}: {reason}. Remove the file from the source"
 TOO_FEW_IMAGES = "{images} images are too few for {patients} patients: each needs 4 or more"
 # Files and folders
 LINK_OUTSIDE = "{path} is a link to a file outside of {base}, which is not followed: copy the file there"
