@@ -17,7 +17,9 @@ WRONG_SHA256 = "{location} has the sha256 {actual}, but data.sha256 is {expected
 UNKNOWN_TAG = "data.labels, data.patient or data.groups: DICOM has no tag with the keyword {keyword!r}"
 TOO_FEW_IMAGES = "{images} images are too few for {patients} patients: each needs 4 or more"
 # Files and folders
-LINK_OUTSIDE = "{path} is a link to a file outside of {base}, which is not followed: copy the file there"
+LINK_OUTSIDE = (
+    "{path} is a link out of the source, which is not followed: copy what it leads to, or leave it out (data.exclude)"
+)
 UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file}. Rename it"
 NOT_A_REGULAR_FILE = "{path} is not a regular file (a broken link, or a pipe). Remove it"
 NO_IMAGE_OR_FOLDER = "there is no image or folder {path}"

@@ -109,7 +109,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any], unread
         table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping, data.alike)
     split = frame_counts if data.frames == "split" else {}
     table = _split_frames(table, split).sort_values("file", ignore_index=True)
-    provenance = _provenance(data, table, stock.table(), origin, len(missing))
+    provenance = _provenance(data, table, stock.rows, origin, len(missing))
     listed = labels.read_lists(table, paths, data)
     groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
 
@@ -178,8 +178,8 @@ def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
 def _provenance(
     data: Data, table: pd.DataFrame, stock: pd.DataFrame, origin: dict[str, Any], missing: int
 ) -> dict[str, Any]:
-    """The content of provenance.json. ``stock``: tables.INVENTORY; ``origin`` can contain version, sha256 and licence;
-    ``missing``: the number of labels without an image."""
+    """The content of provenance.json. ``stock``: a row for each file; ``origin`` can contain version, sha256 and
+    licence; ``missing``: the number of labels without an image."""
     counts = tables.counts(table)
     return {
         "source": data.source,
