@@ -84,8 +84,8 @@ def _text(path: Path) -> pd.DataFrame:
         texts = {column: [None if pd.isna(cell) else str(cell) for cell in table[column]] for column in table}
         return pd.DataFrame(texts, dtype="string").rename(columns=str)
     table = csv_tables.read(path, ["label", "probability", *NAMES])
-    if table.columns.has_duplicates:
-        raise PipelineError(f"{path} has two columns {table.columns[table.columns.duplicated()][0]}: use each name once")
+    if twice := list(table.columns[table.columns.duplicated()]):
+        raise PipelineError(f"{path} has two columns {twice[0]}: each name may occur once")
     return table.replace("", pd.NA)
 
 
