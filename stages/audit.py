@@ -42,7 +42,7 @@ def main() -> None:
         findings = quality.find(database, images, clusters, conflicts, levels, folder)
         figures = quality.summarise(database, images, clusters, near, conflicts, findings)
         tested, telling = shortcuts.find(database, clusters)
-        count = None if tested["reason"] == shortcuts.FEW else len(tested["shortcuts"])
+        count = None if tested["reason"] == tables.TOO_FEW else len(tested["shortcuts"])
         figures |= {"shortcut_properties": count, "shortcuts": tested}
 
     quality.draw(images, clusters, conflicts, rejected, thumbnails, figures["synthetic"], SHEETS)
@@ -52,7 +52,9 @@ def main() -> None:
     files.write_json(METRICS, {name: figures[name] for name in (*quality.HEADLINE, "shortcut_properties")})
     files.write_json(DETAIL, figures)
     print(
-        messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD), messages.shortcuts(tested), sep="\n"
+        messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD),
+        messages.shortcuts(tested, figures["shortcut_properties"]),
+        sep="\n",
     )
 
 

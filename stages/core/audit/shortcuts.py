@@ -46,7 +46,7 @@ FOLDS = 10
 SHOWN_LEVELS = 5
 SHOWN = 8  # images of each label on the sheet
 MIXED = 2  # the kind of a unit with both labels; the others are their label
-FEW, CONSTANT = "too few", "does not vary"
+CONSTANT = "does not vary"
 
 NUMBERS = [
     "image_width", "image_height", "aspect_ratio", "bit_depth", "file_size", "mean_brightness", "uniform_border",
@@ -319,7 +319,7 @@ def assess(images: pd.DataFrame, properties: list[str]) -> dict[str, Any]:
         "permutations": PERMUTATIONS,
         "level": LEVEL,
         "compared": len(compared),
-        "reason": None if testable else FEW if compared else CONSTANT,
+        "reason": None if testable else tables.TOO_FEW if compared else CONSTANT,
         "shortcuts": sorted(named, key=lambda name: (-entries[name]["auc"], name)),
         "properties": entries,
     }
@@ -357,7 +357,7 @@ def _strength(entry: Design, parts: Blocks, p: float | None) -> dict[str, Any]:
     relation, auc = "levels", of_level
     if max(of_value, 1 - of_value) >= of_level:
         relation, auc = ("higher", of_value) if of_value >= 0.5 else ("lower", 1 - of_value)
-    return {"auc": round(auc, 9), "p": p, "relation": relation} | ({"reason": FEW} if p is None else {})
+    return {"auc": round(auc, 9), "p": p, "relation": relation} | ({"reason": tables.TOO_FEW} if p is None else {})
 
 
 def _in_each_class(images: pd.DataFrame, name: str, entry: Design, parts: Blocks) -> dict[str, Any]:

@@ -44,14 +44,24 @@ class Picture(NamedTuple):
     properties: Properties
 
 
-def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
-    """Write a zip with equal bytes for equal images: sorted names, a constant time, no compression."""
+def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> dict[str, str]:
+    """Write a zip with equal bytes for equal images: sorted names, a constant time, no compression.
+
+    Returns the names for which ``content`` raised DecodeError, which are left out, and why.
+    """
+    failures = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(names):
+            try:
+                image = content(name)
+            except DecodeError as reason:
+                failures[name] = str(reason)
+                continue
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.external_attr = 0o644 << 16
             entry.create_system = 3
-            archive.writestr(entry, content(name))
+            archive.writestr(entry, image)
+    return failures
 
 
 def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
@@ -106,7 +116,7 @@ def _is_grey(colour: Image.Image) -> bool:
 
 def _open_image(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
     """The image, or the values of one of more than 8 bits, int64 or float64, and its mode. Raises DecodeError."""
-    kind = kinds.kind(content[:4096])
+    kind = kinds.kind(content)
     if kind in kinds.DICOM:
         values, mode = dicom.decode(content, window)
     else:

@@ -44,6 +44,7 @@ _SIGNATURES = [
         rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "ole",  # old documents of Office, and ZVI slides
     }.items()
 ]
+START = 4096  # bytes of a file that decide its kind
 DICOM = ("dicom", "dicom without preamble")  # kinds with pixels and with the names of patients
 _SHORT = b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
 _LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
@@ -51,8 +52,9 @@ _CONTROL = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 _NOT_ASCII = bytes(range(128, 256))
 
 
-def kind(start: bytes) -> str:
-    """The kind of a file that starts like this: 4096 bytes are enough. "text", "empty" and "unknown" are kinds."""
+def kind(content: bytes) -> str:
+    """The kind of a file, by its START. "text", "empty" and "unknown" are kinds."""
+    start = content[:START]
     for signature, name in _SIGNATURES:
         if signature.match(start):
             return name

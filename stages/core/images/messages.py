@@ -15,10 +15,11 @@ NO_SUBDIR = "data.subdir: there is no folder {subdir!r} in {location}"
 NO_ARCHIVE = "data.location: there is no archive {archive}"
 WRONG_SHA256 = "{location} has the sha256 {actual}, but data.sha256 is {expected}: it is a different file"
 UNKNOWN_TAG = "data.labels, data.patient or data.groups: DICOM has no tag with the keyword {keyword!r}"
-UNDECODABLE_FILE = "{path}: {reason}. Remove the file from the source"
 TOO_FEW_IMAGES = "{images} images are too few for {patients} patients: each needs 4 or more"
 # Files and folders
-LINK_OUTSIDE = "{path} is a link to a file outside of {base}, which is not followed: copy the file there"
+LINK_OUTSIDE = (
+    "{path} is a link out of the source, which is not followed: copy what it leads to, or leave it out (data.exclude)"
+)
 UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file}. Rename it"
 NOT_A_REGULAR_FILE = "{path} is not a regular file (a broken link, or a pipe). Remove it"
 NO_IMAGE_OR_FOLDER = "there is no image or folder {path}"
@@ -252,10 +253,10 @@ def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, 
     return "\n".join(lines)
 
 
-def prepare_summary(shape: tuple[int, ...], nbytes: int, dropped: int, levels: tuple[int, int] | str | None) -> str:
+def prepare_summary(shape: tuple[int, ...], nbytes: int, dropped: int, levels: tuple[float, float] | str | None) -> str:
     """``shape`` and ``nbytes`` of the array of images; ``levels``: the grey values that become black and white."""
     size = f"{' x '.join(map(str, shape))} (uint8, {nbytes / 1e6:,.0f} MB)"
     line = f"{shape[0]:,} images as {size}; {dropped:,} dropped"
     if isinstance(levels, tuple):
-        line += f"\nMore than 8 bits: the grey values {levels[0]:,} to {levels[1]:,} are scaled to 0 to 255"
+        line += f"\nMore than 8 bits: the grey values {levels[0]:,.6g} to {levels[1]:,.6g} are scaled to 0 to 255"
     return line
