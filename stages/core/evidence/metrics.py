@@ -264,7 +264,8 @@ def summarise(
         ``test``: counts and measures of all test images. ``test_unseen``: of the non-leaking ones. ``leak``: the
         measures of test minus test_unseen. ``leaking``: the counts of ``leaking``, with ``roc_auc``, of
         ``leaking_auc``. On the non-leaking images: ``test_patients`` and ``test_equal_patients`` (see
-        ``equal_patients``), None if patients are unknown, and ``operating_points``.
+        ``equal_patients``), None if patients are unknown, and ``operating_points``. ``largest_patient`` is the number
+        of images of the patient with the most.
     """
     without_leak = non_leaking(test)
     of_non_leaking = _block(without_leak, threshold, seed, left_out)
@@ -277,7 +278,8 @@ def summarise(
         blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
         equal = equal_patients(scores(without_leak, threshold))
-        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE)
+        largest = int(without_leak["patient"].value_counts().max()) if len(without_leak) else 0
+        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE) | {"largest_patient": largest}
         blocks["test_patients"] = {}
         for aggregate in ("mean", "max"):
             patients = by_patient(validation, aggregate)

@@ -10,6 +10,7 @@ from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS, TOO_FEW
 from core.pipeline.text import format_metric, format_p, format_property, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
+LARGE = 0.2  # of the test images: if one patient has more, the figures by image are largely those of one patient
 NOTHING = "Not evidence of anything"
 ALL_LEAK = "every test image is a copy of a training image or shows a patient from training"
 OF_PICTURE = ("mean_brightness", "uniform_border", "file_size")  # properties of files that the disease can change
@@ -60,7 +61,8 @@ def render_verdict(
             f"- Validation contains a copy or the patient of {pluralise(figures['test_in_val'], 'test image')}. If "
             "epoch or threshold were chosen on validation, the figures can be too high."
         )
-    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
+    sentences = [*_in_practice(non_leaking), *_largest_patient(figures)]
+    sentences += [*_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
     sentences += [*_properties(figures, properties), *_external(external)]
     lines += [f"- {line}" for line in sentences]
     over = "images and their copies, because patients are unknown" if test["patients"] is None else "patients"
@@ -293,6 +295,19 @@ def _seed_variance(block: dict[str, Any], training: str | None = None) -> list[s
         f"For new {units} and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
         f"the variance comes from the random seed and {100 - share} % from the choice of test {units}, so {remedy} "
         "would narrow the interval most."
+    ]
+
+
+def _largest_patient(figures: dict[str, Any]) -> list[str]:
+    """How much of the figures by image is of one patient, if it is much and there are enough others."""
+    block, equal = figures["test_unseen"], figures.get("test_equal_patients") or {}
+    largest = equal.get("largest_patient", 0)  # not in the details of earlier runs
+    if largest <= LARGE * block["images"] or block["patients"] < FEW_PATIENTS:
+        return []
+    return [
+        f"**One patient** has {largest:,} of the {block['images']:,} images ({100 * largest / block['images']:.0f} %), "
+        f"so the figures by image are largely of this patient. If each patient weighs the same: "
+        f"{'; '.join(f'{_words(name)} {format_metric(equal[name])}' for name in PREVALENCE_FREE)}."
     ]
 
 

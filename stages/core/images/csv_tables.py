@@ -15,6 +15,7 @@ import pandas as pd
 
 ENDINGS = (".csv", ".tsv")
 SEPARATORS = ",;\t|"
+FIELDS = re.compile(r"\{([^{}]+)\}")  # of a format of several columns, such as {site}_{number}.png
 HEADER = 1 << 16  # characters that are read to choose the separator
 _MARKS = {  # UTF-32 first: the mark of UTF-16 is its beginning
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",

@@ -83,6 +83,7 @@ UNKNOWN_ENTRIES = (
     "data.lists.{split}: {n:,} of {total:,} entries of {name} are neither an image nor a patient: {names}. "
     "Fix the list, or ignore these entries: data.on_bad_image: drop"
 )
+EMPTY_LIST = "data.lists.{split}: no image of {name} is in the source"
 IMAGES_IN_TWO_LISTS = "data.lists: {n:,} images are in two lists: {names}"
 EDGES_WITHOUT_NUMBERS = "data.groups: {group} has edges, but {names} are no numbers"
 WORDS_AMONG_NUMBERS = "data.groups: {group} is a number in most images, but {names} is none. Leave unknown cells empty"
@@ -101,7 +102,8 @@ COLUMN_TWICE = (
     "uses the one of the very name"
 )
 CONTRADICTING_ROWS = (
-    "{table} contradicts itself in {n:,} images: {names}. Mend it, or leave these images out: data.on_bad_image: drop"
+    "{table} contradicts itself in {n:,} images: {names}. Mend it, remove columns with the opinion of one of several "
+    "readers, or leave these images out: data.on_bad_image: drop"
 )
 _JOIN_OR_KEEP = "Correct the source, or set data.alike to join (they are the same) or keep (they are different)"
 ALIKE = f"{{key}}: {{n:,}} names are spelled in several ways: {{names}}. {_JOIN_OR_KEEP}"
@@ -159,7 +161,8 @@ def bad_images(
     labels without an image; ``ending``: what the names in the table lack."""
     lines = []
     for (use, why), names in faults.items():
-        fault = _FAULTS[use].format(why=why, labels=data.labels, patient=data.patient)
+        patient = f"{data.patient}, a column of {data.labels}" if data.patient_is_column else data.patient
+        fault = _FAULTS[use].format(why=why, labels=data.labels, patient=patient)
         hint = ". Unpack them, or leave" if why in PACKED else ". Leave"
         hint = f"{hint} them out: data.exclude: {patterns[use, why]}" if (use, why) in patterns else ""
         keep = f", or keep them as images: {[f'!{name}' for name in patterns[use, why]]}" if use == "mask" else ""
@@ -192,8 +195,9 @@ def no_table(key: str, name: str, path: Path, tables: list[str]) -> str:
 
 
 def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
+    """``key``: the parameter, and, if it names several columns, its value."""
     hint = ""
-    if key == "data.patient" and re.search(r"[()^*+\\]", column):
+    if key.startswith("data.patient") and re.search(r"[()^*+\\]", key + column):
         hint = ". A pattern needs a group (?P<patient>...)"
     return f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, columns))}{hint}"
 
@@ -201,7 +205,7 @@ def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
 def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str, int]) -> str:
     """``classes``: the class of each file; ``counts``: the number of files of each class, most frequent first."""
     listed = shorten([f"{name!r} ({pluralise(count, 'image')})" for name, count in counts.items()], 8)
-    if data.labels is None:
+    if data.labels_are_folders:
         where, hint = "the folders of the images", ". If the labels are in a table, set data.labels"
     elif data.labels_are_pattern or data.label_tag:
         where, hint = f"data.labels = {data.labels!r}", ""

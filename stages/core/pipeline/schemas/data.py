@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels, data.patient and data.groups
 UNWATCHED = "stages/download.py"  # for data.watch: a dependency of download anyway, so it adds none
-REST = "rest"  # for data.negative: every class that is not positive
+REST = "rest"  # for data.negative: every class that is not positive; for data.lists.test: images on no other list
 
 Words = Annotated[list[Word], Field(min_length=1)]
 Edges = Annotated[list[float], Field(min_length=1)]
@@ -36,15 +36,18 @@ class Lists(Section):
     test: str | None
 
     @model_validator(mode="after")
-    def _all_or_none(self) -> "Lists":
-        missing = [split for split in SPLITS if split not in self.paths()]
-        if 0 < len(missing) < len(SPLITS):
+    def _train_and_test_or_none(self) -> "Lists":
+        missing = [split for split in ("train", "test") if getattr(self, split) is None]
+        if missing and (self.train or self.val or self.test):
             raise ValueError(messages.LISTS_MISSING.format(lists=" and ".join(missing)))
+        if REST in (self.train, self.val):
+            raise ValueError(messages.REST_OF_LISTS)
         return self
 
     def paths(self) -> dict[str, str]:
         """The file of each split's list; empty if there are no lists."""
-        return {split: file for split in SPLITS if (file := getattr(self, split)) is not None}
+        files = {split: getattr(self, split) for split in SPLITS}
+        return {split: file for split, file in files.items() if file not in (None, REST)}
 
 
 class Dicom(Section):
@@ -102,7 +105,7 @@ class Data(Section):
     exclude: list[Word]
     labels: str | None
     file_column: str
-    label_column: str
+    label_column: str | None
     positive: Word | Words
     negative: Word | Words | None
     patient: str | None
@@ -212,6 +215,10 @@ class Data(Section):
     @property
     def labels_are_pattern(self) -> bool:
         return "(?P<label>" in (self.labels or "")
+
+    @property
+    def labels_are_folders(self) -> bool:
+        return self.labels is None or ("data.labels" in self.tables() and self.label_column is None)
 
     @property
     def positives(self) -> list[str]:
