@@ -1,7 +1,7 @@
 """Score all test images, and separately the test images whose patient and copies are not in training.
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
-        (evaluate, seed; device, reproducible, threads of train)
+        (seed; threshold, calibration of evaluate; device, reproducible, threads of train)
 Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/heatmaps.png, and
         models/decision.json: the threshold and the temperature
 Alone   python stages/evaluate.py
@@ -14,7 +14,7 @@ from core.network import devices, ensemble, inference, occlusion
 from core.pipeline import components, entrypoint, files, params, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.device import Device
-from core.pipeline.schemas.evaluate import Evaluate
+from core.pipeline.schemas.evaluate import Decision
 from core.split import leakage
 
 LABELS = "data/raw/labels.csv"
@@ -33,7 +33,7 @@ HEATMAPS = "plots/heatmaps.png"
 class Params(Section):
     seed: Seed
     train: Device
-    evaluate: Evaluate
+    evaluate: Decision
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Reads   a table of scores (.csv or .parquet): label, probability, and if known file, patient, group_NAME, split
 Writes  with --out, evaluate.json, detail.json, verdict.md and report.html in a folder; prints the verdict
-Alone   python stages/judge.py SCORES.csv [--out FOLDER] [--other OTHER.csv] [--threshold 0.5] [--seed 1]
+Alone   python stages/judge.py SCORES.csv [--out FOLDER] [--other OTHER.csv] [--primary roc_auc] [--threshold 0.5]
 """
 
 import sys
@@ -19,6 +19,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the figures and the report here")
     parser.add_argument("--other", type=Path, help="scores of another model on the same images, to compare with")
     parser.add_argument("--shared", action="store_true", help="with --other: compare the images that are in both")
+    help_primary = "with --other: the measure that is tested by itself (default: %(default)s)"
+    parser.add_argument("--primary", default=comparison.PRIMARY, choices=metrics.MEASURES, help=help_primary)
     parser.add_argument("--threshold", default="0.5", help="positive from this probability on, or: validation")
     parser.add_argument("--seed", type=int, default=1, help="of what is drawn at random")
     args = parser.parse_args()
@@ -37,7 +39,7 @@ def main() -> None:
         if files.seen_by_git(args.out):
             print(f"{args.out} names patients, and git does not ignore it: do not commit it", file=sys.stderr)
     if runs and images is not None:
-        measured = None if images.empty else comparison.measure(runs, images, args.seed)
+        measured = None if images.empty else comparison.measure(runs, images, args.seed, args.primary)
         print(f"\n{comparison.explain(runs, images, measured, markdown=False)}", end="")
 
 

@@ -71,8 +71,9 @@ def test_two_models_are_compared_on_the_same_images_in_any_order(tmp_path, monke
     write(tmp_path, second[second["file"] != "i0.png"], "other.csv")
     with pytest.raises(SystemExit, match="the test sets differ: 1 images only in .* --shared"):
         judged(monkeypatch, pair[0], "--other", pair[1])
-    judged(monkeypatch, pair[0], "--other", pair[1], "--shared")
-    assert "Test images in both: 119" in capsys.readouterr().out
+    judged(monkeypatch, pair[0], "--other", pair[1], "--shared", "--primary", "sensitivity")
+    text = capsys.readouterr().out
+    assert "Test images in both: 119" in text and "sensitivity (primary)" in text and "AUC (primary)" not in text
 
 
 def test_names_of_columns_can_be_those_of_others_and_what_is_unknown_may_be_missing(tmp_path):
