@@ -7,11 +7,11 @@ Intelligence Research 70, 1373-1411, section 3.1: the confident joint.
 import numpy as np
 import pandas as pd
 
-COLUMNS = ["row", "file", "patient", "label", "probability"]
+COLUMNS = ["file", "patient", "label", "probability"]  # of the list
 
 
 def likely_wrong(predictions: pd.DataFrame, strata: "pd.Series[int] | int" = 0) -> pd.DataFrame:
-    """The rows whose label contradicts the probability, with COLUMNS, lowest probability of the label first.
+    """The rows whose label contradicts the probability, lowest probability of the label first.
 
     A row is off the diagonal of the confident joint: the other class has at least the mean probability that it has on
     its own images and, if both classes have that, the higher probability. With images of one class, no row is listed.
@@ -31,4 +31,4 @@ def likely_wrong(predictions: pd.DataFrame, strata: "pd.Series[int] | int" = 0) 
         for label in (rows["label"], 1 - rows["label"])
     )
     listed = (1 - rows["own"] >= other) & ((rows["own"] < own) | (rows["own"] < 0.5))
-    return rows[listed].sort_values("own", kind="stable")[COLUMNS]
+    return predictions.loc[rows["own"][listed].sort_values(kind="stable").index]
