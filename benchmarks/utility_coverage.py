@@ -21,7 +21,7 @@ from core.evidence.bootstrap import Scores
 import interval_coverage
 from interval_coverage import DESIGNS, FIRST_SEED, PATIENTS, SHIFT
 
-OTHERS = ("few", "heavy", "rare", "ties", "weak", "uneven", "sizes")
+OTHERS = ("few", "heavy", "rare", "weak", "uneven")
 COLUMNS = ("slope", "in the large", "net benefit", "- all", "sens. at 0.90", "spec. at 0.90", "fixed")
 
 
