@@ -1,7 +1,8 @@
 """Judge the scores of a model that was trained elsewhere: figures, intervals, calibration, verdict and a report.
 
 Reads   a table of scores (.csv or .parquet): label, probability, and if known file, patient, group_NAME, split
-Writes  with --out, evaluate.json, detail.json, verdict.md and report.html in a folder; prints the verdict
+Writes  with --out, evaluate.json, detail.json, likely_wrong_labels.csv, verdict.md and report.html in a folder; prints
+        the verdict
 Alone   python stages/judge.py SCORES.csv [--out FOLDER] [--other OTHER.csv] [--primary roc_auc] [--threshold 0.5]
 """
 
@@ -9,8 +10,8 @@ import sys
 from pathlib import Path
 
 from core.commands import comparison, judging
-from core.evidence import messages, metrics, verdict
-from core.pipeline import entrypoint, files
+from core.evidence import label_errors, messages, metrics, verdict
+from core.pipeline import entrypoint, files, tables
 
 
 def main() -> None:
@@ -35,7 +36,9 @@ def main() -> None:
         files.write_json(args.out / "evaluate.json", metrics.headline(details))
         files.write_json(args.out / "detail.json", details)
         files.write_text(args.out / "verdict.md", text)
-        files.write_text(args.out / "report.html", judging.page(table, details, text, args.scores))
+        wrong = label_errors.likely_wrong(metrics.non_leaking(table[table["split"] == "test"]))
+        tables.write(wrong, args.out / "likely_wrong_labels.csv", label_errors.COLUMNS)
+        files.write_text(args.out / "report.html", judging.page(table, details, wrong, text, args.scores))
         if files.seen_by_git(args.out):
             print(f"{args.out} names patients, and git does not ignore it: do not commit it", file=sys.stderr)
     if runs and images is not None:

@@ -49,13 +49,15 @@ def test_everything_is_written_and_the_page_is_complete(tmp_path, monkeypatch, c
     table = scores().assign(group_site=["A", "B"] * 60, split=["val"] * 24 + ["test"] * 96)
     out = tmp_path / "out"
     judged(monkeypatch, write(tmp_path, table), "--out", out, "--threshold", "validation")
-    assert sorted(path.name for path in out.iterdir()) == ["detail.json", "evaluate.json", "report.html", "verdict.md"]
+    names = ["detail.json", "evaluate.json", "likely_wrong_labels.csv", "report.html", "verdict.md"]
+    assert sorted(path.name for path in out.iterdir()) == names
     detail = json.loads((out / "detail.json").read_text())
     assert detail["test"]["images"] == 96 and list(detail["groups"]) == ["site"]
     assert detail["calibration"]["temperature"] is not None
+    assert len(pd.read_csv(out / names[2])) == detail["likely_wrong_labels"] > 0
     text, page = (out / "verdict.md").read_text(), (out / "report.html").read_text()
     assert text in capsys.readouterr().out and "Training images are unknown" in text
-    for words in ("ROC curve", "Subgroups", "Sample size", "Confusion matrix", "SHA-256 of the scores (scores.csv)"):
+    for words in ("ROC curve", "Subgroups", "Sample size", "Decision curve", "Likely wrong labels", "Confusion matrix", "SHA-256 of the scores (scores.csv)"):
         assert words in page
     for words in ("Audit of the data", "make repro", 'id="training"', 'id="split"'):
         assert words not in page

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from core.commands.comparison import Run
-from core.evidence import bootstrap, calibration, curves, metrics, sample_size, seed_variance, subgroups
+from core.evidence import (
+    bootstrap, calibration, curves, label_errors, metrics, sample_size, seed_variance, subgroups, utility,
+)  # fmt: skip
 from core.images import csv_tables
 from core.pipeline import components, files, provenance, tables
 from core.pipeline.errors import PipelineError
@@ -151,28 +153,31 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
     details |= metrics.summarise(test, val, value, strategy, seed, left_out)
     details |= subgroups.summarise(non_leaking, table[:0], value, seed)
     details["planning"] = sample_size.plan(scores, seed, left_out)
+    details |= utility.summarise(scores)
     labels, rows = test["label"].to_numpy(), (table["split"] == "test").to_numpy(dtype=bool)
     fitted = temperature or calibration.fit_temperature(val["label"].to_numpy(), raw[~rows])
     details |= {"test_in_val": len(leakage.in_val(table))}
     details["calibration"] = calibration.summarise(labels, raw[rows], fitted, temperature is not None)
+    details["likely_wrong_labels"] = len(label_errors.likely_wrong(non_leaking))
     if table[list(IN_TRAIN)].isna().all(axis=None):
         details["training"] = "unknown"
     return details
 
 
-def page(table: pd.DataFrame, details: dict[str, Any], text: str, path: Path) -> str:
-    """The report, as one page of HTML."""
+def page(table: pd.DataFrame, details: dict[str, Any], wrong: pd.DataFrame, text: str, path: Path) -> str:
+    """The report, as one page of HTML. ``wrong``: of label_errors.likely_wrong."""
     splits = {name: table[table["split"] == name] for name in ("val", "test")}
     test = splits["test"]
     predicted = curves.predicted_classes(test, details["threshold"])
     reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
     data = plots.PlotData(
-        test, curves.curves(splits), predicted, curves.confusion(predicted), curves.histogram(test), reliability
-    )
+        test, curves.curves(splits), predicted, curves.confusion(predicted), curves.histogram(test), reliability,
+        curves.net_benefit(metrics.non_leaking(test)),
+    )  # fmt: skip
     parameters = {"data": {"positive": "1"}, "report": {"planning": True, "checklist": False}}
     return html.report(
         {"evaluate": details, "audit": None, "split": None, "train": None, "external": None}, text,
-        plots=plots.vectors(data, details), pictures=[], patients=html.by_patient(test, details["threshold"]),
+        plots=plots.vectors(data, details), pictures=[], wrong_labels=html.first_rows(wrong), patients=html.by_patient(test, details["threshold"]),
         confusion=data.confusion.tolist(), findings={}, parameters=parameters, source={}, preparation={},
         hashes={f"scores ({path.name})": files.sha256(path)}, versions=provenance.installed(),
         python=platform.python_version(),

@@ -70,6 +70,12 @@ def by_patient(test: pd.DataFrame, threshold: float) -> list[dict[Any, Any]]:
     return rows
 
 
+def first_rows(wrong: pd.DataFrame, count: int = 20) -> list[dict[Any, Any]]:
+    """The first rows of a list of likely wrong labels, for the page."""
+    rows: list[dict[Any, Any]] = wrong[:count].to_dict("records")
+    return rows
+
+
 def _count(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
