@@ -83,7 +83,6 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
     """
     sample = _sample(queries.by_patient(database), clusters)
     groups = [name for name in database.frame("from groups limit 0").columns if name.startswith(tables.GROUP)]
-    interned: dict[str, str] = {}  # one string for all images, to save memory
     columns = [f"cast({value} as double) as {name}" for name, value in NUMBERS.items()]
     columns += [f"{value} as {name}" for name, value in WORDS.items()]
     columns += [f"groups.{queries.quoted(name)}" for name in groups]
@@ -98,10 +97,7 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
         keep = _uniform(images["unit"].to_numpy(), 1) < images["unit_share"].to_numpy(dtype=float)
         keep &= _uniform(images["row"].to_numpy(), 2) < images["image_share"].to_numpy(dtype=float)
         sampled = images.loc[keep, ["row", "label", "unit", *NUMBERS, *WORDS, *groups]]
-        for name in (*WORDS, *groups):
-            words = [interned.setdefault(word, word) if isinstance(word, str) else None for word in sampled[name]]
-            sampled[name] = pd.Series(words, sampled.index, dtype=object)
-        chunks.append(sampled)
+        chunks.append(sampled.astype(dict.fromkeys([*WORDS, *groups], "category")))  # to save memory
     return pd.concat(chunks, ignore_index=True)
 
 
