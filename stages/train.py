@@ -97,7 +97,7 @@ def main() -> None:
         if operations:
             print(messages.NO_LONGER_SAME.format(operations=", ".join(operations)))
         for index, result in enumerate(results):
-            print(f"{job.member(index).name}{messages.best_epoch(result.best_epoch)}")
+            print(f"{job.name(index)}{messages.best_epoch(result.best_epoch)}")
 
 
 def train(job: members.TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
@@ -120,7 +120,7 @@ def train(job: members.TrainJob, dist: ranks.DistributedContext) -> list[TrainRe
         def on_epoch_end(index: int, epoch: Epoch) -> None:
             averager.on_epoch_end(index, epoch)
             if not sys.stderr.isatty():
-                print(f"{job.member(index).name}{messages.epoch(epoch)}", flush=True)
+                print(f"{job.name(index)}{messages.epoch(epoch)}", flush=True)
 
         results = members.train(job, training.Callbacks(on_epoch_end, on_progress, should_stop), dist)
         averager.flush()

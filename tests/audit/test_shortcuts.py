@@ -196,7 +196,7 @@ def test_units_are_patients_with_copies_and_unknown_patients_images_with_copies(
     assert of_row[0] == of_row[1] and of_row[2] == of_row[3]
     assert len(set(of_row.values())) == figures["units"] == 4 and figures["unit"] == "patient"
     assert list(images["file_name_ending"]) == [".png", ".png", ".PNG", "none", ".dcm", "none"]
-    assert list(images["group_site"]) == ["A", "A", None, "B", "B", "B"]
+    assert list(images["group_site"].astype(object).fillna("")) == ["A", "A", "", "B", "B", "B"]
     assert list(images["aspect_ratio"]) == [40 / 30] * 6 and list(images["bit_depth"]) == [8.0] * 6
     assert figures["reason"] == "too few" and len(shown) == 0
 

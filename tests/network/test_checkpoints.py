@@ -85,10 +85,7 @@ def test_what_another_machine_kept_is_named_and_not_used(tmp_path, capsys):
     with checkpoints.opened(tmp_path, "a" * 64, "other") as other:
         assert other.load() is None
     error = capsys.readouterr().err
-    assert (
-        error == "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: "
-        f"{store.folder}\n"
-    )
+    assert error == f"Checkpoints of other versions or other machines are not used: {store.folder}\n"
 
 
 def test_a_folder_that_someone_removed_meanwhile_is_no_error(tmp_path):

@@ -48,16 +48,22 @@ SHOWN = 8  # images of each label on the sheet
 MIXED = 2  # the kind of a unit with both labels; the others are their label
 CONSTANT = "does not vary"
 
-NUMBERS = [
-    "image_width", "image_height", "aspect_ratio", "bit_depth", "file_size", "mean_brightness", "uniform_border",
-    "jpeg_quality", "window_center", "window_width",
-]  # fmt: skip
-WORDS = ["file_format", "file_name_ending", "colour_mode"]
-_COLUMNS = {
-    "width": "image_width", "height": "image_height", "bytes": "file_size", "brightness": "mean_brightness",
-    "border": "uniform_border", "format": "file_format", "mode": "colour_mode",
+# Properties of the tables images and properties, in SQL
+NUMBERS = {
+    "image_width": "width", "image_height": "height", "aspect_ratio": "width / height",
+    # "MONOCHROME2 12", "RGB;16", or one of Pillow's modes
+    "bit_depth": r"coalesce(try_cast(regexp_extract(mode, '[ ;](\d+)', 1) as int), "
+    "case mode when '1' then 1 when 'I' then 16 else 8 end)",
+    "file_size": "properties.bytes", "mean_brightness": "brightness", "uniform_border": "border",
+    "jpeg_quality": "jpeg_quality", "window_center": "window_center", "window_width": "window_width",
 }  # fmt: skip
-_BITS = {"1": 1, "I": 16}  # of Pillow's modes; others have 8, or say how many
+WORDS = {
+    "file_format": "format",
+    # After the last dot; what is longer can be part of a name.
+    "file_name_ending": "coalesce(nullif("
+    r"regexp_extract(file, '(\.[A-Za-z][A-Za-z0-9]{1,4})(?:#\d+)?$', 1), ''), 'none')",
+    "colour_mode": "mode",
+}
 
 
 def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
@@ -77,12 +83,12 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
     """
     sample = _sample(queries.by_patient(database), clusters)
     groups = [name for name in database.frame("from groups limit 0").columns if name.startswith(tables.GROUP)]
-    interned: dict[str, str] = {}  # one string for all images, to save memory
-    measured = ", ".join(f"properties.{name}" for name in tables.PROPERTIES[1:])
-    levels = "".join(f", groups.{queries.quoted(name)}" for name in groups)
+    columns = [f"cast({value} as double) as {name}" for name, value in NUMBERS.items()]
+    columns += [f"{value} as {name}" for name, value in WORDS.items()]
+    columns += [f"groups.{queries.quoted(name)}" for name in groups]
     chunks = []
     for chunk in database.chunks(
-        f"""select images.row, file, label, patient, width, height, mode, {measured}{levels} from images
+        f"""select images.row, file, label, patient, {", ".join(columns)} from images
         join properties using (row) left join groups using (file) order by images.row"""
     ):
         images = queries.expand(chunk, sample, ["unit", "unit_share", "image_share"])
@@ -90,11 +96,8 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
         images["unit"] = images["unit"].mask(alone, len(sample) + images["row"]).astype("int64")
         keep = _uniform(images["unit"].to_numpy(), 1) < images["unit_share"].to_numpy(dtype=float)
         keep &= _uniform(images["row"].to_numpy(), 2) < images["image_share"].to_numpy(dtype=float)
-        derived = _derive(images[keep], groups)
-        for name in (*WORDS, *groups):
-            words = [interned.setdefault(word, word) if isinstance(word, str) else None for word in derived[name]]
-            derived[name] = pd.Series(words, derived.index, dtype=object)
-        chunks.append(derived)
+        sampled = images.loc[keep, ["row", "label", "unit", *NUMBERS, *WORDS, *groups]]
+        chunks.append(sampled.astype(dict.fromkeys([*WORDS, *groups], "category")))  # to save memory
     return pd.concat(chunks, ignore_index=True)
 
 
@@ -120,18 +123,6 @@ def _uniform(numbers: np.ndarray, salt: int) -> np.ndarray:
     """A pseudo-random number in [0, 1) for each integer."""
     hashes = pd.util.hash_array(numbers.astype(np.uint64) + np.uint64(salt << 40))
     return (hashes >> np.uint64(11)) / 2.0**53
-
-
-def _derive(images: pd.DataFrame, groups: list[str]) -> pd.DataFrame:
-    table = images.rename(columns=_COLUMNS)
-    mode = table["colour_mode"].astype(object)
-    written = pd.to_numeric(mode.str.extract(r"[ ;](\d+)", expand=False))  # "MONOCHROME2 12", "RGB;16"
-    table["bit_depth"] = written.fillna(mode.map(_BITS)).fillna(8)
-    table["aspect_ratio"] = table["image_width"] / table["image_height"]
-    ending = table["file"].astype(object).str.extract(r"(\.[A-Za-z][A-Za-z0-9]{1,4})(?:#\d+)?$", expand=False)
-    table["file_name_ending"] = ending.fillna("none")  # what is longer can be part of a name
-    table[NUMBERS] = table[NUMBERS].astype("float64")
-    return table[["row", "label", "unit", *NUMBERS, *WORDS, *groups]]
 
 
 class Blocks(NamedTuple):

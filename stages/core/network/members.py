@@ -24,7 +24,7 @@ from core.network.ensemble import Ensemble
 from core.network.networks import Classifier
 from core.network.ranks import DistributedContext
 from core.network.state import Epoch, TrainResult
-from core.network.training import Callbacks, Data, Member
+from core.network.training import Callbacks, Data
 from core.pipeline import files
 from core.pipeline.errors import Interrupted, PipelineError
 
@@ -53,8 +53,9 @@ class TrainJob(NamedTuple):
     checkpoint_minutes: float = 5.0
     features: Path | None = None  # the folder for the features of frozen backbones
 
-    def member(self, index: int) -> Member:
-        return Member(index, len(self.seeds))
+    def name(self, index: int) -> str:
+        """What precedes the messages of each of several members."""
+        return messages.MEMBER.format(number=index + 1) if len(self.seeds) > 1 else ""
 
 
 def seeds(seed: int, members: int) -> list[int]:
@@ -104,9 +105,10 @@ def train(job: TrainJob, callbacks: Callbacks, dist: DistributedContext) -> list
 def _train_member(job: TrainJob, index: int, callbacks: Callbacks, dist: DistributedContext) -> TrainResult:
     data = Data(files.read_array(job.images), job.labels, job.rows, job.features)
     store = Store(job.stores[index]) if job.stores else None  # only the first rank has any
-    classifier, member = build_member(job, index), job.member(index)
-    seed, minutes = job.seeds[index], job.checkpoint_minutes
-    return training.fit(classifier, data, job.cfg, seed, callbacks, store, dist, member, minutes)
+    return training.fit(
+        build_member(job, index), data, job.cfg, job.seeds[index], callbacks, store, dist, index, job.name(index),
+        job.checkpoint_minutes,
+    )  # fmt: skip
 
 
 def _train_side_by_side(job: TrainJob, callbacks: Callbacks, workers: int, device: torch.device) -> list[TrainResult]:

@@ -20,14 +20,17 @@ def load(schema: type[Schema], path: str | Path = PATH) -> Schema:
 
 
 def read(path: str | Path = PATH) -> dict[str, Any]:
-    """All of params.yaml, not checked. Raises PipelineError if it is missing or no YAML mapping."""
+    """All of params.yaml or another YAML file. Raises PipelineError if it is missing or no mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PipelineError(messages.NO_PARAMS.format(path=path)) from None
     except UnicodeDecodeError as error:
         raise PipelineError(messages.not_utf8(path, error)) from None
-    values = yaml12.parse(text, path)
+    try:
+        values = yaml12.load(text)
+    except yaml12.YAMLError as error:
+        raise PipelineError(messages.not_yaml(path, text, error)) from None
     if not isinstance(values, dict):
         content = "nothing" if values is None else repr(values)
         raise PipelineError(messages.NOT_A_MAPPING.format(path=path, content=content))

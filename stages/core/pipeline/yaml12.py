@@ -3,11 +3,7 @@
 Unlike there, a date is text: a folder or a class can be called 2020-01-01.
 """
 
-from pathlib import Path
 from typing import Any
-
-from core.pipeline import messages
-from core.pipeline.errors import PipelineError
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -29,11 +25,3 @@ def load(text: str) -> Any:
         return reader.load(text)
     except (ValueError, LookupError) as error:  # an explicit tag: !!int x
         raise YAMLError(str(error)) from None
-
-
-def parse(text: str, path: str | Path) -> Any:
-    """The content of ``text``, which is that of ``path``. Raises PipelineError."""
-    try:
-        return load(text)
-    except YAMLError as error:
-        raise PipelineError(messages.not_yaml(path, text, error)) from None
