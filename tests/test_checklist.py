@@ -93,6 +93,7 @@ def test_every_item_of_both_checklists_is_in_one_row_of_the_report_and_of_the_pa
         assert sorted(items) == sorted(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["audit", "split", "train", "evaluate", "external"])
 def test_an_answer_shows_the_figures_of_the_details_and_the_page_names_their_file_and_key(stage):
     details, page = read_details(), read_page()

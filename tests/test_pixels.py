@@ -271,6 +271,7 @@ def test_a_slope_below_1_keeps_all_values():
     assert len(hashes) == 2
 
 
+@pytest.mark.slow
 def test_percentiles_of_many_images_with_slopes_of_their_own_are_near_those_of_numpy():
     random, histogram, parts = np.random.default_rng(0), Histogram(), []
     for _ in range(300):

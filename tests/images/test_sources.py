@@ -351,7 +351,7 @@ def server(tmp_path, monkeypatch, two):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     served = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
     served.socket = context.wrap_socket(served.socket, server_side=True)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=[0.01], daemon=True).start()  # seconds until shutdown is seen
     yield f"https://localhost:{served.server_port}"
     served.shutdown()
 
