@@ -265,7 +265,7 @@ def summarise(
         measures of test minus test_unseen. ``leaking``: the counts of ``leaking``, with ``roc_auc``, of
         ``leaking_auc``. On the non-leaking images: ``test_patients`` and ``test_equal_patients`` (see
         ``equal_patients``), None if patients are unknown, and ``operating_points``. ``largest_patient`` is the number
-        of images of the patient with the most.
+        of images of the patient with the most, ``effective_patients`` of bootstrap.effective_sample_size.
     """
     without_leak = non_leaking(test)
     of_non_leaking = _block(without_leak, threshold, seed, left_out)
@@ -278,8 +278,10 @@ def summarise(
         blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
         equal = equal_patients(scores(without_leak, threshold))
-        largest = int(without_leak["patient"].value_counts().max()) if len(without_leak) else 0
-        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE) | {"largest_patient": largest}
+        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE) | {
+            "largest_patient": int(without_leak["patient"].value_counts().max()) if len(without_leak) else 0,
+            "effective_patients": bootstrap.effective_sample_size(pd.factorize(without_leak["unit"])[0]),
+        }
         blocks["test_patients"] = {}
         for aggregate in ("mean", "max"):
             patients = by_patient(validation, aggregate)

@@ -10,7 +10,7 @@ from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS, TOO_FEW
 from core.pipeline.text import format_metric, format_p, format_property, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
-LARGE = 0.2  # of the test images: if one patient has more, the figures by image are largely those of one patient
+FEW_LARGE = 0.5  # if the effective number of patients is a smaller share of their number, a few have most images
 NOTHING = "Not evidence of anything"
 ALL_LEAK = "every test image is a copy of a training image or shows a patient from training"
 OF_PICTURE = ("mean_brightness", "uniform_border", "file_size")  # properties of files that the disease can change
@@ -61,7 +61,7 @@ def render_verdict(
             f"- Validation contains a copy or the patient of {pluralise(figures['test_in_val'], 'test image')}. If "
             "epoch or threshold were chosen on validation, the figures can be too high."
         )
-    sentences = [*_in_practice(non_leaking), *_largest_patient(figures)]
+    sentences = [*_in_practice(non_leaking), *_few_large_patients(figures)]
     sentences += [*_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
     sentences += [*_properties(figures, properties), *_external(external)]
     lines += [f"- {line}" for line in sentences]
@@ -298,15 +298,16 @@ def _seed_variance(block: dict[str, Any], training: str | None = None) -> list[s
     ]
 
 
-def _largest_patient(figures: dict[str, Any]) -> list[str]:
-    """How much of the figures by image is of one patient, if it is much and there are enough others."""
+def _few_large_patients(figures: dict[str, Any]) -> list[str]:
+    """The figures in which each patient weighs the same, if a few of enough patients have most of the images."""
     block, equal = figures["test_unseen"], figures.get("test_equal_patients") or {}
-    largest = equal.get("largest_patient", 0)  # not in the details of earlier runs
-    if largest <= LARGE * block["images"] or block["patients"] < FEW_PATIENTS:
+    patients, effective = block["patients"] or 0, equal.get("effective_patients")  # not in the details of earlier runs
+    if patients < FEW_PATIENTS or effective is None or effective >= FEW_LARGE * patients:
         return []
+    share = f"{equal['largest_patient']:,} of {block['images']:,} images"
     return [
-        f"**One patient** has {largest:,} of the {block['images']:,} images ({100 * largest / block['images']:.0f} %), "
-        f"so the figures by image are largely of this patient. If each patient weighs the same: "
+        f"**Few patients have most images**: {patients:,} patients count as {effective:.0f} of equal size, and one has "
+        f"{share} ({100 * equal['largest_patient'] / block['images']:.0f} %). If each patient weighs the same: "
         f"{'; '.join(f'{_words(name)} {format_metric(equal[name])}' for name in PREVALENCE_FREE)}."
     ]
 
