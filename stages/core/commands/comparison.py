@@ -159,17 +159,8 @@ def _max_t(p: np.ndarray, effects: np.ndarray, seed: int) -> np.ndarray:
     statistics are drawn from the normal distribution with their correlation (Hothorn, Bretz and Westfall 2008,
     Biometrical Journal 50(3), 346-363).
 
-    Parameters
-    ----------
-    p : float64 (M,)
-        Two-sided, NaN where missing.
-    effects : float64 (M, R)
-        How much each patient changes each difference when left out; NaN where not defined.
-
-    Returns
-    -------
-    float64 (M,)
-        Never less than ``p``, nor than 1 / (DRAWS + 1); NaN where p is missing.
+    ``p``, float64 (M,), is two-sided, and NaN where missing. ``effects``, float64 (M, R), are how much each patient
+    changes each difference when left out. No adjusted p is less than ``p``, or than 1 / (DRAWS + 1).
     """
     adjusted, order = np.full(len(p), np.nan), np.argsort(p, kind="stable")[: int((~np.isnan(p)).sum())]
     if not len(order):
@@ -235,9 +226,9 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
         lines += ["", *_table(runs, measured, markdown), ""]
         drawn = "new patients and new trainings" if recipes(runs) else "new patients, and these trainings"
         lines.append(
-            f"Intervals: 95 % for each difference, for {drawn}. The primary measure (evaluate.primary) is tested by "
-            "itself. The others are exploratory: their p is adjusted for all of them (max-T), so an interval can "
-            "exclude 0 while p is above 0.05."
+            f"Intervals: 95 % for each difference, for {drawn}. The primary measure (evaluate.primary, or --primary "
+            "of judge.py) is tested by itself. The others are exploratory: their p is adjusted for all of them "
+            "(max-T), so an interval can exclude 0 while p is above 0.05."
         )
     bullet = "- " if markdown else "  "
     for title, entries in (

@@ -1,4 +1,4 @@
-"""95 % intervals over patients: all images of a patient are left out, or drawn, together.
+"""95 % intervals over patients: all images of a patient are left out together.
 
 The interval of the model says what this model would reach on new patients, that of the recipe what a new training would
 reach on them: it adds the variance over trainings (core.evidence.seed_variance).
@@ -46,7 +46,7 @@ MAX_PAIRED = 200  # patients up to which the interaction is estimated: beyond, i
 CONFIDENCE = 0.95
 MISSING_PROBABILITY = 0.03  # of the 5 % of intervals that may miss; the other bound misses less often
 ONE_PATIENT = "it depends on one patient, or on one set of copies"
-CHUNK_SIZE = 1_000_000  # images times resamples in memory, per core
+CHUNK_SIZE = 1_000_000  # images times rows of weights in memory, per core
 
 
 class Scores(NamedTuple):
@@ -80,24 +80,11 @@ MISSING_KIND = {"balanced_accuracy": (0.5, 1.0), "roc_auc": (0.5, 1.0), "brier":
 
 
 def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | None = None) -> dict[str, np.ndarray]:
-    """Each measure without each of the units in turn; with more than MAX_LEFT_OUT units, without each of as many groups
-    of units, which are drawn.
+    """Each measure without each of the units in turn: float64 (min(units, MAX_LEFT_OUT),) by its name, NaN where it is
+    not defined. With more than MAX_LEFT_OUT units, as many groups of units are left out, which ``seed`` draws.
 
-    Parameters
-    ----------
-    scores : Scores
-        N images, at least one.
-    seed : int
-        Seed of the groups.
-    auc : bool
-        Whether to compute the areas under the curves, which take most of the time.
-    superset : Scores, optional
-        What ``scores`` are a subset of, with the same numbers of units: its units are left out, to combine subsets.
-
-    Returns
-    -------
-    dict of float64 (min(units, MAX_LEFT_OUT),)
-        By the name of the measure; NaN where it is not defined.
+    ``auc``: whether to compute the areas under the curves, which take most of the time. ``superset``: what ``scores``
+    are a subset of, with the same numbers of units; its units are left out, to combine subsets.
     """
     population = superset or scores
     num_units = int(population.units.max()) + 1
@@ -115,20 +102,11 @@ def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | No
 def weighted_measures(
     scores: Scores, draw: Callable[[int, int], np.ndarray], rows: int, size: int, auc: bool = True
 ) -> dict[str, np.ndarray]:
-    """Each measure with ``rows`` different weights of the units.
+    """Each measure with ``rows`` different weights of the units: float64 (rows,) by its name, NaN where it is not
+    defined. With ``auc``, also ``pairs``, the number of pairs that roc_auc compares.
 
-    Parameters
-    ----------
-    draw : callable
-        ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: int (count, number of units).
-    size : int
-        Sets how many rows are computed at once; equal sizes give equal calls of ``draw``.
-
-    Returns
-    -------
-    dict of float64 (rows,)
-        By the name of the measure; NaN where it is not defined. With ``auc``, also ``pairs``, the number of pairs that
-        roc_auc compares.
+    ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: int (count, number of units).
+    ``size`` sets how many rows are computed at once; equal sizes give equal calls of ``draw``.
     """
     labels, units = scores.labels.astype(np.float64), scores.units
     positive, predicted = labels == 1, scores.predicted
@@ -217,17 +195,7 @@ def patient_variance(measure: str, value: float, left_out: np.ndarray, scores: S
 
     It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, where k is the number of
     patients, and has k - 1 degrees of freedom. For roc_auc, what the jackknife estimates too high is subtracted.
-
-    Parameters
-    ----------
-    measure : str
-        A key of SUPPORT.
-    value : float
-        The measure on ``scores``.
-    left_out : float64 (R,)
-        The measure without each patient, from ``jackknife``.
-    scores : Scores
-        The images.
+    ``value`` is the measure, a key of SUPPORT, on ``scores``; ``left_out``, float64 (R,), without each patient.
     """
     patients = _patients(measure, scores)
     if patients < 2:
@@ -304,16 +272,8 @@ def interval(
     effective number). The interval therefore includes at least the values that the measure would have with this share
     of MISSING_KIND patients. If the measure is 0 or 1, the interval of the model consists of these values alone.
 
-    Parameters
-    ----------
-    measure : str
-        A key of SUPPORT.
-    value : float
-        The measure on ``scores``, in [0, 1].
-    patients : VarianceComponent
-        The variance over patients, from ``patient_variance``.
-    training : VarianceComponent, optional
-        The variance over trainings. With it, the interval is that of the recipe, otherwise that of the model.
+    ``value`` is the measure on ``scores``, in [0, 1]; ``patients`` is its ``patient_variance``, and ``training`` its
+    variance over trainings. With the latter, the interval is that of the recipe, otherwise that of the model.
     """
     return _bounds(measure, value, patients, _sample_size(measure, scores), training)
 
@@ -347,14 +307,9 @@ def predict_width(
 ) -> tuple[Callable[[float, float], float], float]:
     """How the width of an interval of the model depends on the number of patients; arguments as for ``interval``.
 
-    Returns
-    -------
-    width : callable
-        ``width(factor, variance)`` is the width with ``factor`` times as many patients, if the variance over patients
-        is ``variance`` times its estimate.
-    df : float
-        The degrees of freedom of this estimate, from the effective number of patients: if one patient has most of the
-        images, little is known of how much patients differ.
+    Returns ``width(factor, variance)``, the width with ``factor`` times as many patients, if the variance over patients
+    is ``variance`` times its estimate; and the degrees of freedom of this estimate, from the effective number of
+    patients: if one patient has most of the images, little is known of how much patients differ.
     """
     sample_size = _sample_size(measure, scores)
 
@@ -395,20 +350,9 @@ def difference(
     The interval is a t interval, cut at -1 and 1. If the difference is the same without each patient, p is that of a
     sign test on the effective number of patients.
 
-    Parameters
-    ----------
-    measure : str
-        A key of SUPPORT.
-    values : tuple of float
-        The measure of both classifiers.
-    left_out : float64 (R,)
-        The difference without each patient, from ``jackknife``.
-    pair : tuple of Scores
-        The same images, as both classifiers score them.
-    trainings : tuple of VarianceComponent
-        The variance of each measure over trainings. With it, recipes are compared, otherwise models.
-    pooled : bool
-        Whether the areas under the curves compare images of the same fold only.
+    ``values`` is the measure of both classifiers on the same images, ``pair``. ``left_out``, float64 (R,), is their
+    difference without each patient. ``trainings`` are the variances of each measure over trainings: with them, recipes
+    are compared, otherwise models. ``pooled``: the areas under the curves compare images of the same fold only.
     """
     if min(_patients(measure, scores) for scores in pair) < 2:
         return ONE_PATIENT
