@@ -63,7 +63,8 @@ def main() -> None:
     for design in (*DESIGNS, *OTHERS):
         for patients in PATIENTS:
             cells = zip(*simulate(design, patients, runs), strict=True)
-            print(f"{design:12}{patients:3} patients" + "".join(f"{100 * c:10.1f}{w:6.2f}" for c, w in cells), flush=True)
+            texts = [f"{100 * coverage:10.1f}{width:6.2f}" for coverage, width in cells]
+            print(f"{design:12}{patients:3} patients" + "".join(texts), flush=True)
 
 
 if __name__ == "__main__":
