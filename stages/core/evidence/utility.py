@@ -169,8 +169,8 @@ def _undefined(reason: str) -> dict[str, Any]:
 
 
 def likely_wrong(predictions: pd.DataFrame, strata: "pd.Series[int] | int" = 0) -> pd.DataFrame:
-    """The rows whose label contradicts the probability, lowest probability of the label first: a list for people to look
-    at, which changes no label.
+    """The rows whose label contradicts the probability, lowest probability of the label first: a list for people to
+    look at, which changes no label.
 
     A row is off the diagonal of the confident joint: the other class has at least the mean probability that it has on
     its own images and, if both classes have that, the higher probability. With images of one class, no row is listed.
