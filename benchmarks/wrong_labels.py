@@ -30,8 +30,7 @@ import trainings
 
 FOLDS = 3
 PLANTED = 0.05
-RECIPE = {"data.phantom.side": 32, "prepare.image_size": 32, "train.ensemble_size": 1, "train.batch_size": 16,
-          "train.threads": 1}  # fmt: skip
+RECIPE = {"data.phantom.side": 32, "prepare.image_size": 32, "train.ensemble_size": 1, "train.batch_size": 16}
 CONTRASTS = (0, 40, 80)
 SIDE = 8
 

@@ -72,7 +72,8 @@ def test_what_is_not_defined_has_a_reason():
     separated = Scores(labels, np.array([0.1, 0.2, 0.3, 0.4]), labels == 1, units)
     blocks = utility.summarise(separated)
     assert blocks["calibration_line"]["slope"] == utility._undefined(utility.SEPARATED)
-    assert blocks["net_benefit"]["0.5"]["model"]["reason"] == utility.NONE_POSITIVE
+    single = utility.summarise(separated._replace(units=np.arange(4)))
+    assert single["net_benefit"]["0.5"]["model"]["reason"] == utility.SAME  # no image is predicted positive
     assert blocks["roc_points"]["specificity_90"]["value"] == 1
     assert blocks["roc_points"]["specificity_90"]["reason"] == utility.ONE_PATIENT
     for labels in (np.zeros(4, int), np.zeros(0, int)):

@@ -33,7 +33,7 @@ THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # at which the details have the net ben
 ONE_CLASS = "a class is missing"
 ONE_PATIENT = "no interval: a class has one patient, or one set of copies"
 SEPARATED = "the probabilities separate the classes, or are all equal"
-NONE_POSITIVE = "no interval: no image is predicted positive"
+SAME = "no interval: it is the same without each patient"
 
 
 def summarise(scores: Scores) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _t_interval(value: float, effects: np.ndarray, scores: Scores) -> dict[str, 
     entry = {"value": value, "ci_low": None, "ci_high": None}
     variance, df = _variance(effects, scores)
     if _patients(scores) < 2 or not variance:
-        return entry | {"reason": NONE_POSITIVE if not variance and not value else ONE_PATIENT}
+        return entry | {"reason": SAME if _patients(scores) > 1 else ONE_PATIENT}
     half = float(stdtrit(df, (1 + bootstrap.CONFIDENCE) / 2)) * variance**0.5
     return entry | {"ci_low": value - half, "ci_high": value + half}
 
