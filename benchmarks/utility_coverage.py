@@ -47,7 +47,7 @@ def intervals(scores: Scores) -> np.ndarray:
 
 def simulate(design: str, patients: int, runs: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of COLUMNS, the share of intervals that contain the truth, and their relative mean width."""
-    large = intervals(draw(design, 20_000, 1))[:, 0]
+    large = intervals(interval_coverage.draw(design, 20_000, SHIFT.get(design, 1.5), 0.0, 1))[:, 0]
     drawn = np.array([intervals(draw(design, patients, FIRST_SEED + run)) for run in range(runs)])
     value, low, high = np.moveaxis(drawn, -1, 0)
     missing = np.isnan(low) | np.isnan(high)
@@ -63,7 +63,8 @@ def main() -> None:
     for design in (*DESIGNS, *OTHERS):
         for patients in PATIENTS:
             cells = zip(*simulate(design, patients, runs), strict=True)
-            print(f"{design:12}{patients:3} patients" + "".join(f"{100 * c:10.1f}{w:6.2f}" for c, w in cells), flush=True)
+            texts = [f"{100 * coverage:10.1f}{width:6.2f}" for coverage, width in cells]
+            print(f"{design:12}{patients:3} patients" + "".join(texts), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/wrong_labels.py [--sets 3] [--small]
 
-Of each set of 1,200 synthetic images of 32 pixels, 5 % get the other label. Three folds are trained on these labels, and
-every image is judged by the network that did not train on it. Precision is that of the shortest top of the list that
-has half of the planted labels. The images of the positive class have a dark square of 8 pixels, of three contrasts: how
-well the network tells the classes apart decides what the list is worth. A set takes a few minutes on two cores.
+Of each set of 1,200 synthetic images of 32 pixels, 5 % get the other label. Three folds are trained on these labels,
+and every image is judged by the network that did not train on it. Precision is that of the shortest top of the list
+that has half of the planted labels. The images of the positive class have a dark square of 8 pixels, of three
+contrasts: how well the network tells the classes apart decides what the list is worth. A set takes a few minutes.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.commands import folds
-from core.evidence import label_errors
+from core.evidence import utility
 from core.pipeline import tables
 
 import numpy as np
@@ -77,7 +77,7 @@ def row(seed: int, recipe: dict[str, Any], contrast: int) -> dict[str, Any]:
             predictions.append(tables.read(clone / "data/predictions.csv", tables.PREDICTIONS).assign(unit=0))
     pooled = folds.pool(predictions, [0.5] * FOLDS)
     pooled["planted"] = pooled["file"].map(pd.Series(planted, labels["file"]))
-    listed = label_errors.likely_wrong(pooled, pooled["fold"])
+    listed = utility.likely_wrong(pooled, pooled["fold"])
     found = pooled["planted"][listed.index].to_numpy()
     reached = np.flatnonzero(found.cumsum() >= 0.5 * planted.sum())
     area = np.mean([roc_auc_score(part["label"] ^ part["planted"], part["probability"])

@@ -10,9 +10,7 @@ Alone   python stages/evaluate.py
 
 from typing import Any
 
-from core.evidence import (
-    bootstrap, calibration, label_errors, messages, metrics, sample_size, seed_variance, subgroups, utility,
-)  # fmt: skip
+from core.evidence import bootstrap, calibration, messages, metrics, sample_size, seed_variance, subgroups, utility
 from core.images import contact_sheets
 from core.network import devices, ensemble, inference, occlusion
 from core.pipeline import components, entrypoint, files, params, tables
@@ -77,11 +75,11 @@ def main() -> None:
     details |= subgroups.summarise(non_leaking, rows[rows["split"].isin(["train", "val"])], threshold, cfg.seed)
     details["planning"] = sample_size.plan(scores, cfg.seed, left_out)
     details |= utility.summarise(scores)
-    wrong = label_errors.likely_wrong(non_leaking)
+    wrong = utility.likely_wrong(non_leaking)
     details |= {"test_in_val": len(leakage.in_val(split)), "calibration": calibrated, "likely_wrong_labels": len(wrong)}
     occlusion.gallery(classifiers, images, test, threshold, HEATMAPS, details["synthetic"])
     save_sheet(wrong[:SHOWN], images, details["synthetic"])
-    tables.write(wrong, WRONG_LABELS, label_errors.COLUMNS)
+    tables.write(wrong, WRONG_LABELS, utility.WRONG_LABELS)
     tables.write(predictions, PREDICTIONS, [*tables.PREDICTIONS, *tables.members(predictions)])
     files.write_json(METRICS, metrics.headline(details))
     files.write_json(DETAIL, details)
@@ -99,7 +97,8 @@ def save_sheet(wrong: pd.DataFrame, images: np.ndarray, synthetic: bool) -> None
         heading = ", ".join(part["file"].str.rpartition("/")[2])
         rows.append(contact_sheets.Row(heading, list(images[part["row"].to_numpy()]), captions))
     title = "Test images whose label is likely wrong, likeliest first: look at each, no label is changed"
-    contact_sheets.save(title if rows else "No label of a test image is likely wrong", rows, WRONG_LABELS_SHEET, synthetic)
+    empty = "No label of a test image is likely wrong"
+    contact_sheets.save(title if rows else empty, rows, WRONG_LABELS_SHEET, synthetic)
 
 
 if __name__ == "__main__":

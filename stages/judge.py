@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from core.commands import comparison, judging
-from core.evidence import label_errors, messages, metrics, verdict
+from core.evidence import messages, metrics, utility, verdict
 from core.pipeline import entrypoint, files, tables
 
 
@@ -36,8 +36,8 @@ def main() -> None:
         files.write_json(args.out / "evaluate.json", metrics.headline(details))
         files.write_json(args.out / "detail.json", details)
         files.write_text(args.out / "verdict.md", text)
-        wrong = label_errors.likely_wrong(metrics.non_leaking(table[table["split"] == "test"]))
-        tables.write(wrong, args.out / "likely_wrong_labels.csv", label_errors.COLUMNS)
+        wrong = utility.likely_wrong(metrics.non_leaking(table[table["split"] == "test"]))
+        tables.write(wrong, args.out / "likely_wrong_labels.csv", utility.WRONG_LABELS)
         files.write_text(args.out / "report.html", judging.page(table, details, wrong, text, args.scores))
         if files.seen_by_git(args.out):
             print(f"{args.out} names patients, and git does not ignore it: do not commit it", file=sys.stderr)

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from core.evidence import calibration, curves, label_errors, metrics, verdict
+from core.evidence import calibration, curves, metrics, utility, verdict
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import Data
@@ -90,7 +90,7 @@ def main(first: str | None = None) -> None:
     page = html.report(
         details, text, plots=vectors, confusion=data.confusion.tolist(),
         pictures=[html.embedded(path) for path in pictures] if cfg.report.images else [],
-        wrong_labels=html.first_rows(label_errors.likely_wrong(metrics.non_leaking(data.test))),
+        wrong_labels=html.first_rows(utility.likely_wrong(metrics.non_leaking(data.test))),
         patients=html.by_patient(data.test, evaluated["threshold"]),
         findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=cfg.model_dump(mode="json", warnings=False), source=source,

@@ -1,4 +1,4 @@
-from core.evidence import messages, metrics, seed_variance
+from core.evidence import messages, metrics, seed_variance, utility
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -107,7 +107,9 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert clean["test_equal_patients"]["roc_auc"]["value"] == 1.0
     unknown = predictions([0, 1], [0.2, 0.6])
     assert metrics.summarise(unknown, unknown, 0.5, 0.5, seed=1)["test_patients"] is None
-    text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks)
+    others = utility.summarise(metrics.scores(test, 0.5)) | {"likely_wrong_labels": 12}
+    text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks | others)
+    assert "calibration (non-leaking): slope -," in text and "likely wrong labels: 12" in text
     assert "SYNTHETIC" in text and "1.000 (0.173 to 1.000)" in text and "1.000 (no interval)" in text
 
 

@@ -1,4 +1,4 @@
-from core.evidence import curves, label_errors, utility
+from core.evidence import curves, utility
 from core.evidence.bootstrap import Scores
 
 import numpy as np
@@ -72,7 +72,8 @@ def test_what_is_not_defined_has_a_reason():
     separated = Scores(labels, np.array([0.1, 0.2, 0.3, 0.4]), labels == 1, units)
     blocks = utility.summarise(separated)
     assert blocks["calibration_line"]["slope"] == utility._undefined(utility.SEPARATED)
-    assert blocks["net_benefit"]["0.5"]["model"]["reason"] == utility.NONE_POSITIVE
+    single = utility.summarise(separated._replace(units=np.arange(4)))
+    assert single["net_benefit"]["0.5"]["model"]["reason"] == utility.SAME  # no image is predicted positive
     assert blocks["roc_points"]["specificity_90"]["value"] == 1
     assert blocks["roc_points"]["specificity_90"]["reason"] == utility.ONE_PATIENT
     for labels in (np.zeros(4, int), np.zeros(0, int)):
@@ -92,8 +93,8 @@ def test_the_list_of_likely_wrong_labels_is_that_of_cleanlab():
     labels = random.randint(0, 2, 80)
     probabilities = np.clip(0.5 + 0.2 * (2 * labels - 1) + 0.35 * random.standard_normal(80), 0.01, 0.99)
     table = pd.DataFrame({"label": labels, "probability": probabilities})
-    assert label_errors.likely_wrong(table).index.tolist() == [8, 32, 0, 28, 12, 6]
-    assert label_errors.likely_wrong(table[table["label"] == 1]).empty and label_errors.likely_wrong(table[:0]).empty
+    assert utility.likely_wrong(table).index.tolist() == [8, 32, 0, 28, 12, 6]
+    assert utility.likely_wrong(table[table["label"] == 1]).empty and utility.likely_wrong(table[:0]).empty
 
 
 def test_planted_wrong_labels_are_at_the_top_also_of_folds_with_other_scales():
@@ -103,6 +104,6 @@ def test_planted_wrong_labels_are_at_the_top_also_of_folds_with_other_scales():
     fold = np.arange(3000) % 3
     planted = random.permutation(3000) < 150
     table = pd.DataFrame({"label": true ^ planted, "probability": expit(logits + 1.5 * (fold - 1)), "fold": fold})
-    wrong = planted[label_errors.likely_wrong(table, table["fold"]).index]
+    wrong = planted[utility.likely_wrong(table, table["fold"]).index]
     at_half = 1 + np.flatnonzero(wrong.cumsum() >= 75)[0]
     assert 75 / at_half >= 0.8

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.commands.comparison import Run
-from core.evidence import (
-    bootstrap, calibration, curves, label_errors, metrics, sample_size, seed_variance, subgroups, utility,
-)  # fmt: skip
+from core.evidence import bootstrap, calibration, curves, metrics, sample_size, seed_variance, subgroups, utility
 from core.images import csv_tables
 from core.pipeline import components, files, provenance, tables
 from core.pipeline.errors import PipelineError
@@ -158,14 +156,14 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
     fitted = temperature or calibration.fit_temperature(val["label"].to_numpy(), raw[~rows])
     details |= {"test_in_val": len(leakage.in_val(table))}
     details["calibration"] = calibration.summarise(labels, raw[rows], fitted, temperature is not None)
-    details["likely_wrong_labels"] = len(label_errors.likely_wrong(non_leaking))
+    details["likely_wrong_labels"] = len(utility.likely_wrong(non_leaking))
     if table[list(IN_TRAIN)].isna().all(axis=None):
         details["training"] = "unknown"
     return details
 
 
 def page(table: pd.DataFrame, details: dict[str, Any], wrong: pd.DataFrame, text: str, path: Path) -> str:
-    """The report, as one page of HTML. ``wrong``: of label_errors.likely_wrong."""
+    """The report, as one page of HTML. ``wrong``: of utility.likely_wrong."""
     splits = {name: table[table["split"] == name] for name in ("val", "test")}
     test = splits["test"]
     predicted = curves.predicted_classes(test, details["threshold"])
@@ -177,7 +175,8 @@ def page(table: pd.DataFrame, details: dict[str, Any], wrong: pd.DataFrame, text
     parameters = {"data": {"positive": "1"}, "report": {"planning": True, "checklist": False}}
     return html.report(
         {"evaluate": details, "audit": None, "split": None, "train": None, "external": None}, text,
-        plots=plots.vectors(data, details), pictures=[], wrong_labels=html.first_rows(wrong), patients=html.by_patient(test, details["threshold"]),
+        plots=plots.vectors(data, details), pictures=[], wrong_labels=html.first_rows(wrong),
+        patients=html.by_patient(test, details["threshold"]),
         confusion=data.confusion.tolist(), findings={}, parameters=parameters, source={}, preparation={},
         hashes={f"scores ({path.name})": files.sha256(path)}, versions=provenance.installed(),
         python=platform.python_version(),

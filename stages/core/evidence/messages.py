@@ -37,8 +37,8 @@ def summary(figures: dict[str, Any]) -> str:
         texts = [format_metric(block.get(row)) for block in blocks.values()]
         lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
     line = figures["calibration_line"]
-    texts = format_metric(line["slope"]), format_metric(line["in_the_large"])
-    lines.append("calibration (non-leaking): slope {}, in the large {}".format(*texts))
+    slope, in_the_large = format_metric(line["slope"]), format_metric(line["in_the_large"])
+    lines.append(f"calibration (non-leaking): slope {slope}, in the large {in_the_large}")
     if "likely_wrong_labels" in figures:
         count = figures["likely_wrong_labels"]
         lines.append(f"likely wrong labels: {count:,}, in likely_wrong_labels.csv, to look at; no label is changed")

@@ -1,4 +1,4 @@
-"""Calibration line, net benefit and points of the ROC curve, with 95 % intervals over patients.
+"""Calibration line, net benefit and points of the ROC curve, with 95 % intervals over patients; likely wrong labels.
 
 The variance over patients is the jackknife's to first order: how much a figure changes without each patient follows
 from its derivatives, so that neither a threshold nor a line is fitted again for each patient. The intervals are those
@@ -13,6 +13,8 @@ Vickers and Elkin 2006, Medical Decision Making 26(6), 565-574: net benefit.
 Woodruff 1952, Journal of the American Statistical Association 47(260), 635-646: the variance of a quantile.
 Platt, Hanley and Yang 2000, Statistics in Medicine 19(3), 313-322; Zhou and Qin 2005, Statistics in Medicine 24(3),
 465-477: sensitivity at a fixed specificity.
+Northcutt, Jiang and Chuang 2021, Journal of Artificial Intelligence Research 70, 1373-1411, section 3.1: the confident
+joint, which finds wrong labels.
 """
 
 from typing import Any
@@ -22,14 +24,16 @@ from core.evidence.bootstrap import Scores
 from core.evidence.seed_variance import VarianceComponent
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit, stdtrit
 
+WRONG_LABELS = ["file", "patient", "label", "probability"]  # columns of the list of likely wrong labels
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # at which the details have the net benefit
 # Why there is no figure or no interval. They are written into the details, so they are here and not in the messages.
 ONE_CLASS = "a class is missing"
 ONE_PATIENT = "no interval: a class has one patient, or one set of copies"
 SEPARATED = "the probabilities separate the classes, or are all equal"
-NONE_POSITIVE = "no interval: no image is predicted positive"
+SAME = "no interval: it is the same without each patient"
 
 
 def summarise(scores: Scores) -> dict[str, Any]:
@@ -155,10 +159,35 @@ def _t_interval(value: float, effects: np.ndarray, scores: Scores) -> dict[str, 
     entry = {"value": value, "ci_low": None, "ci_high": None}
     variance, df = _variance(effects, scores)
     if _patients(scores) < 2 or not variance:
-        return entry | {"reason": NONE_POSITIVE if not variance and not value else ONE_PATIENT}
+        return entry | {"reason": SAME if _patients(scores) > 1 else ONE_PATIENT}
     half = float(stdtrit(df, (1 + bootstrap.CONFIDENCE) / 2)) * variance**0.5
     return entry | {"ci_low": value - half, "ci_high": value + half}
 
 
 def _undefined(reason: str) -> dict[str, Any]:
     return {"value": None, "ci_low": None, "ci_high": None, "reason": reason}
+
+
+def likely_wrong(predictions: pd.DataFrame, strata: "pd.Series[int] | int" = 0) -> pd.DataFrame:
+    """The rows whose label contradicts the probability, lowest probability of the label first: a list for people to
+    look at, which changes no label.
+
+    A row is off the diagonal of the confident joint: the other class has at least the mean probability that it has on
+    its own images and, if both classes have that, the higher probability. With images of one class, no row is listed.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Of images that are not in training: otherwise the network may have learned the wrong label.
+    strata : Series
+        The fold of each row: networks of different folds have different scales.
+    """
+    rows = predictions.assign(stratum=strata, own=predictions["probability"].where(predictions["label"] == 1))
+    rows["own"] = rows["own"].fillna(1 - rows["probability"])
+    means = rows.groupby(["stratum", "label"])["own"].mean()
+    own, other = (
+        means.reindex(pd.MultiIndex.from_arrays([rows["stratum"], label])).to_numpy()
+        for label in (rows["label"], 1 - rows["label"])
+    )
+    listed = (1 - rows["own"] >= other) & ((rows["own"] < own) | (rows["own"] < 0.5))
+    return predictions.loc[rows["own"][listed].sort_values(kind="stable").index]

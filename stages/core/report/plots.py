@@ -154,8 +154,10 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
 
 def _net_benefit(axis: Any, table: pd.DataFrame, points: dict[str, Any]) -> None:
     """The decision curve, with the 95 % intervals of the model at ``points``, the block net_benefit of the details."""
-    for name, colour in (("all", VALIDATION), ("none", "0.6"), ("model", TEST)):
-        axis.plot(table["threshold"], table[name], color=colour, label="model" if name == "model" else f"{name} positive")
+    for name, words, colour in (
+        ("all", "all positive", VALIDATION), ("none", "none positive", "0.6"), ("model", "model", TEST),
+    ):  # fmt: skip
+        axis.plot(table["threshold"], table[name], color=colour, label=words)
     for threshold, entries in points.items():
         if entries["model"]["ci_low"] is not None:
             axis.plot([float(threshold)] * 2, [entries["model"]["ci_low"], entries["model"]["ci_high"]], color=TEST)
