@@ -122,6 +122,7 @@ UNDECODABLE_IMAGES = (
     "Fix them in the source, or leave them out: data.on_bad_image: drop"
 )
 LIKE_OPTION = "prepare as this file says, a preparation.json of other images"
+NO_BREAST = "prepare.fit: no breast was found in {n:,} of {total:,} images, which are used whole: {names}"
 
 
 def listing(template: str, names: list[str], most: int = 5, **values: object) -> str:

@@ -27,6 +27,7 @@ LISTED = ["file", "split"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
 # core.images.properties says what they are.
 PROPERTIES = ["row", "format", "bytes", "brightness", "border", "jpeg_quality", "window_center", "window_width"]
+CROP = "crop"  # a column of properties with fit: breast: the share of the image in it; missing if no breast is found
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
 FINDINGS = ["file", "finding", "detail"]
 SPLIT = ["row", "file", "label", "patient", "cluster", "component", "split"]
@@ -39,6 +40,7 @@ _KINDS = {
     "distance": "Int64", "correlation": "float64", "probability": "float64", "copy_in_train": "boolean",
     "patient_in_train": "boolean", "bytes": "int64", "brightness": "float64", "border": "float64",
     "jpeg_quality": "Int64", "window_center": "float64", "window_width": "float64",
+    "crop": "float64",
 }  # fmt: skip
 # Only an empty cell is a missing value: a file or a patient can be called NA or null.
 _MISSING: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
