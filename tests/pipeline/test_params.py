@@ -56,6 +56,7 @@ def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
         ("groups: []", "groups: [age, {age: [50]}]", "a group is named twice: age, age"),
         ("groups: []", "groups: ['(?P<site>']", "is not a regular expression"),
         ("patient:", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must contain a group (?P<patient>...)"),
+        ("breast:", "breast: side", "data: breast is set, but patient is null: a breast is one of a patient"),
         ("subdir:", "subdir: ../x", "data.subdir = '../x': must be a folder inside the source"),
         ("train:\n    val", "train: a\n    val", "data.lists: val and test must be given too"),
         ("images: 1200", "images: 100", "data.phantom: images (100) must be at least 4 times patients (60)"),

@@ -11,3 +11,4 @@ class Evaluate(Section):
         "roc_auc", "pr_auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "brier"
     ]
     calibration: Literal["none", "temperature"]
+    combine: Literal["mean", "max", "validation"]
