@@ -68,7 +68,7 @@ def main() -> None:
     non_leaking = metrics.non_leaking(test)
     scores = metrics.scores(non_leaking, threshold)
     left_out = bootstrap.jackknife(scores, cfg.seed) if len(non_leaking) else {}  # takes most of the time: only once
-    details |= metrics.summarise(test, val, threshold, cfg.evaluate.threshold, cfg.seed, left_out)
+    details |= metrics.summarise(test, val, threshold, cfg.evaluate.threshold, cfg.seed, left_out, cfg.evaluate.combine)
     classes = tables.classes(LABELS, test)
     if classes.nunique() > 2:
         details["test_classes"] = metrics.by_class(test, classes, threshold, cfg.seed)

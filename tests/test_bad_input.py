@@ -33,7 +33,7 @@ from conftest import TOP, change_parameters, huge_image, image, put
 
 PREPARED = [
     f"data/prepared/{name}"
-    for name in ("images.npy", "index.csv", "preparation.json", "properties.csv", "thumbnails.npy")
+    for name in ("crops.npy", "images.npy", "index.csv", "preparation.json", "properties.csv", "thumbnails.npy")
 ]
 RAW = [
     "data/raw/groups.csv",

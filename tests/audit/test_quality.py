@@ -42,6 +42,7 @@ def audited(images, pairs=NONE, grey=GREY, unreadable=()):
         database.add("images", images)
         database.add("clusters", clusters)
         database.add("labelled", pd.DataFrame({"file": [*images["file"], *unreadable]}))
+        database.add("properties", pd.DataFrame({"row": images["row"]}))
         findings = quality.find(database, images, clusters, conflicts, levels)
         return clusters, findings, quality.summarise(database, images, clusters, pairs, conflicts, findings)
 

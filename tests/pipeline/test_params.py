@@ -56,6 +56,7 @@ def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
         ("groups: []", "groups: [age, {age: [50]}]", "a group is named twice: age, age"),
         ("groups: []", "groups: ['(?P<site>']", "is not a regular expression"),
         ("patient:", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must contain a group (?P<patient>...)"),
+        ("breast:", "breast: side", "data: breast is set, but patient is null: a breast is one of a patient"),
         ("subdir:", "subdir: ../x", "data.subdir = '../x': must be a folder inside the source"),
         ("train:\n    val", "train: a\n    val", "data.lists: test must be given too"),
         ("train:\n    val:\n    test:", "train: rest\n    val:\n    test: b", "data.lists: only test can be rest"),

@@ -75,6 +75,7 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
         "intent": "for processing where most are for presentation, or the other way round (DICOM tag "
         "PresentationIntentType): their grey values mean something else",
         "mode": "with an unusual colour mode",
+        "no-breast": "in which no breast was found (prepare.fit: breast uses them whole; sheet: crops.png)",
         "brightness": "with an unusually low or high mean brightness",
     }
     for finding, words in meaning.items():

@@ -15,13 +15,14 @@ import pandas as pd
 SIZE_RATIO = 2.0  # a width or height more than 2 times the median, or less than half of it, is an outlier
 RARE_MODE = 0.05  # a colour mode of a smaller share of the images is an outlier
 MAX_Z_SCORE = 5.0  # limit for the modified z-score of the mean brightness (Iglewicz and Hoaglin 1993 suggest 3.5)
+ENDS = ["first", "second"]  # columns of a pair
 COPIED = ["row", "file", "label", "patient", "pixels_sha256"]  # columns of the images that look like others
 SHOWN = 8  # images of each cluster on a sheet
 LARGEST = 12  # clusters of each kind on the sheet of copies
 
 
 def find_copies(
-    database: Database, grey: Grey, std: np.ndarray, folder: str | None = None
+    database: Database, grey: Grey, std: np.ndarray, folder: str | None = None, crops: np.ndarray | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Find the images of a set that look like others.
 
@@ -31,6 +32,8 @@ def find_copies(
     grey : Grey, uint8 (N, 64, 64), in the order of ``images``
     std : float64 (N,), from copies.levels
     folder : for temporary files; by default the system's
+    crops : uint8 (N, 64, 64, C), of the images; black where there is none; by default, or if empty, none has one
+        They are compared with the images and each other, so that the crop of an image is found to be its copy.
 
     Returns
     -------
@@ -46,20 +49,35 @@ def find_copies(
     equal = database.frame(f"{select} where coalesce(hash(pixels_sha256) in ({repeated}), false) order by row")
     compared = std >= copies.MIN_STD
     compared[equal.loc[equal["pixels_sha256"].duplicated(), "row"]] = False
-    phash = files.temp_memmap((len(grey), 8), np.uint8, folder)
+    count, views = len(grey), grey
+    if crops is not None and len(crops):
+        views = Grey(*grey.stacks, crops)
+        compared = np.append(compared, compared & (copies.levels(Grey(crops), folder)[1] >= copies.MIN_STD))
+    phash = files.temp_memmap((len(views), 8), np.uint8, folder)
     for chunk in database.chunks("select row, phash from images"):
         phash[chunk["row"]] = hashes.read(list(chunk["phash"]))
-    members = files.select_rows(range(len(grey)), compared, folder)
-    tables_of_pairs = copies.near_pairs(grey, phash, members, folder=folder)
+    for start in range(count, len(views), hashes.CHUNK):
+        part = slice(start, start + hashes.CHUNK)
+        phash[part] = hashes.bits(hashes.coefficients(views[part]))
+    members = files.select_rows(range(len(views)), compared, folder)
+    near, rejected = (_of_images(pairs, count) for pairs in copies.near_pairs(views, phash, members, folder=folder))
+    rejected = rejected[~rejected.set_index(ENDS).index.isin(near.set_index(ENDS).index)]
 
-    rows = pd.concat([equal["row"], *(pairs[end] for pairs in tables_of_pairs for end in ("first", "second"))])
+    rows = pd.concat([equal["row"], *(pairs[end] for pairs in (near, rejected) for end in ENDS)])
     database.add("alike", rows.drop_duplicates().to_frame("row"))
     images = database.frame(f"{select} where coalesce(row in (from alike), false) order by row")
     name = images.set_index("row")["file"]
     near, rejected = (
-        pairs.assign(first=pairs["first"].map(name), second=pairs["second"].map(name)) for pairs in tables_of_pairs
+        pairs.assign(first=pairs["first"].map(name), second=pairs["second"].map(name)) for pairs in (near, rejected)
     )
     return images, near, rejected
+
+
+def _of_images(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The pairs of ``count`` images and their crops as pairs of images, each once."""
+    ends = np.sort(pairs[ENDS].to_numpy() % count, axis=1)
+    pairs = pairs.assign(first=ends[:, 0], second=ends[:, 1])[ends[:, 0] != ends[:, 1]]
+    return pairs.drop_duplicates(ENDS, ignore_index=True)
 
 
 def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
@@ -123,12 +141,12 @@ def find(
     """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
 
     A finding is one of unreadable, blank, near-blank, size, annotated, oblong, modality, intent, mode, brightness,
-    conflict (copies of different classes) and two-patients (copies under different patients). ``database`` is that of
-    ``find_copies``, with the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and
-    ``contradicting`` are from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64
-    (N,) each.
+    no-breast, conflict (copies of different classes) and two-patients (copies under different patients). ``database``
+    is that of ``find_copies``, with the views ``properties`` and ``labelled``, the files that should be in the index;
+    ``images``, ``clusters`` and ``contradicting`` are from ``find_copies``, ``cluster`` and ``conflicts``; ``levels``
+    from copies.levels, float64 (N,) each.
     """
-    rows: list[tuple[object, ...]] = []
+    rows = _uncropped(database)
     count = database.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
     if count["missing"][0]:
         unreadable = database.frame("select file from labelled anti join images using (file)")["file"]
@@ -202,6 +220,18 @@ def find(
         for file, owner in owners.items():
             rows.append((file, "two-patients", f"patient {owner}, its copies are of {words.get(owner, rest)}"))
     return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
+
+
+def _uncropped(database: Database) -> list[tuple[object, ...]]:
+    """The findings of images in which no breast was found, if images are cropped to the breast."""
+    if not _has_crops(database):
+        return []
+    whole = database.frame("select file from images join properties using (row) where crop is null")["file"]
+    return [(file, "no-breast", "") for file in whole]
+
+
+def _has_crops(database: Database) -> bool:
+    return tables.CROP in database.frame("from properties limit 0").columns
 
 
 def _median(values: np.ndarray, folder: str | None) -> float:
@@ -308,3 +338,24 @@ def draw(
         ("rejected", closest, alike, "No two images came close to being copies"),
     ):
         contact_sheets.save(title if rows else empty, rows, f"{folder}/{name}.png", synthetic)
+
+
+def draw_crops(database: Database, thumbnails: np.ndarray, crops: np.ndarray, synthetic: bool, path: str) -> None:
+    """Save a contact sheet of the images in which no breast was found, and of those with the smallest and the largest
+    crops, each beside its crop. No sheet if images are not cropped to the breast."""
+    if not _has_crops(database):
+        return
+    rows = []
+    for heading, order in (
+        ("No breast found: the whole image is used", "where crop is null order by row limit 64"),
+        ("The smallest crops", "where crop is not null order by crop, row limit 16"),
+        ("The largest crops", "where crop is not null order by crop desc, row limit 16"),
+    ):
+        table = database.frame(f"select row, file, crop from images join properties using (row) {order}")
+        for start in range(0, len(table), SHOWN // 2):
+            part = table[start : start + SHOWN // 2]
+            pictures = [np.asarray(views[n]) for n in part["row"] for views in (thumbnails, crops)]
+            shares = ["none" if pd.isna(share) else f"{share:.0%} of the area" for share in part["crop"]]
+            captions = [text for pair in zip(part["file"].str.split("/").str[-1], shares, strict=True) for text in pair]
+            rows.append(contact_sheets.Row(heading, pictures, captions))
+    contact_sheets.save("Crops to the breast", rows, path, synthetic)

@@ -33,6 +33,9 @@ def summarise(
     """
     of_first, non_leaking = first["calibration"], metrics.non_leaking(test)
     details = {"threshold": first["threshold"]} | metrics.summarise(test, val, first["threshold"], threshold, seed)
+    details["combine"] |= {
+        level: choice for level, choice in first.get("combine", {}).items() if level in details["combine"]
+    }
     details |= subgroups.summarise(non_leaking, non_leaking[:0], first["threshold"], seed)
     details |= utility.summarise(metrics.scores(non_leaking, first["threshold"]))
     labels, raw = non_leaking["label"].to_numpy(), non_leaking["raw"].to_numpy()

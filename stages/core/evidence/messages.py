@@ -30,7 +30,8 @@ def summary(figures: dict[str, Any]) -> str:
     blocks = {"test": figures["test"], "non-leaking": figures["test_unseen"]}
     if figures["test_patients"] is not None:
         blocks["patients weigh the same"] = figures["test_equal_patients"]
-        blocks["patients' mean"] = figures["test_patients"]["mean"]
+        for level, choice in figures["combine"].items():
+            blocks[f"{level}' {choice['rule']}"] = figures[f"test_{level}"][choice["rule"]]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
     for row in [name for name in figures["test"] if not name.endswith("_components")]:

@@ -42,6 +42,8 @@ class Picture(NamedTuple):
     bytes_sha256: str
     pixels_sha256: str
     properties: Properties
+    crop: np.ndarray | None  # with prepare.fit: breast, a thumbnail of the breast's box, if a breast was found
+    crop_share: float | None  # of the image's area
 
 
 def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> dict[str, str]:
@@ -189,9 +191,11 @@ def picture(content: bytes, spec: Preparation) -> Picture:
     digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     digest.update(exact.data)
     squares = preparation.square(image, spec.side, spec.fit), preparation.square(image, THUMBNAIL)
+    box, share = preparation.crop_to_breast(image) if spec.fit == "breast" else (image, None)
+    crop = None if share is None else preparation.square(box, THUMBNAIL)
     hashes = hashlib.sha256(content).hexdigest(), digest.hexdigest()
     measured = properties.measure(content, image, exact)
-    return Picture(*squares, image.width, image.height, mode, *hashes, measured)
+    return Picture(*squares, image.width, image.height, mode, *hashes, measured, crop, share)
 
 
 def pixels(content: bytes, spec: Preparation) -> np.ndarray:

@@ -45,6 +45,7 @@ class Use(StrEnum):
     CONTRADICTING = "contradicting labels"
     NO_LABEL = "no label"
     NO_PATIENT = "no patient"
+    NO_BREAST = "no breast"
 
 
 _USES = list(Use)

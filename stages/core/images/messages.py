@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NO_SUBDIR = "data.subdir: there is no folder {subdir!r} in {location}"
 NO_ARCHIVE = "data.location: there is no archive {archive}"
 WRONG_SHA256 = "{location} has the sha256 {actual}, but data.sha256 is {expected}: it is a different file"
-UNKNOWN_TAG = "data.labels, data.patient or data.groups: DICOM has no tag with the keyword {keyword!r}"
+UNKNOWN_TAG = "data.labels, data.patient, data.breast or data.groups: DICOM has no tag with the keyword {keyword!r}"
 TOO_FEW_IMAGES = "{images} images are too few for {patients} patients: each needs 4 or more"
 # Files and folders
 LINK_OUTSIDE = (
@@ -37,6 +37,7 @@ _FAULTS = {  # by the use of a file in the inventory; a name in braces is a para
     "contradicting labels": "images with contradicting labels",
     "no label": "images without a label",
     "no patient": "images without a patient (data.patient: {patient})",
+    "no breast": "images without a breast (data.breast: {breast})",
 }
 # Archives
 NOT_AN_ARCHIVE = "{archive} is neither a zip nor a tar (gz, xz)"
@@ -129,6 +130,7 @@ UNDECODABLE_IMAGES = (
     "{n:,} of {total:,} images can't be decoded: {names}\n"
     "Fix them in the source, or leave them out: data.on_bad_image: drop"
 )
+NO_BREAST = "prepare.fit: no breast was found in {n:,} of {total:,} images, which are used whole: {names}"
 LIKE_OPTION = "prepare as this file says, a preparation.json of other images"
 
 
@@ -166,8 +168,11 @@ def bad_images(
     labels without an image; ``ending``: what the names in the table lack."""
     lines = []
     for (use, why), names in faults.items():
-        patient = f"{data.patient}, a column of {data.labels}" if data.patient_is_column else data.patient
-        fault = _FAULTS[use].format(why=why, labels=data.labels, patient=patient)
+        levels = {
+            level: f"{name}, a column of {data.labels}" if data.kind(level) == "column" else name
+            for level, name in data.levels().items()
+        }
+        fault = _FAULTS[use].format(why=why, labels=data.labels, **levels)
         hint = ". Unpack them, or leave" if why in PACKED else ". Leave"
         hint = f"{hint} them out: data.exclude: {patterns[use, why]}" if (use, why) in patterns else ""
         keep = f", or keep them as images: {[f'!{name}' for name in patterns[use, why]]}" if use == "mask" else ""

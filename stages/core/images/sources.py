@@ -89,9 +89,10 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any], unread
     missing = faults.pop(labels.LABELS_WITHOUT_IMAGE, [])
     faults[Use.NO_LABEL] = sorted(set(images) - set(classes))
     used = {file: name for file, name in classes.items() if data.takes(name)}
-    patients = labels.patients(used, rows, data, tags, faults)
+    patients, breasts = (labels.owners(level, used, rows, data, tags, faults) for level in ("patient", "breast"))
     for use, names in faults.items():
-        key, value = ("patient", data.patient) if use == Use.NO_PATIENT else ("labels", data.labels)
+        key = {Use.NO_PATIENT: "patient", Use.NO_BREAST: "breast"}.get(Use(use), "labels")
+        value = getattr(data, key)
         stock.mark(names, Use(use), f"data.{key}: {value}" if value else "the name of its folder is no class")
     stock.refuse(data, missing)
     if data.patient_tag and data.dicom.patient == "hash":
@@ -107,11 +108,13 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any], unread
     table = pd.DataFrame(entries, columns=tables.LABELS).astype({"patient": "string"})
     if data.groups:
         table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping, data.alike)
+    if data.breast:
+        table[tables.BREAST] = table["file"].map(breasts).astype("string")
     split = frame_counts if data.frames == "split" else {}
     table = _split_frames(table, split).sort_values("file", ignore_index=True)
     provenance = _provenance(data, table, stock.rows, origin, len(missing))
     listed = labels.read_lists(table, paths, data)
-    groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
+    groups = table[["file", *tables.extras(table)]][: len(table) if data.groups or data.breast else 0]
 
     def place(name: str) -> tuple[str, int | None]:
         file, _, number = name.rpartition("#")

@@ -10,6 +10,7 @@ class Decision(Section):
 
     threshold: Fraction | Literal["validation"]
     calibration: Literal["none", "temperature"]
+    combine: Literal["mean", "max", "validation"]
 
 
 class Evaluate(Decision):
