@@ -332,7 +332,6 @@ def headline(details: dict[str, Any]) -> dict[str, float | None]:
     block, area = details["test_unseen"], details["test_unseen"]["roc_auc"]
     values = {name: block[name]["value"] for name in ("sensitivity", "specificity", "pr_auc", "brier")}
     return {"roc_auc": area["value"], "roc_auc_ci_low": area["ci_low"], "roc_auc_ci_high": area["ci_high"]} | values | {
-        "calibration_slope": details["calibration_line"]["slope"]["value"],
         "threshold": details["threshold"],
         "roc_auc_inflation": details["leak"]["roc_auc"],
     }  # fmt: skip
