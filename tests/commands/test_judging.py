@@ -100,6 +100,13 @@ def test_members_give_the_interval_of_a_new_training_also_after_a_temperature(tm
     assert foreign["test"]["roc_auc"]["recipe"]["ci_low"] is None  # of other networks
 
 
+@pytest.mark.parametrize(("separator", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), ("|", "utf-8")])
+def test_a_table_may_be_saved_with_other_separators_and_in_utf_16(tmp_path, separator, encoding):
+    expected = judging.read(write(tmp_path, scores()))
+    scores().to_csv(tmp_path / "other.csv", index=False, sep=separator, encoding=encoding)
+    assert judging.read(tmp_path / "other.csv").equals(expected)
+
+
 def test_probabilities_are_read_to_the_last_bit(tmp_path):
     table = scores(2000, 5)
     assert judging.read(write(tmp_path, table))["probability"].tolist() == table["probability"].tolist()
@@ -108,12 +115,10 @@ def test_probabilities_are_read_to_the_last_bit(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is empty: expected a line with the names"),
-        (b"label,probability\n", "has no row below"),
+        (b"", "has no row below a header"),
+        (b"label,probability\n", "has no row below a header"),
         (b"label,score\n1,0.5\n", "has no column probability; its columns are label, score"),
-        (b"label;probability\n1;0.5\n", "separated by ';'. Separate them by commas"),
-        ("label,probability\n1,0.5\n".encode("utf-16"), "is UTF-16 text or no text: save it as CSV in UTF-8"),
-        (codecs.BOM_UTF8 + b"file,label,probability\n\xe9,1,0.5\n", "line 2: this is no UTF-8"),
+        (codecs.BOM_UTF8 + b"file,label,probability\n\xe9,1,0.5\n", "is not UTF-8: line 2 has letters in another"),
         (b"label,probability\n1,0.5\n0,1.2\n", "probability '1.2' is outside 0 to 1.*row 2"),
         (b"label,probability\n1,0.5\n0,inf\n", "probability 'inf' is outside 0 to 1"),
         (b"label,probability\n1,nan\n0,0.1\n", r"probability 'nan' is no number \(row 1\)"),
@@ -126,7 +131,7 @@ def test_probabilities_are_read_to_the_last_bit(tmp_path):
         (b"file,label,probability\na,1,0.5\na,0,0.1\n", r"file 'a' is there twice.*\(row 2\)"),
         (b"file,label,probability\na,1,0.5\n,0,0.1\n", "file an empty cell is missing"),
         (b"label,label,probability\n1,1,0.5\n", "has two columns label"),
-        (b"label,probability\n1,0.5,7,8\n0,0.1\n", "is no CSV table"),
+        (b"label,probability\n1,0.5,7,8\n0,0.1\n", "line 2, has 4 cells, but the header 2"),
         (b"label,probability,copy_in_train\n1,0.5,maybe\n0,0.1,true\n", "copy_in_train 'maybe' is neither true nor"),
     ],
 )

@@ -1,8 +1,6 @@
 """Judge scores from elsewhere: read a table of them, evaluate it as stages/evaluate.py does, and write the report."""
 
 import argparse
-import codecs
-import io
 import math
 import platform
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 
 from core.commands.comparison import Run
 from core.evidence import bootstrap, calibration, curves, metrics, sample_size, seed_variance, subgroups
+from core.images import csv_tables
 from core.pipeline import components, files, provenance, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.text import shorten
@@ -84,31 +83,10 @@ def _text(path: Path) -> pd.DataFrame:
         table = table.reset_index() if table.index.name else table
         texts = {column: [None if pd.isna(cell) else str(cell) for cell in table[column]] for column in table}
         return pd.DataFrame(texts, dtype="string").rename(columns=str)
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:1000]:
-        raise PipelineError(f"{path} is UTF-16 text or no text: save it as CSV in UTF-8")
-    try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise PipelineError(f"{path}, line {line}: this is no UTF-8. Save it as CSV in UTF-8") from None
-    header = text.lstrip().partition("\n")[0]
-    if not header:
-        raise PipelineError(f"{path} is empty: expected a line with the names of the columns and a row for each image")
-    if other := next((mark for mark in (";", "\t") if mark in header and "," not in header), None):
-        raise PipelineError(f"{path}: its columns are separated by {other!r}. Separate them by commas")
-    columns = [name.strip().strip('"') for name in header.split(",")]
-    if twice := {name for name in columns if columns.count(name) > 1}:
-        raise PipelineError(f"{path} has two columns {min(twice)}: each name may occur once")
-    try:
-        table = pd.read_csv(
-            io.StringIO(text), dtype="string", keep_default_na=False, na_values=[""], skipinitialspace=True
-        )
-        if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus cells at the left for an index
-            raise ValueError("the first row has more cells than there are names of columns")
-    except (ValueError, pd.errors.ParserError) as error:
-        raise PipelineError(f"{path} is no CSV table: {str(error).splitlines()[0]}") from None
-    return table.rename(columns=lambda name: "" if name.startswith("Unnamed: ") else name.strip())
+    table = csv_tables.read(path, ["label", "probability", *NAMES])
+    if twice := list(table.columns[table.columns.duplicated()]):
+        raise PipelineError(f"{path} has two columns {twice[0]}: each name may occur once")
+    return table.replace("", pd.NA)
 
 
 def _refuse(path: Path, column: str, cells: "pd.Series[Any]", wrong: "pd.Series[bool]", what: str) -> None:
