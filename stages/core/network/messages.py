@@ -159,7 +159,7 @@ def unknown_backbone(backbone: str, library: str, name: str, names: list[str]) -
 
 def wrong_image_size(backbone: str, image_size: int, error: object, arguments: Iterable[str] = ()) -> str:
     config = f" with {', '.join(arguments)} of config.json" if arguments else ""
-    return f"model.backbone {backbone} can't take prepare.image_size {image_size}{config}: {error}"
+    return f"model.backbone {backbone} can't take prepare.image_size {image_size}{config}: {first_line(error)}"
 
 
 # ood
