@@ -253,10 +253,10 @@ def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, 
     return "\n".join(lines)
 
 
-def prepare_summary(shape: tuple[int, ...], nbytes: int, dropped: int, levels: tuple[int, int] | str | None) -> str:
+def prepare_summary(shape: tuple[int, ...], nbytes: int, dropped: int, levels: tuple[float, float] | str | None) -> str:
     """``shape`` and ``nbytes`` of the array of images; ``levels``: the grey values that become black and white."""
     size = f"{' x '.join(map(str, shape))} (uint8, {nbytes / 1e6:,.0f} MB)"
     line = f"{shape[0]:,} images as {size}; {dropped:,} dropped"
     if isinstance(levels, tuple):
-        line += f"\nMore than 8 bits: the grey values {levels[0]:,} to {levels[1]:,} are scaled to 0 to 255"
+        line += f"\nMore than 8 bits: the grey values {levels[0]:,.6g} to {levels[1]:,.6g} are scaled to 0 to 255"
     return line

@@ -92,7 +92,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any], unread
     patients = labels.patients(used, rows, data, tags, faults)
     for use, names in faults.items():
         key, value = ("patient", data.patient) if use == Use.NO_PATIENT else ("labels", data.labels)
-        stock.mark(names, Use(use), f"data.{key}: {value}")
+        stock.mark(names, Use(use), f"data.{key}: {value}" if value else "the name of its folder is no class")
     stock.refuse(data, missing)
     if data.patient_tag and data.dicom.patient == "hash":
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
