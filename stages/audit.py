@@ -51,7 +51,9 @@ def main() -> None:
     files.write_json(METRICS, {name: figures[name] for name in (*quality.HEADLINE, "shortcut_properties")})
     files.write_json(DETAIL, figures)
     print(
-        messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD), messages.shortcuts(tested), sep="\n"
+        messages.summary(figures, findings, tables.FEW_PATIENTS, copies.MIN_STD),
+        messages.shortcuts(tested, figures["shortcut_properties"]),
+        sep="\n",
     )
 
 

@@ -85,9 +85,10 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
     return "\n".join(lines)
 
 
-def shortcuts(figures: dict[str, Any]) -> str:
-    """Which properties of the files predict the class; ``figures`` are from shortcuts.assess."""
-    if figures["reason"] == "too few":
+def shortcuts(figures: dict[str, Any], number: int | None) -> str:
+    """Which properties of the files predict the class; ``figures`` and ``number`` are from shortcuts.assess and
+    shortcuts.count."""
+    if number is None:
         return (
             "Whether properties of the files predict the class is not testable with "
             f"{pluralise(figures['units'], figures['unit'])}, {figures['positive_units']:,} of them positive."

@@ -46,7 +46,7 @@ FOLDS = 10
 SHOWN_LEVELS = 5
 SHOWN = 8  # images of each label on the sheet
 MIXED = 2  # the kind of a unit with both labels; the others are their label
-FEW, CONSTANT = "too few", "does not vary"
+CONSTANT = "does not vary"
 
 NUMBERS = [
     "image_width", "image_height", "aspect_ratio", "bit_depth", "file_size", "mean_brightness", "uniform_border",
@@ -368,7 +368,7 @@ def assess(images: pd.DataFrame, properties: list[str], seed: int = 0) -> dict[s
         "permutations": PERMUTATIONS,
         "level": LEVEL,
         "compared": len(compared),
-        "reason": None if testable else FEW if compared else CONSTANT,
+        "reason": None if testable else tables.TOO_FEW if compared else CONSTANT,
         "shortcuts": sorted(named, key=lambda name: (-entries[name]["auc"], name)),
         "properties": entries,
     }
@@ -411,7 +411,7 @@ def _summary(of_value: float, of_level: float, p: float | None) -> dict[str, Any
     relation, auc = "levels", of_level
     if max(of_value, 1 - of_value) >= of_level:
         relation, auc = ("higher", of_value) if of_value >= 0.5 else ("lower", 1 - of_value)
-    return {"auc": round(auc, 9), "p": p, "relation": relation} | ({"reason": FEW} if p is None else {})
+    return {"auc": round(auc, 9), "p": p, "relation": relation} | ({"reason": tables.TOO_FEW} if p is None else {})
 
 
 def _description(images: pd.DataFrame, name: str, entry: Design, parts: Blocks) -> dict[str, Any]:
@@ -487,7 +487,7 @@ def extremes(images: pd.DataFrame, name: str, relation: str, most: int) -> tuple
 
 def count(figures: dict[str, Any]) -> int | None:
     """The number of shortcuts; None if nothing could be tested."""
-    return None if figures["reason"] == FEW else len(figures["shortcuts"])
+    return None if figures["reason"] == tables.TOO_FEW else len(figures["shortcuts"])
 
 
 def draw(figures: dict[str, Any], shown: pd.DataFrame, thumbnails: np.ndarray, synthetic: bool, path: str) -> None:

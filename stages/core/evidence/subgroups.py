@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 
 COMPARED = metrics.PREVALENCE_FREE
-FEW = "too few"  # patients of a class on one side, as the reason why there is no p
 
 Draw = Callable[[int, int], np.ndarray]
 
@@ -107,7 +106,7 @@ def compare(images: pd.DataFrame, name: str, num_groups: int, threshold: float, 
                 entry["reason"] = "a class is missing"
                 continue
             if _min_patients(units, inside, measure) < tables.MIN_PATIENTS:
-                entry["reason"] = FEW
+                entry["reason"] = tables.TOO_FEW
                 continue
             if permuted is None:
                 permuted = _difference(units, _permute(units, number, seed), bootstrap.RESAMPLES)

@@ -20,6 +20,7 @@ CHUNK_ROWS = 8192  # rows in memory of a table that is read or written in chunks
 FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says little about other patients
 # Per class: a sign test on fewer patients can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05).
 MIN_PATIENTS = 6
+TOO_FEW = "too few"  # patients of a class, as the reason why there is no p
 
 INVENTORY = ["path", "kind", "bytes", "use", "why"]
 LABELS = ["file", "label", "patient", "class"]

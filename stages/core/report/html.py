@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from core.pipeline import files
+from core.pipeline import files, tables
 from core.pipeline.text import format_p, format_property
 from core.report import plots
 
@@ -31,6 +31,7 @@ def filled(template: Path, **content: Any) -> str:
     )  # fmt: skip
     environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count, "format_p": format_p}
     environment.filters["format_property"] = format_property
+    environment.globals |= {"MIN_PATIENTS": tables.MIN_PATIENTS, "TOO_FEW": tables.TOO_FEW}
     return environment.get_template(template.name).render(**content)
 
 
