@@ -309,7 +309,7 @@ def draw(
         # Images with equal pixels and class look the same, so repeated ones come last.
         repeated = members.duplicated(["pixels_sha256", "class"]).to_numpy()
         shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]
-        names = [f"{label}  {str(name).rpartition('/')[2]}" for name, label in shown["class"].items()]
+        names = [f"{label}\n{str(name).rpartition('/')[2]}" for name, label in shown["class"].items()]
         pictures = [np.asarray(thumbnails[n]) for n in shown["row"]]
         return contact_sheets.Row(f"{heading}; patients: {patients}", pictures, names)
 

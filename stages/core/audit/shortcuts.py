@@ -497,14 +497,17 @@ def draw(figures: dict[str, Any], shown: pd.DataFrame, thumbnails: np.ndarray, s
     """
     rows = []
     for key, images in shown.groupby(["property", "label"], sort=False):
-        name, label = str(key[0]), key[1]
+        name, label = str(key[0]), bool(key[1])
         entry = figures["properties"][name]
         heading = f"{format_property(name)} (AUC {entry['auc']:.3f}, {format_p(entry['p'])}): "
-        heading += f"the most typical {'positive' if label else 'negative'} images"
+        end = "highest" if (entry["relation"] == "higher") == label else "lowest"
+        which = "most typical" if entry["relation"] == "levels" else end
+        heading += f"{which} {'positive' if label else 'negative'} images"
         captions = [
-            f"{format(value, '.6g') if isinstance(value, float) else value}  {file.rpartition('/')[2]}"
+            f"{value if isinstance(value, str) else format(value, ',.0f' if value >= 1000 else '.4g')}\n"
+            f"{file.rpartition('/')[2]}"
             for value, file in zip(images["value"], images["file"].astype(str), strict=True)
         ]
         rows.append(contact_sheets.Row(heading, [np.asarray(thumbnails[row]) for row in images["row"]], captions))
-    title = "Properties of the files that predict the class without the picture"
+    title = "Properties of the files that predict the class without the picture (images are shown as squares)"
     contact_sheets.save(title if rows else "No property of the files predicts the class", rows, path, synthetic)
