@@ -99,6 +99,8 @@ def _tiff(content: bytes, frame: int | None) -> tuple[np.ndarray, str, int] | No
             raise DecodeError(messages.SEVERAL_FRAMES.format(frames=len(file.pages)))
         page = file.pages[(frame or 1) - 1]
         assert isinstance(page, TiffPage)  # and no TiffFrame, unless one sets useframes
+        if frame is None and page.subfiletype & 1:
+            raise DecodeError(messages.OVERVIEW)
         if page.sampleformat == SAMPLEFORMAT.IEEEFP:
             raise DecodeError(messages.FLOAT_PIXELS)
         if page.bitspersample <= 8:
