@@ -172,6 +172,8 @@ def test_a_tiff_of_several_pages_or_of_no_whole_numbers_is_refused():
         (buffer.getvalue(), "2 frames in one file"),
         (tiff(RAMP, 16, 1, tags={339: 3}), "floating-point pixels"),
         (tiff(RAMP >> 4, 8, 1, tags={254: 1}), "a small copy of an image in another form"),
+        (tiff(RAMP, 16, 1, tags={32997: 3}), "a volume of 3 planes"),
+        (PPM + PPM, "something follows its pixels"),
         (tiff(RAMP, 16, 5), "colour of 16 bits"),
         (tiff(RAMP, 16, 1)[:4000], None),
         (b"II*\0\x08\0\0\0\0\0\0\0\0\0", None),

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import re
 from typing import IO, TYPE_CHECKING
 
@@ -72,13 +73,17 @@ def _jpeg2000(content: bytes) -> tuple[np.ndarray, str, int] | None:
 
 def _netpbm(content: bytes) -> tuple[np.ndarray, str, int] | None:
     match = NETPBM.match(content)
-    if match is None or int(match[4]) <= 255:
+    if match is None:
         return None
     width, height, most = map(int, match.groups()[1:])
-    preparation.check_size(width, height)
     shape = (height, width) if match[1] in b"25" else (height, width, 3)
+    if match[1] in b"56" and content[match.end() + math.prod(shape) * (1 if most <= 255 else 2) :].strip():
+        raise DecodeError(messages.AFTER_THE_PIXELS)
+    if most <= 255:
+        return None
+    preparation.check_size(width, height)
     if match[1] in b"56":
-        values = np.frombuffer(content, ">u2", int(np.prod(shape)), match.end())
+        values = np.frombuffer(content, ">u2", math.prod(shape), match.end())
     else:
         values = np.array(re.sub(rb"#[^\n]*", b"", content[match.end() :]).split(), np.int64)
     return values.reshape(shape), f"{'I' if len(shape) == 2 else 'RGB'};{most.bit_length()}", 1
@@ -99,6 +104,8 @@ def _tiff(content: bytes, frame: int | None) -> tuple[np.ndarray, str, int] | No
             raise DecodeError(messages.SEVERAL_FRAMES.format(frames=len(file.pages)))
         page = file.pages[(frame or 1) - 1]
         assert isinstance(page, TiffPage)  # and no TiffFrame, unless one sets useframes
+        if page.imagedepth > 1:
+            raise DecodeError(messages.VOLUME.format(depth=page.imagedepth))
         if frame is None and page.subfiletype & 1:
             raise DecodeError(messages.OVERVIEW)
         if page.sampleformat == SAMPLEFORMAT.IEEEFP:

@@ -33,6 +33,7 @@ _SIGNATURES = [
         rb"(?:.{512}|.{1024}|.{2048})?\x89HDF\r\n\x1a\n": "hdf5",
         rb"\x93NUMPY": "numpy",
         rb"%PDF-": "pdf",
+        rb"%!PS-|\xc5\xd0\xd3\xc6": "postscript",
         rb"ZISRAWFILE": "slide",
         rb".{4}ftyp(?:hei[cfmsx]|hev[cx]|mif1|msf1|avi[fs])": "heif",
         rb"\xff\x0a|\0\0\0\x0cJXL ": "jpeg xl",
@@ -41,6 +42,9 @@ _SIGNATURES = [
         rb"NRRD000": "nrrd",
         rb"(?:Comment = [^\n]*\n)?(?:ObjectType = Image|NDims = )": "metaimage",
         rb"SIMPLE  = ": "fits",
+        rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]": "svg",
+        rb"/\* XPM \*/": "xpm",
+        rb"#define \w+_width \d+\s+#define \w+_height": "xbm",
         rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "ole",  # old documents of Office, and ZVI slides
     }.items()
 ]

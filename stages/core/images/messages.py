@@ -57,6 +57,8 @@ NO_DIRECTORY = "it has no directory"
 TOO_DEEP = "more than 8 bits a pixel ({mode}), where 8 are expected"
 NOT_DEEP = "8 bits a pixel ({mode}), where more are expected"
 OVERVIEW = "its page is a small copy of an image in another form, as in raw files of cameras: save that image as TIFF"
+AFTER_THE_PIXELS = "something follows its pixels, such as a second image: split the file"
+VOLUME = "a volume of {depth} planes in one page: write each plane to a file"
 FLOAT_PIXELS = "floating-point pixels have no known range"
 COLOUR_FOR_GREY_MODEL = "a colour image, but the model was trained on grey images"
 # DICOM. The messages of what the header lacks are in provenance.json, and therefore in core.images.dicom.
@@ -91,9 +93,7 @@ NOT_TEXT = "{path} is {kind}, not a CSV, whatever its name says: save it as CSV 
 WRONG_ENCODING = "{path} is not {encoding}: line {line} has letters in another encoding. Save it as CSV (UTF-8)"
 NUL_BYTES = "{path}, line {line}, has NUL bytes: it is damaged, or UTF-16 without a mark. Save it as CSV (UTF-8)"
 LOST_LETTERS = "{path}: {cell!r} ({name}) has lost letters, by an earlier wrong encoding: save the table anew"
-LOST_DIGITS = (
-    "{path}: {cell!r} ({name}) has lost digits in a spreadsheet: save the table anew, as text"
-)
+LOST_DIGITS = "{path}: {cell!r} ({name}) has lost digits in a spreadsheet: save the table anew, as text"
 NOT_CSV = "{path}, line {line}, can't be read as a CSV: {error}. Is a quote missing?"
 RAGGED_ROW = (
     "{path}, line {line}, has {cells} cells, but the header {columns} (separator {separator!r}). "
