@@ -429,6 +429,12 @@ def test_bits_are_where_high_bit_says_and_others_are_no_pixels(stored_bits, high
     assert np.array_equal(stored(content), values)
 
 
+@pytest.mark.parametrize("tags", [{"BitsStored": 0, "HighBit": 0}, {"HighBit": 31}, {"BitsStored": 17}])
+def test_bits_that_can_not_be_are_refused(tags):
+    with pytest.raises(DecodeError, match=r"HighBit \(\d+\) do not fit BitsAllocated \(16\)"):
+        decoder.decode(made(**tags), (0, 4095))
+
+
 def test_the_inverse_is_the_same_for_all_images_of_a_set_whatever_bits_they_fill():
     """One file says that its 12 bits are 16: from 65,535 on, its inverse was white, and that of others black."""
     levels = (0, 4095)
