@@ -250,12 +250,16 @@ def test_pages_of_a_tiff_are_counted_and_taken_apart(read_source, tmp_path, dtyp
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_frames_of_an_animation_are_images(read_source, tmp_path, kind):
     shown = [np.full((8, 8), shade, np.uint8) + np.arange(8, dtype=np.uint8) * 4 for shade in (10, 200)]
-    options = {"lossless": True} if kind == "WEBP" else {}
-    folder = put(tmp_path / "source", GOOD | {f"1/x.{kind}": encoded(shown, kind, **options)})
-    _, split = read_source(folder, frames="split")
+    exif = Image.Exif()
+    exif[270] = WORD.decode()
+    options = {"GIF": {"comment": WORD}, "PNG": {"exif": exif}, "WEBP": {"lossless": True, "exif": exif, "xmp": WORD}}
+    content = encoded(shown, kind, **options[kind])
+    assert WORD in content
+    _, split = read_source(put(tmp_path / "source", GOOD | {f"1/x.{kind}": content}), frames="split")
     for number in (1, 2):
-        stored = Image.open(io.BytesIO(split[f"1/x.{kind}#{number:04d}"])).convert("L")
-        assert np.array_equal(np.asarray(stored), shown[number - 1])
+        stored = split[f"1/x.{kind}#{number:04d}"]
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored)).convert("L")), shown[number - 1])
+        assert WORD not in stored
 
 
 WORD = b"Zyxwvq Mueller, Anna"
