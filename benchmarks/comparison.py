@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
+from scipy.stats import norm, rankdata
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
@@ -27,24 +26,40 @@ PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
 AREAS = (0.80, 0.85)  # the true ROC AUC of the table
 SIZES = (20, 40, 80, 160)
+DESIGN_SIZES = (12, 20, 40)
 FIRST_SEED = 500_000  # the test was chosen with seeds below
+DESIGNS = {
+    "mixed": "each patient has images of both classes",
+    "hard": "1 in 10 positive patients looks negative",
+    "heavy": "heavy tails (Student's t, 3 degrees of freedom)",
+    "uneven": "1 in 4 patients positive",
+    "half": "one patient has half of all images",
+}
 FEW = (3, 9)  # images of a patient in the table: fewer take less time
 
 
 def draw(
-    seed: int, distances: tuple[float, float], patients: int, images: tuple[int, int]
+    seed: int, distances: tuple[float, float], patients: int, images: tuple[int, int], design: str = ""
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """The patient and the label of each image, and its probability by two models; each patient has from ``images[0]``
-    images to fewer than ``images[1]``."""
+    images to fewer than ``images[1]``. ``design``: one of DESIGNS, if any."""
     random = np.random.RandomState(seed)
-    patient = np.repeat(np.arange(patients), random.randint(*images, patients))
-    label = patient % 2
-    common = random.standard_normal(patients)
+    counts = random.randint(*images, patients)
+    counts[0] = counts.sum() if design == "half" else counts[0]
+    patient = np.repeat(np.arange(patients), counts)
+    label = (patient % (4 if design == "uneven" else 2) == 1).astype(int)
+    label = random.randint(0, 2, len(patient)) if design == "mixed" else label
+    shown = label * (random.random_sample(patients) >= 0.1)[patient] if design == "hard" else label
+
+    def noise(count: int) -> np.ndarray:
+        return random.standard_t(3, count) / np.sqrt(3) if design == "heavy" else random.standard_normal(count)
+
+    common = noise(patients)
     probabilities = []
     for distance in distances:
-        own = random.standard_normal(patients)
-        score = distance * (label - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
-        probabilities.append(expit(score + np.sqrt(0.4) * random.standard_normal(len(patient))))
+        own = noise(patients)
+        score = distance * (shown - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
+        probabilities.append(expit(score + np.sqrt(0.4) * noise(len(patient))))
     return patient, label, probabilities
 
 
@@ -82,13 +97,15 @@ def better(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFra
     return runs(seed, (EQUAL, BETTER))
 
 
-def areas(distances: tuple[float, float], patients: int, pairs: int) -> pd.DataFrame:
+def areas(distances: tuple[float, float], patients: int, pairs: int, design: str = "") -> pd.DataFrame:
     """Of each pair: the difference of ROC AUC, and whether it is called different, as comparison.measure does it."""
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED + pairs):
-        patient, label, both = draw(seed, distances, patients, FEW)
+        patient, label, both = draw(seed, distances, patients, FEW, design)
         pair = tuple(Scores(label, probability, probability >= 0.5, patient) for probability in both)
-        values = tuple(float(roc_auc_score(label, scores.probabilities)) for scores in pair)
+        positives = int(label.sum())
+        sums = [rankdata(probability)[label == 1].sum() - positives * (positives + 1) / 2 for probability in both]
+        values = sums[0] / positives / (len(label) - positives), sums[1] / positives / (len(label) - positives)
         left_out = [bootstrap.jackknife(scores, 0)["roc_auc"] for scores in pair]
         result = bootstrap.difference("roc_auc", values, left_out[1] - left_out[0], pair)
         rows.append((values[1] - values[0], result[2] <= comparison.SURE))
@@ -103,8 +120,8 @@ def any_other(distances: tuple[float, float], patients: int, pairs: int) -> floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=4000, help="a tenth of them for measures other than ROC AUC")
-    parser.add_argument("--patients", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--pairs", type=int, default=4000, help="for ROC AUC; for any other, a twentieth")
+    parser.add_argument("--patients", type=int, nargs="*", default=SIZES)
     args = parser.parse_args()
     low, high = (float(np.sqrt(2) * norm.ppf(area)) for area in AREAS)
     print(
@@ -116,10 +133,15 @@ def main() -> None:
     for patients in args.patients:
         equal, better_ = (areas((low, other), patients, args.pairs) for other in (low, high))
         known = float((better_["difference"].abs() > norm.ppf(0.975) * better_["difference"].std()).mean())
-        others = [any_other((low, other), patients, args.pairs // 10) for other in (low, high)]
+        others = [any_other((low, other), patients, args.pairs // 20) for other in (low, high)]
         cells = [f"{100 * share:.1f}" for share in (equal["called"].mean(), others[0], better_["called"].mean(), known)]
         ratio = f"{better_['called'].mean() / known:.2f}"
         print(f"| {patients} | {' | '.join(cells)} | {ratio} | {100 * others[1]:.1f} |", flush=True)
+    print("\nEqual models called different in ROC AUC, in %\n")
+    print(f"| test sets | {' | '.join(f'{patients} patients' for patients in DESIGN_SIZES)} |\n|---|---|---|---|")
+    for design, title in DESIGNS.items():
+        shares = [areas((low, low), patients, args.pairs, design)["called"].mean() for patients in DESIGN_SIZES]
+        print(f"| {title} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -303,7 +303,8 @@ def test_the_variance_of_a_difference_is_that_of_two_samples_if_no_patient_has_b
         assert component == (pytest.approx(of_classes.sum()), pytest.approx(factor * welch))
     mixed = scores._replace(labels=np.array([1, 1, 1, 0, 0, 0]), units=np.array([0, 1, 2, 3, 4, 0]))
     expected = (pytest.approx(14.5 * 4 / 5), pytest.approx(4))
-    assert bootstrap._difference_variance("balanced_accuracy", effects, (mixed, mixed)) == expected
+    for measure in ("balanced_accuracy", "roc_auc"):
+        assert bootstrap._difference_variance(measure, effects, (mixed, mixed)) == expected
 
 
 def test_if_the_difference_is_the_same_without_each_patient_p_is_that_of_the_sign_test():

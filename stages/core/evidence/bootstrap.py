@@ -372,7 +372,7 @@ def _difference_variance(measure: str, effects: np.ndarray, pair: tuple[Scores, 
     """The jackknife's variance of a difference, from how much each patient changes it when left out: float64 (R,).
 
     Where no patient has images of both classes, the patients of each class are a sample, so the jackknife is stratified
-    and the degrees of freedom are Welch's (1938, Biometrika 29, 350-362). For roc_auc they are doubled: the patients
+    and the degrees of freedom are Welch's (1938, Biometrika 29, 350-362). For roc_auc these are doubled: the patients
     whom two models score most differently increase the difference and its variance alike, and the ratio to the standard
     error has lighter tails than Student's t. The factor was chosen by simulation (benchmarks/comparison.py).
     """
@@ -386,4 +386,4 @@ def _difference_variance(measure: str, effects: np.ndarray, pair: tuple[Scores, 
         samples = [(squares[side].sum(), len(side)) for side in sides]
     components = [VarianceComponent(float(total) * (count - 1) / count, count - 1) for total, count in samples]
     variance, df = seed_variance.satterthwaite(*components)
-    return VarianceComponent(variance, 2 * df if measure == "roc_auc" else df)
+    return VarianceComponent(variance, 2 * df if measure == "roc_auc" and len(samples) > 1 else df)
