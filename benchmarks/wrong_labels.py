@@ -64,7 +64,7 @@ def plant(contrast: int, random: np.random.RandomState) -> "pd.Series[bool]":
         images[row, top : top + SIDE, left : left + SIDE] -= contrast
     np.save("data/prepared/images.npy", images.clip(0).astype(np.uint8))
     planted = random.permutation(len(index)) < round(PLANTED * len(index))
-    tables.write(index.assign(label=index["label"] ^ planted), "data/prepared/index.csv", tables.INDEX)
+    tables.write(index.assign(label=(index["label"] - planted).abs()), "data/prepared/index.csv", tables.INDEX)
     return pd.Series(planted, index["file"])
 
 
@@ -92,7 +92,7 @@ def row(seed: int, recipe: dict[str, Any], contrast: int) -> dict[str, Any]:
     wrong = planted[pooled["file"]].to_numpy()
     listed = wrong[utility.likely_wrong(pooled, pooled["fold"]).index]
     reached = np.flatnonzero(listed.cumsum() >= wrong.sum() / 2)
-    true = pooled["label"] ^ wrong
+    true = (pooled["label"] - wrong).abs()
     areas = [roc_auc_score(true[part.index], part["probability"]) for _, part in pooled.groupby("fold")]
     return {
         "roc_auc": np.mean(areas), "planted": int(wrong.sum()), "listed": len(listed),
