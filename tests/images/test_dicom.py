@@ -223,11 +223,11 @@ def test_a_folder_of_dicom_is_read_with_patients_and_classes_from_its_tags(tmp_p
     assert provenance["patients"] == 4 and table.loc["study/IM0002", "patient"] == "e8c374fb91da5109"
     assert {file for file in table.index if "#" in file} == {f"study/5.dcm#{frame:04d}" for frame in range(1, 31)}
     assert all(b"Ann" not in image and b"Cleo" not in image for image in content.values())
-    cfg = make_params(
-        parameters | {"data.source": "folder", "data.location": str(folder), "data.groups": ["dicom:ImageLaterality"]}
-    )
+    laterality = {"data.groups": ["dicom:ImageLaterality"], "data.breast": "dicom:ImageLaterality"}
+    cfg = make_params(parameters | {"data.source": "folder", "data.location": str(folder)} | laterality)
     with sources.open_source(cfg.data, 1, tmp_path) as raw:
         laterality = dict(zip(raw.groups["file"], raw.groups["group_ImageLaterality"], strict=True))
+        assert list(raw.groups["breast"]) == list(raw.groups["group_ImageLaterality"])
     assert len(laterality) == 34 and laterality["study/IM0002"] == "R" and laterality["study/5.dcm#0007"] == "L"
     assert decoder.decode(content["study/5.dcm#0007"])[0].size == (320, 240)
     monkeypatch.chdir(tmp_path)

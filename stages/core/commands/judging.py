@@ -27,8 +27,8 @@ VALIDATION = "validation"
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The validation and test images of a table of scores, with the columns of tables.PREDICTIONS, members, groups, and
-    ``unit``. Without a column split, all are test images. Raises PipelineError for what is no such table."""
+    """The validation and test images of a table of scores, with the columns of tables.PREDICTIONS, members, groups,
+    breast and ``unit``. Without a column split, all are test images. Raises PipelineError for what is no such table."""
     table = _text(path)
     name = next((column for column in NAMES if column in table), None)
     table = table.rename(columns={name: "file", "group": f"{tables.GROUP}group"})
@@ -62,7 +62,7 @@ def read(path: Path) -> pd.DataFrame:
     if len(classes) < 2:
         reason = f"all test images have label {classes[0]}" if len(classes) else "no row is of the split test"
         raise PipelineError(f"{path}: {reason}. A classifier can only be judged on images of both classes")
-    names = tables.groups(table)
+    names = tables.extras(table)
     table = table.astype(dict.fromkeys(["file", "patient", "split", *names], "string")).reset_index(drop=True)
     table = table[[*tables.PREDICTIONS, *tables.members(table), *names]]
     clusters = pd.array([pd.NA] * len(table), "Int64")
