@@ -34,10 +34,11 @@ test: .venv/ready  ## the tests, except the long ones
 test-long: .venv/ready  ## the long tests; CONTRIBUTING.md lists what they prove
 	$(PYTEST) --numprocesses $(WORKERS) -m long
 
-test-all: test test-long  ## all tests, as CI runs them
+test-all: .venv/ready  ## all tests, as CI runs them: in one run, what several need is made once
+	$(PYTEST) --numprocesses $(WORKERS)
 
 test-fast: .venv/ready  ## the tests that take no more than about 2 s each, while working: no training, no DVC
-	$(PYTEST) --numprocesses $(CORES) -m "not slow"
+	$(PYTEST) --numprocesses $(CORES) -m "not slow and not long"
 
 test-gpu:  ## the tests that need an NVIDIA GPU, with the torch that is installed
 	$(PYTHON) -m pytest -m gpu tests/gpu

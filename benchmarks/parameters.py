@@ -25,4 +25,5 @@ def change(path: Path, changes: dict[str, Any]) -> None:
         for section in sections:
             place = place[section]
         place[name] = value
-    path.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    path.write_text(yaml.dump(given, Dumper=dumper, sort_keys=False), encoding="utf-8")

@@ -40,10 +40,13 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
+@pytest.hookimpl(trylast=True)  # after -m has taken items away
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with most slow tests first, so that several processes finish at about the same time. Of the files
-    that use the clone, all but one wait for those that do not: the others' processes would wait for its first run."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    """Run the files with most slow tests first (a long one counts as ten), so that several processes finish at about
+    the same time. Of the files that use the clone, all but one wait for those that do not: the others' processes would
+    wait for its first run."""
+    long, slow = (Counter(item.path for item in items if item.get_closest_marker(name)) for name in ("long", "slow"))
+    slow.update({path: 9 * count for path, count in long.items()})
     cloning = Counter(item.path for item in items if "clone" in item.fixturenames)
     first = max(slow.keys() & cloning.keys(), key=lambda path: (slow[path], path), default=None)
     items.sort(

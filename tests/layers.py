@@ -5,6 +5,7 @@ python tests/layers.py      print the packages, the scripts and the imports betw
 
 import ast
 import fnmatch
+from functools import cache
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
@@ -21,7 +22,18 @@ def level(package: str) -> int:
 
 def imports(script: Path, typing: bool = True) -> set[Path]:
     """The modules of core that a file imports directly; without ``typing``, not those for type annotations only."""
-    tree = ast.parse(script.read_text())
+    return _imports(script.read_text(), typing)
+
+
+@cache
+def nodes(source: str) -> list[ast.AST]:
+    """All nodes of a module. Several tests read all modules, and each is parsed once."""
+    return list(ast.walk(ast.parse(source)))
+
+
+@cache
+def _imports(source: str, typing: bool) -> set[Path]:
+    tree = ast.parse(source)
     if not typing:
         tree.body = [
             node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
@@ -82,13 +94,14 @@ def package(file: Path) -> str:
     return file.relative_to(CORE).parts[0] if file.is_relative_to(CORE) else file.name
 
 
+@cache
 def dependency_pairs() -> set[tuple[str, str]]:
     """Pairs of packages or scripts: the first imports from the second."""
     files = [*STAGES.glob("*.py"), *(path for path in CORE.rglob("*.py") if path.parent != CORE)]
     pairs = {(package(file), package(module)) for file in files for module in imports(file)}
     scripts = {path.stem for path in STAGES.glob("*.py")}
     for file in STAGES.glob("*.py"):
-        names = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
+        names = {node.module for node in nodes(file.read_text()) if isinstance(node, ast.ImportFrom)}
         pairs |= {(file.name, f"{name}.py") for name in names & scripts}
     return {(importer, imported) for importer, imported in pairs if importer != imported}
 

@@ -52,7 +52,7 @@ def render(details):
     page = html.report(
         details, verdict.render_verdict(details["evaluate"]), parameters=parameters, source=SOURCE, plots={},
         pictures=[], patients=[], findings={}, versions={}, confusion=[[1, 1], [1, 1]], hashes={}, python="3",
-        preparation={"image_size": 64, "fit": "stretch", "levels": None},
+        preparation={"image_size": 64, "fit": "stretch", "levels": None}, wrong_labels=[],
     )  # fmt: skip
     page = page.partition('<h2 id="checklist">')[2].partition("</section>")[0]
     rows = re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', page, re.DOTALL)
@@ -93,6 +93,7 @@ def test_every_item_of_both_checklists_is_in_one_row_of_the_report_and_of_the_pa
         assert sorted(items) == sorted(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["audit", "split", "train", "evaluate", "external"])
 def test_an_answer_shows_the_figures_of_the_details_and_the_page_names_their_file_and_key(stage):
     details, page = read_details(), read_page()

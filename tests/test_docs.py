@@ -6,12 +6,12 @@ import re
 import shutil
 
 from core.commands import revisions
+from core.network import vision
 from core.pipeline import yaml12
 
 import numpy as np
 import pandas as pd
 import pytest
-import timm
 import torch
 
 from conftest import SMALL, TOP, change_parameters, clone_to, image, put
@@ -103,7 +103,7 @@ def test_own_images_are_classified_and_new_ones_compared(tmp_path):
 def test_the_head_of_a_frozen_network_of_timm_is_trained(clone):
     """A small transformer with arguments of its own, published as foundation models are: pickled, without classes."""
     own = {"embed_dim": 48, "depth": 2, "num_heads": 2, "init_values": 1e-5}
-    published = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0, **own)
+    published = vision.load("timm").create_model("vit_tiny_patch16_224", img_size=64, num_classes=0, **own)
     config = {"architecture": "vit_tiny_patch16_224", "model_args": own | {"img_size": 64, "num_classes": 0}}
     put(clone.folder / "weights", {"config.json": json.dumps(config)})
     torch.save(published.state_dict(), clone.folder / "weights/pytorch_model.bin")

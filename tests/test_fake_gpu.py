@@ -89,9 +89,10 @@ def build(make_params, backbone, **changes):
     rows = {"train": np.arange(12), "val": np.arange(12, IMAGES)}
     data = training.Data(pixels(), np.arange(IMAGES) % 2, rows)
     context = ranks.DistributedContext()
-    return training.Trainer(classifier, data, cfg, 1, training.Callbacks(), None, context, training.Member(), 5.0)
+    return training.Trainer(classifier, data, cfg, 1, training.Callbacks(), None, context, 0, "", 5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "free", "capability"),
     [("shufflenet_v2_x0_5", 8 * GIB, (8, 0)), ("timm/test_convnext", 1000, (7, 5))],
@@ -123,6 +124,7 @@ def test_an_epoch_and_its_checkpoint_mix_no_devices(gpu, make_params, monkeypatc
     print("training:", *sorted(gpu.operations))
 
 
+@pytest.mark.slow
 def test_scores_features_distances_and_heatmaps_mix_no_devices(gpu):
     device = torch.device("cuda:0")
     ensemble = Ensemble([networks.Classifier("shufflenet_v2_x0_5", "linear", SIDE) for _ in range(2)])

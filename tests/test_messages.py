@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 
 import pytest
 
@@ -27,11 +28,13 @@ DOES = {
 }
 
 
-def spoken(tree: ast.AST) -> list[str]:
+@cache
+def spoken(source: str) -> list[str]:
     """The texts of two words or more that are raised, printed or warned of."""
-    calls = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
+    nodes = layers.nodes(source)
+    calls: list[ast.AST] = [node.exc for node in nodes if isinstance(node, ast.Raise) and node.exc]
     names = ("print", "warnings.warn", "sys.stderr.write", "sys.stdout.write", "sys.exit", "parser.error")
-    calls += [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in names]
+    calls += [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in names]
     texts = [node.value for call in calls for node in ast.walk(call) if isinstance(node, ast.Constant)]
     return [text for text in texts if isinstance(text, str) and TEXT.search(text)]
 
@@ -40,7 +43,7 @@ def spoken(tree: ast.AST) -> list[str]:
 def test_no_module_that_a_slow_stage_depends_on_contains_messages(stage):
     script = layers.STAGES / f"{stage}.py"
     for path in {script, *layers.closure(script)}:
-        assert spoken(ast.parse(path.read_text())) == [], path
+        assert spoken(path.read_text()) == [], path
 
 
 def test_a_message_is_seen_wherever_it_is_spoken():
@@ -49,8 +52,8 @@ def test_a_message_is_seen_wherever_it_is_spoken():
         'print("all is well", 1)',
         'warnings.warn(why or "no such thing")',
     ):
-        assert spoken(ast.parse(line)), line
-    assert not spoken(ast.parse('raise PipelineError(messages.no_archive("data/raw"))\nprint(messages.summary(1))'))
+        assert spoken(line), line
+    assert not spoken('raise PipelineError(messages.no_archive("data/raw"))\nprint(messages.summary(1))')
 
 
 @pytest.mark.parametrize(
@@ -75,13 +78,7 @@ def test_messages_are_functions_that_return_text_and_do_nothing_else(path):
 
 def test_what_speaks_without_being_messages_is_named_one_by_one():
     others = {path.relative_to(layers.CORE).as_posix() for path in SPEAKERS if path.name != "messages.py"}
-    runs = {
-        "network/progress.py",
-        "pipeline/entrypoint.py",
-        "pipeline/errors.py",
-        "pipeline/provenance.py",
-        "pipeline/web.py",
-    }
+    runs = {"pipeline/entrypoint.py", "pipeline/errors.py", "pipeline/provenance.py", "pipeline/web.py"}
     assert others == runs | {"pipeline/schemas/params_yaml.py"}
 
 
@@ -92,7 +89,7 @@ def test_modules_that_compute_take_no_value_from_those_that_speak():
         ast.unparse(node)
         for stage in SLOW
         for path in {layers.STAGES / f"{stage}.py", *layers.closure(layers.STAGES / f"{stage}.py")}
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in layers.nodes(path.read_text())
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("web", "provenance", "params_yaml")
     }
     assert taken == {

@@ -54,7 +54,7 @@ def audit(tmp_path):
             pass
 
     served = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=[0.01], daemon=True).start()  # seconds until shutdown is seen
     hashes = {"good": "a" * 64, "my-other": "b" * 64}
     (tmp_path / "requirements.lock").write_text(
         f"# made by\ngood==1.0 \\\n    --hash=sha256:{hashes['good']}\n"

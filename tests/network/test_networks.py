@@ -5,13 +5,12 @@ import urllib.error
 import urllib.request
 from types import SimpleNamespace
 
-from core.network import ensemble, networks, pretrained
+from core.network import ensemble, networks, pretrained, vision
 from core.network.ensemble import Ensemble
 from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torchvision
 from matplotlib import cbook
@@ -22,6 +21,8 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 
 from conftest import TOP, put
+
+timm = vision.load("timm")
 
 
 def kept(classifier, folder):
@@ -150,7 +151,7 @@ def test_packaged_weights_fill_all_but_the_head_and_are_refused_elsewhere(monkey
     stem = pretrained.packaged(LITE, classifier.network)["conv_stem.weight"]
     assert torch.equal(classifier.network.conv_stem.weight, stem) and classifier.head.out_features == 1
     assert classifier.description["mean"] == [0.5, 0.5, 0.5]
-    with pytest.raises(PipelineError, match=f"model.backbone is resnet18: the package is for {LITE}"):
+    with pytest.raises(PipelineError, match=f"packaged is for {LITE}, but model.backbone is resnet18"):
         networks.build("resnet18", "linear", 64, "packaged", TOP)
     (tmp_path / "another").mkdir()
     put(tmp_path / "another", {"__init__.py": "", "w.pth": "another file"})
@@ -254,7 +255,9 @@ def test_imagenet_weights_are_held_against_their_published_hash_even_from_the_ca
     assert torch.equal(classifier.network.conv1[0].weight, published.conv1[0].weight)
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("inception_v3", 64), ("alexnet", 32), ("vgg11", 16)])
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("inception_v3", 64), ("alexnet", 32), pytest.param("vgg11", 16, marks=pytest.mark.slow)]
+)
 def test_a_size_too_small_for_the_backbone_is_said_before_training(backbone, size):
     with pytest.raises(PipelineError, match=rf"model.backbone {backbone} can't take prepare.image_size {size}"):
         networks.build(backbone, "linear", size, "none", TOP)

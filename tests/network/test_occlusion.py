@@ -55,7 +55,9 @@ def test_images_smaller_than_the_grid_and_unequal_sides_have_all_regions():
         assert copies.shape == (64, *shape) and changed.mean() > 0.95
 
 
-@pytest.mark.parametrize("backbone", ["shufflenet_v2_x0_5", "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "backbone", ["shufflenet_v2_x0_5", pytest.param("timm/vit_tiny_patch16_224", marks=pytest.mark.slow)]
+)
 def test_every_kind_of_network_gets_its_gallery(tmp_path, backbone):
     torch.manual_seed(0)
     ensemble = Ensemble([networks.Classifier(backbone, "linear", 64)])

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from core.network import batches, checkpoints, devices, frozen, inference, networks, training
 from core.network.ensemble import Ensemble
 from core.network.optimiser import NAdam
-from core.network.progress import ProgressBar
 from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
@@ -15,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save
 from torch import nn
+
+import train
 
 COUNT = 48
 
@@ -64,7 +65,7 @@ def test_the_weights_of_the_best_epoch_are_returned(make_params, data):
 
 
 def test_equal_seeds_give_equal_bytes_and_others_not(make_params, data):
-    first, again, other = (fit(make_params, data, seed)[1] for seed in (1, 1, 2))
+    first, again, other = (fit(make_params, data, seed, epochs=1)[1] for seed in (1, 1, 2))
     assert first.best_epoch == again.best_epoch
     assert all(torch.equal(first.best_state[name], again.best_state[name]) for name in first.best_state)
     assert not all(torch.equal(first.best_state[name], other.best_state[name]) for name in first.best_state)
@@ -151,14 +152,15 @@ class Unrepeatable(torch.autograd.Function):
 def test_a_network_that_torch_warns_about_is_recorded_even_if_it_resumes_after_its_last_step(
     make_params, data, tmp_path, monkeypatch
 ):
-    assert fit(make_params, data)[1].nondeterministic == ()
+    assert fit(make_params, data, epochs=1)[1].nondeterministic == ()
     forward = networks.Classifier.forward
     monkeypatch.setattr(networks.Classifier, "forward", lambda self, images: Unrepeatable.apply(forward(self, images)))
     store = checkpoints.Store(tmp_path)
-    assert fit(make_params, data, store=store)[1].nondeterministic == ("put_",)
-    assert fit(make_params, data, store=store)[1].nondeterministic == ("put_",)
+    assert fit(make_params, data, epochs=1, store=store)[1].nondeterministic == ("put_",)
+    assert fit(make_params, data, epochs=1, store=store)[1].nondeterministic == ("put_",)
 
 
+@pytest.mark.slow
 def test_fp16_scales_the_loss_skips_steps_that_overflow_and_resumes_to_the_same_bytes(make_params, data, tmp_path):
     changes = {"precision": "fp16", "reproducible": "machine", "epochs": 6, "lr": 0.003}
     epochs = []
@@ -261,8 +263,11 @@ def test_a_stop_is_heeded_while_features_are_computed(make_params, data):
         fit(make_params, data, freeze_backbone=True, stop=lambda: True)
 
 
+LARGE = ["vgg11", "densenet121", "convnext_tiny", "vit_b_16", "swin_t"]
+
+
 @pytest.mark.parametrize(
-    "backbone", ["squeezenet1_1", "resnet18", "vgg11", "densenet121", "convnext_tiny", "vit_b_16", "swin_t",
+    "backbone", ["squeezenet1_1", "resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE),
                  "timm/tf_efficientnet_lite0", "timm/vit_tiny_patch16_224", "timm/mobilenetv3_small_050"],
 )  # fmt: skip
 @pytest.mark.parametrize("head", ["linear", "selu"])
@@ -349,16 +354,14 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_loss_images_per_second_and_time_left(make_params, data, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
-    bar = ProgressBar(64)
-    fit(make_params, data, epochs=2, progress=bar.update)
-    bar.close()
+    with train.progress_bar(64) as update:
+        fit(make_params, data, epochs=2, progress=update)
     assert re.search(r"\d+/64 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, epoch [12]/2, loss \d\.\d+", screen.getvalue())
 
 
 def test_what_is_no_terminal_gets_no_bar(make_params, data, capsys):
-    bar = ProgressBar(32)
-    fit(make_params, data, epochs=1, progress=bar.update)
-    bar.close()
+    with train.progress_bar(32) as update:
+        fit(make_params, data, epochs=1, progress=update)
     assert capsys.readouterr().err == ""
 
 

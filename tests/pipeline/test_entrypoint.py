@@ -156,23 +156,23 @@ def test_an_interruption_that_knows_how_to_go_on_says_it(capsys):
 def test_a_second_run_of_a_stage_waits_for_the_first(tmp_path):
     script = tmp_path / "stage.py"
     script.write_text(
-        "import time\nfrom core.pipeline import entrypoint\nfrom pathlib import Path\n"
+        "from core.pipeline import entrypoint\nfrom pathlib import Path\n"
         "lock = entrypoint._wait_for_lock(Path('stage.py'))\n"
-        "print('in', flush=True)\ntime.sleep(1.5)\nprint('out', flush=True)\n"
+        "print('in', flush=True)\ninput()\nprint('out', flush=True)\n"
     )
-    start = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
-             "env": os.environ | {"PYTHONPATH": str(TOP / "stages")}}  # fmt: skip
+    start = {"cwd": tmp_path, "text": True, "env": os.environ | {"PYTHONPATH": str(TOP / "stages")}}
+    start |= dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     first = subprocess.Popen([sys.executable, script], **start)
     assert first.stdout.readline() == "in\n"
     second = subprocess.Popen([sys.executable, script], **start)
     line = f"Another stage.py is running here: waiting for it to end (kill {first.pid} stops it)\n"
     assert second.stderr.readline() == line
     assert first.poll() is None
+    assert first.communicate("\n")[0] == "out\n" and first.returncode == 0
     assert second.stdout.readline() == "in\n"
-    assert first.wait() == 0 and first.stdout.read() == "out\n"
     third = subprocess.Popen([sys.executable, script], **start)
     second.kill()
     began = time.monotonic()
     assert third.stdout.readline() == "in\n" and time.monotonic() - began < 10
-    third.communicate()
+    third.communicate("\n")
     second.communicate()

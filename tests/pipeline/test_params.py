@@ -56,6 +56,7 @@ def test_a_number_that_set_param_writes_as_1e_06_is_that_number(tmp_path):
         ("groups: []", "groups: [age, {age: [50]}]", "a group is named twice: age, age"),
         ("groups: []", "groups: ['(?P<site>']", "is not a regular expression"),
         ("patient:", "patient: '(?P<p>a)'", "data.patient = '(?P<p>a)': must contain a group (?P<patient>...)"),
+        ("breast:", "breast: side", "data: breast is set, but patient is null: a breast is one of a patient"),
         ("subdir:", "subdir: ../x", "data.subdir = '../x': must be a folder inside the source"),
         ("train:\n    val", "train: a\n    val", "data.lists: test must be given too"),
         ("train:\n    val:\n    test:", "train: rest\n    val:\n    test: b", "data.lists: only test can be rest"),
@@ -177,7 +178,7 @@ def places(document, above=()):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_value_of_any_key_gives_a_traceback(tmp_path, data):
     document = yaml12.load(TEXT)
@@ -219,7 +220,7 @@ def test_no_text_in_the_place_of_a_value_gives_a_traceback(tmp_path, line, value
         assert str(error).startswith(f"{path}")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60))
 def test_no_text_gives_a_traceback(tmp_path, text):
     path = tmp_path / "params.yaml"

@@ -78,7 +78,7 @@ def test_a_signal_interrupts_a_query(tmp_path):
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with queries.open_database(tmp_path) as database, pytest.raises(KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             database.frame(
                 "select sum(a.range * b.range) from range(20000) a, range(20000) b where (a.range + b.range) % 7 = 3"
             )

@@ -55,7 +55,7 @@ IMAGES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows=IMAGES, seed=st.integers(0, 9))
 def test_copies_and_patients_never_land_on_both_sides_of_the_split(rows, seed):
     images = index(rows)
@@ -71,7 +71,7 @@ def test_copies_and_patients_never_land_on_both_sides_of_the_split(rows, seed):
     assert not any(leakage.measure(split, clusters(images)).values())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows=IMAGES, seed=st.integers(0, 9))
 def test_drop_keeps_one_of_each_image_and_none_whose_labels_contradict(rows, seed):
     images = index(rows)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.evidence.metrics import PREVALENCE_FREE
-from core.evidence.subgroups import FEW
-from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS
+from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS, TOO_FEW
 from core.pipeline.text import format_metric, format_p, format_property, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
@@ -213,7 +212,7 @@ def _properties(figures: dict[str, Any], properties: dict[str, Any] | None) -> l
     """Which properties of the files predict the class, and whether there are enough patients to tell."""
     if properties is None:
         return []
-    if properties["reason"] == FEW:
+    if properties["reason"] == TOO_FEW:
         return [
             "Whether properties of the files (size, format, brightness, ...) predict the class is not testable with "
             f"{pluralise(properties['units'], properties['unit'])}, {properties['positive_units']:,} of them positive."
@@ -275,7 +274,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         _escaped(f"{group} {name}")
         for group, content in figures["groups"].items()
         for name, entry in content["levels"].items()
-        if all(difference.get("reason") == FEW for difference in entry["difference"].values())
+        if all(difference.get("reason") == TOO_FEW for difference in entry["difference"].values())
     ]
     return [*lines, f"Too few patients for a comparison: {shorten(few, 8)}."] if few else lines
 

@@ -1,4 +1,4 @@
-"""The class and the patient of each image, from a table, from its path, or from its folder."""
+"""The class, the patient and the breast of each image, from a table, from its path, or from its folder."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ from core.images import csv_tables, identity, messages
 from core.images.inventory import Use
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
-from core.pipeline.schemas.data import REST, Data
+from core.pipeline.schemas.data import REST, TAG, Data
 
 import pandas as pd
 
@@ -155,8 +155,9 @@ def _labelled_rows(table: Path | None, data: Data) -> tuple[pd.DataFrame, pd.Dat
     columns = {"name": (data.file_column, "data.file_column")}
     if data.label_column is not None:
         columns["class"] = data.label_column, "data.label_column"
-    if data.patient is not None and data.patient_is_column:
-        columns["patient"] = data.patient, "data.patient"
+    for level, name in data.levels().items():
+        if data.kind(level) == "column":
+            columns[level] = name, f"data.{level}"
     for group in data.grouping:
         if group.kind == "column":
             columns[tables.GROUP + group.name] = group.name, "data.groups"
@@ -246,23 +247,25 @@ def _folders(rows: pd.DataFrame) -> "pd.Series[str]":
     return rows["file"].str.extract("([^/]+)/[^/]*$", expand=False)
 
 
-def patients(
-    classes: dict[str, str], rows: pd.DataFrame | None, data: Data, tags: Tags, faults: Faults
+def owners(
+    level: str, classes: dict[str, str], rows: pd.DataFrame | None, data: Data, tags: Tags, faults: Faults
 ) -> dict[str, str]:
-    """The patient of each image, empty if data.patient is null. Images without one are added to ``faults``."""
-    if data.patient is None:
+    """The patient or the breast (``level``) of each image, empty if ``data`` does not name it. Images without one are
+    added to ``faults``."""
+    source = data.levels().get(level)
+    if source is None:
         return {}
-    if data.patient_is_pattern:
-        patient_of = _search(data.patient, "patient", classes)
-    elif data.patient_tag:
-        patient_of = _tag_values(data.patient_tag, classes, tags)
-    else:
-        patient_of = {file: cell for file, cell in _cells(rows, "patient").items() if file in classes}
-    patient_of = identity.present(patient_of, data)
-    spelling = identity.spellings(identity.alike(patient_of.values()), "data.patient", data.alike)
-    patient_of = {file: spelling.get(patient, patient) for file, patient in patient_of.items()}
-    faults[Use.NO_PATIENT] = sorted(set(classes) - set(patient_of))
-    return patient_of
+    match data.kind(level):
+        case "pattern":
+            names = _search(source, level, classes)
+        case "tag":
+            names = _tag_values(source.removeprefix(TAG), classes, tags)
+        case _:
+            names = {file: cell for file, cell in _cells(rows, level).items() if file in classes}
+    names = identity.present(names, data)
+    spelling = identity.spellings(identity.alike(names.values()), f"data.{level}", data.alike)
+    faults[f"no {level}"] = sorted(set(classes) - set(names))
+    return {file: spelling.get(name, name) for file, name in names.items()}
 
 
 def group_values(files: Iterable[str], rows: pd.DataFrame | None, data: Data, tags: Tags) -> dict[str, dict[str, str]]:

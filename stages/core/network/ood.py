@@ -41,7 +41,7 @@ class Detector(NamedTuple):
         """The distance to the k-th nearest training image in each view: (N, V)."""
         standardised, sizes = (torch.from_numpy(features) - self.mean) / self.deviation, self.views.tolist()
         views = zip(torch.split(standardised, sizes, dim=1), torch.split(self.known, sizes, dim=1), strict=True)
-        return torch.stack([_kth_distance(view, known) for view, known in views], dim=1)
+        return torch.stack([_kth_distance(*view) for view in views], dim=1)
 
 
 def sample_rows(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -65,9 +65,9 @@ def fit(train: np.ndarray, val: np.ndarray, views: list[int]) -> Detector:
     return detector._replace(limit=torch.quantile(scores, IN_DISTRIBUTION).float())
 
 
-def _kth_distance(features: Tensor, known: Tensor) -> Tensor:
-    """The distance of each row of ``features`` to the k-th nearest row of ``known``."""
+def _kth_distance(features: Tensor, reference: Tensor) -> Tensor:
+    """The distance of each row of ``features`` to the k-th nearest row of ``reference``."""
     from sklearn.neighbors import NearestNeighbors  # slow to import
 
-    neighbours = NearestNeighbors(n_neighbors=min(K, len(known)), algorithm="brute").fit(known.double().numpy())
+    neighbours = NearestNeighbors(n_neighbors=min(K, len(reference)), algorithm="brute").fit(reference.double().numpy())
     return torch.from_numpy(neighbours.kneighbors(features.double().numpy())[0][:, -1]).float()

@@ -20,6 +20,7 @@ CREDENTIALS = (
 PHANTOM_LOCATION = "location must be null for source phantom, not {location!r}"
 PHANTOM_LISTS = "lists must be null for source phantom"
 PHANTOM_GROUPS = "groups must be [] for source phantom"
+BREAST_WITHOUT_PATIENT = "breast is set, but patient is null: a breast is one of a patient. Set data.patient"
 NO_LOCATION = "location is null, but source {source} needs one"
 NOT_ON_KAGGLE = "location must be owner/name or owner/name/versions/N, not {location!r}"
 NOT_HTTPS = "location must be a path or an https address: other protocols are not secure"
