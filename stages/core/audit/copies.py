@@ -24,6 +24,7 @@ MAX_NEIGHBOURS = 24  # of each image that are compared, so that the cost grows l
 MIN_COARSE_CORRELATION = 0.2  # of detail at half size before alignment: other pairs are not aligned
 MIN_HALF_CORRELATION = 0.5  # of detail at half size after alignment: other pairs are not compared at full size
 MIN_CORRELATION = 0.96  # of detail at full size: pairs with at least this value are copies
+MIN_BACKGROUND = 0.15  # of an image with an outline: the share of the area that is dark
 FLATTEN = 0.3  # of the contrast of an image, added to that around each pixel before detail is divided by it
 MIN_STD = 2.0  # grey levels: an image with a smaller standard deviation has no detail to compare
 SCALES = (0.8, 1.25)  # range of the scale between two copies
@@ -210,9 +211,11 @@ def _confirm(grey: Grey, candidates: pd.DataFrame) -> np.ndarray:
     transform = _align(first, second, transform, 5)
     correlation[close] = _detail_correlation(first, second, transform)
     # Both breasts of a woman have one outline, mirrored, which is most of the detail: tissue must correlate, too.
-    mirrored = (candidates["turn"].to_numpy()[close] >= 4) & (correlation[close] >= MIN_CORRELATION)
+    dark = (first < first.max((1, 2), keepdims=True) / 8).mean((1, 2))
+    mirrored = (candidates["turn"].to_numpy()[close] >= 4) & (dark > MIN_BACKGROUND)
+    mirrored &= correlation[close] >= MIN_CORRELATION
     of_tissue = _detail_correlation(first[mirrored], second[mirrored], transform[mirrored], flat=True)
-    correlation[close[mirrored]] = np.minimum(correlation[close[mirrored]], of_tissue)
+    correlation[close[mirrored]] = np.where(of_tissue < MIN_CORRELATION, of_tissue, correlation[close[mirrored]])
     return correlation
 
 
