@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core.pipeline.schemas.base import Fraction, Section
+from core.pipeline.schemas.base import Fraction, Geometry, Section
 
 
 class Evaluate(Section):
@@ -10,4 +10,5 @@ class Evaluate(Section):
     primary: Literal[
         "roc_auc", "pr_auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "brier"
     ]
+    tta: Geometry
     calibration: Literal["none", "temperature"]
