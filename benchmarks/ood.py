@@ -43,7 +43,7 @@ def main() -> None:
         stack, why = model.fit(list(found))
         others[str(folder)] = stack[[not reason for reason in why]]
     for name, stack in (known | others).items():
-        flagged = model.scores(np.ascontiguousarray(stack), np.arange(len(stack))).ood_score > 1
+        flagged = model.scores(np.ascontiguousarray(stack), np.arange(len(stack)))[1] > 1
         print(f"{name:40} {len(stack):6,} images, {flagged.mean():.3f} flagged")
 
 

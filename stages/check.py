@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.commands import comparison, gates, revisions
-from core.pipeline import entrypoint, files, messages, yaml12
+from core.pipeline import entrypoint, files, params
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas import params_yaml
 
@@ -54,12 +54,12 @@ def fresh(target: str) -> tuple[list[str], str]:
 
 def repeat(target: str) -> tuple[list[str], str]:
     with cloned() as clone:
-        committed = lock(clone), metrics(clone), files.read_json(clone / PROVENANCE)
+        committed = params.read(clone / LOCK), metrics(clone), files.read_json(clone / PROVENANCE)
         print("repeat: running the committed pipeline from scratch in a clone", flush=True)
         ran = subprocess.run(["dvc", "repro"], cwd=clone, capture_output=True, text=True)
         if ran.returncode:
             return [f"the committed pipeline fails: {(ran.stdout + ran.stderr).strip()[-1000:]}"], ""
-        rerun = lock(clone), metrics(clone), files.read_json(clone / PROVENANCE)
+        rerun = params.read(clone / LOCK), metrics(clone), files.read_json(clone / PROVENANCE)
     other = sorted(key for key in committed[2] | rerun[2] if committed[2].get(key) != rerun[2].get(key))
     stages = DATA_STAGES if other else STAGES
     faults = gates.other_bytes(committed[0], rerun[0], stages)
@@ -87,15 +87,6 @@ def cloned() -> Iterator[Path]:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", ".", clone], check=True)
         yield clone
-
-
-def lock(folder: Path) -> dict[str, Any]:
-    text = files.require(folder / LOCK).read_text(encoding="utf-8")
-    try:
-        content: dict[str, Any] = yaml12.load(text)
-    except yaml12.YAMLError as error:
-        raise PipelineError(messages.not_yaml(LOCK, text, error)) from None
-    return content
 
 
 def metrics(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def main() -> None:
         sources.open_source(cfg.data, seed, files.root()) as raw,
         files.atomic_write(IMAGES) as archive,
     ):
-        decoder.pack(raw.labels["file"], raw.content, archive)
+        if (failures := decoder.pack(raw.labels["file"], raw.content, archive)) and raw.without:
+            raw = raw.without(failures)
+            decoder.pack(raw.labels["file"], raw.content, archive)
     tables.write(raw.inventory, INVENTORY, tables.INVENTORY)
     tables.write(raw.labels, LABELS, tables.LABELS)
     tables.write(raw.listed, LISTS, tables.LISTED)

@@ -1,7 +1,8 @@
 """Test every patient once: run k folds as DVC experiments, and report mean, spread and the pooled result.
 
 Reads   the repository through DVC; data/predictions.csv, data/split.csv, metrics/detail/evaluate.json of each fold
-Writes  experiments NAME-K-1 to NAME-K-K, which compare.py takes as NAME-K (default: folds-K); metrics/detail/folds.json
+Writes  experiments NAME-K-1 to NAME-K-K, which compare.py takes as NAME-K (default: folds-K);
+        metrics/detail/folds.json; data/folds/likely_wrong_labels.csv, of all images, to look at
 Alone   python stages/folds.py K [--name NAME] [--set-param KEY=VALUE ...]
 """
 
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from core.commands import folds, revisions
-from core.evidence import seed_variance, verdict
+from core.evidence import metrics, seed_variance, utility, verdict
 from core.pipeline import components, entrypoint, files, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas import params_yaml
@@ -20,6 +21,7 @@ PREDICTIONS = "data/predictions.csv"
 SPLIT = "data/split.csv"
 METRICS = "metrics/detail/evaluate.json"
 FOLDS = "metrics/detail/folds.json"
+WRONG_LABELS = "data/folds/likely_wrong_labels.csv"
 
 
 def main() -> None:
@@ -59,10 +61,15 @@ def main() -> None:
         threshold, temperature = revisions.decisions(name, METRICS)
         predictions.append(seed_variance.add_leave_one_out(table.assign(unit=table["file"].map(units)), temperature))
         thresholds.append(threshold)
-    figures = folds.summarise(folds.pool(predictions, thresholds), cfg.seed)
+    pooled = folds.pool(predictions, thresholds)
+    figures = folds.summarise(pooled, cfg.seed)
+    out_of_fold = metrics.non_leaking(pooled)
+    wrong = utility.likely_wrong(out_of_fold, out_of_fold["fold"])
+    tables.write(wrong, WRONG_LABELS, [*utility.WRONG_LABELS, "fold"])
     files.write_json(FOLDS, figures)
     text = verdict.render_verdict(figures | figures["pooled"] | {"leak": {}})
     print("All folds", folds.explain(figures), "", text, sep="\n", end="")
+    print(f"{len(wrong):,} labels are likely wrong: {WRONG_LABELS} lists them to look at; no label is changed")
     print(f"Figures of each fold: {FOLDS}; its experiment: dvc exp show")
 
 

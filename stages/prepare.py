@@ -1,7 +1,7 @@
 """Decode every image once: an array for training, thumbnails and hashes for finding copies.
 
 Reads   data/raw/images.zip, data/raw/labels.csv, params.yaml (prepare, data.on_bad_image)
-Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/index.csv,
+Writes  data/prepared/images.npy, data/prepared/thumbnails.npy, data/prepared/crops.npy, data/prepared/index.csv,
         data/prepared/properties.csv, data/prepared/preparation.json
 Alone   python stages/prepare.py
 """
@@ -14,12 +14,14 @@ from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section
 from core.pipeline.schemas.prepare import BadImages, Prepare
 
+import numpy as np
 from tqdm import tqdm
 
 ARCHIVE = "data/raw/images.zip"
 LABELS = "data/raw/labels.csv"
 IMAGES = "data/prepared/images.npy"
 THUMBNAILS = "data/prepared/thumbnails.npy"
+CROPS = "data/prepared/crops.npy"  # thumbnails of the crops; empty without fit: breast
 INDEX = "data/prepared/index.csv"
 PROPERTIES = "data/prepared/properties.csv"
 PREPARATION = "data/prepared/preparation.json"
@@ -43,14 +45,18 @@ def main(like: str | None = None) -> None:
         spec = Preparation(cfg.prepare.image_size, cfg.prepare.fit)
         spec = spec._replace(levels=levels(count, spec, cfg.prepare.levels))
 
-    kept, unreadable = 0, []
+    cropped = spec.fit == "breast"
+    columns = [*tables.PROPERTIES, *([tables.CROP] if cropped else [])]
+    kept, unreadable, whole = 0, [], []
     with (
         files.atomic_write(IMAGES) as images,
         files.atomic_write(THUMBNAILS) as thumbnails,
+        files.atomic_write(CROPS) as crops,
         files.atomic_write(INDEX) as index,
         files.atomic_write(PROPERTIES) as properties,
     ):
         large, small = decoder.Stack(images, count, spec.side), decoder.Stack(thumbnails, count, decoder.THUMBNAIL)
+        boxes, black = decoder.Stack(crops, count * cropped, decoder.THUMBNAIL), np.zeros((1, 1, 1), np.uint8)
         pictures = iter(tqdm(decoder.decode_packed(ARCHIVE, decoder.picture, spec), "decode", count, disable=None))
         for labels in tables.chunks(LABELS, tables.LABELS):
             rows, measured = [], []
@@ -62,12 +68,15 @@ def main(like: str | None = None) -> None:
                     continue
                 large.add(picture.pixels)
                 small.add(picture.thumbnail)
-                measured.append((kept + len(rows), *picture.properties))
-                rows.append((kept + len(rows), entry.file, entry.label, entry.patient, *picture[2:-1]))
+                measured.append((kept + len(rows), *picture.properties, picture.crop_share))
+                rows.append((kept + len(rows), entry.file, entry.label, entry.patient, *picture[2:-3]))
+                if cropped:
+                    boxes.add(black if picture.crop is None else picture.crop)
+                    whole += [entry.file] if picture.crop is None else []
             grey = decoder.Grey(small.array[kept : kept + len(rows)])
             phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
             tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
-            tables.append(tables.frame(measured, tables.PROPERTIES), properties, tables.PROPERTIES)
+            tables.append(tables.frame(measured, [*tables.PROPERTIES, tables.CROP]), properties, columns)
             kept += len(rows)
         if kept + len(unreadable) < count or next(pictures, None):
             raise PipelineError(messages.DIFFERENT_IMAGES.format(archive=ARCHIVE, table=LABELS))
@@ -75,8 +84,11 @@ def main(like: str | None = None) -> None:
             raise PipelineError(messages.listing(messages.UNDECODABLE_IMAGES, unreadable, total=count))
         large.finish()
         small.finish()
+        boxes.finish()
     files.write_json(PREPARATION, spec.description())
 
+    if whole:
+        print(messages.listing(messages.NO_BREAST, whole, total=kept))
     print(messages.prepare_summary(large.array.shape, large.array.nbytes, len(unreadable), spec.levels))
 
 

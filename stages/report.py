@@ -2,7 +2,7 @@
 
 Reads   data/detail/, data/raw/labels.csv, data/raw/provenance.json, data/prepared/index.csv,
         data/prepared/preparation.json, models/model.safetensors, data/curves/, data/predictions.csv,
-        data/audit/findings.csv, plots/audit/, plots/heatmaps.png, params.yaml
+        data/audit/findings.csv, plots/audit/, plots/heatmaps.png, plots/likely_wrong_labels.png, params.yaml
 Writes  metrics/detail/, metrics/verdict.md, plots/train/, plots/evaluate/, reports/report.html
 Alone   python stages/report.py
 """
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from core.evidence import calibration, curves, metrics, verdict
+from core.evidence import calibration, curves, metrics, utility, verdict
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import Data
@@ -45,6 +45,7 @@ CURVES = "data/curves"
 TRAINED = "plots/train"
 EVALUATED = "plots/evaluate"
 HEATMAPS = "plots/heatmaps.png"
+WRONG_LABELS_SHEET = "plots/likely_wrong_labels.png"
 COPIES = "plots/audit"
 REPORT = "reports/report.html"
 
@@ -83,11 +84,13 @@ def main(first: str | None = None) -> None:
     )
 
     folders = dict.fromkeys([base, Path()])
-    pictures = [path for folder in folders for path in (folder / HEATMAPS, *sorted((folder / COPIES).glob("*.png")))]
+    pictures = [base / WRONG_LABELS_SHEET]
+    pictures += [path for folder in folders for path in (folder / HEATMAPS, *sorted((folder / COPIES).glob("*.png")))]
     hashes = {"data (index.csv)": INDEX, "model (model.safetensors)": WEIGHTS}
     page = html.report(
         details, text, plots=vectors, confusion=data.confusion.tolist(),
         pictures=[html.embedded(path) for path in pictures] if cfg.report.images else [],
+        wrong_labels=html.first_rows(utility.likely_wrong(metrics.non_leaking(data.test))),
         patients=html.by_patient(data.test, evaluated["threshold"]),
         findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=cfg.model_dump(mode="json", warnings=False), source=source,
@@ -109,13 +112,15 @@ def load_plot_data(folder: Path, evaluated: dict[str, Any]) -> plots.PlotData:
     predicted = curves.predicted_classes(test, evaluated["threshold"])
     reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
     confusion, bins = curves.confusion(predicted), curves.histogram(test)
-    return plots.PlotData(test, curves.curves(splits), predicted, confusion, bins, reliability)
+    benefit = curves.net_benefit(metrics.non_leaking(test))
+    return plots.PlotData(test, curves.curves(splits), predicted, confusion, bins, reliability, benefit)
 
 
 def write_plots(data: plots.PlotData, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:
     """The tables that DVC plots, and the same as pictures."""
     by_name = {f"{split}_{kind}": curve for kind, by_split in data.curves.items() for split, curve in by_split.items()}
     by_name |= {"confusion": data.predicted, "histogram": data.bins, "reliability": data.reliability}
+    by_name["net_benefit"] = data.net_benefit
     for name, table in by_name.items():
         marked = table.assign(synthetic=True) if evaluated["synthetic"] else table
         tables.write(marked, f"{EVALUATED}/{name}.csv", list(marked.columns))

@@ -7,8 +7,10 @@ Alone   python stages/train.py
 """
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from core.network import devices, inference, members, messages, ood, progress, ranks, training
+from core.network import devices, inference, members, messages, ood, ranks, training
 from core.network.ensemble import Ensemble
 from core.network.state import Epoch, TrainResult
 from core.pipeline import entrypoint, files, params, provenance, tables
@@ -19,6 +21,7 @@ from core.pipeline.schemas.train import Model, Train
 import numpy as np
 from dvclive import Live
 from safetensors.torch import save
+from tqdm import tqdm
 
 IMAGES = "data/prepared/images.npy"
 PREPARATION = "data/prepared/preparation.json"
@@ -94,13 +97,17 @@ def main() -> None:
         if operations:
             print(messages.NO_LONGER_SAME.format(operations=", ".join(operations)))
         for index, result in enumerate(results):
-            print(f"{job.member(index).name}{messages.best_epoch(result.best_epoch)}")
+            print(f"{job.name(index)}{messages.best_epoch(result.best_epoch)}")
 
 
 def train(job: members.TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
-    bar = progress.ProgressBar(len(job.seeds) * job.cfg.epochs * len(job.rows["train"]))
-    with entrypoint.deferred_signals() as should_stop, Live(CURVES, **LIVE) as live:
+    images = len(job.seeds) * job.cfg.epochs * len(job.rows["train"])
+    with (
+        entrypoint.deferred_signals() as should_stop,
+        Live(CURVES, **LIVE) as live,
+        progress_bar(images) as on_progress,
+    ):
 
         def log(epoch: Epoch) -> None:
             live.step = epoch.number
@@ -113,14 +120,26 @@ def train(job: members.TrainJob, dist: ranks.DistributedContext) -> list[TrainRe
         def on_epoch_end(index: int, epoch: Epoch) -> None:
             averager.on_epoch_end(index, epoch)
             if not sys.stderr.isatty():
-                print(f"{job.member(index).name}{messages.epoch(epoch)}", flush=True)
+                print(f"{job.name(index)}{messages.epoch(epoch)}", flush=True)
 
-        results = members.train(job, training.Callbacks(on_epoch_end, bar.update, should_stop), dist)
+        results = members.train(job, training.Callbacks(on_epoch_end, on_progress, should_stop), dist)
         averager.flush()
-    bar.close()
     table = averager.table(results)
     tables.write(table, f"{CURVES}/members.csv", list(table.columns))
     return results
+
+
+@contextmanager
+def progress_bar(images: int) -> Iterator[Callable[[int, str], None]]:
+    """Yield what updates a bar for all members together, which is shown only in a terminal."""
+    tqdm.monitor_interval = 0  # no thread, as processes are forked
+    with tqdm(total=images, unit=" images", disable=None, smoothing=0.05) as bar:
+
+        def update(images: int, text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(images)
+
+        yield update
 
 
 if __name__ == "__main__":

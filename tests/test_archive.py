@@ -56,6 +56,7 @@ def test_the_audit_finds_what_is_known_of_the_originals_images(index, tmp_path):
         clusters = quality.cluster(alike, near)
         database.add("clusters", clusters)
         database.add("labelled", images[["file"]].assign(**{"class": images["label"].astype(str)}))
+        database.add("properties", images[["row"]])
         conflicts = quality.conflicts(quality.with_classes(database, alike), clusters)
         findings = quality.find(database, quality.with_classes(database, alike), clusters, conflicts, levels)
         figures = quality.summarise(database, alike, clusters, near, conflicts, findings)

@@ -33,7 +33,7 @@ from conftest import TOP, change_parameters, huge_image, image, put
 
 PREPARED = [
     f"data/prepared/{name}"
-    for name in ("images.npy", "index.csv", "preparation.json", "properties.csv", "thumbnails.npy")
+    for name in ("crops.npy", "images.npy", "index.csv", "preparation.json", "properties.csv", "thumbnails.npy")
 ]
 RAW = [
     "data/raw/groups.csv",
@@ -140,6 +140,7 @@ DICOM = {f"{number % 2}/{number}": read(name) for number, name in enumerate(["MR
 turned = Image.new("L", (8, 4)).getexif()
 turned[0x0112] = 6
 frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
+CUT_OFF = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])[:-20]
 rows = "0.png,0\n1.png,0\n2.png,1\n3.png,1\n"
 
 CASES = [
@@ -160,6 +161,7 @@ CASES = [
     odd("1 x 1 pixel", "x.png", image(9, size=(1, 1))),
     odd("30,000 x 30,000 pixels", "x.png", huge_image(), r"Image size \(900000000 pixels\) exceeds limit"),
     *[source(f"an animated {kind}", {f"1/x.{kind}": encoded(frames[0], kind, save_all=True, append_images=frames[1:])}, rf"1 files of several frames or pages \(data.frames: .*\): 1/x.{kind}") for kind in ("GIF", "PNG", "WEBP", "TIFF")],
+    source("a page cut off", {"1/x.tif": CUT_OFF}, r"1 files that can't be read \(image file is truncated.*\): 1/x.tif", frames="split"),
     named("a name with spaces", "1/my image (1).png"),
     named("a name in Unicode", "1/Brust-Präparat 乳腺 é.png"),
     named("names that differ in case alone", "1/10.PNG"),
@@ -271,6 +273,15 @@ def test_what_cannot_be_decoded_is_left_out_where_that_is_asked_for(case, tmp_pa
     dropped = case._replace(params=case.params | {"data.on_bad_image": "drop"})
     message, _ = run(dropped, tmp_path, download.main, prepare.main)
     assert message == "" and len(tables.read(tmp_path / "data/prepared/index.csv", tables.INDEX)) == 8
+
+
+def test_a_file_with_a_page_that_cannot_be_decoded_is_left_out_and_counted(tmp_path):
+    params = FOLDER | {"data.frames": "split", "data.on_bad_image": "drop"}
+    assert run(Case("", GOOD | {"1/x.tif": CUT_OFF}, params, "", []), tmp_path, download.main, prepare.main)[0] == ""
+    inventory = tables.read(tmp_path / "data/raw/inventory.csv", tables.INVENTORY).set_index("path")
+    assert inventory["use"].to_dict() == dict.fromkeys(GOOD, "image") | {"1/x.tif": "unreadable"}
+    assert set(tables.read(tmp_path / "data/prepared/index.csv", tables.INDEX)["file"]) == set(GOOD)
+    assert '"unreadable": 1' in (tmp_path / "data/raw/provenance.json").read_text()
 
 
 @pytest.mark.slow

@@ -66,8 +66,9 @@ def test_the_first_output_and_the_first_figure_with_other_bytes_are_named():
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("floors: {}", "tolerance: Field required"), ("floors: {auc: 0.5}", "floors.auc"), ("[", "is not YAML"),
-     ("floors: {}\ntolerance: {a.b: -1}\naccepted: {}", "tolerance.a.b: Input should be greater")],
+    [("floors: {}\naccepted: {}", "tolerance is missing"), ("[", "gates.yaml, line 1: "),
+     ("floors: {auc: 0.5}\ntolerance: {}\naccepted: {}", "floors = 'auc': string should match"),
+     ("floors: {}\ntolerance: {a.b: -1}\naccepted: {}", "tolerance = -1: input should be greater")],
 )  # fmt: skip
 def test_a_mistake_in_gates_yaml_is_one_line(tmp_path, text, says):
     (tmp_path / "gates.yaml").write_text(text)

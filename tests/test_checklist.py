@@ -52,7 +52,7 @@ def render(details):
     page = html.report(
         details, verdict.render_verdict(details["evaluate"]), parameters=parameters, source=SOURCE, plots={},
         pictures=[], patients=[], findings={}, versions={}, confusion=[[1, 1], [1, 1]], hashes={}, python="3",
-        preparation={"image_size": 64, "fit": "stretch", "levels": None},
+        preparation={"image_size": 64, "fit": "stretch", "levels": None}, wrong_labels=[],
     )  # fmt: skip
     page = page.partition('<h2 id="checklist">')[2].partition("</section>")[0]
     rows = re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', page, re.DOTALL)

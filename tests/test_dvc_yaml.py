@@ -123,16 +123,6 @@ def test_plots_name_files_that_stages_write():
             assert any(path == folder or path.startswith(f"{folder}/") for folder in folders), path
 
 
-@pytest.mark.parametrize("recipe", sorted((TOP / "recipes").glob("*.txt")), ids=lambda path: path.stem)
-def test_a_recipe_sets_parameters_that_exist_to_values_that_are_allowed(recipe, make_params):
-    import shlex
-
-    words = shlex.split(recipe.read_text())
-    assert set(words[::2]) == {"--set-param"}
-    changes = dict(word.split("=", 1) for word in words[1::2])
-    make_params({key: yaml12.load(value) for key, value in changes.items()})
-
-
 def test_the_original_recipe_is_the_published_one(make_params):
     """Each value stands in the original's README: sections Model Architecture, Preprocessing, Training."""
     import shlex

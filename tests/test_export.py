@@ -64,7 +64,7 @@ def test_the_exported_folder_predicts_and_flags_what_is_out_of_distribution_as_m
     first, second = (
         prediction.Model(folder, "cpu").scores(stack, np.arange(6)) for folder in (clone.folder / "models", exported)
     )
-    assert np.array_equal(first, second) and first.ood_score[5] > 1 > first.ood_score[:5].min()
+    assert np.array_equal(first, second) and first[1][5] > 1 > first[1][:5].min()
 
 
 def test_the_model_card_is_filled_from_the_metrics_and_its_example_runs(clone, exported, monkeypatch, tmp_path):

@@ -89,7 +89,7 @@ def build(make_params, backbone, **changes):
     rows = {"train": np.arange(12), "val": np.arange(12, IMAGES)}
     data = training.Data(pixels(), np.arange(IMAGES) % 2, rows)
     context = ranks.DistributedContext()
-    return training.Trainer(classifier, data, cfg, 1, training.Callbacks(), None, context, training.Member(), 5.0)
+    return training.Trainer(classifier, data, cfg, 1, training.Callbacks(), None, context, 0, "", 5.0)
 
 
 @pytest.mark.slow

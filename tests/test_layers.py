@@ -10,7 +10,7 @@ import layers
 from conftest import TOP
 
 # What a machine with PyTorch for training need not have; DESIGN asks for no DVC there.
-ABSENT = ["dvc", "dvclive", "kagglehub", "imagehash", "pydantic", "yaml"]
+ABSENT = ["dvc", "dvclive", "kagglehub", "imagehash", "pydantic", "ruamel"]
 PACKAGES = sorted(set().union(*layers.LAYERS))
 CODE = [path for name in ("stages", "tests", "benchmarks", ".ci") for path in (TOP / name).rglob("*.py")]
 

@@ -78,13 +78,7 @@ def test_messages_are_functions_that_return_text_and_do_nothing_else(path):
 
 def test_what_speaks_without_being_messages_is_named_one_by_one():
     others = {path.relative_to(layers.CORE).as_posix() for path in SPEAKERS if path.name != "messages.py"}
-    runs = {
-        "network/progress.py",
-        "pipeline/entrypoint.py",
-        "pipeline/errors.py",
-        "pipeline/provenance.py",
-        "pipeline/web.py",
-    }
+    runs = {"pipeline/entrypoint.py", "pipeline/errors.py", "pipeline/provenance.py", "pipeline/web.py"}
     assert others == runs | {"pipeline/schemas/params_yaml.py"}
 
 

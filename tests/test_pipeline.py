@@ -123,9 +123,10 @@ def test_every_figure_has_its_interval_and_the_verdict_says_what_stands_behind_i
     verdict = (clone.folder / "metrics/verdict.md").read_text()
     assert "SYNTHETIC" in verdict and "no medical device" in verdict
     assert f"{figures['test']['patients']} patients" in verdict
-    for sheet in ("heatmaps", "audit/copies", "audit/conflicts", "audit/rejected", "audit/shortcuts"):
+    of_audit = [f"audit/{sheet}" for sheet in ("copies", "conflicts", "rejected", "shortcuts")]
+    for sheet in ("heatmaps", "likely_wrong_labels", *of_audit):
         assert Image.open(clone.folder / f"plots/{sheet}.png").width > 100
-    assert not clone.run("git", "ls-files", "plots/audit", "plots/heatmaps.png")
+    assert not clone.run("git", "ls-files", "plots/audit", "plots/heatmaps.png", "plots/likely_wrong_labels.png")
 
 
 def test_the_planted_near_copies_are_found_by_the_audit(clone):

@@ -171,6 +171,9 @@ def test_a_tiff_of_several_pages_or_of_no_whole_numbers_is_refused():
     for content, says in (
         (buffer.getvalue(), "2 frames in one file"),
         (tiff(RAMP, 16, 1, tags={339: 3}), "floating-point pixels"),
+        (tiff(RAMP >> 4, 8, 1, tags={254: 1}), "a small copy of an image in another form"),
+        (tiff(RAMP, 16, 1, tags={32997: 3}), "a volume of 3 planes"),
+        (PPM + PPM, "something follows its pixels"),
         (tiff(RAMP, 16, 5), "colour of 16 bits"),
         (tiff(RAMP, 16, 1)[:4000], None),
         (b"II*\0\x08\0\0\0\0\0\0\0\0\0", None),
@@ -425,6 +428,12 @@ def test_bits_are_where_high_bit_says_and_others_are_no_pixels(stored_bits, high
         cells | noise & ~np.uint16(used), BitsStored=stored_bits, HighBit=high, PixelRepresentation=int(signed)
     )
     assert np.array_equal(stored(content), values)
+
+
+@pytest.mark.parametrize("tags", [{"BitsStored": 0, "HighBit": 0}, {"HighBit": 31}, {"BitsStored": 17}])
+def test_bits_that_can_not_be_are_refused(tags):
+    with pytest.raises(DecodeError, match=r"HighBit \(\d+\) do not fit BitsAllocated \(16\)"):
+        decoder.decode(made(**tags), (0, 4095))
 
 
 def test_the_inverse_is_the_same_for_all_images_of_a_set_whatever_bits_they_fill():

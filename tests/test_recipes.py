@@ -10,7 +10,13 @@ from dvc.utils.hydra import to_hydra_overrides
 from conftest import TOP
 
 RECIPES = sorted(path.stem for path in (TOP / "recipes").glob("*.txt"))
-PATTERNS = {  # regular expressions have brackets, question marks and quotes, which a shell could take for its own
+PATTERNS = {  # patterns have brackets, question marks and quotes, which a shell could take for its own
+    "amibr": {
+        "data.file_column": "{dataset}_{uid}.png",
+        "data.patient": "{dataset}_{slide}",
+        "data.label_column": None,
+        "data.groups": ["dataset"],
+    },
     "breakhis": {
         "data.labels": "^SOB_[BM]_(?P<label>[A-Z]+)-",
         "data.patient": "-(?P<patient>[0-9]+-[0-9]+[A-Z]*)-",

@@ -19,6 +19,7 @@ PARAMETERS = {
     "`train.lr`, or another key of `train` or `model`": ("train.lr", 0.0005),
     "`train.device`": ("train.device", "cpu"),
     "`evaluate.threshold`": ("evaluate.threshold", 0.4),
+    "`evaluate.primary`": ("evaluate.primary", "pr_auc"),
     "`report.planning`": ("report.planning", True),
     "`runtime.checkpoint_minutes`": ("runtime.checkpoint_minutes", 1),
     "`seed`": ("seed", 2),

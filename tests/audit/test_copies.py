@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import drawn_mammograms
 import many_copies
 from planted_copies import CHANGES, phantoms, plant, recompressed, search, thumbnails
 
@@ -58,6 +59,18 @@ def test_different_views_of_a_breast_are_no_copies_though_their_hashes_are_close
     pairs, rejected = search(mammograms[1])
     assert not pairs and len(rejected)  # the hash proposed some, the correlation refused them all
     assert rejected.max() < copies.MIN_CORRELATION
+
+
+def test_both_breasts_of_a_woman_are_no_copies_but_a_mirrored_image_is_one(monkeypatch):
+    right = [drawn_mammograms.draw(seed, seed, contrast=8)[0] for seed in range(12)]
+    left = [CHANGES["mirrored"](drawn_mammograms.draw(seed, 100 + seed, contrast=8)[0]) for seed in range(12)]
+    mirrored = [recompressed(CHANGES["mirrored"](image), 60) for image in right]
+    grey = thumbnails([*right, *left, *mirrored])
+    breasts, copied = {(n, 12 + n) for n in range(12)}, {(n, 24 + n) for n in range(12)}
+    pairs, _ = search(grey)
+    assert copied <= pairs and not breasts & pairs
+    monkeypatch.setattr(copies, "_flatten", lambda detail: detail)
+    assert len(breasts & search(grey)[0]) > 6  # the outlines alone are those of copies
 
 
 def test_mean_and_spread_are_numpys_however_many_images_there_are():

@@ -5,8 +5,6 @@ import imagehash
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 
@@ -44,6 +42,7 @@ def audited(images, pairs=NONE, grey=GREY, unreadable=()):
         database.add("images", images)
         database.add("clusters", clusters)
         database.add("labelled", pd.DataFrame({"file": [*images["file"], *unreadable]}))
+        database.add("properties", pd.DataFrame({"row": images["row"]}))
         findings = quality.find(database, images, clusters, conflicts, levels)
         return clusters, findings, quality.summarise(database, images, clusters, pairs, conflicts, findings)
 
@@ -264,10 +263,3 @@ def test_every_conflict_is_on_its_sheet_and_a_set_without_any_says_so(tmp_path):
         quality.draw(SET[:1], quality.cluster(SET[:1], NONE), {}, NONE, thumbnails, False, str(tmp_path))
         empty = Image.open(tmp_path / "conflicts.png").height
         assert (height - empty) / (128 + 20 + 16 + 8) == rows
-
-
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=9))
-def test_the_median_of_repeated_numbers_is_numpys(numbers):
-    values, times = np.array(numbers).T
-    assert quality._weighted_median(values, times) == np.median(np.repeat(values, times))

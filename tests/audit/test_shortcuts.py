@@ -50,7 +50,7 @@ def test_few_patients_are_said_to_be_too_few_and_nothing_is_named(negatives, pos
         "auc": 1.0, "p": None, "relation": "higher", "reason": "too few",
         "medians": {"positive": 1.0, "negative": 0.0},
     }  # fmt: skip
-    text = messages.shortcuts({"unit": "patient"} | figures)
+    text = messages.shortcuts({"unit": "patient"} | figures, None)
     assert f"not testable with {negatives + positives} patients, {positives} of them positive" in text
 
 
@@ -196,7 +196,7 @@ def test_units_are_patients_with_copies_and_unknown_patients_images_with_copies(
     assert of_row[0] == of_row[1] and of_row[2] == of_row[3]
     assert len(set(of_row.values())) == figures["units"] == 4 and figures["unit"] == "patient"
     assert list(images["file_name_ending"]) == [".png", ".png", ".PNG", "none", ".dcm", "none"]
-    assert list(images["group_site"]) == ["A", "A", None, "B", "B", "B"]
+    assert list(images["group_site"].astype(object).fillna("")) == ["A", "A", "", "B", "B", "B"]
     assert list(images["aspect_ratio"]) == [40 / 30] * 6 and list(images["bit_depth"]) == [8.0] * 6
     assert figures["reason"] == "too few" and len(shown) == 0
 
@@ -238,4 +238,4 @@ def test_the_sheet_shows_the_most_telling_images_of_different_patients(tmp_path)
     shortcuts.draw(figures | {"shortcuts": []}, shown[:0], thumbnails, True, str(tmp_path / "empty.png"))
     with Image.open(tmp_path / "sheet.png") as sheet, Image.open(tmp_path / "empty.png") as empty:
         assert sheet.width >= 8 * 128 and sheet.height > 2 * 128 > empty.height
-    assert "mean brightness (ROC AUC 1.000, p < 0.001)" in messages.shortcuts(figures)
+    assert "mean brightness (ROC AUC 1.000, p < 0.001)" in messages.shortcuts(figures, len(figures["shortcuts"]))

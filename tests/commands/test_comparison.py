@@ -116,15 +116,16 @@ def test_each_run_keeps_its_own_threshold():
     assert pd.isna(table.loc["precision", "second"]) and table.loc["precision", "reason"] == "not defined"
 
 
-def test_max_t_of_independent_measures_is_sidaks_and_of_equal_ones_is_p_itself():
-    random = np.random.RandomState(0)
+def test_max_t_of_independent_measures_is_sidaks_and_of_equal_ones_is_p_itself(monkeypatch):
+    monkeypatch.setattr(comparison, "DRAWS", 200_000)
     p = np.array([0.01, np.nan, 0.04, 0.2])
-    independent = comparison._max_t(p, random.standard_normal((4, 200_000)))
+    independent = comparison._max_t(p, np.eye(4), 0)
     steps = [1 - 0.99**3, np.nan, 1 - 0.96**2, 0.2]  # step down: of three, of the two others, of the last
     assert independent == pytest.approx(steps, abs=0.003, nan_ok=True)
-    equal = comparison._max_t(p, np.tile(random.standard_normal(200_000), (4, 1)))
+    equal = comparison._max_t(p, np.tile([0.1, -0.2, np.nan], (4, 1)), 0)
     assert equal == pytest.approx(p, abs=0.003, nan_ok=True)
-    assert (comparison._max_t(np.full(4, 1e-30), random.standard_normal((4, 2000))) == 1 / 2001).all()  # never 0
+    assert (comparison._max_t(np.full(4, 1e-30), np.eye(4), 0) == 1 / 200_001).all()  # never 0
+    assert np.isnan(comparison._max_t(np.full(4, np.nan), np.eye(4), 0)).all()
 
 
 def test_the_primary_measure_is_tested_by_itself_and_the_others_are_exploratory():

@@ -49,13 +49,16 @@ def test_everything_is_written_and_the_page_is_complete(tmp_path, monkeypatch, c
     table = scores().assign(group_site=["A", "B"] * 60, split=["val"] * 24 + ["test"] * 96)
     out = tmp_path / "out"
     judged(monkeypatch, write(tmp_path, table), "--out", out, "--threshold", "validation")
-    assert sorted(path.name for path in out.iterdir()) == ["detail.json", "evaluate.json", "report.html", "verdict.md"]
+    names = ["detail.json", "evaluate.json", "likely_wrong_labels.csv", "report.html", "verdict.md"]
+    assert sorted(path.name for path in out.iterdir()) == names
     detail = json.loads((out / "detail.json").read_text())
     assert detail["test"]["images"] == 96 and list(detail["groups"]) == ["site"]
     assert detail["calibration"]["temperature"] is not None
+    assert len(pd.read_csv(out / names[2])) == detail["likely_wrong_labels"] > 0
     text, page = (out / "verdict.md").read_text(), (out / "report.html").read_text()
     assert text in capsys.readouterr().out and "Training images are unknown" in text
-    for words in ("ROC curve", "Subgroups", "Sample size", "Confusion matrix", "SHA-256 of the scores (scores.csv)"):
+    sections = ("ROC curve", "Subgroups", "Sample size", "Decision curve", "Likely wrong labels", "Confusion matrix")
+    for words in (*sections, "SHA-256 of the scores (scores.csv)"):
         assert words in page
     for words in ("Audit of the data", "make repro", 'id="training"', 'id="split"'):
         assert words not in page
@@ -71,8 +74,9 @@ def test_two_models_are_compared_on_the_same_images_in_any_order(tmp_path, monke
     write(tmp_path, second[second["file"] != "i0.png"], "other.csv")
     with pytest.raises(SystemExit, match="the test sets differ: 1 images only in .* --shared"):
         judged(monkeypatch, pair[0], "--other", pair[1])
-    judged(monkeypatch, pair[0], "--other", pair[1], "--shared")
-    assert "Test images in both: 119" in capsys.readouterr().out
+    judged(monkeypatch, pair[0], "--other", pair[1], "--shared", "--primary", "sensitivity")
+    text = capsys.readouterr().out
+    assert "Test images in both: 119" in text and "sensitivity (primary)" in text and "AUC (primary)" not in text
 
 
 def test_names_of_columns_can_be_those_of_others_and_what_is_unknown_may_be_missing(tmp_path):
@@ -100,6 +104,13 @@ def test_members_give_the_interval_of_a_new_training_also_after_a_temperature(tm
     assert foreign["test"]["roc_auc"]["recipe"]["ci_low"] is None  # of other networks
 
 
+@pytest.mark.parametrize(("separator", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), ("|", "utf-8")])
+def test_a_table_may_be_saved_with_other_separators_and_in_utf_16(tmp_path, separator, encoding):
+    expected = judging.read(write(tmp_path, scores()))
+    scores().to_csv(tmp_path / "other.csv", index=False, sep=separator, encoding=encoding)
+    assert judging.read(tmp_path / "other.csv").equals(expected)
+
+
 def test_probabilities_are_read_to_the_last_bit(tmp_path):
     table = scores(2000, 5)
     assert judging.read(write(tmp_path, table))["probability"].tolist() == table["probability"].tolist()
@@ -108,12 +119,10 @@ def test_probabilities_are_read_to_the_last_bit(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is empty: expected a line with the names"),
-        (b"label,probability\n", "has no row below"),
+        (b"", "has no row below a header"),
+        (b"label,probability\n", "has no row below a header"),
         (b"label,score\n1,0.5\n", "has no column probability; its columns are label, score"),
-        (b"label;probability\n1;0.5\n", "separated by ';'. Separate them by commas"),
-        ("label,probability\n1,0.5\n".encode("utf-16"), "is UTF-16 text or no text: save it as CSV in UTF-8"),
-        (codecs.BOM_UTF8 + b"file,label,probability\n\xe9,1,0.5\n", "line 2: this is no UTF-8"),
+        (codecs.BOM_UTF8 + b"file,label,probability\n\xe9,1,0.5\n", "is not UTF-8: line 2 has letters in another"),
         (b"label,probability\n1,0.5\n0,1.2\n", "probability '1.2' is outside 0 to 1.*row 2"),
         (b"label,probability\n1,0.5\n0,inf\n", "probability 'inf' is outside 0 to 1"),
         (b"label,probability\n1,nan\n0,0.1\n", r"probability 'nan' is no number \(row 1\)"),
@@ -126,7 +135,7 @@ def test_probabilities_are_read_to_the_last_bit(tmp_path):
         (b"file,label,probability\na,1,0.5\na,0,0.1\n", r"file 'a' is there twice.*\(row 2\)"),
         (b"file,label,probability\na,1,0.5\n,0,0.1\n", "file an empty cell is missing"),
         (b"label,label,probability\n1,1,0.5\n", "has two columns label"),
-        (b"label,probability\n1,0.5,7,8\n0,0.1\n", "is no CSV table"),
+        (b"label,probability\n1,0.5,7,8\n0,0.1\n", "line 2, has 4 cells, but the header 2"),
         (b"label,probability,copy_in_train\n1,0.5,maybe\n0,0.1,true\n", "copy_in_train 'maybe' is neither true nor"),
     ],
 )

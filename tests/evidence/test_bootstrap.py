@@ -48,50 +48,30 @@ def expected_measures(labels, probabilities, predicted):
     }
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_each_resample_equals_scikit_learn_on_the_images_of_the_drawn_patients(ties):
-    scores = sample(ties=ties)
-    resampled = bootstrap.resample(scores, seed=3)
-    rows = min(bootstrap.RESAMPLES, bootstrap.CHUNK_SIZE // len(scores.labels))
-    patients = scores.units.max() + 1
-    drawn = np.random.RandomState([3, 0]).randint(patients, size=(rows, patients), dtype=np.int32)
-    for row in range(20):
-        images = np.concatenate([np.flatnonzero(scores.units == patient) for patient in drawn[row]])
-        labels, probabilities, predicted = (column[images] for column in scores[:3])
-        expected = expected_measures(labels, probabilities, predicted)
-        assert {name: values[row] for name, values in resampled.items()} == pytest.approx(expected, rel=1e-5)
-
-
-def test_resamples_of_a_subset_draw_the_patients_of_its_superset():
+def test_a_subset_without_each_patient_of_its_superset_keeps_its_value_where_the_patient_is_not_in_it():
     superset = sample()
     half = superset.units < 12
     subset = Scores(*(column[half] for column in superset[:4]))
-    resampled, alone = bootstrap.resample(subset, 3, superset=superset), bootstrap.resample(subset, 3)
-    patients = superset.units.max() + 1
-    drawn = np.random.RandomState([3, 0]).randint(patients, size=(bootstrap.RESAMPLES, patients), dtype=np.int32)
-    images = np.concatenate([np.flatnonzero(half & (superset.units == patient)) for patient in drawn[7]])
-    correct = superset.predicted == (superset.labels == 1)
-    assert resampled["accuracy"][7] == pytest.approx(correct[images].mean())
-    assert (resampled["accuracy"] != alone["accuracy"]).any()
+    left_out = bootstrap.jackknife(subset, 3, superset=superset)["accuracy"]
+    correct = (subset.predicted == (subset.labels == 1)).mean()
+    assert len(left_out) == superset.units.max() + 1 and left_out[12:] == pytest.approx(correct)
+    assert left_out[:12] == pytest.approx(bootstrap.jackknife(subset, 3)["accuracy"])
 
 
-def test_a_measure_that_a_resample_does_not_define_is_nan():
+def test_a_measure_that_is_not_defined_without_a_patient_is_nan():
     scores = Scores(np.array([0, 1]), np.array([0.2, 0.8]), np.array([False, True]), np.array([0, 1]))
-    resampled = bootstrap.resample(scores, seed=0)
-    one_class = np.isnan(resampled["roc_auc"])
-    assert 0.4 < one_class.mean() < 0.6  # one of two patients twice: half of the resamples
-    assert (np.isnan(resampled["pr_auc"]) == one_class).all()
-    assert (np.isnan(resampled["balanced_accuracy"]) == one_class).all()
-    assert np.isnan(resampled["sensitivity"]).mean() == pytest.approx(one_class.mean() / 2, abs=0.05)
+    left_out = bootstrap.jackknife(scores, seed=0)
+    for measure in ("roc_auc", "pr_auc", "balanced_accuracy"):
+        assert np.isnan(left_out[measure]).all()
+    assert left_out["sensitivity"] == pytest.approx([1, np.nan], nan_ok=True)
 
 
-def test_equal_seeds_give_equal_resamples_with_any_number_of_cores(monkeypatch):
+def test_the_number_of_patients_computed_at_once_changes_nothing(monkeypatch):
     scores = sample(5000, 50)
-    resampled = bootstrap.resample(scores, seed=1)
-    monkeypatch.setattr(bootstrap.os, "cpu_count", lambda: 1)
-    again, other = bootstrap.resample(scores, seed=1), bootstrap.resample(scores, seed=2)
-    assert all((resampled[name] == again[name]).all() for name in resampled)
-    assert (resampled["roc_auc"] != other["roc_auc"]).any()
+    left_out = bootstrap.jackknife(scores, seed=1)
+    monkeypatch.setattr(bootstrap, "CHUNK_SIZE", 20_000)  # four patients at once, in threads
+    chunked = bootstrap.jackknife(scores, seed=1)
+    assert all((left_out[name] == chunked[name]).all() for name in left_out)
 
 
 def test_the_effective_number_of_patients_is_that_of_kish():
@@ -229,15 +209,6 @@ def test_intervals_are_within_0_and_1_and_contain_the_value(count):
                     assert 0 <= bounds[0] <= value <= bounds[1] <= 1 and bounds[0] < bounds[1]
 
 
-def test_the_degrees_of_freedom_of_a_difference_are_those_of_the_patients_of_both_classes():
-    units = np.arange(40)
-    scores = Scores(units % 2, np.zeros(40), np.zeros(40, bool), units)
-    assert bootstrap.difference_df(np.ones(40), scores) == pytest.approx(38)  # Welch: 20 and 20, equal variances
-    assert bootstrap.difference_df(np.where(units % 2, 1.0, 1e-9), scores) == pytest.approx(19)
-    mixed = scores._replace(units=units // 2)
-    assert bootstrap.difference_df(np.ones(20), mixed) == pytest.approx(19)
-
-
 def test_patients_with_equally_many_images_have_one_interval_whether_or_not_each_weighs_the_same():
     random = np.random.RandomState(0)
     units = np.repeat(np.arange(3000), 7)  # weights of 1 / 7 are no counts: in float32 their sums are not exact
@@ -298,25 +269,47 @@ def test_intervals_over_images_are_too_narrow(design):
     assert (coverage[tested] < 0.85).all(), coverage
 
 
-def compared(first, second, seed):
-    resampled = [bootstrap.resample(scores, seed)["roc_auc"] for scores in (first, second)]
-    values = [metrics.roc_auc_score(scores.labels, scores.probabilities) for scores in (first, second)]
-    return bootstrap.difference(tuple(values), resampled[1] - resampled[0], "roc_auc", (first, second))
+def compared(first, second, measure="roc_auc"):
+    pair = first, second
+    values = [evidence.measures(scores)[measure] for scores in pair]
+    left_out = [bootstrap.jackknife(scores, 0)[measure] for scores in pair]
+    return bootstrap.difference(measure, tuple(values), left_out[1] - left_out[0], pair)
 
 
 def test_the_interval_of_a_paired_difference_is_far_narrower_than_that_of_one_measure():
     first = draw("apart", 40, 1.5, 0.75, seed=1)
     second = first._replace(probabilities=np.clip(first.probabilities + 0.05 * first.labels, 0, 1))
-    low, high, p = compared(first, second, seed=1)
+    low, high, p = compared(first, second)
     assert 0 < low < high and p < 0.05
     bounds = interval_of(first, "roc_auc")
     assert high - low < 0.3 * (bounds[1] - bounds[0])
 
 
-def test_if_all_resamples_give_the_same_difference_p_is_that_of_the_sign_test():
+def test_the_difference_of_two_shares_with_one_image_per_patient_has_the_paired_t_test():
+    random = np.random.RandomState(0)
+    pair = sensitivity_of(random.random_sample(30) < 0.6), sensitivity_of(random.random_sample(30) < 0.8)
+    expected = stats.ttest_rel(*(scores.predicted.astype(float) for scores in reversed(pair)))
+    bounds = expected.confidence_interval()
+    assert compared(*pair, "sensitivity") == pytest.approx((bounds.low, bounds.high, expected.pvalue))
+
+
+def test_the_variance_of_a_difference_is_that_of_two_samples_if_no_patient_has_both_classes():
+    effects, labels = np.array([3.0, -1.0, 2.0, 0.5, -0.5]), np.array([1, 1, 1, 0, 0])
+    scores = Scores(labels, np.zeros(5), np.zeros(5, bool), np.arange(5))
+    of_classes = np.array([14 * 2 / 3, 0.5 * 1 / 2])
+    welch = of_classes.sum() ** 2 / (of_classes**2 / [2, 1]).sum()
+    for measure, factor in (("balanced_accuracy", 1), ("roc_auc", 2)):
+        component = bootstrap._difference_variance(measure, effects, (scores, scores))
+        assert component == (pytest.approx(of_classes.sum()), pytest.approx(factor * welch))
+    mixed = scores._replace(labels=np.array([1, 1, 1, 0, 0, 0]), units=np.array([0, 1, 2, 3, 4, 0]))
+    expected = (pytest.approx(14.5 * 4 / 5), pytest.approx(4))
+    assert bootstrap._difference_variance("balanced_accuracy", effects, (mixed, mixed)) == expected
+
+
+def test_if_the_difference_is_the_same_without_each_patient_p_is_that_of_the_sign_test():
     labels = np.repeat([0, 1], 20)
     perfect = Scores(labels, 0.1 + 0.8 * labels, labels == 1, np.arange(40))
-    low, high, p = compared(perfect._replace(probabilities=0.9 - 0.8 * labels), perfect, seed=1)
+    low, high, p = compared(perfect._replace(probabilities=0.9 - 0.8 * labels), perfect)
     assert low == high == 1 and p == pytest.approx(2 * 0.5**20)
 
 
@@ -324,14 +317,10 @@ def test_the_interval_of_a_difference_is_within_minus_1_and_1():
     """Three patients, of whom one has most images: the standard error is as large as the range."""
     units = np.array([0] * 8 + [1, 2])
     for hits in (np.arange(10) < 8, np.arange(10) >= 8, np.arange(10) % 2 == 0):
-        pair = sensitivity_of(hits, units), sensitivity_of(~hits, units)
-        resampled = [bootstrap.resample(scores, 0, auc=False)["sensitivity"] for scores in pair]
-        low, high, p = bootstrap.difference(
-            (hits.mean(), (~hits).mean()), resampled[1] - resampled[0], "sensitivity", pair
-        )
+        low, high, p = compared(sensitivity_of(hits, units), sensitivity_of(~hits, units), "sensitivity")
         assert -1 <= low <= (~hits).mean() - hits.mean() <= high <= 1 and 0 <= p <= 1
 
 
 def test_the_difference_of_equal_classifiers_is_zero():
     scores = sample()
-    assert compared(scores, scores, seed=1) == (0.0, 0.0, 1.0)
+    assert compared(scores, scores) == (0.0, 0.0, 1.0)

@@ -1,4 +1,4 @@
-from core.evidence import messages, metrics, seed_variance
+from core.evidence import messages, metrics, seed_variance, utility
 from core.pipeline.errors import PipelineError
 
 import numpy as np
@@ -85,6 +85,25 @@ def test_a_patients_score_is_the_mean_and_the_label_that_of_any_image():
     assert metrics.by_patient(rows, "max").set_index("patient").loc["a", "probability"] == 0.6
 
 
+def test_breasts_are_scored_beside_patients_and_validation_chooses_how_their_views_combine():
+    """One breast of each patient is positive; the highest of two views tells the breasts apart, the mean does not."""
+    views = {1: (0.9, 0.1), 0: (0.5, 0.6)}
+    rows = [(label, view, f"p{patient}") for patient in range(4) for label in (1, 0) for view in views[label]]
+    test = predictions(*map(list, zip(*rows, strict=True))).assign(breast=["L", "L", "R", "R"] * 4)
+    blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1, combine="validation")
+    breasts, patients = blocks["test_breasts"], blocks["test_patients"]
+    assert breasts["max"]["breasts"] == 8 and breasts["max"]["positive_breasts"] == breasts["max"]["patients"] == 4
+    assert breasts["max"]["roc_auc"]["value"] == 1 and breasts["mean"]["roc_auc"]["value"] == 0
+    assert patients["max"]["roc_auc"]["value"] is None  # every patient has a positive breast
+    assert blocks["combine"] == {
+        "patients": {"rule": "mean", "val_roc_auc": {"mean": None, "max": None}},
+        "breasts": {"rule": "max", "val_roc_auc": {"mean": 0.0, "max": 1.0}},
+    }
+    assert "breasts' max" in messages.summary({"synthetic": False} | blocks)
+    plain = metrics.summarise(test, test, 0.5, 0.5, seed=1)
+    assert plain["combine"] == {level: {"rule": "mean"} for level in ("patients", "breasts")}
+
+
 def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defined():
     test = predictions([0, 1], [0.2, 0.6], ["a", "b"], in_train=[True, True])
     blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
@@ -107,7 +126,9 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert clean["test_equal_patients"]["roc_auc"]["value"] == 1.0
     unknown = predictions([0, 1], [0.2, 0.6])
     assert metrics.summarise(unknown, unknown, 0.5, 0.5, seed=1)["test_patients"] is None
-    text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks)
+    others = utility.summarise(metrics.scores(test, 0.5)) | {"likely_wrong_labels": 12}
+    text = messages.summary({"synthetic": True, "threshold": 0.5} | blocks | others)
+    assert "calibration (non-leaking): slope -," in text and "likely wrong labels: 12" in text
     assert "SYNTHETIC" in text and "1.000 (0.173 to 1.000)" in text and "1.000 (no interval)" in text
 
 

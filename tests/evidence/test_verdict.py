@@ -43,6 +43,17 @@ def test_the_wrong_way_round_is_worse_than_chance():
     assert "**Worse than chance" in rendered(LABELS, 1 - GOOD, MANY)
 
 
+@pytest.mark.parametrize(("images", "named"), [(4, False), (80, True)])
+def test_a_few_patients_with_most_of_the_test_set_are_counted_beside_the_figures_of_equal_weights(images, named):
+    patients = [f"p{n}" for n in range(20) for _ in range(4)] + ["large"] * images
+    labels = [n % 2 for n in range(len(patients))]
+    scores = [0.6 + 0.3 * label if name != "large" else 0.4 for label, name in zip(labels, patients, strict=True)]
+    text = rendered(labels, scores, patients)
+    # Kish: 160 ** 2 / (20 * 4 ** 2 + 80 ** 2) = 3.8
+    assert ("21 patients count as 4 of equal size, and one has 80 of 160 images (50 %)" in text) == named
+    assert ("If each patient weighs the same: ROC AUC 0.9" in text) == named
+
+
 def test_positives_of_one_patient_are_not_evidence_of_anything():
     patients = [f"p{n // 5}" for n in range(100)] + ["one"] * 100
     text = rendered(LABELS, GOOD, patients)

@@ -19,6 +19,7 @@ SAME = [
     ("\ufeffA", "A"), ("A\u200e", "A"), ("A\ufe0f", "A"), ("\uff11\uff12", "12"), ("\uff30\uff18", "P8"),
     ("Mu\u0308ller", "M\xfcller"), ("stra\xdfe", "STRASSE"), ("\u0420\u041e8", "PO8"), ("10\u201319", "10-19"),
     ("O\u2019Neil", "O'Neil"), ("Doe^Ann^^", "DOE, ANN"), ("site/2", "site\\2"), ("north\nwing", "North Wing"),
+    ("'P08", "P08"), ("(P:08)", "P08"), ("P\u0660\u0668", "P08"), ("P08\u2800", "P08"), ("P\u204308", "P-08"),
 ]  # fmt: skip
 DIFFERENT = [
     ("P1-2", "P12"), ("P-1-2", "P-12"), ("1.5", "15"), ("1.05", "1.5"), ("1.10", "1.1"), ("10", "1"), ("100", "1.00"),
@@ -113,6 +114,10 @@ def test_patients_in_two_spellings_are_refused_joined_or_kept(read_source, name,
     assert read_source(table, {"data.alike": "keep"}).provenance["patients"] == 3
 
 
+def test_patients_that_a_spreadsheet_has_rounded_are_refused(read_source):
+    assert "'1.23457E+11' (who) has lost digits" in refusal(read_source, rows(["1.23457E+11", "1.23457E+11", "b", "c"]))
+
+
 def test_patients_in_file_names_are_compared_too(read_source):
     names = [f"{patient}_{n}.png" for n, patient in enumerate(["P08", "p08", "P9", "P10"])]
     table = [(name, str(n % 2)) for n, name in enumerate(names)]
@@ -124,7 +129,7 @@ def test_patients_in_file_names_are_compared_too(read_source):
 @pytest.mark.parametrize(
     "word",
     ["nan", "NaN", "NA", "N/A", "<NA>", "#N/A", "n.a.", "null", "None", "NIL", "-", "--", "\u2014", "?", "???", ".",
-     "Unknown", "", " ", "\u200b", "\xa0"],
+     "Unknown", "", " ", "\u200b", "\xa0", "N.A", "not available", "#REF!", "\u2800"],
 )  # fmt: skip
 def test_a_word_for_missing_is_no_patient_no_class_and_no_level(read_source, word):
     assert "2 images without a patient" in refusal(read_source, rows(["a", "b", word, word]))

@@ -12,12 +12,13 @@ import time
 import zipfile
 from pathlib import Path
 
-from core.images import frames, inventory, masks, sources
+from core.images import decoder, frames, inventory, masks, sources
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from pydicom.data import get_testdata_file
 
@@ -257,10 +258,54 @@ def test_frames_of_an_animation_are_images(read_source, tmp_path, kind):
         assert np.array_equal(np.asarray(stored), shown[number - 1])
 
 
+WORD = b"Zyxwvq Mueller, Anna"
+NOISE = noise.integers(0, 65536, (33, 47, 4)).astype(np.uint16)
+GREY = NOISE[..., 0].astype(np.uint8)
+PAGES = [
+    *((NOISE[..., 0], {"photometric": kind, "byteorder": order}) for kind in (0, 1) for order in "<>"),
+    *((NOISE[..., 0] >> 16 - bits, {"photometric": 0, "bitspersample": bits}) for bits in (9, 12, 14)),
+    *((GREY, {"photometric": kind, "byteorder": ">"}) for kind in (0, 1)),
+    *((NOISE[..., 0] > 9999, {"photometric": kind}) for kind in (0, 1)),
+    *((NOISE[..., 0], {"photometric": 0, "extratags": [(274, "H", 1, turn, True)]}) for turn in range(1, 9)),
+    *((GREY, {"photometric": 1, "extratags": [(274, "H", 1, turn, True)]}) for turn in (3, 6)),
+    *((GREY, {"photometric": 1, "compression": name}) for name in ("lzw", "jpeg")),
+    *((NOISE[..., :3] >> shift, {"photometric": 2, "byteorder": ">"}) for shift in (0, 4)),
+    (np.moveaxis(NOISE[..., :3], -1, 0).copy(), {"photometric": 2, "planarconfig": 2, "tile": (16, 16)}),
+    (GREY, {"photometric": 3, "colormap": NOISE[:32, :24, 1].reshape(3, 256)}),
+    (NOISE.astype(np.uint8), {"photometric": 5}),
+    (NOISE.astype(np.uint8), {"photometric": 2, "extrasamples": [2]}),
+    (NOISE[..., :3].astype(np.uint8), {"photometric": 6, "compression": "jpeg"}),
+    (NOISE[..., 0].astype(np.int32) - 9, {"photometric": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "options"), PAGES, ids=range(len(PAGES)))
+def test_a_stored_page_is_what_it_is_alone_and_has_no_byte_of_another_page(page, options):
+    """The label page of a slide can show the name of a patient."""
+    label = page.copy()
+    label.reshape(-1).view(np.uint8)[: len(WORD)] = np.frombuffer(WORD, np.uint8)
+    options = options | {"metadata": None, "description": WORD.decode()}
+    alone, several = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(alone, page, **options)
+    with tifffile.TiffWriter(several, byteorder=options.pop("byteorder", None)) as file:
+        for pixels in (label, page, label):
+            file.write(pixels, **options)
+    assert WORD in several.getvalue()
+    stored = frames.extract(several.getvalue(), "tiff", 2)
+    (actual, mode), (expected, mode_alone) = (
+        decoder._open_image(file, window=False) for file in (stored, alone.getvalue())
+    )
+    assert np.array_equal(np.asarray(actual), np.asarray(expected)) and mode == mode_alone
+    assert WORD not in stored and len(stored) < page.nbytes + 2000
+
+
 def test_a_damaged_list_of_pages_ends_the_count(tmp_path):
     content = bytearray(encoded([np.eye(8, dtype=np.uint8)] * 2, "TIFF"))
-    pages = frames._pages(io.BytesIO(content))[1]
-    content[pages[1].next_at : pages[1].next_at + 4] = pages[0].offset.to_bytes(4, "little")  # a circle
+    offset = at = 4
+    for _ in range(2):
+        offset = int.from_bytes(content[at : at + 4], "little")
+        at = offset + 2 + 12 * int.from_bytes(content[offset : offset + 2], "little")
+    content[at : at + 4] = content[4:8]  # a circle
     (tmp_path / "a.tif").write_bytes(content)
     assert frames.count(tmp_path / "a.tif", "tiff") == 2
     (tmp_path / "a.tif").write_bytes(content[:9])
@@ -319,11 +364,47 @@ def test_names_that_differ_in_case_alone_and_of_255_bytes_are_kept_in_an_archive
     assert content == {name: image(number) for number, name in enumerate(names)}
 
 
+def test_files_behind_a_link_inside_the_source_are_listed_once_and_a_circle_is_not_entered(read_source, tmp_path):
+    folder = put(tmp_path / "source", GOOD)
+    for link, target in (("again", "1"), ("0/circle", ".."), ("0/itself", ".")):
+        (folder / link).symlink_to(target)
+    raw, content = read_source(folder, exclude=["again/"])
+    assert set(content) == set(GOOD) and list(raw.inventory["path"]) == listed(folder)
+    assert raw.provenance["other_files"] == {"link": 2}
+    assert raw.provenance["left_out"] == {"excluded (data.exclude: again/)": 1}
+    (folder / "0/out").symlink_to(tmp_path)
+    with pytest.raises(PipelineError, match="0/out is a link out of the source, .* leave it out \\(data.exclude\\)"):
+        read_source(folder)
+    assert set(read_source(folder, exclude=["out/"])[1]) == set(GOOD)
+
+
+def test_links_from_subdir_to_other_parts_of_the_source_are_followed_once(read_source, tmp_path):
+    folder = put(tmp_path / "source", {f"all/{file}": content for file, content in GOOD.items()})
+    (folder / "use").mkdir()
+    for link, target in (("0", "../all/0"), ("1", "../all/1"), ("2", "../all/1"), ("3", ".."), ("4", "../use")):
+        (folder / "use" / link).symlink_to(target)
+    (folder / "all" / "back").symlink_to("../use")
+    assert set(read_source(folder, subdir="use", exclude=["3/"])[1]) == set(GOOD)
+    (folder / "linked").symlink_to("all")
+    assert set(read_source(folder, subdir="linked")[1]) == set(GOOD)
+
+
+def test_of_files_outside_of_subdir_only_their_number_is_written(read_source, tmp_path):
+    others = dict.fromkeys(("Mueller, Anna.pdf", "letters/Mueller, Anna.txt", ".Mueller"), "x")
+    folder = put(tmp_path / "source", {f"use/{file}": content for file, content in GOOD.items()} | others)
+    raw, content = read_source(put(folder, {"use/.hidden": "x", "t.csv": "x"}), subdir="use")
+    assert set(content) == set(GOOD) and "Mueller" not in raw.inventory.to_csv() + str(raw.provenance)
+    rows = raw.inventory["path"]
+    assert list(rows[rows.str.startswith("use/")]) == [f"use/{file}" for file in listed(folder / "use")]
+    assert raw.provenance["left_out"] == {"hidden": 1, "outside subdir (data.subdir: use)": 4}
+    assert raw.provenance["files"] == len(listed(folder))
+
+
 def test_a_table_that_is_a_link_out_of_the_source_is_not_read(read_source, tmp_path):
     put(tmp_path, {"secret.csv": "file,label\n"})
     folder = put(tmp_path / "source", GOOD)
     (folder / "labels.csv").symlink_to(tmp_path / "secret.csv")
-    with pytest.raises(PipelineError, match="labels.csv is a link to a file outside of"):
+    with pytest.raises(PipelineError, match="labels.csv is a link out of the source"):
         read_source(folder, labels="labels.csv")
 
 

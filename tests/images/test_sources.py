@@ -89,6 +89,50 @@ def test_patient_lists_give_a_part_to_all_images_of_a_patient(read_source, two, 
         "0/a.png": "train", "0/b.png": "train", "1/c.png": "val", "1/d.png": "test"}  # fmt: skip
 
 
+@pytest.fixture
+def joined(tmp_path):
+    """Images whose class is their folder, and a table elsewhere that makes their names and patients of two columns."""
+    images = {f"two/{name}.png": image(ord(name[-1])) for name in ("0/N_1", "0/S_1", "1/N_2", "1/S_3")}
+    rows = "site,number,slide\nN,1,7\nN,2,7\nS,1,7\nS,3,unknown\n"
+    put(tmp_path, {**images, "slides.csv": rows})
+    return {
+        "data.labels": "slides.csv", "data.label_column": None, "data.file_column": "{site}_{number}.png",
+        "data.patient": "{site} {slide}",
+    }  # fmt: skip
+
+
+def test_a_table_of_other_keys_gives_names_and_patients_and_the_folder_gives_the_class(read_source, joined, tmp_path):
+    raw, labels = read_source(tmp_path / "two", joined | {"data.on_bad_image": "drop"})
+    assert labels == {"0/N_1.png": 0, "0/S_1.png": 0, "1/N_2.png": 1}
+    assert list(raw.labels["patient"]) == ["N 7", "S 7", "N 7"]  # that of 1/S_3.png is missing, not "S unknown"
+
+
+def test_test_images_can_be_the_rest_of_a_list_whose_names_are_made_of_columns(read_source, joined, tmp_path):
+    put(tmp_path, {"train.csv": "number,site\n1,N\n2,N\n"})
+    lists = {"data.lists.train": "train.csv", "data.lists.test": "rest", "data.patient": "site"}
+    listed = read_source(tmp_path / "two", joined | lists)[0].listed
+    assert dict(zip(listed["file"], listed["split"], strict=True)) == {
+        "0/N_1.png": "train", "1/N_2.png": "train", "0/S_1.png": "test", "1/S_3.png": "test"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"two: 1 images without a patient \(data.patient: {site} {slide}, a column of slides.csv\): 1/S_3.png"),
+        ({"data.labels": "no.csv"}, "data.labels: no.csv is neither in the source nor at .*no.csv"),
+        ({"data.file_column": "{site}_{id}.png"}, r"slides.csv has no column 'id' \(data.file_column: {site}_{id}"),
+        ({"data.patient": r"(\d{3})"}, r"slides.csv has no column '3' .*A pattern needs a group \(\?P<patient>"),
+        ({"data.file_column": "{number}_{site}.png"}, "4 labels without an image: 1_N.png"),
+        ({"data.patient": "site", "data.lists.train": "empty.txt", "data.lists.test": "rest"},
+         "data.lists.train: no image of empty.txt is in the source"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_of_other_keys_is_one_line(read_source, joined, tmp_path, changes, message):
+    put(tmp_path, {"empty.txt": ""})
+    with pytest.raises(PipelineError, match=message):
+        read_source(tmp_path / "two", joined | changes)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -251,7 +295,7 @@ def test_a_list_that_names_strangers_is_refused(read_source, two, tmp_path):
 def test_a_link_that_leads_out_of_the_folder_is_not_followed(read_source, two, tmp_path):
     put(tmp_path, {"secret.png": image(3)})
     (two / "0" / "e.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(PipelineError, match="e.png is a link to a file outside of"):
+    with pytest.raises(PipelineError, match="e.png is a link out of the source"):
         read_source(two)
 
 

@@ -1,6 +1,5 @@
 """Members trained side by side, in processes of their own."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from core.network import members, training
 from core.network.state import Epoch, TrainResult
-from core.pipeline.errors import PipelineError
+from core.pipeline.errors import Interrupted, PipelineError
 
 import pytest
 import torch
@@ -45,34 +44,19 @@ def test_the_figures_of_an_ensemble_are_means_beside_those_of_each_member():
     assert metrics["per_member"]["member_2"]["seed"] == 99 and metrics["per_member"]["member_2"]["best_epoch"] == 6
 
 
-@pytest.mark.parametrize("moment", ["before its first member", "between two members"])
-def test_a_process_that_dies_between_two_messages_is_an_error_that_names_its_member(make_params, monkeypatch, moment):
+def test_a_process_that_dies_is_an_error_that_names_its_member(make_params, monkeypatch):
     cfg = make_params({"train.device": "cpu", "train.threads": 1}).train
     job = members.TrainJob(None, cfg, [1, 2, 3], "", None, {}, Path())
 
-    def work(job, pipe, stop, local_rank):
-        if moment == "between two members" and local_rank == 0:
-            assert pipe.recv() == 0
-            pipe.send(("error", []))  # its end, then death without a further word
-        os._exit(9) if local_rank == 0 else pipe.recv()
+    def work(job, index, pipe, stop, local_rank):
+        if index == 1:
+            os._exit(9)
+        stop.wait()
+        pipe.send(("error", [Interrupted("stopped")]))
 
     monkeypatch.setattr(members, "_work", work)
-    start = multiprocessing.process.BaseProcess.start
-
-    def start_and_die(process):
-        start(process)
-        time.sleep(0.5)  # so that the process has ended before the next message
-
-    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_and_die)
-    receive = members._WorkerPool._receive
-
-    def receive_late(pool, pipe):
-        time.sleep(0.2)
-        receive(pool, pipe)
-
-    monkeypatch.setattr(members._WorkerPool, "_receive", receive_late)
-    with pytest.raises(PipelineError, match=r"trained member [13] ended with exit status 9 .*run the same command"):
-        members._WorkerPool(job, training.Callbacks(), 2, torch.device("cpu")).train()
+    with pytest.raises(PipelineError, match=r"trained member 2 ended with exit status 9 .*run the same command"):
+        members._train_side_by_side(job, training.Callbacks(), 2, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_packaged_weights_fill_all_but_the_head_and_are_refused_elsewhere(monkey
     stem = pretrained.packaged(LITE, classifier.network)["conv_stem.weight"]
     assert torch.equal(classifier.network.conv_stem.weight, stem) and classifier.head.out_features == 1
     assert classifier.description["mean"] == [0.5, 0.5, 0.5]
-    with pytest.raises(PipelineError, match=f"model.backbone is resnet18: the package is for {LITE}"):
+    with pytest.raises(PipelineError, match=f"packaged is for {LITE}, but model.backbone is resnet18"):
         networks.build("resnet18", "linear", 64, "packaged", TOP)
     (tmp_path / "another").mkdir()
     put(tmp_path / "another", {"__init__.py": "", "w.pth": "another file"})

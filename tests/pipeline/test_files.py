@@ -71,8 +71,8 @@ def test_what_another_process_takes_for_a_leftover_before_it_is_locked_is_made_a
 
     def late(path, wait):
         lock = lock_file(path, wait)
-        if path.name not in removed:
-            removed.append(path.name)
+        if path not in removed:
+            removed.append(path)
             path.unlink()
         return lock
 

@@ -33,7 +33,7 @@ def report(figures, patients=TEST, **content):
     defaults = {
         "plots": {}, "pictures": [], "patients": html.by_patient(patients, 0.5), "findings": {}, "versions": {},
         "confusion": [[1, 1], [1, 1]], "hashes": {}, "external": None, "source": {"left_out": {}},
-        "preparation": {}, "python": "3",
+        "preparation": {}, "python": "3", "wrong_labels": [],
         "parameters": {"seed": 1, "data": {"positive": "malignant"}, "model": {"backbone": "b", "weights": "none"},
                        "report": {"planning": False, "checklist": False}},
     }  # fmt: skip
@@ -196,13 +196,31 @@ def test_the_page_shows_how_well_each_property_of_the_files_predicts_the_class(f
     assert "Not testable with 60 patients" in section(report(figures), "shortcuts")
 
 
+def test_the_page_lists_likely_wrong_labels_and_says_that_none_is_changed(figures):
+    wrong = TEST.assign(file=["<i>1", "2", "3", "4"]).astype({"patient": "string"})
+    figures["evaluate"]["likely_wrong_labels"] = 21
+    text = section(report(figures, wrong_labels=html.first_rows(wrong, 3)), "labels")
+    assert "21 of 240 test images" in text and "No label is changed" in text
+    assert "The first 3, likeliest first" in text and "&lt;i&gt;1 b 1 0.900" in text and " 4 " not in text
+
+
+def test_calibration_net_benefit_and_points_of_the_roc_curve_are_on_the_page(figures):
+    entry, evaluate = {"value": -0.25, "ci_low": -0.5, "ci_high": 0.75}, figures["evaluate"]
+    evaluate["calibration_line"] = dict.fromkeys(("slope", "in_the_large"), entry)
+    evaluate["net_benefit"] = {"0.3": dict.fromkeys(("model", "all", "difference"), entry)}
+    evaluate["roc_points"] = dict.fromkeys(evaluate["operating_points"], entry)
+    text = section(report(figures), "measures")
+    assert text.count("-0.250 (-0.500 to 0.750)") == 2 + 3 + 4
+
+
 def test_a_dollar_in_a_name_is_not_a_formula(figures):
     test = TEST.assign(patient=["$x^$", "a", "a", "$"], **{"class": "1"})
     line = pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1]})
     by_kind = {kind: {"val": line, "test": line} for kind in ("roc", "pr")}
     bins = pd.DataFrame({"probability": [0.5], "negatives": [1], "positives": [1]})
     reliability = pd.DataFrame({"probability": [0.5], "positive_share": [0.5], "images": [2]})
-    data = plots.PlotData(test, by_kind, test, np.eye(2), bins, reliability)
+    benefit = curves.net_benefit(test)
+    data = plots.PlotData(test, by_kind, test, np.eye(2), bins, reliability, benefit)
     levels = {"$y^$": figures["evaluate"]["test"]}
     vectors = plots.vectors(data, figures["evaluate"] | {"groups": {"site": {"levels": levels}}})
     assert "$x^$" in vectors["patients"] and "site: $y^$" in vectors["groups"]

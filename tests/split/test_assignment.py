@@ -231,6 +231,22 @@ def test_a_copy_on_no_list_does_not_push_out_the_one_that_is_listed():
     assert list(split["split"]) == ["dropped", "train", "val", "test"]
 
 
+def test_without_a_list_validation_patients_are_drawn_from_the_training_list_and_none_is_divided():
+    images = index([(n % 2, f"p{n // 4}", str(n)) for n in range(400)])
+    listed = lists(["train"] * 320 + ["test"] * 80)
+    split = assign(images, listed=listed, strategy="predefined")
+    assert split["split"].value_counts().to_dict() == {"train": 280, "test": 80, "val": 40}
+    assert (split["split"] == "test").tolist() == [False] * 320 + [True] * 80
+    assert (split.groupby("patient")["split"].nunique() == 1).all()
+
+
+def test_a_published_split_that_divides_a_patient_is_refused_by_name():
+    images = index([(n % 2, f"p{n // 4}", str(n)) for n in range(40)])
+    split = assign(images, listed=lists(["train"] * 30 + ["test"] * 10), strategy="predefined")
+    text = leakage.explain(split, clusters(images))
+    assert "2 of 10 test images are of 1 patients who are also in training: p7" in text
+
+
 def test_three_patients_are_enough_for_three_parts():
     rows = [(label, patient, f"{patient}{label}{n}") for patient, counts in
             {"a": (0, 6), "b": (0, 9), "c": (5, 2), "d": (4, 7)}.items()

@@ -24,6 +24,7 @@ MAX_NEIGHBOURS = 24  # of each image that are compared, so that the cost grows l
 MIN_COARSE_CORRELATION = 0.2  # of detail at half size before alignment: other pairs are not aligned
 MIN_HALF_CORRELATION = 0.5  # of detail at half size after alignment: other pairs are not compared at full size
 MIN_CORRELATION = 0.96  # of detail at full size: pairs with at least this value are copies
+FLATTEN = 0.3  # of the contrast of an image, added to that around each pixel before detail is divided by it
 MIN_STD = 2.0  # grey levels: an image with a smaller standard deviation has no detail to compare
 SCALES = (0.8, 1.25)  # range of the scale between two copies
 SHIFT = 0.12  # largest shift between two copies, as a share of the side
@@ -206,7 +207,12 @@ def _confirm(grey: Grey, candidates: pd.DataFrame) -> np.ndarray:
     scale, shift = transform[swap, :, 0], transform[swap, :, 1]
     transform[swap] = np.stack([1 / scale, -shift / scale], axis=2)
     first, second = _blur(first), _blur(second)
-    correlation[close] = _detail_correlation(first, second, _align(first, second, transform, 5))
+    transform = _align(first, second, transform, 5)
+    correlation[close] = _detail_correlation(first, second, transform)
+    # Both breasts of a woman have one outline, mirrored, which is most of the detail: tissue must correlate, too.
+    mirrored = (candidates["turn"].to_numpy()[close] >= 4) & (correlation[close] >= MIN_CORRELATION)
+    of_tissue = _detail_correlation(first[mirrored], second[mirrored], transform[mirrored], flat=True)
+    correlation[close[mirrored]] = np.minimum(correlation[close[mirrored]], of_tissue)
     return correlation
 
 
@@ -259,16 +265,25 @@ def _centre(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return (images - mean[:, None, None]) * inside
 
 
-def _detail_correlation(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> np.ndarray:
-    """Pearson correlation of the detail (image minus its local mean) where the images overlap: (M,)."""
+def _detail_correlation(first: np.ndarray, second: np.ndarray, transform: np.ndarray, flat: bool = False) -> np.ndarray:
+    """Pearson correlation of the detail (image minus its local mean) where the images overlap: (M,). If ``flat``,
+    detail is divided by its local contrast, so that a bright edge weighs little more than faint tissue."""
     moved, inside = _transform(second, transform, margin=1.5)
     smooth = _gaussian(first.shape[1], 1.5)
     weight = np.maximum(smooth @ inside @ smooth, 1e-6)
     detail, moved_detail = (
         (images - smooth @ (images * inside) @ smooth / weight) * inside for images in (first, moved)
     )
+    if flat:
+        detail, moved_detail = _flatten(detail), _flatten(moved_detail)
     energy = (detail * detail).sum((1, 2)) * (moved_detail * moved_detail).sum((1, 2))
     return (detail * moved_detail).sum((1, 2)) / np.sqrt(np.maximum(energy, 1e-9))
+
+
+def _flatten(detail: np.ndarray) -> np.ndarray:
+    """Detail (M, H, H), divided by its local contrast."""
+    energy, smooth = detail * detail, _gaussian(detail.shape[1], 3.0)
+    return detail / np.sqrt(smooth @ energy @ smooth + FLATTEN**2 * energy.mean((1, 2), keepdims=True) + 1e-9)
 
 
 def _gaussian(side: int, width: float) -> np.ndarray:

@@ -75,6 +75,7 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
         "intent": "for processing where most are for presentation, or the other way round (DICOM tag "
         "PresentationIntentType): their grey values mean something else",
         "mode": "with an unusual colour mode",
+        "no-breast": "in which no breast was found (prepare.fit: breast uses them whole; sheet: crops.png)",
         "brightness": "with an unusually low or high mean brightness",
     }
     for finding, words in meaning.items():
@@ -85,9 +86,10 @@ def summary(figures: dict[str, Any], findings: "pd.DataFrame", few_patients: int
     return "\n".join(lines)
 
 
-def shortcuts(figures: dict[str, Any]) -> str:
-    """Which properties of the files predict the class; ``figures`` are from shortcuts.assess."""
-    if figures["reason"] == "too few":
+def shortcuts(figures: dict[str, Any], number: int | None) -> str:
+    """Which properties of the files predict the class; ``figures`` are from shortcuts.assess, ``number`` is that of the
+    properties that do, or None if there are too few patients to test it."""
+    if number is None:
         return (
             "Whether properties of the files predict the class is not testable with "
             f"{pluralise(figures['units'], figures['unit'])}, {figures['positive_units']:,} of them positive."

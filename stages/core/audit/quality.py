@@ -15,13 +15,14 @@ import pandas as pd
 SIZE_RATIO = 2.0  # a width or height more than 2 times the median, or less than half of it, is an outlier
 RARE_MODE = 0.05  # a colour mode of a smaller share of the images is an outlier
 MAX_Z_SCORE = 5.0  # limit for the modified z-score of the mean brightness (Iglewicz and Hoaglin 1993 suggest 3.5)
+ENDS = ["first", "second"]  # columns of a pair
 COPIED = ["row", "file", "label", "patient", "pixels_sha256"]  # columns of the images that look like others
 SHOWN = 8  # images of each cluster on a sheet
 LARGEST = 12  # clusters of each kind on the sheet of copies
 
 
 def find_copies(
-    database: Database, grey: Grey, std: np.ndarray, folder: str | None = None
+    database: Database, grey: Grey, std: np.ndarray, folder: str | None = None, crops: np.ndarray | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Find the images of a set that look like others.
 
@@ -31,6 +32,8 @@ def find_copies(
     grey : Grey, uint8 (N, 64, 64), in the order of ``images``
     std : float64 (N,), from copies.levels
     folder : for temporary files; by default the system's
+    crops : uint8 (N, 64, 64, C), of the images; black where there is none; by default, or if empty, none has one
+        They are compared with the images and each other, so that the crop of an image is found to be its copy.
 
     Returns
     -------
@@ -46,20 +49,35 @@ def find_copies(
     equal = database.frame(f"{select} where coalesce(hash(pixels_sha256) in ({repeated}), false) order by row")
     compared = std >= copies.MIN_STD
     compared[equal.loc[equal["pixels_sha256"].duplicated(), "row"]] = False
-    phash = files.temp_memmap((len(grey), 8), np.uint8, folder)
+    count, views = len(grey), grey
+    if crops is not None and len(crops):
+        views = Grey(*grey.stacks, crops)
+        compared = np.append(compared, compared & (copies.levels(Grey(crops), folder)[1] >= copies.MIN_STD))
+    phash = files.temp_memmap((len(views), 8), np.uint8, folder)
     for chunk in database.chunks("select row, phash from images"):
         phash[chunk["row"]] = hashes.read(list(chunk["phash"]))
-    members = files.select_rows(range(len(grey)), compared, folder)
-    tables_of_pairs = copies.near_pairs(grey, phash, members, folder=folder)
+    for start in range(count, len(views), hashes.CHUNK):
+        part = slice(start, start + hashes.CHUNK)
+        phash[part] = hashes.bits(hashes.coefficients(views[part]))
+    members = files.select_rows(range(len(views)), compared, folder)
+    near, rejected = (_of_images(pairs, count) for pairs in copies.near_pairs(views, phash, members, folder=folder))
+    rejected = rejected[~rejected.set_index(ENDS).index.isin(near.set_index(ENDS).index)]
 
-    rows = pd.concat([equal["row"], *(pairs[end] for pairs in tables_of_pairs for end in ("first", "second"))])
+    rows = pd.concat([equal["row"], *(pairs[end] for pairs in (near, rejected) for end in ENDS)])
     database.add("alike", rows.drop_duplicates().to_frame("row"))
     images = database.frame(f"{select} where coalesce(row in (from alike), false) order by row")
     name = images.set_index("row")["file"]
     near, rejected = (
-        pairs.assign(first=pairs["first"].map(name), second=pairs["second"].map(name)) for pairs in tables_of_pairs
+        pairs.assign(first=pairs["first"].map(name), second=pairs["second"].map(name)) for pairs in (near, rejected)
     )
     return images, near, rejected
+
+
+def _of_images(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The pairs of ``count`` images and their crops as pairs of images, each once."""
+    ends = np.sort(pairs[ENDS].to_numpy() % count, axis=1)
+    pairs = pairs.assign(first=ends[:, 0], second=ends[:, 1])[ends[:, 0] != ends[:, 1]]
+    return pairs.drop_duplicates(ENDS, ignore_index=True)
 
 
 def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
@@ -117,22 +135,18 @@ def _mixed(rows: pd.DataFrame, column: str) -> list[list[str]]:
 
 
 def find(
-    database: Database,
-    images: pd.DataFrame,
-    clusters: pd.DataFrame,
-    contradicting: dict[str, list[list[str]]],
-    levels: tuple[np.ndarray, np.ndarray],
-    folder: str | None = None,
-) -> pd.DataFrame:
+    database: Database, images: pd.DataFrame, clusters: pd.DataFrame, contradicting: dict[str, list[list[str]]],
+    levels: tuple[np.ndarray, np.ndarray], folder: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
 
     A finding is one of unreadable, blank, near-blank, size, annotated, oblong, modality, intent, mode, brightness,
-    conflict (copies of different classes) and two-patients (copies under different patients). ``database`` is that of
-    ``find_copies``, with the view ``labelled`` of the files that should be in the index; ``images``, ``clusters`` and
-    ``contradicting`` are from ``find_copies``, ``cluster`` and ``conflicts``; ``levels`` from copies.levels, float64
-    (N,) each.
+    no-breast, conflict (copies of different classes) and two-patients (copies under different patients). ``database``
+    is that of ``find_copies``, with the views ``properties`` and ``labelled``, the files that should be in the index;
+    ``images``, ``clusters`` and ``contradicting`` are from ``find_copies``, ``cluster`` and ``conflicts``; ``levels``
+    from copies.levels, float64 (N,) each.
     """
-    rows: list[tuple[object, ...]] = []
+    rows = _uncropped(database)
     count = database.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
     if count["missing"][0]:
         unreadable = database.frame("select file from labelled anti join images using (file)")["file"]
@@ -159,7 +173,10 @@ def find(
     note("brightness", far, [f"mean {level:.0f}, median {median_mean:.0f}" for level in mean[far]])
 
     sizes = database.frame("select width, height, count(*) as images from images group by width, height")
-    usual = [_weighted_median(sizes[side].to_numpy(), sizes["images"].to_numpy()) for side in ("width", "height")]
+    usual = [
+        float(np.quantile(sizes[side], 0.5, method="inverted_cdf", weights=sizes["images"]))
+        for side in ("width", "height")
+    ]
     outliers = database.frame(
         """select file, width, height from images where greatest(width / $1, height / $2) > $3
         or least(width / $1, height / $2) < 1 / $3""", *usual, SIZE_RATIO
@@ -205,19 +222,23 @@ def find(
     return tables.frame(rows, tables.FINDINGS).sort_values(["finding", "file"], ignore_index=True)
 
 
+def _uncropped(database: Database) -> list[tuple[object, ...]]:
+    """The findings of images in which no breast was found, if images are cropped to the breast."""
+    if not _has_crops(database):
+        return []
+    whole = database.frame("select file from images join properties using (row) where crop is null")["file"]
+    return [(file, "no-breast", "") for file in whole]
+
+
+def _has_crops(database: Database) -> bool:
+    return tables.CROP in database.frame("from properties limit 0").columns
+
+
 def _median(values: np.ndarray, folder: str | None) -> float:
     """The median of values that may be larger than memory."""
     ordered = files.temp_memmap(values.shape, values.dtype, folder)
     ordered[:] = values
     return float(np.median(ordered, overwrite_input=True))
-
-
-def _weighted_median(values: np.ndarray, times: np.ndarray) -> float:
-    """The median of ``values``, each of which occurs so many ``times``."""
-    order = np.argsort(values)
-    up_to = np.cumsum(times[order])
-    middle = np.searchsorted(up_to, [(up_to[-1] - 1) // 2, up_to[-1] // 2], side="right")
-    return float(values[order][middle].mean())
 
 
 # What metrics/audit.json shows of the figures.
@@ -228,26 +249,26 @@ HEADLINE = (
 
 
 def summarise(
-    database: Database,
-    images: pd.DataFrame,
-    clusters: pd.DataFrame,
-    near: pd.DataFrame,
-    contradicting: dict[str, list[list[str]]],
-    findings: pd.DataFrame,
-) -> dict[str, Any]:
+    database: Database, images: pd.DataFrame, clusters: pd.DataFrame, near: pd.DataFrame,
+    contradicting: dict[str, list[list[str]]], findings: pd.DataFrame,
+) -> dict[str, Any]:  # fmt: skip
     """The figures of the audit. Figures that need patients are null if patients are not known.
 
     ``database`` is that of ``find_copies``, with the view ``clusters``; ``images``, ``clusters`` and ``near`` have all
     copies.
     """
     by_patient = queries.by_patient(database)
-    counts = tables.counts(by_patient)
+    counts, positives = tables.counts(by_patient), by_patient["label"] == 1
+    # Positives that a split can keep apart: patients who share copies are one component, and an image of an unknown
+    # patient without copies is a component of its own.
+    alone = by_patient["patient"].isna() & by_patient["single"].isna()
+    connected = components.of_images(by_patient, clusters)[positives & ~alone].nunique()
     exact = clusters[clusters["kind"] == "exact"]
     equal = images[images["file"].isin(exact["file"])]
     redundant, redundant_positives = (
         len(copied) - copied["pixels_sha256"].nunique() for copied in (equal, equal[equal["label"] == 1])
     )
-    per_patient = by_patient.groupby("patient")["images"].sum()
+    of_patients = by_patient.groupby("patient")["images"].sum().agg(["min", "median", "max"])
     sharing = images.set_index("file")["patient"][findings.loc[findings["finding"] == "two-patients", "file"]]
     number = findings["finding"].value_counts()
     return {
@@ -260,15 +281,11 @@ def summarise(
         "near_pairs": len(near),
         "near_clusters": int(clusters.loc[clusters["kind"] == "near", "cluster"].nunique()),
         "positives": counts["positives"],
-        "distinct_positives": tables.number(by_patient[by_patient["label"] == 1]) - redundant_positives,
+        "distinct_positives": tables.number(by_patient[positives]) - redundant_positives,
         "patients": counts["patients"],
         "positive_patients": counts["positive_patients"],
-        # Positives that a split can keep apart: patients who share copies are one component.
-        "positive_components": _positive_components(by_patient, clusters),
-        "images_per_patient": {
-            name: None if per_patient.empty else float(getattr(per_patient, name)())
-            for name in ("min", "median", "max")
-        },
+        "positive_components": connected + tables.number(by_patient[positives & alone]),
+        "images_per_patient": {name: None if np.isnan(value) else float(value) for name, value in of_patients.items()},
         "patients_sharing_images": None if counts["patients"] is None else int(sharing.nunique()),
         "label_conflicts": sum(map(len, contradicting.values())),
         "unreadable": int(number.get("unreadable", 0)),
@@ -278,24 +295,10 @@ def summarise(
     }
 
 
-def _positive_components(by_patient: pd.DataFrame, clusters: pd.DataFrame) -> int:
-    """The number of components with a positive image; ``by_patient`` is from queries.by_patient. An image of an unknown
-    patient without copies is a component of its own."""
-    alone = by_patient["patient"].isna() & by_patient["single"].isna()
-    positive = by_patient["label"] == 1
-    connected = components.of_images(by_patient, clusters)[positive & ~alone].nunique()
-    return connected + tables.number(by_patient[positive & alone])
-
-
 def draw(
-    images: pd.DataFrame,
-    clusters: pd.DataFrame,
-    contradicting: dict[str, list[list[str]]],
-    rejected: pd.DataFrame,
-    thumbnails: np.ndarray,
-    synthetic: bool,
-    folder: str,
-) -> None:
+    images: pd.DataFrame, clusters: pd.DataFrame, contradicting: dict[str, list[list[str]]], rejected: pd.DataFrame,
+    thumbnails: np.ndarray, synthetic: bool, folder: str,
+) -> None:  # fmt: skip
     """Save contact sheets in ``folder``: copies.png (the largest clusters), conflicts.png (all conflicts) and
     rejected.png (the closest pairs that are not copies).
 
@@ -309,7 +312,7 @@ def draw(
         # Images with equal pixels and class look the same, so repeated ones come last.
         repeated = members.duplicated(["pixels_sha256", "class"]).to_numpy()
         shown = members.iloc[np.argsort(repeated, kind="stable")[:SHOWN]]
-        names = [f"{label}  {str(name).rpartition('/')[2]}" for name, label in shown["class"].items()]
+        names = [f"{label}\n{str(name).rpartition('/')[2]}" for name, label in shown["class"].items()]
         pictures = [np.asarray(thumbnails[n]) for n in shown["row"]]
         return contact_sheets.Row(f"{heading}; patients: {patients}", pictures, names)
 
@@ -335,3 +338,24 @@ def draw(
         ("rejected", closest, alike, "No two images came close to being copies"),
     ):
         contact_sheets.save(title if rows else empty, rows, f"{folder}/{name}.png", synthetic)
+
+
+def draw_crops(database: Database, thumbnails: np.ndarray, crops: np.ndarray, synthetic: bool, path: str) -> None:
+    """Save a contact sheet of the images in which no breast was found, and of those with the smallest and the largest
+    crops, each beside its crop. No sheet if images are not cropped to the breast."""
+    if not _has_crops(database):
+        return
+    rows = []
+    for heading, order in (
+        ("No breast found: the whole image is used", "where crop is null order by row limit 64"),
+        ("The smallest crops", "where crop is not null order by crop, row limit 16"),
+        ("The largest crops", "where crop is not null order by crop desc, row limit 16"),
+    ):
+        table = database.frame(f"select row, file, crop from images join properties using (row) {order}")
+        for start in range(0, len(table), SHOWN // 2):
+            part = table[start : start + SHOWN // 2]
+            pictures = [np.asarray(views[n]) for n in part["row"] for views in (thumbnails, crops)]
+            shares = ["none" if pd.isna(share) else f"{share:.0%} of the area" for share in part["crop"]]
+            captions = [text for pair in zip(part["file"].str.split("/").str[-1], shares, strict=True) for text in pair]
+            rows.append(contact_sheets.Row(heading, pictures, captions))
+    contact_sheets.save("Crops to the breast", rows, path, synthetic)

@@ -46,18 +46,24 @@ FOLDS = 10
 SHOWN_LEVELS = 5
 SHOWN = 8  # images of each label on the sheet
 MIXED = 2  # the kind of a unit with both labels; the others are their label
-FEW, CONSTANT = "too few", "does not vary"
+CONSTANT = "does not vary"
 
-NUMBERS = [
-    "image_width", "image_height", "aspect_ratio", "bit_depth", "file_size", "mean_brightness", "uniform_border",
-    "jpeg_quality", "window_center", "window_width",
-]  # fmt: skip
-WORDS = ["file_format", "file_name_ending", "colour_mode"]
-_COLUMNS = {
-    "width": "image_width", "height": "image_height", "bytes": "file_size", "brightness": "mean_brightness",
-    "border": "uniform_border", "format": "file_format", "mode": "colour_mode",
+# Properties of the tables images and properties, in SQL
+NUMBERS = {
+    "image_width": "width", "image_height": "height", "aspect_ratio": "width / height",
+    # "MONOCHROME2 12", "RGB;16", or one of Pillow's modes
+    "bit_depth": r"coalesce(try_cast(regexp_extract(mode, '[ ;](\d+)', 1) as int), "
+    "case mode when '1' then 1 when 'I' then 16 else 8 end)",
+    "file_size": "properties.bytes", "mean_brightness": "brightness", "uniform_border": "border",
+    "jpeg_quality": "jpeg_quality", "window_center": "window_center", "window_width": "window_width",
 }  # fmt: skip
-_BITS = {"1": 1, "I": 16}  # of Pillow's modes; others have 8, or say how many
+WORDS = {
+    "file_format": "format",
+    # After the last dot; what is longer can be part of a name.
+    "file_name_ending": "coalesce(nullif("
+    r"regexp_extract(file, '(\.[A-Za-z][A-Za-z0-9]{1,4})(?:#\d+)?$', 1), ''), 'none')",
+    "colour_mode": "mode",
+}
 
 
 def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
@@ -66,10 +72,8 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     database : Database
-        Has the views ``images`` (tables.INDEX), ``clusters``, ``properties`` (tables.PROPERTIES) and ``groups`` (file
-        and the columns whose names start with tables.GROUP).
-    clusters : DataFrame
-        From quality.cluster.
+        Has the views ``images`` (tables.INDEX), ``clusters``, ``properties`` (tables.PROPERTIES) and ``groups``.
+    clusters : DataFrame, from quality.cluster
 
     Returns
     -------
@@ -79,12 +83,12 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
     """
     sample = _sample(queries.by_patient(database), clusters)
     groups = [name for name in database.frame("from groups limit 0").columns if name.startswith(tables.GROUP)]
-    interned: dict[str, str] = {}  # one string for all images, to save memory
-    measured = ", ".join(f"properties.{name}" for name in tables.PROPERTIES[1:])
-    levels = "".join(f", groups.{queries.quoted(name)}" for name in groups)
+    columns = [f"cast({value} as double) as {name}" for name, value in NUMBERS.items()]
+    columns += [f"{value} as {name}" for name, value in WORDS.items()]
+    columns += [f"groups.{queries.quoted(name)}" for name in groups]
     chunks = []
     for chunk in database.chunks(
-        f"""select images.row, file, label, patient, width, height, mode, {measured}{levels} from images
+        f"""select images.row, file, label, patient, {", ".join(columns)} from images
         join properties using (row) left join groups using (file) order by images.row"""
     ):
         images = queries.expand(chunk, sample, ["unit", "unit_share", "image_share"])
@@ -92,11 +96,8 @@ def collect(database: Database, clusters: pd.DataFrame) -> pd.DataFrame:
         images["unit"] = images["unit"].mask(alone, len(sample) + images["row"]).astype("int64")
         keep = _uniform(images["unit"].to_numpy(), 1) < images["unit_share"].to_numpy(dtype=float)
         keep &= _uniform(images["row"].to_numpy(), 2) < images["image_share"].to_numpy(dtype=float)
-        derived = _derive(images[keep], groups)
-        for name in (*WORDS, *groups):
-            words = [interned.setdefault(word, word) if isinstance(word, str) else None for word in derived[name]]
-            derived[name] = pd.Series(words, derived.index, dtype=object)
-        chunks.append(derived)
+        sampled = images.loc[keep, ["row", "label", "unit", *NUMBERS, *WORDS, *groups]]
+        chunks.append(sampled.astype(dict.fromkeys([*WORDS, *groups], "category")))  # to save memory
     return pd.concat(chunks, ignore_index=True)
 
 
@@ -108,9 +109,8 @@ def _sample(by_patient: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
     labels = by_patient["label"]
     mixed = labels.groupby(unit).transform("nunique") == 2
     kind = labels.astype(int).mask(mixed, MIXED)
-    number = pd.Series(np.where(alone, by_patient["images"], 1), by_patient.index)
-    joined = by_patient.assign(unit=unit, kind=kind)[~alone].drop_duplicates("unit")["kind"].value_counts()
-    counts = joined.add(number[alone].groupby(kind[alone]).sum(), fill_value=0)
+    units = by_patient["images"].where(alone, 1)[alone | ~unit.duplicated()]
+    counts = units.groupby(kind).sum()
     unit_share = kind.map((MAX_UNITS / counts).clip(upper=1.0))
 
     size = by_patient["images"].groupby([unit, labels]).transform("sum").astype(float).mask(alone, 1.0)
@@ -120,89 +120,44 @@ def _sample(by_patient: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
 
 
 def _uniform(numbers: np.ndarray, salt: int) -> np.ndarray:
-    """A pseudo-random number in [0, 1) for each integer: splitmix64 (Steele, Lea and Flood 2014)."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    mixed = (numbers.astype(np.uint64) + np.uint64(salt << 40) + np.uint64(1)) * golden
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
-
-
-def _derive(images: pd.DataFrame, groups: list[str]) -> pd.DataFrame:
-    table = images.rename(columns=_COLUMNS)
-    mode = table["colour_mode"].astype(object)
-    written = pd.to_numeric(mode.str.extract(r"[ ;](\d+)", expand=False))  # "MONOCHROME2 12", "RGB;16"
-    table["bit_depth"] = written.fillna(mode.map(_BITS)).fillna(8)
-    table["aspect_ratio"] = table["image_width"] / table["image_height"]
-    ending = table["file"].astype(object).str.extract(r"(\.[A-Za-z][A-Za-z0-9]{1,4})(?:#\d+)?$", expand=False)
-    table["file_name_ending"] = ending.fillna("none")  # what is longer can be part of a name
-    table[NUMBERS] = table[NUMBERS].astype("float64")
-    return table[["row", "label", "unit", *NUMBERS, *WORDS, *groups]]
+    """A pseudo-random number in [0, 1) for each integer."""
+    hashes = pd.util.hash_array(numbers.astype(np.uint64) + np.uint64(salt << 40))
+    return (hashes >> np.uint64(11)) / 2.0**53
 
 
 class Blocks(NamedTuple):
-    """The images of each unit and label.
+    """The images of each unit and label."""
 
-    Attributes
-    ----------
-    of_image : int64 (N,)
-        The block of each image.
-    labels : int64 (B,)
-    first, second : int64 (M,)
-        The negative and the positive block of each unit of both labels.
-    """
-
-    of_image: np.ndarray
-    labels: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-
-    def arrangements(self) -> int:
-        """In how many ways the labels can be permuted."""
-        pure = self.pure()
-        return math.comb(len(pure), int(self.labels[pure].sum())) * 2 ** len(self.first)
-
-    def pure(self) -> np.ndarray:
-        """The blocks of units of one label."""
-        return np.setdiff1d(np.arange(len(self.labels)), np.concatenate([self.first, self.second]))
+    of_image: np.ndarray  # int64 (N,): the block of each image
+    labels: np.ndarray  # int64 (B,)
+    pairs: np.ndarray  # int64 (2, M): the negative and the positive block of each unit of both labels
+    pure: np.ndarray  # int64 (B - 2 * M,): the blocks of units of one label
 
     def permuted(self, count: int, random: np.random.RandomState) -> np.ndarray:
         """The labels after ``count`` permutations: float64 (count, B)."""
-        labels, pure = np.empty((count, len(self.labels))), self.pure()
-        of_pure = self.labels[pure]
+        labels = np.empty((count, len(self.labels)))
         for row in labels:
-            row[pure] = random.permutation(of_pure)
-        swapped = random.random_sample((count, len(self.first))) < 0.5
-        labels[:, self.first], labels[:, self.second] = swapped, ~swapped
+            row[self.pure] = random.permutation(self.labels[self.pure])
+        swapped = random.random_sample((count, self.pairs.shape[1])) < 0.5
+        labels[:, self.pairs[0]], labels[:, self.pairs[1]] = swapped, ~swapped
         return labels
 
 
 def blocks(labels: np.ndarray, units: np.ndarray) -> Blocks:
     number = np.unique(units, return_inverse=True)[1]
     keys, of_image = np.unique(2 * number + labels, return_inverse=True)
-    mixed = np.flatnonzero(keys[1:] // 2 == keys[:-1] // 2)
-    return Blocks(of_image, keys % 2, mixed, mixed + 1)
+    first = np.flatnonzero(keys[1:] // 2 == keys[:-1] // 2)
+    pairs = np.stack([first, first + 1])
+    return Blocks(of_image, keys % 2, pairs, np.setdiff1d(np.arange(len(keys)), pairs))
 
 
 class Design(NamedTuple):
-    """One property of the blocks, as whole multiples of 1 / SCALE.
+    """One property of the blocks, as whole multiples of 1 / SCALE."""
 
-    Attributes
-    ----------
-    levels : float64 (B, K)
-        The weight of each block in each level; a block without any value has none.
-    ranks : float64 (B, 1) or (B, 0)
-        Of a number: the mean share of all blocks that are below the value, ties half.
-    codes : int64 (N,)
-        The level of each image, -1 without a value.
-    names : list of str
-        Of the levels.
-    """
-
-    levels: np.ndarray
-    ranks: np.ndarray
-    codes: np.ndarray
-    names: list[str]
+    levels: np.ndarray  # float64 (B, K): the weight of each block in each level; a block without any value has none
+    ranks: np.ndarray | None  # float64 (B,), of a number: the mean share of all blocks below the value, ties half
+    codes: np.ndarray  # int64 (N,): the level of each image, -1 without a value
+    names: list[str]  # of the levels
 
 
 def design(values: "pd.Series[Any]", parts: Blocks) -> Design:
@@ -215,7 +170,7 @@ def design(values: "pd.Series[Any]", parts: Blocks) -> Design:
         distinct, inverse = np.unique(numbers, return_inverse=True)
         mass: np.ndarray = np.bincount(inverse, weight, len(distinct))
         below = (np.cumsum(mass) - mass / 2) / max(1, num_valid)
-        ranks: np.ndarray = np.bincount(block, weight * below[inverse], count)[:, None]
+        ranks = np.rint(np.bincount(block, weight * below[inverse], count) * SCALE)
         of_valid, names = _ranges(distinct, inverse, mass, num_valid)
     else:
         words = values[valid].astype(object)
@@ -225,11 +180,11 @@ def design(values: "pd.Series[Any]", parts: Blocks) -> Design:
         kept = {name: code for code, name in enumerate(totals.index[totals > rare])}
         names = [str(name) for name in kept] + (["other"] if rare else [])
         of_valid = words.map(kept).fillna(len(kept)).to_numpy(dtype=np.int64)
-        ranks = np.empty((count, 0))
+        ranks = None
     weights = np.bincount(block * len(names) + of_valid, weight, count * len(names)).reshape(count, len(names))
     codes = np.full(len(values), -1)
     codes[valid] = of_valid
-    return Design(np.rint(weights * SCALE), np.rint(ranks * SCALE), codes, names)
+    return Design(np.rint(weights * SCALE), ranks, codes, names)
 
 
 def _ranges(distinct: np.ndarray, inverse: np.ndarray, mass: np.ndarray, count: int) -> tuple[np.ndarray, list[str]]:
@@ -246,35 +201,20 @@ def _ranges(distinct: np.ndarray, inverse: np.ndarray, mass: np.ndarray, count: 
     return np.searchsorted(edges, inverse, side="right"), names
 
 
-class Statistics(NamedTuple):
-    """Of one property, for each of R assignments of labels, float64 (R,): the ROC AUC of its value (NaN for words), and
-    that of the share of positives in its level, counted in the same blocks."""
-
-    of_value: np.ndarray
-    of_level: np.ndarray
-
-
-def statistics(labels: np.ndarray, properties: list[Design]) -> list[Statistics]:
-    """``labels`` is float64 (R, B)."""
-    levels = np.concatenate([entry.levels for entry in properties], axis=1)
-    ranks = np.concatenate([entry.ranks for entry in properties], axis=1)
+def statistics(labels: np.ndarray, entry: Design) -> tuple[np.ndarray, np.ndarray]:
+    """For each of R assignments of labels, float64 (R, B): the ROC AUC of the value of a property (NaN for words), and
+    that of the share of positives in its level, counted in the same blocks. Both are float64 (R,)."""
     # Exact in any order of addition: all are whole numbers, with sums below 2**53.
-    positive, rank_sums = labels @ levels / SCALE, labels @ ranks / SCALE
-    negative = levels.sum(axis=0) / SCALE - positive
-    results, start, rank = [], 0, 0
-    for entry in properties:
-        sides = [side[:, start : start + entry.levels.shape[1]] for side in (positive, negative)]
-        start += entry.levels.shape[1]
-        of_value = np.full(len(labels), np.nan)
-        if entry.ranks.size:
-            num_positive, num_negative = (np.rint(side.sum(axis=1)) for side in sides)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                # The ranks are among all blocks; the mean of those among positives is 1/2.
-                below = (num_positive + num_negative) * rank_sums[:, rank] / num_positive - num_positive / 2
-                of_value = below / num_negative
-            rank += 1
-        results.append(Statistics(of_value, level_auc(pair_wins(share(*sides)), *sides)))
-    return results
+    positive = labels @ entry.levels / SCALE
+    negative = entry.levels.sum(axis=0) / SCALE - positive
+    of_value = np.full(len(labels), np.nan)
+    if entry.ranks is not None:
+        num_positive, num_negative = (np.rint(side.sum(axis=1)) for side in (positive, negative))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # The ranks are among all blocks; the mean of those among positives is 1/2.
+            below = (num_positive + num_negative) * (labels @ entry.ranks / SCALE) / num_positive - num_positive / 2
+            of_value = below / num_negative
+    return of_value, level_auc(pair_wins(share(positive, negative)), positive, negative)
 
 
 def share(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -307,11 +247,11 @@ def cross_fitted_auc(entry: Design, parts: Blocks) -> float:
     """
     random = np.random.RandomState(0)
     fold = np.empty(len(parts.labels), dtype=np.int64)
-    pure = random.permutation(parts.pure())
+    pure = random.permutation(parts.pure)
     for label in (0, 1):
         of_label = pure[parts.labels[pure] == label]
         fold[of_label] = np.arange(len(of_label)) % FOLDS
-    fold[parts.first] = fold[parts.second] = random.permutation(len(parts.first)) % FOLDS
+    fold[parts.pairs] = random.permutation(parts.pairs.shape[1]) % FOLDS
     positive, negative = (
         np.stack([entry.levels[(parts.labels == label) & (fold == number)].sum(axis=0) for number in range(FOLDS)])
         / SCALE
@@ -326,7 +266,7 @@ def cross_fitted_auc(entry: Design, parts: Blocks) -> float:
     return area / pairs if pairs else math.nan
 
 
-def assess(images: pd.DataFrame, properties: list[str], seed: int = 0) -> dict[str, Any]:
+def assess(images: pd.DataFrame, properties: list[str]) -> dict[str, Any]:
     """How well each property alone predicts the label.
 
     Parameters
@@ -334,8 +274,6 @@ def assess(images: pd.DataFrame, properties: list[str], seed: int = 0) -> dict[s
     images : DataFrame
         Columns label (0 or 1), unit, and the properties: numbers or words; missing values are left out.
     properties : list of str
-    seed : int
-        Of the permutations.
 
     Returns
     -------
@@ -349,94 +287,83 @@ def assess(images: pd.DataFrame, properties: list[str], seed: int = 0) -> dict[s
     labels = images["label"].to_numpy(dtype=np.int64)
     parts = blocks(labels, images["unit"].to_numpy(dtype=np.int64))
     designs = {name: design(images[name], parts) for name in properties}
-    compared = [name for name in properties if len(designs[name].names) > 1]
+    compared = {name: entry for name, entry in designs.items() if len(entry.names) > 1}
+    mixed = parts.pairs.shape[1]
+    arrangements = math.comb(len(parts.pure), int(parts.labels[parts.pure].sum())) * 2**mixed
     # If even a property that separates the labels, or their opposite, could have a corrected p of LEVEL or more.
-    testable = bool(compared) and parts.arrangements() > 2 * len(compared) / LEVEL
-    entries = {name: _description(images, name, designs[name], parts) for name in properties}
-    if compared:
-        observed = statistics(parts.labels[None].astype(float), [designs[name] for name in compared])
-        p_values = _permute(parts, designs, compared, observed, seed) if testable else dict.fromkeys(compared)
-        for name, entry in zip(compared, observed, strict=True):
-            of_level = cross_fitted_auc(designs[name], parts)
-            entries[name] |= _summary(float(entry.of_value[0]), of_level, p_values[name])
-    named = [name for name in compared if _is_shortcut(entries[name])]
-    units = len(parts.labels) - len(parts.first)
+    testable = bool(compared) and arrangements > 2 * len(compared) / LEVEL
+    p_values = _corrected_p(parts, list(compared.values())) if testable else [None] * len(compared)
+    entries: dict[str, dict[str, Any]] = {}
+    for name, entry in designs.items():
+        entries[name] = {"auc": None, "p": None, "relation": None}
+        if name not in compared:
+            entries[name]["reason"] = CONSTANT
+        entries[name] |= _in_each_class(images, name, entry, parts)
+    for (name, entry), p in zip(compared.items(), p_values, strict=True):
+        entries[name] |= _strength(entry, parts, p)
+    tested = {name: entry for name, entry in entries.items() if entry["p"] is not None}
+    named = [name for name, entry in tested.items() if entry["p"] < LEVEL and entry["auc"] >= MIN_AUC]
     return {
-        "units": units,
+        "units": len(parts.labels) - mixed,
         "positive_units": int(parts.labels.sum()),
-        "mixed_units": len(parts.first),
+        "mixed_units": mixed,
         "permutations": PERMUTATIONS,
         "level": LEVEL,
         "compared": len(compared),
-        "reason": None if testable else FEW if compared else CONSTANT,
+        "reason": None if testable else tables.TOO_FEW if compared else CONSTANT,
         "shortcuts": sorted(named, key=lambda name: (-entries[name]["auc"], name)),
         "properties": entries,
     }
 
 
-def _permute(
-    parts: Blocks, designs: dict[str, Design], compared: list[str], observed: list[Statistics], seed: int
-) -> dict[str, float | None]:
+def _corrected_p(parts: Blocks, designs: list[Design]) -> list[float | None]:
     """The corrected p of each property; None if nothing varies over the permutations."""
-    random = np.random.RandomState(seed)
-    permuted: list[np.ndarray] = []
-    for start in range(0, PERMUTATIONS, CHUNK):
-        rows = parts.permuted(min(CHUNK, PERMUTATIONS - start), random)
-        permuted.append(np.stack(_deviations(statistics(rows, [designs[name] for name in compared]))))
-    null = np.concatenate(permuted, axis=2)  # (properties, 2, permutations)
-    actual = np.stack(_deviations(observed))
-    null, actual = np.nan_to_num(null), np.nan_to_num(actual)
+
+    def deviations(labels: np.ndarray) -> np.ndarray:
+        """From chance, of the value and of the level of each property: (properties, 2, R)."""
+        results = [statistics(labels, entry) for entry in designs]
+        return np.nan_to_num([[np.abs(of_value - 0.5), of_level - 0.5] for of_value, of_level in results])
+
+    random = np.random.RandomState(0)
+    sizes = [min(CHUNK, PERMUTATIONS - start) for start in range(0, PERMUTATIONS, CHUNK)]
+    null = np.concatenate([deviations(parts.permuted(size, random)) for size in sizes], axis=2)
+    actual = deviations(parts.labels[None].astype(float))
     center = null.mean(axis=2, keepdims=True)
     center[:, 0] = 0  # the first is folded at 0, so that its mean is not
     scale = np.sqrt(((null - center) ** 2).mean(axis=2, keepdims=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         null, actual = (np.where(scale > TOLERANCE, (values - center) / scale, -np.inf) for values in (null, actual))
     largest = null.max(axis=(0, 1))
-    best = actual.max(axis=(1, 2))
-    return {
-        name: None if statistic == -np.inf else (1 + int((largest >= statistic - TOLERANCE).sum())) / (1 + PERMUTATIONS)
-        for name, statistic in zip(compared, best, strict=True)
-    }
+    return [
+        None if statistic == -np.inf else (1 + int((largest >= statistic - TOLERANCE).sum())) / (1 + PERMUTATIONS)
+        for statistic in actual.max(axis=(1, 2))
+    ]
 
 
-def _deviations(results: list[Statistics]) -> list[np.ndarray]:
-    """From chance, of its value and of its level: (2, R) for each property."""
-    return [np.stack([np.abs(entry.of_value - 0.5), entry.of_level - 0.5]) for entry in results]
-
-
-def _summary(of_value: float, of_level: float, p: float | None) -> dict[str, Any]:
-    """``of_level`` is cross-fitted; NaN for what is not defined."""
+def _strength(entry: Design, parts: Blocks, p: float | None) -> dict[str, Any]:
+    of_level = cross_fitted_auc(entry, parts)
     if np.isnan(of_level):
         return {"auc": None, "p": None, "relation": None, "reason": "a class is missing"}
+    of_value = float(statistics(parts.labels[None].astype(float), entry)[0][0])
     relation, auc = "levels", of_level
     if max(of_value, 1 - of_value) >= of_level:
         relation, auc = ("higher", of_value) if of_value >= 0.5 else ("lower", 1 - of_value)
-    return {"auc": round(auc, 9), "p": p, "relation": relation} | ({"reason": FEW} if p is None else {})
+    return {"auc": round(auc, 9), "p": p, "relation": relation} | ({"reason": tables.TOO_FEW} if p is None else {})
 
 
-def _description(images: pd.DataFrame, name: str, entry: Design, parts: Blocks) -> dict[str, Any]:
-    """What a property is in each class."""
-    content: dict[str, Any] = {"auc": None, "p": None, "relation": None}
-    if len(entry.names) < 2:
-        content["reason"] = CONSTANT
-    if entry.ranks.size:
-        medians = images.groupby("label")[name].median()
-        content["medians"] = {
-            side: float(medians[label]) if label in medians and pd.notna(medians[label]) else None
-            for label, side in ((1, "positive"), (0, "negative"))
-        }
-        return content
-    positive = parts.labels @ entry.levels / SCALE
-    total = entry.levels.sum(axis=0) / SCALE
-    content["levels"] = [
-        {"level": level, "weight": float(weight), "positive_share": float(share / weight)}
-        for level, weight, share in list(zip(entry.names, total, positive, strict=True))[:SHOWN_LEVELS]
-    ]
-    return content
-
-
-def _is_shortcut(entry: dict[str, Any]) -> bool:
-    return entry["p"] is not None and entry["p"] < LEVEL and entry["auc"] >= MIN_AUC
+def _in_each_class(images: pd.DataFrame, name: str, entry: Design, parts: Blocks) -> dict[str, Any]:
+    if entry.ranks is not None:
+        medians = images.groupby("label")[name].median().dropna()
+        sides = {"positive": 1, "negative": 0}
+        return {"medians": {side: float(medians[at]) if at in medians else None for side, at in sides.items()}}
+    positive, total = parts.labels @ entry.levels / SCALE, entry.levels.sum(axis=0) / SCALE
+    levels = list(zip(entry.names, total, positive, strict=True))[:SHOWN_LEVELS]
+    return {
+        "levels": [
+            {"level": level, "weight": float(weight), "positive_share": float(share / weight)}
+            for level, weight, share in levels
+        ]
+    }
 
 
 def find(database: Database, clusters: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -459,35 +386,28 @@ def find(database: Database, clusters: pd.DataFrame) -> tuple[dict[str, Any], pd
     figures = {"unit": "patient" if has_patients else "image"} | assess(images, properties)
     rows = [pd.DataFrame(columns=["row", "label", "property", "value"])]
     for name in figures["shortcuts"]:
-        for side in extremes(images, name, figures["properties"][name]["relation"], SHOWN):
-            rows.append(side[["row", "label"]].assign(property=name, value=side[name].astype(object)))
+        telling = extremes(images, name, figures["properties"][name]["relation"])
+        rows.append(telling[["row", "label"]].assign(property=name, value=telling[name].astype(object)))
     shown = pd.concat(rows[1:] or rows, ignore_index=True)
     database.add("telling", shown[["row"]].astype("int64").drop_duplicates())
     names = database.frame("select row, file from images where coalesce(row in (from telling), false)")
     return figures, shown.merge(names, on="row", how="left")
 
 
-def extremes(images: pd.DataFrame, name: str, relation: str, most: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The positive images that are most like positives by a property, and the negative ones most like negatives: at
-    most one of each unit, ``most`` in all. ``relation`` is that of ``assess``."""
+def extremes(images: pd.DataFrame, name: str, relation: str) -> pd.DataFrame:
+    """The SHOWN positive images that are most like positives by a property, and as many negative ones most like
+    negatives, at most one of each unit. ``relation`` is that of ``assess``."""
     images = images[images[name].notna()]
-    parts = blocks(images["label"].to_numpy(dtype=np.int64), images["unit"].to_numpy(dtype=np.int64))
+    labels = images["label"].to_numpy(dtype=np.int64)
     if relation == "levels":
+        parts = blocks(labels, images["unit"].to_numpy(dtype=np.int64))
         entry = design(images[name], parts)
-        share = (parts.labels @ entry.levels + SCALE / 2) / (entry.levels.sum(axis=0) + SCALE)
-        score = share[entry.codes]
+        score = ((parts.labels @ entry.levels + SCALE / 2) / (entry.levels.sum(axis=0) + SCALE))[entry.codes]
     else:
         score = images[name].to_numpy(dtype=float) * (1 if relation == "higher" else -1)
-    table = images.assign(score=score)
-    positive, negative = (
-        table[table["label"] == label].sort_values("score", ascending=not label, kind="stable") for label in (1, 0)
-    )
-    return tuple(rows.drop_duplicates("unit").head(most) for rows in (positive, negative))  # type: ignore[return-value]
-
-
-def count(figures: dict[str, Any]) -> int | None:
-    """The number of shortcuts; None if nothing could be tested."""
-    return None if figures["reason"] == FEW else len(figures["shortcuts"])
+    table = images.assign(score=np.where(labels == 1, score, -score))
+    table = table.sort_values(["label", "score"], ascending=False).drop_duplicates(["label", "unit"])
+    return table.groupby("label", sort=False).head(SHOWN)
 
 
 def draw(figures: dict[str, Any], shown: pd.DataFrame, thumbnails: np.ndarray, synthetic: bool, path: str) -> None:
@@ -497,14 +417,17 @@ def draw(figures: dict[str, Any], shown: pd.DataFrame, thumbnails: np.ndarray, s
     """
     rows = []
     for key, images in shown.groupby(["property", "label"], sort=False):
-        name, label = str(key[0]), key[1]
+        name, label = str(key[0]), bool(key[1])
         entry = figures["properties"][name]
         heading = f"{format_property(name)} (AUC {entry['auc']:.3f}, {format_p(entry['p'])}): "
-        heading += f"the most typical {'positive' if label else 'negative'} images"
+        end = "highest" if (entry["relation"] == "higher") == label else "lowest"
+        which = "most typical" if entry["relation"] == "levels" else end
+        heading += f"{which} {'positive' if label else 'negative'} images"
         captions = [
-            f"{format(value, '.6g') if isinstance(value, float) else value}  {file.rpartition('/')[2]}"
+            f"{value if isinstance(value, str) else format(value, ',.0f' if value >= 1000 else '.4g')}\n"
+            f"{file.rpartition('/')[2]}"
             for value, file in zip(images["value"], images["file"].astype(str), strict=True)
         ]
         rows.append(contact_sheets.Row(heading, [np.asarray(thumbnails[row]) for row in images["row"]], captions))
-    title = "Properties of the files that predict the class without the picture"
+    title = "Properties of the files that predict the class without the picture (images are shown as squares)"
     contact_sheets.save(title if rows else "No property of the files predicts the class", rows, path, synthetic)

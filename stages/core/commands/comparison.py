@@ -22,6 +22,8 @@ DETAIL = "metrics/detail/evaluate.json"
 LABELS = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier (lower is better)"}
 LESS_IS_BETTER = ["brier"]
 PRIMARY = "roc_auc"
+DRAWS = 20_000  # of the statistics of all measures without a difference
+NUMBERS = ["first", "second", "difference", "ci_low", "ci_high", "p"]
 SURE = 0.05  # probability that equal runs are called different in the primary measure; also in any of the others
 
 
@@ -95,58 +97,55 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
     measure is tested by itself, as the primary endpoint of a trial is; the p-values of all others are adjusted for each
     other. The areas under the curves compare images of the same fold.
     """
-    both: list[Scores] = []
-    for number in range(len(runs)):
-        table = images.filter(regex=rf"^(probability|{seed_variance.WITHOUT}\d+)_{number}$")
-        table = table.rename(columns=lambda name: name.rpartition("_")[0])
-        both.append(metrics.scores(table.join(images[["label", "unit"]]), images[f"threshold_{number}"]))
-    pair = both[0], both[1]
-    strata = [images[f"fold_{number}"].to_numpy() for number in range(len(runs))]
+    pair = _scores(images, 0), _scores(images, 1)
+    folds_of = [images[f"fold_{number}"].to_numpy() for number in (0, 1)]
+    pooled = any(len(np.unique(folds)) > 1 for folds in folds_of)
 
     def compute(number: int, scores: Scores, function: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
-        areas = {} if images[f"fold_{number}"].nunique() == 1 else metrics.within(scores, strata[number], function)
+        areas = metrics.within(scores, folds_of[number], function) if len(np.unique(folds_of[number])) > 1 else {}
         return function(scores) | areas
 
     values = [compute(number, scores, metrics.measures) for number, scores in enumerate(pair)]
-    fewer = [
+    leave_one_out = [
         [compute(number, others, metrics.measures) for others in scores.leave_one_out]
         for number, scores in enumerate(pair) if recipes(runs)
     ]  # fmt: skip
-    resampled = [
-        compute(number, scores, partial(bootstrap.resample, seed=seed, superset=scores))
-        for number, scores in enumerate(pair)
-    ]
-    left_out = [
+    jackknife = [
         compute(number, scores, partial(bootstrap.jackknife, seed=seed, superset=scores))
         for number, scores in enumerate(pair)
     ]
-    differences = {name: resampled[1][name] - resampled[0][name] for name in metrics.MEASURES}
+    effects = np.zeros((len(metrics.MEASURES), len(jackknife[0]["accuracy"])))
     rows = []
-    for name in metrics.MEASURES:
+    for name, effect in zip(metrics.MEASURES, effects, strict=True):
         first, second = values[0][name], values[1][name]
-        difference, reason = None, "not defined"
-        interval: tuple[float | None, ...] = (None, None, None)
-        if first is not None and second is not None:
-            difference = second - first
-            trainings = [seed_variance.jackknife([member[name] for member in members]) for members in fewer]
-            drawn = tuple(part for part in trainings if part)
-            df = None
-            if len(bootstrap.SUPPORT[name](pair[0])) > 1:  # it depends on both classes
-                df = bootstrap.difference_df(left_out[1][name] - left_out[0][name] - difference, pair[0])
-            result = bootstrap.difference((first, second), differences[name], name, pair, drawn, df)
-            if isinstance(result, str):
-                reason = result
-            elif len(drawn) < len(trainings):
-                reason = "not defined without one of the members"
-            else:
-                interval, reason = result, ""
-        rows.append((name, first, second, difference, *interval, reason))
-    numbers = ["first", "second", "difference", "ci_low", "ci_high", "p"]
-    table = pd.DataFrame(rows, columns=["measure", *numbers, "reason"]).astype(dict.fromkeys(numbers, "Float64"))
+        row: dict[str, Any] = {"measure": name, "first": first, "second": second, "reason": "not defined"}
+        rows.append(row)
+        if first is None or second is None:
+            continue
+        row["difference"] = second - first
+        left_out = jackknife[1][name] - jackknife[0][name]
+        effect[:] = left_out - row["difference"]
+        trainings = [seed_variance.jackknife([member[name] for member in members]) for members in leave_one_out]
+        components = tuple(component for component in trainings if component)
+        result = bootstrap.difference(name, (first, second), left_out, pair, components, pooled)
+        if isinstance(result, str):
+            row["reason"] = result
+        elif len(components) < len(trainings):
+            row["reason"] = "not defined without one of the members"
+        else:
+            row |= dict(zip(("ci_low", "ci_high", "p"), result, strict=True), reason="")
+    table = pd.DataFrame(rows, columns=["measure", *NUMBERS, "reason"]).astype(dict.fromkeys(NUMBERS, "Float64"))
     p, others = table["p"].to_numpy(dtype=np.float64, na_value=np.nan), (table["measure"] != primary).to_numpy()
-    p[others] = _max_t(p[others], np.array(list(differences.values()))[others])
+    p[others] = _max_t(p[others], effects[others], seed)
     table = table.assign(p=pd.array(p, dtype="Float64"), primary=~others)
     return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
+
+
+def _scores(images: pd.DataFrame, number: int) -> Scores:
+    """The scores of the first run (0) or the second (1) in a table of ``test_images``."""
+    table = images.filter(regex=rf"^(probability|{seed_variance.WITHOUT}\d+)_{number}$")
+    table = table.rename(columns=lambda name: name.rpartition("_")[0]).join(images[["label", "unit"]])
+    return metrics.scores(table, images[f"threshold_{number}"])
 
 
 def recipes(runs: tuple[Run, Run]) -> bool:
@@ -154,32 +153,27 @@ def recipes(runs: tuple[Run, Run]) -> bool:
     return all(len(tables.members(run.predictions)) > 1 for run in runs)
 
 
-def _max_t(p: np.ndarray, resampled: np.ndarray) -> np.ndarray:
+def _max_t(p: np.ndarray, effects: np.ndarray, seed: int) -> np.ndarray:
     """The p-values adjusted for each other by the step-down max-T procedure (Westfall and Young 1993, Resampling-Based
-    Multiple Testing, algorithm 2.8): the largest of correlated statistics is rarely much larger than one of them.
+    Multiple Testing, algorithm 2.8): the largest of correlated statistics is rarely much larger than one of them. The
+    statistics are drawn from the normal distribution with their correlation (Hothorn, Bretz and Westfall 2008,
+    Biometrical Journal 50(3), 346-363).
 
-    Parameters
-    ----------
-    p : float64 (M,)
-        Two-sided, NaN where missing.
-    resampled : float64 (M, RESAMPLES)
-        The difference of each measure on the same resamples; NaN where not defined.
-
-    Returns
-    -------
-    float64 (M,)
-        Never less than ``p``, nor than 1 / (RESAMPLES + 1); NaN where p is missing.
+    ``p``, float64 (M,), is two-sided, and NaN where missing. ``effects``, float64 (M, R), are how much each patient
+    changes each difference when left out. No adjusted p is less than ``p``, or than 1 / (DRAWS + 1).
     """
     adjusted, order = np.full(len(p), np.nan), np.argsort(p, kind="stable")[: int((~np.isnan(p)).sum())]
-    tested = resampled[order]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        standardised = (tested - np.nanmean(tested, axis=1, keepdims=True)) / np.nanstd(tested, axis=1, keepdims=True)
-    null = np.nan_to_num(np.abs(standardised), posinf=0)  # 0 where all resamples agree
+    if not len(order):
+        return adjusted
+    tested = np.nan_to_num(effects[order])
+    tested /= np.maximum(np.linalg.norm(tested, axis=1, keepdims=True), 1e-12)  # all 0 if no patient changes it
+    random = np.random.RandomState(seed % 2**32)
+    null = np.abs(random.multivariate_normal(np.zeros(len(order)), tested @ tested.T, DRAWS, check_valid="ignore")).T
     observed = -ndtri(p[order] / 2)  # the normal quantiles, because p is of Student's t, also over trainings
     previous = 0.0
     for step, number in enumerate(order):
         exceeding = int((null[step:].max(axis=0) >= observed[step]).sum())
-        previous = adjusted[number] = max(previous, p[number], (1 + exceeding) / (1 + null.shape[1]))
+        previous = adjusted[number] = max(previous, p[number], (1 + exceeding) / (1 + DRAWS))
     return adjusted
 
 
@@ -232,9 +226,9 @@ def explain(runs: tuple[Run, Run], images: pd.DataFrame, measured: pd.DataFrame 
         lines += ["", *_table(runs, measured, markdown), ""]
         drawn = "new patients and new trainings" if recipes(runs) else "new patients, and these trainings"
         lines.append(
-            f"Intervals: 95 % for each difference, for {drawn}. The primary measure (evaluate.primary) is tested by "
-            "itself. The others are exploratory: their p is adjusted for all of them (max-T), so an interval can "
-            "exclude 0 while p is above 0.05."
+            f"Intervals: 95 % for each difference, for {drawn}. The primary measure (evaluate.primary, or --primary "
+            "of judge.py) is tested by itself. The others are exploratory: their p is adjusted for all of them "
+            "(max-T), so an interval can exclude 0 while p is above 0.05."
         )
     bullet = "- " if markdown else "  "
     for title, entries in (

@@ -53,11 +53,8 @@ def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
         for number, (fold, threshold) in enumerate(zip(folds, thresholds, strict=True), start=1)
     ]
     pooled = pd.concat(tested, ignore_index=True)
-    twice = pooled["file"].duplicated()
-    if twice.any():
-        raise PipelineError(
-            f"{int(twice.sum()):,} images were tested in two folds: the folds come from different splits"
-        )
+    if twice := pooled["file"].duplicated().sum():
+        raise PipelineError(f"{twice:,} images were tested in two folds: the folds come from different splits")
     return pooled
 
 
@@ -80,13 +77,10 @@ def summarise(pooled: pd.DataFrame, seed: int) -> dict[str, Any]:
             "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "folds": len(values),
         }
-    blocks = {
-        name: metrics.counts(rows)
-        | metrics.metrics_with_ci(
-            metrics.scores(rows, rows["threshold"]), seed, strata=rows["fold"].to_numpy(dtype=np.int64)
-        )
-        for name, rows in (("test", pooled), ("test_unseen", metrics.non_leaking(pooled)))
-    }
+    blocks = {}
+    for name, rows in (("test", pooled), ("test_unseen", metrics.non_leaking(pooled))):
+        scores, strata = metrics.scores(rows, rows["threshold"]), rows["fold"].to_numpy(dtype=np.int64)
+        blocks[name] = metrics.counts(rows) | metrics.metrics_with_ci(scores, seed, strata=strata)
     strata = pooled["fold"].to_numpy(dtype=np.int64)
     leaking: dict[str, Any] = {"roc_auc": metrics.leaking_auc(pooled, pooled["threshold"], seed, strata)}
     leaking |= metrics.leaking(pooled)
@@ -100,11 +94,9 @@ def explain(figures: dict[str, Any]) -> str:
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(f"{'measure':18} {'mean':>6} {'SD':>6} {'folds':>6}   {'pooled (95 % interval)'}")
     for name, spread in figures["spread"].items():
-        mean, deviation = (
-            "-" if spread[key] is None else f"{spread[key]:.3f}" for key in ("mean", "standard_deviation")
-        )
-        lines.append(
-            f"{name.replace('_', ' '):18} {mean:>6} {deviation:>6} {spread['folds']:6}   {format_metric(pooled[name])}"
-        )
+        numbers = (spread[key] for key in ("mean", "standard_deviation"))
+        mean, deviation = ("-" if number is None else f"{number:.3f}" for number in numbers)
+        measure, count = name.replace("_", " "), spread["folds"]
+        lines.append(f"{measure:18} {mean:>6} {deviation:>6} {count:6}   {format_metric(pooled[name])}")
     lines.append("Pooled ROC AUC and PR AUC compare images of the same fold only: each fold has its own network")
     return "\n".join(lines)

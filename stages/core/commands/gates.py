@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core.commands import comparison
-from core.pipeline import files, messages, yaml12
+from core.pipeline import messages, params
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.base import Section
 from core.pipeline.text import shorten
 
 import pandas as pd
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 LIMITS = "gates.yaml"
 FRESH = "Data and pipelines are up to date"
@@ -29,16 +29,7 @@ class Limits(Section):
 
 def limits(path: str = LIMITS) -> Limits:
     """Read gates.yaml. Raises PipelineError if it is not valid."""
-    text = files.require(path).read_text(encoding="utf-8")
-    try:
-        return Limits.model_validate(yaml12.load(text))
-    except yaml12.YAMLError as error:
-        raise PipelineError(
-            messages.conflict(path, text) or f"{path} is not YAML: {' '.join(str(error).split())}"
-        ) from None
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise PipelineError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    return params.validate(Limits, params.read(path), path)
 
 
 def figure(metrics: dict[str, Any], name: str) -> float | None:

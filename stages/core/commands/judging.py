@@ -1,15 +1,14 @@
 """Judge scores from elsewhere: read a table of them, evaluate it as stages/evaluate.py does, and write the report."""
 
 import argparse
-import codecs
-import io
 import math
 import platform
 from pathlib import Path
 from typing import Any
 
 from core.commands.comparison import Run
-from core.evidence import bootstrap, calibration, curves, metrics, sample_size, seed_variance, subgroups
+from core.evidence import bootstrap, calibration, curves, metrics, sample_size, seed_variance, subgroups, utility
+from core.images import csv_tables
 from core.pipeline import components, files, provenance, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.text import shorten
@@ -84,31 +83,10 @@ def _text(path: Path) -> pd.DataFrame:
         table = table.reset_index() if table.index.name else table
         texts = {column: [None if pd.isna(cell) else str(cell) for cell in table[column]] for column in table}
         return pd.DataFrame(texts, dtype="string").rename(columns=str)
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:1000]:
-        raise PipelineError(f"{path} is UTF-16 text or no text: save it as CSV in UTF-8")
-    try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise PipelineError(f"{path}, line {line}: this is no UTF-8. Save it as CSV in UTF-8") from None
-    header = text.lstrip().partition("\n")[0]
-    if not header:
-        raise PipelineError(f"{path} is empty: expected a line with the names of the columns and a row for each image")
-    if other := next((mark for mark in (";", "\t") if mark in header and "," not in header), None):
-        raise PipelineError(f"{path}: its columns are separated by {other!r}. Separate them by commas")
-    columns = [name.strip().strip('"') for name in header.split(",")]
-    if twice := {name for name in columns if columns.count(name) > 1}:
-        raise PipelineError(f"{path} has two columns {min(twice)}: each name may occur once")
-    try:
-        table = pd.read_csv(
-            io.StringIO(text), dtype="string", keep_default_na=False, na_values=[""], skipinitialspace=True
-        )
-        if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus cells at the left for an index
-            raise ValueError("the first row has more cells than there are names of columns")
-    except (ValueError, pd.errors.ParserError) as error:
-        raise PipelineError(f"{path} is no CSV table: {str(error).splitlines()[0]}") from None
-    return table.rename(columns=lambda name: "" if name.startswith("Unnamed: ") else name.strip())
+    table = csv_tables.read(path, ["label", "probability", *NAMES])
+    if twice := list(table.columns[table.columns.duplicated()]):
+        raise PipelineError(f"{path} has two columns {twice[0]}: each name may occur once")
+    return table.replace("", pd.NA)
 
 
 def _refuse(path: Path, column: str, cells: "pd.Series[Any]", wrong: "pd.Series[bool]", what: str) -> None:
@@ -173,28 +151,32 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
     details |= metrics.summarise(test, val, value, strategy, seed, left_out)
     details |= subgroups.summarise(non_leaking, table[:0], value, seed)
     details["planning"] = sample_size.plan(scores, seed, left_out)
+    details |= utility.summarise(scores)
     labels, rows = test["label"].to_numpy(), (table["split"] == "test").to_numpy(dtype=bool)
     fitted = temperature or calibration.fit_temperature(val["label"].to_numpy(), raw[~rows])
     details |= {"test_in_val": len(leakage.in_val(table))}
     details["calibration"] = calibration.summarise(labels, raw[rows], fitted, temperature is not None)
+    details["likely_wrong_labels"] = len(utility.likely_wrong(non_leaking))
     if table[list(IN_TRAIN)].isna().all(axis=None):
         details["training"] = "unknown"
     return details
 
 
-def page(table: pd.DataFrame, details: dict[str, Any], text: str, path: Path) -> str:
-    """The report, as one page of HTML."""
+def page(table: pd.DataFrame, details: dict[str, Any], wrong: pd.DataFrame, text: str, path: Path) -> str:
+    """The report, as one page of HTML. ``wrong``: of utility.likely_wrong."""
     splits = {name: table[table["split"] == name] for name in ("val", "test")}
     test = splits["test"]
     predicted = curves.predicted_classes(test, details["threshold"])
     reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
     data = plots.PlotData(
-        test, curves.curves(splits), predicted, curves.confusion(predicted), curves.histogram(test), reliability
-    )
+        test, curves.curves(splits), predicted, curves.confusion(predicted), curves.histogram(test), reliability,
+        curves.net_benefit(metrics.non_leaking(test)),
+    )  # fmt: skip
     parameters = {"data": {"positive": "1"}, "report": {"planning": True, "checklist": False}}
     return html.report(
         {"evaluate": details, "audit": None, "split": None, "train": None, "external": None}, text,
-        plots=plots.vectors(data, details), pictures=[], patients=html.by_patient(test, details["threshold"]),
+        plots=plots.vectors(data, details), pictures=[], wrong_labels=html.first_rows(wrong),
+        patients=html.by_patient(test, details["threshold"]),
         confusion=data.confusion.tolist(), findings={}, parameters=parameters, source={}, preparation={},
         hashes={f"scores ({path.name})": files.sha256(path)}, versions=provenance.installed(),
         python=platform.python_version(),

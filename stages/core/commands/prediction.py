@@ -1,7 +1,6 @@
 """Classify new images with a trained model, using only the files in models/."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from core.evidence import calibration
 from core.images import decoder
@@ -18,14 +17,6 @@ DESCRIPTION = "model.json"
 OOD = "ood.safetensors"
 DECISION = "decision.json"  # threshold and temperature, which evaluate fits on the validation images
 SHOWN = 256  # minimum side, in pixels, of an image that is shown to people
-
-
-class Scores(NamedTuple):
-    """Of N images: ``probability`` of the positive class, float64 (N,), and ``ood_score``, float64 (N,), which is above
-    1 if the image is out of distribution (core.network.ood)."""
-
-    probability: np.ndarray
-    ood_score: np.ndarray
 
 
 class Model:
@@ -51,11 +42,12 @@ class Model:
         stack = np.zeros((len(images), side, side, self.channels), np.uint8)
         return stack, [decoder.fit_into(stack[at], pixels) for at, pixels in enumerate(images)]
 
-    def scores(self, stack: np.ndarray, rows: np.ndarray) -> Scores:
-        """The scores of the images at ``rows`` of ``stack``, uint8 (N, side, side, C)."""
+    def scores(self, stack: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of the positive class of the images at ``rows`` of ``stack``, uint8 (N, side, side, C), and
+        their ood_score, above 1 if an image is out of distribution (core.network.ood): both float64 (len(rows),)."""
         by_member, features = inference.features(self.ensemble, stack, rows, self.device)
         probability = calibration.apply_temperature(by_member.mean(axis=1), self.temperature)
-        return Scores(probability, self.detector.ood_score(features))
+        return probability, self.detector.ood_score(features)
 
     def heatmap(self, image: np.ndarray, probability: float) -> Image.Image:
         """An image uint8 (side, side, C) of this ``probability``, overlaid with the regions that support the predicted

@@ -3,6 +3,8 @@
 import io
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from core.evidence import calibration
@@ -46,12 +48,8 @@ def table(revision: str, path: str, columns: list[str]) -> pd.DataFrame:
     names = header.split(",")
     former = {FORMER_COLUMNS[name]: name for name in FORMER_COLUMNS if name in columns and name not in names}
     header = ",".join(former.get(name, name) for name in names)
-    try:
+    with _conflicts_named(revision, path, content, "is not a table of this pipeline: {error}"):
         return tables.parse(io.StringIO(f"{header}\n{rows}"), columns)
-    except ValueError as error:
-        raise PipelineError(
-            _conflict(revision, path, content) or f"{path} of {revision} is not a table of this pipeline: {error}"
-        ) from None
 
 
 def folds(revision: str) -> list[str]:
@@ -75,33 +73,31 @@ def decisions(revision: str, path: str) -> tuple[float, float]:
             content = text(revision, FORMER_DETAIL)
         except PipelineError:
             raise error from None
-    try:
+    with _conflicts_named(revision, path, content, "has no threshold or calibration: another program wrote it"):
         figures = json.loads(content)
         return float(figures["threshold"]), calibration.applied_temperature(figures["calibration"])
-    except (ValueError, KeyError, TypeError):
-        raise PipelineError(
-            _conflict(revision, path, content)
-            or f"{path} of {revision} contains no threshold or calibration: it was not written by this pipeline"
-        ) from None
 
 
 def parameters(revision: str, path: str) -> dict[str, Any]:
     """All parameters, with dotted keys such as ``train.lr``; former names are replaced by the present ones."""
     content = text(revision, path)
+    with _conflicts_named(revision, path, content, "is not YAML: {error}"):
+        section = yaml12.load(content)
+    values = {messages.RENAMED.get(key, key): value for key, value in flat(section).items()}
+    return {key: messages.RENAMED_VALUES.get((key, str(value)), value) for key, value in values.items()}
+
+
+@contextmanager
+def _conflicts_named(revision: str, path: str, content: str, fault: str) -> Iterator[None]:
+    """Raise a PipelineError for what can't be read: git's conflict markers, or else ``fault``."""
     try:
-        values = {messages.RENAMED.get(key, key): value for key, value in flat(yaml12.load(content)).items()}
-        return {key: messages.RENAMED_VALUES.get((key, str(value)), value) for key, value in values.items()}
-    except yaml12.YAMLError as error:
-        raise PipelineError(
-            _conflict(revision, path, content) or messages.not_yaml(f"{path} of {revision}", content, error)
-        ) from None
-
-
-def _conflict(revision: str, path: str, content: str) -> str | None:
-    """The message if git left conflict markers in a file of a revision; otherwise None."""
-    if revision == WORKSPACE or messages.conflict(path, content) is None:
-        return messages.conflict(path, content)
-    return f"{path} of {revision} has conflict markers of git, which were committed: see docs/branches.md"
+        yield
+    except (ValueError, KeyError, TypeError, yaml12.YAMLError) as error:
+        text = messages.conflict(path, content)
+        if text and revision != WORKSPACE:
+            text = f"{path} of {revision} has conflict markers of git, which were committed: see docs/branches.md"
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise PipelineError(text or f"{path} of {revision} {fault.format(error=reason)}") from None
 
 
 def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""95 % intervals over patients: all images of a patient are left out, or drawn, together.
+"""95 % intervals over patients: all images of a patient are left out together.
 
 The interval of the model says what this model would reach on new patients, that of the recipe what a new training would
 reach on them: it adds the variance over trainings (core.evidence.seed_variance).
@@ -14,8 +14,7 @@ Its degrees of freedom are the number of patients minus 1. Those of Bell and McC
 are near 1 if one patient has half of all images, because the estimated variance is then mostly that patient's. But the
 patient moves the measure as much as the variance: an interval with so few degrees of freedom would be far too wide.
 
-Differences have a bootstrap over patients and a t interval with degrees of freedom from the effective number of
-patients (Kish: (sum m)^2 / sum m^2, where m is the number of images of each patient).
+The paired difference of two classifiers has the jackknife's variance too, and a t interval.
 
 References
 ----------
@@ -42,12 +41,12 @@ from core.evidence.seed_variance import VarianceComponent
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
-RESAMPLES = 2000
 MAX_LEFT_OUT = 1000  # patients are left out one by one up to this number, and beyond it in so many groups
 MAX_PAIRED = 200  # patients up to which the interaction is estimated: beyond, it is about 1 % of the variance or less
 CONFIDENCE = 0.95
 MISSING_PROBABILITY = 0.03  # of the 5 % of intervals that may miss; the other bound misses less often
-CHUNK_SIZE = 1_000_000  # images times resamples in memory, per core
+ONE_PATIENT = "it depends on one patient, or on one set of copies"
+CHUNK_SIZE = 1_000_000  # images times rows of weights in memory, per core
 
 
 class Scores(NamedTuple):
@@ -80,56 +79,12 @@ SUPPORT: dict[str, Callable[[Scores], list[np.ndarray]]] = {
 MISSING_KIND = {"balanced_accuracy": (0.5, 1.0), "roc_auc": (0.5, 1.0), "brier": (0.0, 0.25)}
 
 
-def resample(scores: Scores, seed: int, auc: bool = True, superset: Scores | None = None) -> dict[str, np.ndarray]:
-    """Each measure on resamples of the units.
-
-    Equal labels, units and seed give equal resamples, so that two classifiers can be compared on each resample.
-
-    Parameters
-    ----------
-    scores : Scores
-        At least one image.
-    auc : bool
-        Whether to compute the areas under the curves, which take most of the time.
-    superset : Scores, optional
-        What ``scores`` are a subset of, with the same numbers of units: its units are drawn, to compare subsets.
-
-    Returns
-    -------
-    dict of float64 (RESAMPLES,)
-        By the name of the measure; NaN where it is not defined.
-    """
-    population = superset or scores
-    num_units = int(population.units.max()) + 1
-
-    def draw(first: int, count: int) -> np.ndarray:
-        random = np.random.RandomState([seed % 2**32, first])
-        drawn = random.randint(num_units, size=(count, num_units), dtype=np.int32)
-        drawn = drawn + np.arange(count)[:, None] * num_units
-        return np.bincount(drawn.ravel(), minlength=count * num_units).reshape(count, num_units)
-
-    return weighted_measures(scores, draw, RESAMPLES, max(len(population.labels), num_units), auc)
-
-
 def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | None = None) -> dict[str, np.ndarray]:
-    """Each measure without each of the units in turn; with more than MAX_LEFT_OUT units, without each of as many groups
-    of units, which are drawn.
+    """Each measure without each of the units in turn: float64 (min(units, MAX_LEFT_OUT),) by its name, NaN where it is
+    not defined. With more than MAX_LEFT_OUT units, as many groups of units are left out, which ``seed`` draws.
 
-    Parameters
-    ----------
-    scores : Scores
-        N images, at least one.
-    seed : int
-        Seed of the groups.
-    auc : bool
-        Whether to compute the areas under the curves, which take most of the time.
-    superset : Scores, optional
-        As for ``resample``.
-
-    Returns
-    -------
-    dict of float64 (min(units, MAX_LEFT_OUT),)
-        By the name of the measure; NaN where it is not defined.
+    ``auc``: whether to compute the areas under the curves, which take most of the time. ``superset``: what ``scores``
+    are a subset of, with the same numbers of units; its units are left out, to combine subsets.
     """
     population = superset or scores
     num_units = int(population.units.max()) + 1
@@ -147,19 +102,11 @@ def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | No
 def weighted_measures(
     scores: Scores, draw: Callable[[int, int], np.ndarray], rows: int, size: int, auc: bool = True
 ) -> dict[str, np.ndarray]:
-    """Each measure with ``rows`` different weights of the units.
+    """Each measure with ``rows`` different weights of the units: float64 (rows,) by its name, NaN where it is not
+    defined. With ``auc``, also ``pairs``, the number of pairs that roc_auc compares.
 
-    Parameters
-    ----------
-    draw : callable
-        ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: int (count, number of units).
-    size : int
-        Sets how many rows are computed at once; equal sizes give equal calls of ``draw``.
-
-    Returns
-    -------
-    dict of float64 (rows,)
-        As ``resample``. With ``auc``, also ``pairs``, the number of pairs that roc_auc compares.
+    ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: int (count, number of units).
+    ``size`` sets how many rows are computed at once; equal sizes give equal calls of ``draw``.
     """
     labels, units = scores.labels.astype(np.float64), scores.units
     positive, predicted = labels == 1, scores.predicted
@@ -248,30 +195,16 @@ def patient_variance(measure: str, value: float, left_out: np.ndarray, scores: S
 
     It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, where k is the number of
     patients, and has k - 1 degrees of freedom. For roc_auc, what the jackknife estimates too high is subtracted.
-
-    Parameters
-    ----------
-    measure : str
-        A key of SUPPORT.
-    value : float
-        The measure on ``scores``.
-    left_out : float64 (R,)
-        The measure without each patient, from ``jackknife``.
-    scores : Scores
-        The images.
-
-    References
-    ----------
-    Efron and Stein 1981, The Annals of Statistics 9(3), 586-596.
+    ``value`` is the measure, a key of SUPPORT, on ``scores``; ``left_out``, float64 (R,), without each patient.
     """
-    patients = min(len(np.unique(units)) for units, _ in _support(measure, scores))
+    patients = _patients(measure, scores)
     if patients < 2:
-        return "it depends on one patient, or on one set of copies"
+        return ONE_PATIENT
     terms = min(patients, len(left_out))
     variance = float(np.nansum((left_out - value) ** 2)) * (terms - 1) / terms
     if measure == "roc_auc":
         # No more than half: with very few patients, the correction is as uncertain as the variance.
-        variance -= min(_interaction(value, scores), variance / 2)
+        variance -= min(_interaction(scores), variance / 2)
     if value not in (0, 1) and not variance > 1e-24:
         return "it is the same without each patient"
     return VarianceComponent(variance, terms - 1)
@@ -283,47 +216,50 @@ def _support(measure: str, scores: Scores) -> list[tuple[np.ndarray, np.ndarray 
     return [(scores.units[images], None if weights is None else weights[images]) for images in SUPPORT[measure](scores)]
 
 
-def _interaction(area: float, scores: Scores) -> float:
-    """The variance of an area under the curve that comes from pairs of patients rather than from single patients.
+def _patients(measure: str, scores: Scores) -> int:
+    """The number of patients in the set of images that has the fewest."""
+    return min(len(np.unique(units)) for units, _ in _support(measure, scores))
+
+
+def _interaction(*score_sets: Scores) -> float:
+    """The variance of an area under the curve, or of the difference of two, that comes from pairs of patients rather
+    than from single patients.
 
     Leaving out patients counts it twice: the positive patient of a pair is left out, and so is the negative one. With
-    one image per patient, the jackknife's variance minus this term is slightly above Bamber's, which has no bias.
-
-    Returns
-    -------
-    float
-        0 with more than MAX_PAIRED patients.
-
-    References
-    ----------
-    Bamber 1975, Journal of Mathematical Psychology 12(4), 387-415; Efron and Stein 1981, The Annals of Statistics 9(3),
-    586-596.
+    one image per patient, the jackknife's variance minus this term is slightly above that of Bamber (1975, Journal of
+    Mathematical Psychology 12(4), 387-415), which has no bias. With more than MAX_PAIRED patients, it is taken as 0.
     """
-    numbers, units_of = np.unique(scores.units, return_inverse=True)  # a subset has few of the numbers
-    num_units = len(numbers)
-    if num_units > MAX_PAIRED:
+    scores = score_sets[0]
+    numbers, units = np.unique(scores.units, return_inverse=True)  # a subset has few of the numbers
+    if len(numbers) > MAX_PAIRED:
         return 0.0
-    scores = scores._replace(units=units_of)
-    positive = scores.labels == 1
-    weights = np.ones(len(scores.labels)) if scores.weights is None else scores.weights
-    units, probabilities = scores.units[positive], scores.probabilities[positive]
-    above = np.zeros((num_units, num_units))  # weight of the pairs in which the positive ranks above the negative
-    for unit in np.unique(scores.units[~positive]):
-        images = np.flatnonzero(~positive & (scores.units == unit))
-        images = images[np.argsort(scores.probabilities[images], kind="stable")]
-        below = np.concatenate([[0], np.cumsum(weights[images])])
-        ranks = [np.searchsorted(scores.probabilities[images], probabilities, side) for side in ("left", "right")]
-        wins = (below[ranks[0]] + below[ranks[1]]) / 2  # a tie counts half
-        above[:, unit] = np.bincount(units, weights[positive] * wins, minlength=num_units)
-    positives, negatives = (
-        np.bincount(scores.units[side], weights[side], minlength=num_units) for side in (positive, ~positive)
-    )
-    above /= positives.sum() * negatives.sum()
-    positives, negatives = positives / positives.sum(), negatives / negatives.sum()
+    weights = np.ones(len(units)) if scores.weights is None else scores.weights
+    shares = [np.bincount(units[side], weights[side], minlength=len(numbers)) for side in SUPPORT["roc_auc"](scores)]
+    positives, negatives = (share / share.sum() for share in shares)
+    above = _above(score_sets[0], units, weights)
+    if len(score_sets) > 1:
+        above -= _above(score_sets[1], units, weights)
+    area = above.sum()
     of_positives, of_negatives = above.sum(axis=1) - positives * area, above.sum(axis=0) - negatives * area
     expected = np.outer(positives, negatives) * area
     expected += np.outer(of_positives, negatives) + np.outer(positives, of_negatives)
     return float(((above - expected) ** 2).sum())
+
+
+def _above(scores: Scores, units: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """For each two units, the weight of their pairs in which the positive image ranks above the negative one, over that
+    of all pairs: float64 (U, U). A tie counts half."""
+    positive, num_units = scores.labels == 1, int(units.max()) + 1
+    probabilities = scores.probabilities[positive]
+    above = np.zeros((num_units, num_units))
+    for unit in np.unique(units[~positive]):
+        images = np.flatnonzero(~positive & (units == unit))
+        images = images[np.argsort(scores.probabilities[images], kind="stable")]
+        below = np.concatenate([[0], np.cumsum(weights[images])])
+        ranks = [np.searchsorted(scores.probabilities[images], probabilities, side) for side in ("left", "right")]
+        wins = (below[ranks[0]] + below[ranks[1]]) / 2
+        above[:, unit] = np.bincount(units[positive], weights[positive] * wins, minlength=num_units)
+    return above / (weights[positive].sum() * weights[~positive].sum())
 
 
 def interval(
@@ -336,18 +272,10 @@ def interval(
     effective number). The interval therefore includes at least the values that the measure would have with this share
     of MISSING_KIND patients. If the measure is 0 or 1, the interval of the model consists of these values alone.
 
-    Parameters
-    ----------
-    measure : str
-        A key of SUPPORT.
-    value : float
-        The measure on ``scores``, in [0, 1].
-    patients : VarianceComponent
-        The variance over patients, from ``patient_variance``.
-    training : VarianceComponent, optional
-        The variance over trainings. With it, the interval is that of the recipe, otherwise that of the model.
+    ``value`` is the measure on ``scores``, in [0, 1]; ``patients`` is its ``patient_variance``, and ``training`` its
+    variance over trainings. With the latter, the interval is that of the recipe, otherwise that of the model.
     """
-    return _bounds(measure, value, patients, _sample_size(measure, (scores,)), training)
+    return _bounds(measure, value, patients, _sample_size(measure, scores), training)
 
 
 def _bounds(
@@ -379,16 +307,11 @@ def predict_width(
 ) -> tuple[Callable[[float, float], float], float]:
     """How the width of an interval of the model depends on the number of patients; arguments as for ``interval``.
 
-    Returns
-    -------
-    width : callable
-        ``width(factor, variance)`` is the width with ``factor`` times as many patients, if the variance over patients
-        is ``variance`` times its estimate.
-    df : float
-        The degrees of freedom of this estimate, from the effective number of patients: if one patient has most of the
-        images, little is known of how much patients differ.
+    Returns ``width(factor, variance)``, the width with ``factor`` times as many patients, if the variance over patients
+    is ``variance`` times its estimate; and the degrees of freedom of this estimate, from the effective number of
+    patients: if one patient has most of the images, little is known of how much patients differ.
     """
-    sample_size = _sample_size(measure, (scores,))
+    sample_size = _sample_size(measure, scores)
 
     def width(factor: float, variance: float) -> float:
         component = VarianceComponent(variance * patients.variance / factor, factor * (patients.df + 1) - 1)
@@ -409,75 +332,58 @@ def _quantile(component: VarianceComponent) -> float:
     return float(stdtrit(max(component.df, 1), (1 + CONFIDENCE) / 2))
 
 
-def _sample_size(measure: str, score_sets: tuple[Scores, ...]) -> float:
+def _sample_size(measure: str, *score_sets: Scores) -> float:
     """The effective number of patients behind a measure."""
     return min(effective_sample_size(*support) for scores in score_sets for support in _support(measure, scores))
 
 
 def difference(
-    values: tuple[float, float],
-    resampled: np.ndarray,
     measure: str,
+    values: tuple[float, float],
+    left_out: np.ndarray,
     pair: tuple[Scores, Scores],
     trainings: tuple[VarianceComponent, ...] = (),
-    df: float | None = None,
+    pooled: bool = False,
 ) -> tuple[float, float, float] | str:
     """The 95 % interval of a paired difference (second minus first) and its two-sided p, or why there are none.
 
-    The interval is a t interval, cut at -1 and 1. Its degrees of freedom are ``df``, or the effective number of
-    patients minus 1, and the variance is corrected for this number. If all resamples give the same difference, p is
-    that of a sign test on the effective number of patients.
+    The interval is a t interval, cut at -1 and 1. If the difference is the same without each patient, p is that of a
+    sign test on the effective number of patients.
 
-    References
-    ----------
-    Hesterberg 2015, The American Statistician 69(4), 371-386: standard errors from the bootstrap with few patients.
-
-    Parameters
-    ----------
-    values : tuple of float
-        The measure of both classifiers.
-    resampled : float64 (RESAMPLES,)
-        The difference on each resample.
-    pair : tuple of Scores
-        The same images, as both classifiers score them.
-    trainings : tuple of VarianceComponent
-        The variance of each measure over trainings. With it, recipes are compared, otherwise models.
-    df : float, optional
-        Of ``difference_df``, for measures that depend on both classes.
+    ``values`` is the measure of both classifiers on the same images, ``pair``. ``left_out``, float64 (R,), is their
+    difference without each patient. ``trainings`` are the variances of each measure over trainings: with them, recipes
+    are compared, otherwise models. ``pooled``: the areas under the curves compare images of the same fold only.
     """
-    if min(len(np.unique(units)) for scores in pair for units, _ in _support(measure, scores)) < 2:
-        return "it depends on one patient, or on one set of copies"
-    sample_size = _sample_size(measure, pair)
-    df = max(sample_size - 1, 0.5) if df is None else df
-    patients = VarianceComponent(float(np.nanvar(resampled, ddof=1)) * (df + 1) / df, df)
-    total = seed_variance.combine(patients, *trainings)
+    if min(_patients(measure, scores) for scores in pair) < 2:
+        return ONE_PATIENT
     observed = values[1] - values[0]
+    patients = _difference_variance(measure, left_out - observed, pair)
+    if measure == "roc_auc" and not pooled:
+        patients = patients._replace(variance=patients.variance - min(_interaction(*pair), patients.variance / 2))
+    total = seed_variance.combine(patients, *trainings)
     if not total.variance > 1e-24:
-        return observed, observed, 1.0 if observed == 0 else min(1.0, 2 * 0.5**sample_size)
+        return observed, observed, 1.0 if observed == 0 else min(1.0, 2 * 0.5 ** _sample_size(measure, *pair))
     standard_error = np.sqrt(total.variance)
     half, p = _quantile(total) * standard_error, 2 * stdtr(max(total.df, 1), -abs(observed) / standard_error)
     return max(-1.0, float(observed - half)), min(1.0, float(observed + half)), float(p)
 
 
-def difference_df(effects: np.ndarray, scores: Scores) -> float:
-    """Satterthwaite's degrees of freedom of the variance over patients of a difference that depends on both classes.
+def _difference_variance(measure: str, effects: np.ndarray, pair: tuple[Scores, Scores]) -> VarianceComponent:
+    """The jackknife's variance of a difference, from how much each patient changes it when left out: float64 (R,).
 
-    Patients with a positive image and those without are two samples, each with its effective number of patients minus 1
-    (Satterthwaite 1946, Biometrics Bulletin 2(6), 110-114; Welch 1938, Biometrika 29, 350-362).
-
-    Parameters
-    ----------
-    effects : float64 (U,)
-        How much each unit, or group of them, changes the difference when it is left out.
+    Where no patient has images of both classes, the patients of each class are a sample, so the jackknife is stratified
+    and the degrees of freedom are Welch's (1938, Biometrika 29, 350-362). For roc_auc they are doubled: the patients
+    whom two models score most differently increase the difference and its variance alike, and the ratio to the standard
+    error has lighter tails than Student's t. The factor was chosen by simulation (benchmarks/comparison.py).
     """
-    rows = len(effects)
-    positive = np.zeros(int(scores.units.max()) + 1, dtype=bool)
-    positive[scores.units[scores.labels == 1]] = True
-    if rows < len(positive):  # so many patients that groups of them are left out
-        return float(rows - 1)
-    total = spread = 0.0
-    for side in (positive, ~positive):
-        variance = float(np.nansum(effects[side] ** 2))
-        df = max(effective_sample_size(scores.units[side[scores.units]]) - 1, 0.5)
-        total, spread = total + variance, spread + variance**2 / df
-    return total**2 / spread if spread > 0 else 0.5
+    squares = np.nan_to_num(effects) ** 2
+    sides = [np.unique(units) for units, _ in _support(measure, pair[0])]
+    if len(sides) == 1:
+        samples = [(squares.sum(), min(len(effects), *(_patients(measure, scores) for scores in pair)))]
+    elif len(effects) <= pair[0].units.max() or np.isin(sides[0], sides[1]).any():
+        samples = [(squares.sum(), len(effects))]  # patients are left out in groups, or have images of both classes
+    else:
+        samples = [(squares[side].sum(), len(side)) for side in sides]
+    components = [VarianceComponent(float(total) * (count - 1) / count, count - 1) for total, count in samples]
+    variance, df = seed_variance.satterthwaite(*components)
+    return VarianceComponent(variance, 2 * df if measure == "roc_auc" else df)

@@ -42,6 +42,26 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | No
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
+def fit_logistic(labels: np.ndarray, design: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """The coefficients (K,) of a logistic regression without penalty on ``design`` (N, K), added to ``offset`` (N,).
+    ``labels`` may be probabilities."""
+    from scipy.optimize import minimize  # slow to import
+
+    def loss(coefficients: np.ndarray) -> float:
+        sums = offset + design @ coefficients
+        return float((np.logaddexp(0, sums) - labels * sums).mean())
+
+    def gradient(coefficients: np.ndarray) -> np.ndarray:
+        return design.T @ (expit(offset + design @ coefficients) - labels) / len(labels)
+
+    def hessian(coefficients: np.ndarray) -> np.ndarray:
+        mean = expit(offset + design @ coefficients)
+        return (design.T * (mean * (1 - mean))) @ design / len(labels)
+
+    start, options = np.zeros(design.shape[1]), {"gtol": 1e-10}
+    return np.asarray(minimize(loss, start, jac=gradient, hess=hessian, method="trust-exact", options=options).x)
+
+
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     """The reliability diagram as a table: one row per non-empty bin, of BINS equal bins of the probability, with the
     mean ``probability``, the ``positive_share`` and the number of ``images``."""

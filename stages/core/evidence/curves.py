@@ -1,5 +1,7 @@
 """What the plots show: curves, confusion matrix and histogram of predictions, as tables."""
 
+from core.evidence import utility
+
 import numpy as np
 import pandas as pd
 
@@ -45,3 +47,14 @@ def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     for label, name in enumerate(("negatives", "positives")):
         table[name] = np.histogram(predictions.loc[predictions["label"] == label, "probability"], edges)[0]
     return pd.DataFrame(table)
+
+
+def net_benefit(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The net benefit (utility.net_benefit) of the ``model``, and of calling ``all`` and ``none`` of the images
+    positive, at each ``threshold`` from 0.01 to 0.99; without rows if there are no images."""
+    thresholds = np.arange(1, 100) / 100 if len(predictions) else np.array([])
+    labels, probabilities = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
+    table = {"threshold": thresholds}
+    for name, scores in (("model", probabilities), ("all", np.ones(len(labels)))):
+        table[name] = np.array([utility.net_benefit(labels, scores, value).mean() for value in thresholds])
+    return pd.DataFrame(table).assign(none=0.0)

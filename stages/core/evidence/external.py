@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.evidence import calibration, metrics, subgroups
+from core.evidence import calibration, metrics, subgroups, utility
 from core.evidence.bootstrap import Scores
 
 import numpy as np
@@ -28,12 +28,16 @@ def summarise(
     Returns
     -------
     dict
-        The blocks of metrics.summarise, and on the images that the first set lacks: drop, ood_share, calibration,
-        mean_probability, and groups if there are any.
+        The blocks of metrics.summarise, and on the images that the first set lacks: those of utility.summarise, drop,
+        ood_share, calibration, mean_probability, and groups if there are any.
     """
     of_first, non_leaking = first["calibration"], metrics.non_leaking(test)
     details = {"threshold": first["threshold"]} | metrics.summarise(test, val, first["threshold"], threshold, seed)
+    details["combine"] |= {
+        level: choice for level, choice in first.get("combine", {}).items() if level in details["combine"]
+    }
     details |= subgroups.summarise(non_leaking, non_leaking[:0], first["threshold"], seed)
+    details |= utility.summarise(metrics.scores(non_leaking, first["threshold"]))
     labels, raw = non_leaking["label"].to_numpy(), non_leaking["raw"].to_numpy()
     return details | {
         "drop": drop(first["test_unseen"], details["test_unseen"]),

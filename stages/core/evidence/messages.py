@@ -30,10 +30,17 @@ def summary(figures: dict[str, Any]) -> str:
     blocks = {"test": figures["test"], "non-leaking": figures["test_unseen"]}
     if figures["test_patients"] is not None:
         blocks["patients weigh the same"] = figures["test_equal_patients"]
-        blocks["patients' mean"] = figures["test_patients"]["mean"]
+        for level, choice in figures["combine"].items():
+            blocks[f"{level}' {choice['rule']}"] = figures[f"test_{level}"][choice["rule"]]
     lines = ["SYNTHETIC images"] if figures["synthetic"] else []
     lines.append(" " * 18 + "".join(f"{title:>25}" for title in blocks))
     for row in [name for name in figures["test"] if not name.endswith("_components")]:
         texts = [format_metric(block.get(row)) for block in blocks.values()]
         lines.append(f"{row.replace('_', ' '):18}" + "".join(f"{text:>25}" for text in texts))
+    line = figures["calibration_line"]
+    slope, in_the_large = format_metric(line["slope"]), format_metric(line["in_the_large"])
+    lines.append(f"calibration (non-leaking): slope {slope}, in the large {in_the_large}")
+    if "likely_wrong_labels" in figures:
+        count = figures["likely_wrong_labels"]
+        lines.append(f"likely wrong labels: {count:,}, in likely_wrong_labels.csv, to look at; no label is changed")
     return "\n".join(lines)

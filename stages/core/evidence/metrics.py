@@ -19,6 +19,8 @@ AREAS = ("roc_auc", "pr_auc")  # the measures that compare the probabilities of 
 ONE_CLASS = "validation has one class only"
 NO_VALIDATION = "there are no validation images"
 NO_PAIRS = "no fold or subgroup has images of both classes"
+LEVELS = {"patients": ["patient"], "breasts": ["patient", "breast"]}  # the columns that name each patient and breast
+RULES = ("mean", "max")  # that combine the probabilities of the images of a patient or a breast
 POINTS = (0.90, 0.95)  # specificity, then sensitivity, to reach at an operating point
 
 
@@ -188,13 +190,23 @@ def _undefined_reason(scores: Scores, strata: np.ndarray | None = None) -> str:
     return "no image is predicted positive" if strata is None else NO_PAIRS
 
 
-def by_patient(predictions: pd.DataFrame, aggregate: str) -> pd.DataFrame:
-    """One row per patient: the "mean" or "max" probability of the images, and label 1 if any image is positive."""
+def by_patient(predictions: pd.DataFrame, aggregate: str, level: str = "patients") -> pd.DataFrame:
+    """One row per patient, or per breast: the "mean" or "max" probability of the images, and label 1 if any is
+    positive."""
     columns = ["probability", *seed_variance.leave_one_out_columns(predictions)]
-    rows = predictions.groupby("patient", as_index=False).agg(
+    rows = predictions.groupby(LEVELS[level], as_index=False).agg(
         {"label": "max", "unit": "first"} | dict.fromkeys(columns, aggregate)
     )
     return rows.astype({"patient": "string"})
+
+
+def choose_rule(strategy: str, by_rule: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """The ``rule``, which is evaluate.combine, or for "validation" that of the highest ROC AUC there, with the
+    ``val_roc_auc`` of each; the mean if they are equal or not defined. ``by_rule``: validation, from ``by_patient``."""
+    if strategy != "validation":
+        return {"rule": strategy}
+    areas = {rule: measures(scores(rows, 0.5))["roc_auc"] for rule, rows in by_rule.items()}
+    return {"rule": max(RULES, key=lambda rule: areas[rule] or 0.0), "val_roc_auc": areas}
 
 
 def non_leaking(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -245,18 +257,22 @@ def summarise(
     strategy: float | str,
     seed: int,
     left_out: dict[str, np.ndarray] | None = None,
+    combine: str = "mean",
 ) -> dict[str, Any]:
-    """The blocks of the details of evaluate. Patients are scored by the mean and by the maximum of their images.
+    """The blocks of the details of evaluate. Patients and breasts are scored by the mean and the maximum of their
+    images.
 
     Parameters
     ----------
     test, validation : DataFrame
-        With the columns label, patient, probability, unit, copy_in_train and patient_in_train.
+        With the columns label, patient, probability, unit, copy_in_train and patient_in_train, and breast if known.
     threshold, strategy
         The threshold of the images, and evaluate.threshold: if it is "validation", the thresholds of patients are
         chosen on the validation patients.
     left_out
         Of bootstrap.jackknife for the non-leaking images, if it has been computed.
+    combine
+        evaluate.combine.
 
     Returns
     -------
@@ -264,31 +280,48 @@ def summarise(
         ``test``: counts and measures of all test images. ``test_unseen``: of the non-leaking ones. ``leak``: the
         measures of test minus test_unseen. ``leaking``: the counts of ``leaking``, with ``roc_auc``, of
         ``leaking_auc``. On the non-leaking images: ``test_patients`` and ``test_equal_patients`` (see
-        ``equal_patients``), None if patients are unknown, and ``operating_points``.
+        ``equal_patients``), None if patients are unknown, ``test_breasts`` if breasts are known, and
+        ``operating_points``. ``largest_patient`` is the number of images of the patient with the most,
+        ``effective_patients`` of bootstrap.effective_sample_size. ``combine``: of each level, from ``choose_rule``.
     """
     without_leak = non_leaking(test)
     of_non_leaking = _block(without_leak, threshold, seed, left_out)
     of_test = of_non_leaking if len(without_leak) == len(test) else _block(test, threshold, seed)
     blocks: dict[str, Any] = {"test": of_test, "test_unseen": of_non_leaking, "leak": {}, "test_patients": None}
-    blocks["test_equal_patients"] = None
+    blocks |= {"test_equal_patients": None, "combine": {}}
     blocks["leaking"] = leaking(test) | {"roc_auc": leaking_auc(test, threshold, seed)}
     for name in ("accuracy", "sensitivity", "roc_auc"):
         values = of_test[name]["value"], of_non_leaking[name]["value"]
         blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
         equal = equal_patients(scores(without_leak, threshold))
-        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE)
-        blocks["test_patients"] = {}
-        for aggregate in ("mean", "max"):
-            patients = by_patient(validation, aggregate)
-            # A few validation patients can all be of one class. Then use the threshold chosen on images.
-            both = patients["label"].nunique() == 2
-            patient_threshold = choose_threshold(strategy, patients) if both else threshold
-            block = _block(by_patient(without_leak, aggregate), patient_threshold, seed)
-            blocks["test_patients"][aggregate] = {"threshold": patient_threshold} | {
-                name: value for name, value in block.items() if name not in ("images", "positives")
+        blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE) | {
+            "largest_patient": int(without_leak["patient"].value_counts().max()) if len(without_leak) else 0,
+            "effective_patients": bootstrap.effective_sample_size(pd.factorize(without_leak["unit"])[0]),
+        }
+        for level, columns in LEVELS.items():
+            if columns[-1] not in test:
+                continue
+            labelled = validation.reindex(columns=validation.columns.union(columns, sort=False))
+            of_validation = {rule: by_patient(labelled, rule, level) for rule in RULES}
+            blocks["combine"][level] = choose_rule(combine, of_validation)
+            blocks[f"test_{level}"] = {
+                rule: _level_block(by_patient(without_leak, rule, level), rows, threshold, strategy, seed)
+                for rule, rows in of_validation.items()
             }
     return blocks | {"operating_points": operating_points(without_leak, validation, seed)}
+
+
+def _level_block(
+    test: pd.DataFrame, validation: pd.DataFrame, threshold: float, strategy: float | str, seed: int
+) -> dict[str, Any]:
+    """The block of patients or breasts, with their number if they are breasts. A few of them can all be of one class in
+    validation. Then their threshold is that of the images."""
+    both = validation["label"].nunique() == 2
+    own_threshold = choose_threshold(strategy, validation) if both else threshold
+    block = _block(test, own_threshold, seed)
+    breasts = {"breasts": block.pop("images"), "positive_breasts": block.pop("positives")}
+    return {"threshold": own_threshold} | (breasts if "breast" in test else {}) | block
 
 
 def headline(details: dict[str, Any]) -> dict[str, float | None]:

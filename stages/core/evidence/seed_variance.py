@@ -67,9 +67,14 @@ def jackknife(values: list[float | None]) -> VarianceComponent | None:
     return VarianceComponent(variance, len(defined) - 1)
 
 
-def combine(patients: VarianceComponent, *trainings: VarianceComponent) -> VarianceComponent:
-    """The variance over patients and trainings; Satterthwaite's degrees of freedom, at most those of the patients."""
-    components = [patients, *trainings]
+def satterthwaite(*components: VarianceComponent) -> VarianceComponent:
+    """The sum of independent components, with Satterthwaite's degrees of freedom (1946); infinite if all are 0."""
     total = sum(component.variance for component in components)
     squares = sum(component.variance**2 / component.df for component in components)
-    return VarianceComponent(total, min(patients.df, total**2 / squares) if squares > 0 else patients.df)
+    return VarianceComponent(total, total**2 / squares if squares > 0 else np.inf)
+
+
+def combine(patients: VarianceComponent, *trainings: VarianceComponent) -> VarianceComponent:
+    """The variance over patients and trainings; Satterthwaite's degrees of freedom, at most those of the patients."""
+    total = satterthwaite(patients, *trainings)
+    return total._replace(df=min(patients.df, total.df))

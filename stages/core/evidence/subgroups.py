@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 COMPARED = metrics.PREVALENCE_FREE
-FEW = "too few"  # patients of a class on one side, as the reason why there is no p
+PERMUTATIONS = 2000
 
 Draw = Callable[[int, int], np.ndarray]
 
@@ -94,7 +94,7 @@ def compare(images: pd.DataFrame, name: str, num_groups: int, threshold: float, 
     levels = sorted(images[name].unique())
     units = _permutation_units(images, name, levels, threshold)
     differences: dict[str, dict[str, Any]] = {level: {} for level in levels}
-    largest = np.zeros(bootstrap.RESAMPLES)
+    largest = np.zeros(PERMUTATIONS)
     standardised: dict[tuple[str, str], float] = {}
     for number, level in enumerate(levels):
         inside = units.level == number
@@ -107,10 +107,10 @@ def compare(images: pd.DataFrame, name: str, num_groups: int, threshold: float, 
                 entry["reason"] = "a class is missing"
                 continue
             if _min_patients(units, inside, measure) < tables.MIN_PATIENTS:
-                entry["reason"] = FEW
+                entry["reason"] = tables.TOO_FEW
                 continue
             if permuted is None:
-                permuted = _difference(units, _permute(units, number, seed), bootstrap.RESAMPLES)
+                permuted = _difference(units, _permute(units, number, seed), PERMUTATIONS)
             deviation = float(np.nanstd(permuted[measure]))
             if not deviation > 1e-9:
                 entry["reason"] = "nothing varies"

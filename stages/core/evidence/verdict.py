@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.evidence.metrics import PREVALENCE_FREE
-from core.evidence.subgroups import FEW
-from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS
+from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS, TOO_FEW
 from core.pipeline.text import format_metric, format_p, format_property, pluralise, shorten
 
 CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
+FEW_LARGE = 0.5  # if the effective number of patients is a smaller share of their number, a few have most images
 NOTHING = "Not evidence of anything"
 ALL_LEAK = "every test image is a copy of a training image or shows a patient from training"
 OF_PICTURE = ("mean_brightness", "uniform_border", "file_size")  # properties of files that the disease can change
@@ -61,7 +61,8 @@ def render_verdict(
             f"- Validation contains a copy or the patient of {pluralise(figures['test_in_val'], 'test image')}. If "
             "epoch or threshold were chosen on validation, the figures can be too high."
         )
-    sentences = [*_in_practice(non_leaking), *_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
+    sentences = [*_in_practice(non_leaking), *_few_large_patients(figures)]
+    sentences += [*_seed_variance(non_leaking, figures.get("training")), *_groups(figures)]
     sentences += [*_properties(figures, properties), *_external(external)]
     lines += [f"- {line}" for line in sentences]
     over = "images and their copies, because patients are unknown" if test["patients"] is None else "patients"
@@ -211,7 +212,7 @@ def _properties(figures: dict[str, Any], properties: dict[str, Any] | None) -> l
     """Which properties of the files predict the class, and whether there are enough patients to tell."""
     if properties is None:
         return []
-    if properties["reason"] == FEW:
+    if properties["reason"] == TOO_FEW:
         return [
             "Whether properties of the files (size, format, brightness, ...) predict the class is not testable with "
             f"{pluralise(properties['units'], properties['unit'])}, {properties['positive_units']:,} of them positive."
@@ -273,7 +274,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         _escaped(f"{group} {name}")
         for group, content in figures["groups"].items()
         for name, entry in content["levels"].items()
-        if all(difference.get("reason") == FEW for difference in entry["difference"].values())
+        if all(difference.get("reason") == TOO_FEW for difference in entry["difference"].values())
     ]
     return [*lines, f"Too few patients for a comparison: {shorten(few, 8)}."] if few else lines
 
@@ -294,6 +295,20 @@ def _seed_variance(block: dict[str, Any], training: str | None = None) -> list[s
         f"For new {units} and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
         f"the variance comes from the random seed and {100 - share} % from the choice of test {units}, so {remedy} "
         "would narrow the interval most."
+    ]
+
+
+def _few_large_patients(figures: dict[str, Any]) -> list[str]:
+    """The figures in which each patient weighs the same, if a few of enough patients have most of the images."""
+    block, equal = figures["test_unseen"], figures.get("test_equal_patients") or {}
+    patients, effective = block["patients"] or 0, equal.get("effective_patients")  # not in the details of earlier runs
+    if patients < FEW_PATIENTS or effective is None or effective >= FEW_LARGE * patients:
+        return []
+    share = f"{equal['largest_patient']:,} of {block['images']:,} images"
+    return [
+        f"**Few patients have most images**: {patients:,} patients count as {effective:.0f} of equal size, and one has "
+        f"{share} ({100 * equal['largest_patient'] / block['images']:.0f} %). If each patient weighs the same: "
+        f"{'; '.join(f'{_words(name)} {format_metric(equal[name])}' for name in PREVALENCE_FREE)}."
     ]
 
 

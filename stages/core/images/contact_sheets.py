@@ -17,7 +17,7 @@ LONGEST = 200  # rows; larger pages are hard to open
 
 
 class Row(NamedTuple):
-    """A heading, and below it images uint8 (H, H, 1 or 3), each with a caption."""
+    """A heading, and below it images uint8 (H, H, 1 or 3), each with a caption of one or more lines."""
 
     heading: str
     images: list[np.ndarray]
@@ -32,7 +32,8 @@ def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None
     across = max((len(row.images) for row in shown), default=0)
     longest = max(font.getlength(text) for text in (title, *(row.heading for row in shown)))
     width = max(across * (TILE + GAP) + GAP, int(longest) + 2 * GAP)
-    tall = HEADING + TILE + CAPTION + GAP
+    lines = max((caption.count("\n") + 1 for row in shown for caption in row.captions), default=0)
+    tall = HEADING + TILE + CAPTION * lines + GAP
     page = Image.new("RGB", (width, 2 * HEADING + GAP + tall * len(shown) + (HEADING if rest > 0 else 0)), "white")
     pen = ImageDraw.Draw(page)
     pen.text((GAP, GAP), title, "black", font)
@@ -43,7 +44,8 @@ def save(title: str, rows: list[Row], path: str | Path, synthetic: bool) -> None
             left = GAP + place * (TILE + GAP)
             tile = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).convert("RGB")
             page.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (left, top + HEADING))
-            pen.text((left, top + HEADING + TILE + 1), _short(caption, small), "dimgray", small)
+            for line, text in enumerate(caption.split("\n")):
+                pen.text((left, top + HEADING + TILE + 1 + CAPTION * line), _short(text, small), "dimgray", small)
         top += tall
     if rest > 0:
         pen.text((GAP, top), f"and {rest:,} more", "black", font)

@@ -15,6 +15,7 @@ import pandas as pd
 
 ENDINGS = (".csv", ".tsv")
 SEPARATORS = ",;\t|"
+FIELDS = re.compile(r"\{([^{}]+)\}")  # of a format of several columns, such as {site}_{number}.png
 HEADER = 1 << 16  # characters that are read to choose the separator
 _MARKS = {  # UTF-32 first: the mark of UTF-16 is its beginning
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
@@ -94,4 +95,6 @@ def column(rows: pd.DataFrame, name: str, key: str, path: str, mode: str) -> "pd
     values = rows[name]
     if (lost := values.str.contains("\ufffd", regex=False)).any():
         raise PipelineError(messages.LOST_LETTERS.format(path=path, name=name, cell=values[lost].iloc[0]))
+    if key == "data.patient" and (rounded := values.str.fullmatch(r"\d[.,]\d+[eE]\+\d+")).any():
+        raise PipelineError(messages.LOST_DIGITS.format(path=path, name=name, cell=values[rounded].iloc[0]))
     return values

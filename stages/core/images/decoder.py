@@ -42,16 +42,28 @@ class Picture(NamedTuple):
     bytes_sha256: str
     pixels_sha256: str
     properties: Properties
+    crop: np.ndarray | None  # with prepare.fit: breast, a thumbnail of the breast's box, if a breast was found
+    crop_share: float | None  # of the image's area
 
 
-def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> None:
-    """Write a zip with equal bytes for equal images: sorted names, a constant time, no compression."""
+def pack(names: Iterable[str], content: Callable[[str], bytes], path: str | Path) -> dict[str, str]:
+    """Write a zip with equal bytes for equal images: sorted names, a constant time, no compression.
+
+    Returns the names for which ``content`` raised DecodeError, which are left out, and why.
+    """
+    failures = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(names):
+            try:
+                image = content(name)
+            except DecodeError as reason:
+                failures[name] = str(reason)
+                continue
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.external_attr = 0o644 << 16
             entry.create_system = 3
-            archive.writestr(entry, content(name))
+            archive.writestr(entry, image)
+    return failures
 
 
 def contents(path: str | Path) -> Iterator[tuple[str, bytes]]:
@@ -106,7 +118,7 @@ def _is_grey(colour: Image.Image) -> bool:
 
 def _open_image(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
     """The image, or the values of one of more than 8 bits, int64 or float64, and its mode. Raises DecodeError."""
-    kind = kinds.kind(content[:4096])
+    kind = kinds.kind(content)
     if kind in kinds.DICOM:
         values, mode = dicom.decode(content, window)
     else:
@@ -179,9 +191,11 @@ def picture(content: bytes, spec: Preparation) -> Picture:
     digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     digest.update(exact.data)
     squares = preparation.square(image, spec.side, spec.fit), preparation.square(image, THUMBNAIL)
+    box, share = preparation.crop_to_breast(image) if spec.fit == "breast" else (image, None)
+    crop = None if share is None else preparation.square(box, THUMBNAIL)
     hashes = hashlib.sha256(content).hexdigest(), digest.hexdigest()
     measured = properties.measure(content, image, exact)
-    return Picture(*squares, image.width, image.height, mode, *hashes, measured)
+    return Picture(*squares, image.width, image.height, mode, *hashes, measured, crop, share)
 
 
 def pixels(content: bytes, spec: Preparation) -> np.ndarray:

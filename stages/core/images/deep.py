@@ -2,13 +2,18 @@
 
 import io
 import logging
+import math
 import re
+from typing import IO, TYPE_CHECKING
 
 from core.images import messages, preparation
 from core.images.preparation import DecodeError
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 PNG_MODES = {0: "I;16", 2: "RGB;16", 4: "LA;16", 6: "RGBA;16"}  # by colour type (PNG, 11.2.1)
 NETPBM = re.compile(rb"P([2356])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
@@ -21,8 +26,7 @@ def read(content: bytes, kind: str) -> tuple[np.ndarray, str] | None:
 
     Raises DecodeError, and what each decoder raises.
     """
-    reader = {"png": _png, "jpeg2000": _jpeg2000, "netpbm": _netpbm, "tiff": _tiff}.get(kind)
-    if reader is None or (image := reader(content)) is None:
+    if (image := stored(content, kind)) is None:
         return None
     values, mode, turn = image
     values = values.astype(np.int64)
@@ -34,13 +38,24 @@ def read(content: bytes, kind: str) -> tuple[np.ndarray, str] | None:
     return values[:, ::-1] if turn in (2, 3, 6, 7) else values, mode
 
 
-def _png(content: bytes) -> tuple[np.ndarray, str, int] | None:
+def stored(content: bytes, kind: str, frame: int | None = None) -> tuple[np.ndarray, str, int] | None:
+    """The values of an image as they are stored, its mode, and its ORIENTATION; None if it has 8 bits or fewer.
+
+    ``frame``: the page or frame, numbered from 1; None: the file has one.
+    """
+    if kind in ("png", "tiff"):
+        return (_png if kind == "png" else _tiff)(content, frame)
+    return {"jpeg2000": _jpeg2000, "netpbm": _netpbm}[kind](content) if kind in ("jpeg2000", "netpbm") else None
+
+
+def _png(content: bytes, frame: int | None) -> tuple[np.ndarray, str, int] | None:
     if content[24:25] != b"\x10":
         return None
     import imagecodecs
 
     image = Image.open(io.BytesIO(content))  # it also refuses too many pixels, and is faster where it keeps 16 bits
-    values = np.asarray(image) if image.mode == "I;16" else imagecodecs.apng_decode(content, index=0)
+    image.seek((frame or 1) - 1)
+    values = np.asarray(image) if image.mode == "I;16" else imagecodecs.apng_decode(content, index=(frame or 1) - 1)
     return values, PNG_MODES[content[25]], image.getexif().get(ORIENTATION, 1)
 
 
@@ -58,37 +73,66 @@ def _jpeg2000(content: bytes) -> tuple[np.ndarray, str, int] | None:
 
 def _netpbm(content: bytes) -> tuple[np.ndarray, str, int] | None:
     match = NETPBM.match(content)
-    if match is None or int(match[4]) <= 255:
+    if match is None:
         return None
     width, height, most = map(int, match.groups()[1:])
-    preparation.check_size(width, height)
     shape = (height, width) if match[1] in b"25" else (height, width, 3)
+    if match[1] in b"56" and content[match.end() + math.prod(shape) * (1 if most <= 255 else 2) :].strip():
+        raise DecodeError(messages.AFTER_THE_PIXELS)
+    if most <= 255:
+        return None
+    preparation.check_size(width, height)
     if match[1] in b"56":
-        values = np.frombuffer(content, ">u2", int(np.prod(shape)), match.end())
+        values = np.frombuffer(content, ">u2", math.prod(shape), match.end())
     else:
         values = np.array(re.sub(rb"#[^\n]*", b"", content[match.end() :]).split(), np.int64)
     return values.reshape(shape), f"{'I' if len(shape) == 2 else 'RGB'};{most.bit_length()}", 1
 
 
-def _tiff(content: bytes) -> tuple[np.ndarray, str, int] | None:
+def open_tiff(file: IO[bytes]) -> "TiffFile":
     import tifffile  # takes 0.2 seconds to import
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the DecodeError says it once
-    with tifffile.TiffFile(io.BytesIO(content)) as file:
-        if len(file.pages) > 1:
+    return tifffile.TiffFile(file)
+
+
+def _tiff(content: bytes, frame: int | None) -> tuple[np.ndarray, str, int] | None:
+    from tifffile import PHOTOMETRIC, SAMPLEFORMAT, TiffPage
+
+    with open_tiff(io.BytesIO(content)) as file:
+        if frame is None and len(file.pages) > 1:
             raise DecodeError(messages.SEVERAL_FRAMES.format(frames=len(file.pages)))
-        page = file.pages.first
-        if page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP:
+        page = file.pages[(frame or 1) - 1]
+        assert isinstance(page, TiffPage)  # and no TiffFrame, unless one sets useframes
+        if page.imagedepth > 1:
+            raise DecodeError(messages.VOLUME.format(depth=page.imagedepth))
+        if frame is None and page.subfiletype & 1:
+            raise DecodeError(messages.OVERVIEW)
+        if page.sampleformat == SAMPLEFORMAT.IEEEFP:
             raise DecodeError(messages.FLOAT_PIXELS)
         if page.bitspersample <= 8:
             return None
         preparation.check_size(page.imagewidth, page.imagelength)
         if page.photometric not in (0, 1, 2):
-            raise DecodeError(
-                messages.DEEP_COLOUR.format(bits=page.bitspersample, kind=tifffile.PHOTOMETRIC(page.photometric).name)
-            )
-        values = page.asarray().astype(np.int64)
+            name = PHOTOMETRIC(page.photometric).name
+            raise DecodeError(messages.DEEP_COLOUR.format(bits=page.bitspersample, kind=name))
+        values = page.asarray()
         turn = page.tags.get(ORIENTATION)
         values = np.moveaxis(values, 0, -1) if values.ndim == 3 and page.planarconfig == 2 else values
         name = ("WhiteIsZero", "I", "RGB")[page.photometric]
         return values, f"{name};{page.bitspersample}", turn.value if turn else 1
+
+
+def write_tiff(file: IO[bytes], values: np.ndarray, mode: str, turn: int) -> None:
+    """Write what ``stored`` returns, without compression and transparency."""
+    import tifffile
+
+    name, _, bits = mode.partition(";")
+    colour = name.startswith("RGB")
+    if values.ndim == 3:
+        values = values[..., :3] if colour else values[..., 0]
+    photometric = 2 if colour else int(name != "WhiteIsZero")
+    tags = [(ORIENTATION, "H", 1, turn, True)]
+    tifffile.imwrite(
+        file, values, photometric=photometric, bitspersample=int(bits), extratags=tags, metadata=None, software=False
+    )

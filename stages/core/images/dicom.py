@@ -201,7 +201,9 @@ def _grey(dataset: "Dataset", window: bool) -> Image.Image | np.ndarray:
     from pydicom.pixels import utils
 
     bits, size = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    high_bit = min(max(int(dataset.get("HighBit", 0)), bits - 1), size - 1)
+    high_bit = max(int(dataset.get("HighBit", 0)), bits - 1)
+    if not 1 <= bits <= high_bit + 1 <= size:
+        raise DecodeError(messages.WRONG_BITS.format(stored=bits, high=high_bit, size=size))
     if size > 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         dataset.BitsStored = size  # all bits: padding can be outside of those that are stored
         cells = utils.pixel_array(dataset)

@@ -1,22 +1,13 @@
 """The pages of a TIFF, and the frames of an animated GIF, PNG or WebP."""
 
 import io
-import struct
+import warnings
 from pathlib import Path
-from typing import IO, NamedTuple
 
-from core.images import messages
+from core.images import deep, messages
 from core.images.preparation import DecodeError
 
-from PIL import Image
-
-
-class _Page(NamedTuple):
-    """Where a TIFF has the offset of a page, that offset, and where it has the offset of the next page."""
-
-    at: int
-    offset: int
-    next_at: int
+from PIL import Image, ImageOps
 
 
 def several(kind: str, start: bytes) -> bool:
@@ -31,44 +22,33 @@ def count(path: Path, kind: str) -> int:
     try:
         with path.open("rb") as file:
             if kind == "tiff":
-                return len(_pages(file)[1]) or 1
+                with deep.open_tiff(file) as tiff:
+                    return len(tiff.pages) or 1
             return int(getattr(Image.open(file), "n_frames", 1))
-    except Exception:  # each decoder of Pillow raises its own errors
+    except Exception:  # each decoder raises its own errors
         return 1
 
 
 def extract(content: bytes, kind: str, number: int) -> bytes:
-    """A file with only one page or frame, numbered from 1. The page of a TIFF keeps its bytes; the others are lost only
-    to the list of pages. A frame becomes a TIFF without compression."""
-    if kind != "tiff":
-        try:
-            image, written = Image.open(io.BytesIO(content)), io.BytesIO()
-            image.seek(number - 1)
-            image.save(written, "TIFF")
-        except Exception as error:  # each decoder raises its own errors
-            raise DecodeError(messages.decoder_failed(error)) from None
-        return written.getvalue()
-    pointer, pages = _pages(io.BytesIO(content))
-    page, changed = pages[number - 1], bytearray(content)
-    struct.pack_into(pointer, changed, pages[0].at, page.offset)
-    struct.pack_into(pointer, changed, page.next_at, 0)
-    return bytes(changed)
+    """One page or frame, numbered from 1, as a TIFF without compression that has only the tags which its pixels need.
 
-
-def _pages(file: IO[bytes]) -> tuple[str, list[_Page]]:
-    """The format of an offset in a TIFF, and its pages (TIFF 6.0, section 2; in a BigTIFF, offsets have 8 bytes)."""
-
-    def read(at: int, form: str) -> int:
-        file.seek(at)
-        return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
-
-    file.seek(0)
-    order = "<" if file.read(2) == b"II" else ">"
-    big = read(2, f"{order}H") == 43
-    pointer, size, entry, at = (f"{order}Q", f"{order}Q", 20, 8) if big else (f"{order}I", f"{order}H", 12, 4)
-    pages: list[_Page] = []
-    while (offset := read(at, pointer)) and offset not in {page.offset for page in pages}:
-        next_at = offset + struct.calcsize(size) + entry * read(offset, size)
-        pages.append(_Page(at, offset, next_at))
-        at = next_at
-    return pointer, pages
+    Other pages can show the name of a patient, so no byte of them is kept. Raises DecodeError.
+    """
+    written = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about sizes that it does not refuse
+            stored = deep.stored(content, kind, number)
+            if stored is None:
+                image: Image.Image = Image.open(io.BytesIO(content))
+                image.seek(number - 1)
+                image = ImageOps.exif_transpose(image)
+                image.info = {}  # with it, Pillow would compress a page as before, or write its comments
+                image.save(written, "TIFF")
+            else:
+                deep.write_tiff(written, *stored)
+    except DecodeError:
+        raise
+    except Exception as error:  # each decoder raises its own errors
+        raise DecodeError(messages.decoder_failed(error)) from None
+    return written.getvalue()

@@ -14,19 +14,22 @@ from core.pipeline.schemas.data import Data
 Key = TypeVar("Key")
 # Characters without a width: control and format characters that are no white space, fillers, variation selectors
 _INVISIBLE = re.compile(
-    "(?!\\s)[\0-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "(?!\\s)[\0-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffc\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _EDGES = re.compile(rf"^(?:\s|{_INVISIBLE.pattern})+|(?:\s|{_INVISIBLE.pattern})+$")
-_DASHES_AND_QUOTES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2018\u2019\u02bc", "-------'''")
+_DASHES_AND_QUOTES = str.maketrans(
+    "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2796\u2018\u2019\u02bc", "-" * 9 + "'" * 3
+)
 # Cyrillic and Greek letters that look like Latin ones
 _LOOK_ALIKE = str.maketrans("авекмнорстухіјѕαβεζηικνορτυχ", "abekmhopctyxijsabezhikvoptux")
-# A decimal fraction; a number; a word; a sign (of -1 and ER-, but no dash within a name); another character
+# A decimal fraction; a number; a word; a sign (of -1 and ER-, but no dash within a name); another character that is
+# neither a separator nor a quote or bracket
 _TOKENS = re.compile(
     r"(?<![\d.,])0*(\d+)[.,](\d+)(?!\d|[.,]\d)|0*(\d+)|([^\W\d_]+)|(?<![\w-])(-)(?=\w)|(?<=\w)(-)(?![\w-])"
-    r"|([^\w\s./\\,^-])"
+    r"|([^\w\s./\\,^'\"`;:|*#&()\[\]{}\u00b7-])"
 )
-_REPEATED = re.compile(r"([^\w\s])\1+")
+_REPEATED = re.compile(r"([\W_])\1+")
 
 
 def clean(text: str) -> str:
@@ -36,13 +39,14 @@ def clean(text: str) -> str:
 
 def _fold(text: str) -> str:
     text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text).translate(_DASHES_AND_QUOTES))
+    text = text if text.isascii() else "".join(str(unicodedata.decimal(char, char)) for char in text)
     return unicodedata.normalize("NFKC", text.casefold())
 
 
 def normal_form(text: str) -> str:
     """What stays of a name without its spelling: Unicode NFKC, no upper case, no invisible characters, letters that
-    look alike as Latin ones, one space for spaces and separators (_ - . / , ^), and numbers without leading zeros and
-    without .0 at the end. Numbers stay apart: P1-2 is not P12, and 1.5 not 15; so do -1 and 1, or ER+ and ER-."""
+    look alike as Latin ones, one space for spaces, separators, quotes and brackets, and numbers without leading zeros
+    and without .0 at the end. Numbers stay apart: P1-2 is not P12, and 1.5 not 15; so do -1 and 1, or ER+ and ER-."""
     words = []
     for integer, fraction, *others in _TOKENS.findall(_fold(text).translate(_LOOK_ALIKE)):
         words += [integer, *([fraction] if fraction.strip("0") else [])] if integer else ["".join(others)]
@@ -79,11 +83,14 @@ def visible(names: list[str]) -> str:
 
 @lru_cache(1 << 16)
 def _word(text: str) -> str:
-    return _REPEATED.sub(r"\1", " ".join(_fold(text).split()).strip("()<>[]#"))
+    text = "".join(_fold(text).split())
+    letters = re.sub(r"[\W_]+", "", text)
+    return letters if letters.isalpha() else _REPEATED.sub(r"\1", text).strip("()<>[]#")
 
 
 def present(values: Mapping[Key, str], data: Data, named: Collection[str] = ()) -> dict[Key, str]:
     """The values, without space around them, that are not empty and no word of data.missing, unless they are
-    ``named``. Upper case, white space, brackets and the number of equal signs (-, --) don't matter."""
+    ``named``. Upper case and spaces don't matter, beside letters neither do signs (n.a., N/A), nor the number of equal
+    signs (-, --)."""
     missing = set(map(_word, data.missing)) - set(map(_word, named)) | {""}
     return {key: clean(text) for key, text in values.items() if _word(text) not in missing}

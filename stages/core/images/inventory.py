@@ -45,6 +45,7 @@ class Use(StrEnum):
     CONTRADICTING = "contradicting labels"
     NO_LABEL = "no label"
     NO_PATIENT = "no patient"
+    NO_BREAST = "no breast"
 
 
 _USES = list(Use)
@@ -58,9 +59,9 @@ IMAGE_ENDINGS = (
 SLIDES = (".svs", ".ndpi", ".mrxs", ".czi", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".tmap", ".zvi", ".isyntax")
 # zip, ole, or of no known kind
 DOCUMENTS = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", "thumbs.db")
-HARMLESS = ("text", "empty", "dicomdir")
-LINK, SPECIAL = "link", "special"  # kinds of what is no file to read: a link out of the source or to a folder, a pipe
-READ = 4096  # bytes of each file that decide its kind
+FOLDER, LINK = "folder", "link"  # to a folder whose files have rows of their own
+HARMLESS = ("text", "empty", "dicomdir", LINK)
+LINK_OUT, SPECIAL = "link out of the source", "special"  # special: a pipe, or a broken link
 MOST_BYTES = (1 << 32) - 1  # of a file in the archive of images
 HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")
 LICENCE = re.compile(r"licen[cs]e(?:\.(?:txt|md))?", re.IGNORECASE)
@@ -77,32 +78,53 @@ class _Row(NamedTuple):
     why: str = ""
 
 
-def scan(folder: Path) -> list[_Row]:
-    """A row for each file and link below ``folder``. Raises OSError for a folder that can't be listed."""
-    rows, folders, resolved = [], [str(folder)], folder.resolve()
-    start = len(folders[0].rstrip("/")) + 1
+def scan(folder: Path, subdir: str = "") -> list[_Row]:
+    """A row for each file and link below ``folder``. Raises OSError for a folder that can't be listed.
+
+    A link to a folder is followed from ``subdir`` to another part of ``folder``, if no link before it has led there.
+    Otherwise it is only a row, so that no file is listed twice, and no circle of links is entered.
+    """
+    source = str(folder.resolve())
+    rows, folders, start = [], [source], len(source.rstrip("/")) + 1
+    base, followed = Path(source, subdir), set[Path]()
+
+    def is_new(path: str) -> bool:
+        real = Path(os.path.realpath(path))
+        if str(real) == path:
+            return True
+        new = Path(path).is_relative_to(base) and not real.is_relative_to(base) and real not in followed
+        followed.update([real] if new else [])
+        return new
+
     while folders:
         with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                special = _no_file(entry, source)
+                if special in (FOLDER, LINK) and is_new(entry.path):
                     folders.append(entry.path)
-                else:
-                    rows.append(_look(entry, entry.path[start:], resolved))
+                elif special != FOLDER:
+                    rows.append(_look(entry, entry.path[start:], special))
     return sorted(rows)
 
 
-def _look(entry: "os.DirEntry[str]", path: str, resolved: Path) -> _Row:
+def _no_file(entry: "os.DirEntry[str]", source: str) -> str:
+    """FOLDER, LINK, LINK_OUT or SPECIAL; "" for a file, and for a link to one."""
+    if entry.is_symlink() and (target := Path(os.path.realpath(entry.path))).exists():
+        if not target.is_relative_to(source):
+            return LINK_OUT
+        return LINK if target.is_dir() else "" if target.is_file() else SPECIAL
+    return FOLDER if entry.is_dir(follow_symlinks=False) else "" if entry.is_file(follow_symlinks=False) else SPECIAL
+
+
+def _look(entry: "os.DirEntry[str]", path: str, special: str) -> _Row:
     odd = not path.isprintable()  # bytes that are not UTF-8 become surrogates, which are not printable
     path = ascii(path)[1:-1] if odd else path
-    target = Path(entry.path).resolve() if entry.is_symlink() else None
-    if target and target.exists() and (target.is_dir() or not target.is_relative_to(resolved)):
-        return _Row(path, odd, LINK, 0)
-    if not entry.is_file():
-        return _Row(path, odd, SPECIAL, 0)
+    if special:
+        return _Row(path, odd, special, 0)
     try:
         file = os.open(entry.path, os.O_RDONLY)
         try:
-            content, size = os.read(file, READ), os.fstat(file).st_size
+            content, size = os.read(file, kinds.START), os.fstat(file).st_size
         finally:
             os.close(file)
     except OSError as error:
@@ -140,7 +162,7 @@ class Inventory:
     def __init__(self, folder: Path, subdir: str | None = None) -> None:
         self.folder, self.base = folder, folder / (subdir or "")
         self.prefix = f"{Path(subdir).as_posix()}/" if subdir and Path(subdir) != Path() else ""
-        self.rows = pd.DataFrame(scan(folder), columns=_Row._fields).set_index("path", drop=False)
+        self.rows = pd.DataFrame(scan(folder, self.prefix), columns=_Row._fields).set_index("path", drop=False)
         self.details: dict[str, str] = {}  # of a file, for people: texts of other libraries, which are in no output
         self.kept: set[str] = set()  # files that data.exclude keeps, by a pattern that begins with !
 
@@ -194,22 +216,25 @@ class Inventory:
     def leave_out(self, subdir: str | None, patterns: list[str]) -> None:
         """Files that are hidden, outside of data.subdir, or matched by data.exclude, as git reads a .gitignore."""
         index = self.rows.index
-        self._decide(index.str.contains(HIDDEN.pattern), Use.HIDDEN)
         self._decide(~index.str.startswith(self.prefix), Use.OUTSIDE, f"data.subdir: {subdir}")
+        self._decide(index.str.contains(HIDDEN.pattern), Use.HIDDEN)
         try:
             spec = GitIgnoreSpec.from_lines(patterns)
         except ValueError as error:
             raise PipelineError(messages.WRONG_EXCLUDE.format(error=error)) from None
-        results = [spec.check_file(file) for file in self.paths("")] if patterns else []
-        self.kept = {str(result.file) for result in results if result.include is False}
-        excluded = {str(result.file): patterns[result.index or 0] for result in results if result.include}
+        results = {
+            file: spec.check_file(f"{file}/" if row.kind in (LINK, LINK_OUT) else file)
+            for file, row in (self.undecided() if patterns else {}).items()
+        }
+        self.kept = {file for file, result in results.items() if result.include is False}
+        excluded = {file: patterns[result.index or 0] for file, result in results.items() if result.include}
         self.mark({file: f"data.exclude: {pattern}" for file, pattern in excluded.items()}, Use.EXCLUDED)
 
     def refuse_odd(self) -> None:
         """Raise PipelineError for a link out of the source, a name that is not printable, or what is no file."""
         rows = self.rows[self.rows["use"].isin(["", Use.TABLE, Use.LIST])]
         for template, where in (
-            (messages.LINK_OUTSIDE, rows["kind"] == LINK),
+            (messages.LINK_OUTSIDE, rows["kind"] == LINK_OUT),
             (messages.UNPRINTABLE_NAME, rows["odd"]),
             (messages.NOT_A_REGULAR_FILE, rows["kind"] == SPECIAL),
         ):
@@ -229,12 +254,15 @@ class Inventory:
             self._decide((kind == name) & (name not in IMAGES), Use.UNSUPPORTED, name)
             self._decide((kind == name) & (size > MOST_BYTES), Use.UNSUPPORTED, f"{name} of more than 4 GB")
 
-    def read_headers(self, data: Data) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
+    def read_headers(
+        self, data: Data, unreadable: Mapping[str, str]
+    ) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
         """The number of frames of each image that has several, and of each DICOM file its tags: those that ``data``
-        names, and those of masks. Files without an image, or of several frames, become faults."""
+        names, and those of masks. Files without an image, of several frames, or ``unreadable`` become faults."""
         for name in data.tags():
             if not dicom.is_keyword(name):
                 raise PipelineError(messages.UNKNOWN_TAG.format(keyword=name))
+        self.mark(list(unreadable), Use.UNREADABLE)
         counts: dict[str, int] = {}
         tags: dict[str, dict[str, str]] = {}
         for file, row in self.undecided().items():
@@ -246,6 +274,7 @@ class Inventory:
             elif row.several:
                 counts[file] = frames.count(self.base / file, row.kind)
         self.mark({file: reason.partition(":")[0] for file, reason in self.details.items()}, Use.UNREADABLE)
+        self.details |= unreadable
         self.mark([file for file, count in counts.items() if not count], Use.NO_IMAGE)
         counts = {file: count for file, count in counts.items() if count > 1}
         if data.frames == "fail":
@@ -284,7 +313,12 @@ class Inventory:
             raise PipelineError(messages.bad_images(data, groups, patterns, missing, endings[0] if endings else None))
 
     def table(self) -> pd.DataFrame:
-        return self.rows[tables.INVENTORY].reset_index(drop=True)
+        """inventory.csv: of files outside of data.subdir, which may be others' data, only their number."""
+        rows = self.rows[tables.INVENTORY].copy()
+        outside = rows["use"] == Use.OUTSIDE
+        rows.loc[outside, ["path", "kind"]] = f"({outside.sum()} files)", ""
+        rows.loc[outside, "bytes"] = rows.loc[outside, "bytes"].sum()
+        return rows.drop_duplicates(ignore_index=True)
 
 
 def suggest(files: list[str], keep: Iterable[str]) -> list[str]:

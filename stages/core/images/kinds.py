@@ -33,6 +33,7 @@ _SIGNATURES = [
         rb"(?:.{512}|.{1024}|.{2048})?\x89HDF\r\n\x1a\n": "hdf5",
         rb"\x93NUMPY": "numpy",
         rb"%PDF-": "pdf",
+        rb"%!PS-|\xc5\xd0\xd3\xc6": "postscript",
         rb"ZISRAWFILE": "slide",
         rb".{4}ftyp(?:hei[cfmsx]|hev[cx]|mif1|msf1|avi[fs])": "heif",
         rb"\xff\x0a|\0\0\0\x0cJXL ": "jpeg xl",
@@ -41,9 +42,13 @@ _SIGNATURES = [
         rb"NRRD000": "nrrd",
         rb"(?:Comment = [^\n]*\n)?(?:ObjectType = Image|NDims = )": "metaimage",
         rb"SIMPLE  = ": "fits",
+        rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]": "svg",
+        rb"/\* XPM \*/": "xpm",
+        rb"#define \w+_width \d+\s+#define \w+_height": "xbm",
         rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "ole",  # old documents of Office, and ZVI slides
     }.items()
 ]
+START = 4096  # bytes of a file that decide its kind
 DICOM = ("dicom", "dicom without preamble")  # kinds with pixels and with the names of patients
 _SHORT = b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
 _LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
@@ -51,8 +56,9 @@ _CONTROL = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 _NOT_ASCII = bytes(range(128, 256))
 
 
-def kind(start: bytes) -> str:
-    """The kind of a file that starts like this: 4096 bytes are enough. "text", "empty" and "unknown" are kinds."""
+def kind(content: bytes) -> str:
+    """The kind of a file, by its START. "text", "empty" and "unknown" are kinds."""
+    start = content[:START]
     for signature, name in _SIGNATURES:
         if signature.match(start):
             return name

@@ -1,15 +1,18 @@
-"""The class and the patient of each image, from a table, from its path, or from its folder."""
+"""The class, the patient and the breast of each image, from a table, from its path, or from its folder."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from pathlib import Path
+from typing import Any
 
 from core.images import csv_tables, identity, messages
 from core.images.inventory import Use
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
-from core.pipeline.schemas.data import REST, Data
+from core.pipeline.schemas.data import REST, TAG, Data
 
 import pandas as pd
 
@@ -86,16 +89,15 @@ def classes(
     The class is in ``table``, in the path (a pattern), in the DICOM ``tags`` of the file, or the name of the folder.
     Labels without an image, names that are twice in the table and labels that contradict are added to ``faults``.
     """
-    rows = None
-    if data.labels is None:
-        names = {file: Path(file).parent.name for file in images}
-    elif data.labels_are_pattern:
+    names, rows = {file: Path(file).parent.name for file in images}, None
+    if data.labels is not None and data.labels_are_pattern:
         names = _search(data.labels, "label", images)
     elif data.label_tag:
         names = _tag_values(data.label_tag, images, tags)
-    else:
+    elif data.labels is not None:
         rows = _match_labels(*_labelled_rows(table, data), images, data, faults)
-        names = _cells(rows, "class")
+        if data.label_column is not None:
+            names = _cells(rows, "class")
     return _one_spelling(identity.present(names, data, data.named), data), rows
 
 
@@ -150,16 +152,30 @@ def _cells(rows: pd.DataFrame | None, column: str) -> dict[str, str]:
 def _labelled_rows(table: Path | None, data: Data) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The columns of the table of labels that ``data`` names, and the others."""
     assert table is not None and data.labels is not None
-    columns = {"name": (data.file_column, "data.file_column"), "class": (data.label_column, "data.label_column")}
-    if data.patient is not None and data.patient_is_column:
-        columns["patient"] = data.patient, "data.patient"
+    columns = {"name": (data.file_column, "data.file_column")}
+    if data.label_column is not None:
+        columns["class"] = data.label_column, "data.label_column"
+    for level, name in data.levels().items():
+        if data.kind(level) == "column":
+            columns[level] = name, f"data.{level}"
     for group in data.grouping:
         if group.kind == "column":
             columns[tables.GROUP + group.name] = group.name, "data.groups"
-    names = [name for name, _ in columns.values()]
+    names = [field for name, _ in columns.values() for field in csv_tables.FIELDS.findall(name) or [name]]
     rows = csv_tables.read(table, names)
-    cells = {name: csv_tables.column(rows, *column, data.labels, data.alike) for name, column in columns.items()}
+    cells = {name: _column(rows, *column, data.labels, data) for name, column in columns.items()}
     return pd.DataFrame(cells), rows.loc[:, [bool(name) and name not in names for name in rows.columns]]
+
+
+def _column(rows: pd.DataFrame, name: str, key: str, path: str, data: Data) -> "pd.Series[str]":
+    """A column, or the text that a format of several columns makes of each row: empty if a cell is missing."""
+    parts: list[Any] = csv_tables.FIELDS.split(name)  # text, column, text, ...
+    if len(parts) == 1:
+        return csv_tables.column(rows, name, key, path, data.alike)
+    for place in range(1, len(parts), 2):
+        cells = csv_tables.column(rows, parts[place], f"{key}: {name}", path, data.alike)
+        parts[place] = pd.Series(identity.present(cells.to_dict(), data), cells.index, dtype="string")
+    return reduce(add, parts).fillna("")
 
 
 def _match_labels(
@@ -170,6 +186,8 @@ def _match_labels(
     rows = rows.assign(file=rows["name"].map(files).astype("string"))
     faults[LABELS_WITHOUT_IMAGE] = sorted(rows.loc[rows["file"].isna(), "name"])
     rows = rows[rows["file"].notna()]
+    if data.label_column is None:
+        rows = rows.assign(**{"class": _folders(rows)})
     twice = rows[rows["file"].duplicated(keep=False)]
     wrong = _contradictions(rows, others, data)
     for file, cells in twice.drop(columns="name").groupby("file"):
@@ -197,9 +215,8 @@ def _contradictions(rows: pd.DataFrame, others: pd.DataFrame, data: Data) -> dic
 
     label = present(rows["class"])
     words = {name: identity.normal_form(name) for name in label.unique()}
-    folders = rows["file"].str.extract("([^/]+)/[^/]*$", expand=False)
     columns = [(str(name), others.iloc[:, place]) for place, name in enumerate(others.columns)]
-    for name, column in [*columns, (CLASS_FOLDER, folders)]:
+    for name, column in [*columns, (CLASS_FOLDER, _folders(rows))]:
         column = column.reindex(label.index)
         if not 1 < column.nunique() <= MOST_CLASSES:
             continue
@@ -225,23 +242,30 @@ def _contradictions(rows: pd.DataFrame, others: pd.DataFrame, data: Data) -> dic
     return wrong
 
 
-def patients(
-    classes: dict[str, str], rows: pd.DataFrame | None, data: Data, tags: Tags, faults: Faults
+def _folders(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The name of the folder of each file."""
+    return rows["file"].str.extract("([^/]+)/[^/]*$", expand=False)
+
+
+def owners(
+    level: str, classes: dict[str, str], rows: pd.DataFrame | None, data: Data, tags: Tags, faults: Faults
 ) -> dict[str, str]:
-    """The patient of each image, empty if data.patient is null. Images without one are added to ``faults``."""
-    if data.patient is None:
+    """The patient or the breast (``level``) of each image, empty if ``data`` does not name it. Images without one are
+    added to ``faults``."""
+    source = data.levels().get(level)
+    if source is None:
         return {}
-    if data.patient_is_pattern:
-        patient_of = _search(data.patient, "patient", classes)
-    elif data.patient_tag:
-        patient_of = _tag_values(data.patient_tag, classes, tags)
-    else:
-        patient_of = {file: cell for file, cell in _cells(rows, "patient").items() if file in classes}
-    patient_of = identity.present(patient_of, data)
-    spelling = identity.spellings(identity.alike(patient_of.values()), "data.patient", data.alike)
-    patient_of = {file: spelling.get(patient, patient) for file, patient in patient_of.items()}
-    faults[Use.NO_PATIENT] = sorted(set(classes) - set(patient_of))
-    return patient_of
+    match data.kind(level):
+        case "pattern":
+            names = _search(source, level, classes)
+        case "tag":
+            names = _tag_values(source.removeprefix(TAG), classes, tags)
+        case _:
+            names = {file: cell for file, cell in _cells(rows, level).items() if file in classes}
+    names = identity.present(names, data)
+    spelling = identity.spellings(identity.alike(names.values()), f"data.{level}", data.alike)
+    faults[f"no {level}"] = sorted(set(classes) - set(names))
+    return {file: spelling.get(name, name) for file, name in names.items()}
 
 
 def group_values(files: Iterable[str], rows: pd.DataFrame | None, data: Data, tags: Tags) -> dict[str, dict[str, str]]:
@@ -266,8 +290,8 @@ def read_lists(table: pd.DataFrame, paths: dict[str, Path], data: Data) -> pd.Da
     for split, name in data.lists.paths().items():
         path = paths[f"data.lists.{split}"]
         if path.suffix.lower() in csv_tables.ENDINGS:
-            cells = csv_tables.read(path, [data.file_column])
-            entries = list(csv_tables.column(cells, data.file_column, "data.file_column", name, data.alike))
+            cells = csv_tables.read(path, csv_tables.FIELDS.findall(data.file_column) or [data.file_column])
+            entries = list(_column(cells, data.file_column, "data.file_column", name, data))
         else:
             entries = list(filter(None, map(identity.clean, csv_tables.read_text(path).split("\n"))))
         strangers = [entry for entry in dict.fromkeys(entries) if entry not in of_patient]
@@ -275,7 +299,7 @@ def read_lists(table: pd.DataFrame, paths: dict[str, Path], data: Data) -> pd.Da
         others = [entry for entry in strangers if entry not in files]
         groups = [group for group in identity.alike(others, of_patient) if group[0] in of_patient] if others else []
         spelling = identity.spellings(groups, f"data.lists.{split}", data.alike)
-        unknown = []
+        unknown, before = [], len(rows)
         for entry in dict.fromkeys(entries):
             matches = [files[entry]] if entry in files else of_patient.get(spelling.get(entry, entry), [])
             rows += [(file, split) for file in matches]
@@ -284,6 +308,10 @@ def read_lists(table: pd.DataFrame, paths: dict[str, Path], data: Data) -> pd.Da
         if unknown and data.on_bad_image == "fail":
             template, total = messages.UNKNOWN_ENTRIES, len(entries)
             raise PipelineError(messages.listing(template, unknown, split=split, name=name, total=total))
+        if len(rows) == before:
+            raise PipelineError(messages.EMPTY_LIST.format(split=split, name=name))
+    if data.lists.test == REST:
+        rows += [(file, "test") for file in sorted({*table["file"]} - {file for file, _ in rows})]
     listed = pd.DataFrame(rows, columns=tables.LISTED).drop_duplicates().sort_values("file", kind="stable")
     twice = listed.loc[listed["file"].duplicated(), "file"]
     if len(twice):

@@ -10,8 +10,10 @@ from core.images.preparation import DecodeError
 import numpy as np
 from PIL import Image
 
-_LONG = r"masks?|masked|segmentations?|annotations?|ground[\W_]?truth"  # also without a separator: img1mask
+# _LONG: also without a separator: img1mask
+_LONG = r"masks?|masked|segmentations?|annotations?|ground[\W_]?truth|heatmaps?|thumbnails?|labelmaps?|segmaps?"
 _SHORT = r"msk|seg|segm|segmented|gt|annot|annotated|contours?|outlines?|overlay|labels?(?![\W_]*\d)"
+_SHORT += r"|lbl|anno|marked|delineation|boundary|bbox|rois?|binary|thumb|preview"
 WORD = re.compile(rf"(?<![a-z])(?:{_LONG})|(?:{_LONG})(?![a-z])|(?<![a-z])(?:{_SHORT})(?![a-z])")
 COUNTER = re.compile(r"(?<=\0)[\W_]*\d{1,2}$")  # after such a word: benign (1)_mask_1.png
 PICTURE = {"image", "images", "img", "imgs", "im", "original", "originals", "orig", "input", "inputs", "photo", "scan"}

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 NO_SUBDIR = "data.subdir: there is no folder {subdir!r} in {location}"
 NO_ARCHIVE = "data.location: there is no archive {archive}"
 WRONG_SHA256 = "{location} has the sha256 {actual}, but data.sha256 is {expected}: it is a different file"
-UNKNOWN_TAG = "data.labels, data.patient or data.groups: DICOM has no tag with the keyword {keyword!r}"
-UNDECODABLE_FILE = "{path}: {reason}. Remove the file from the source"
+UNKNOWN_TAG = "data.labels, data.patient, data.breast or data.groups: DICOM has no tag with the keyword {keyword!r}"
 TOO_FEW_IMAGES = "{images} images are too few for {patients} patients: each needs 4 or more"
 # Files and folders
-LINK_OUTSIDE = "{path} is a link to a file outside of {base}, which is not followed: copy the file there"
+LINK_OUTSIDE = (
+    "{path} is a link out of the source, which is not followed: copy what it leads to, or leave it out (data.exclude)"
+)
 UNPRINTABLE_NAME = "{base} contains a file whose name is not printable: {file}. Rename it"
 NOT_A_REGULAR_FILE = "{path} is not a regular file (a broken link, or a pipe). Remove it"
 NO_IMAGE_OR_FOLDER = "there is no image or folder {path}"
@@ -36,6 +37,7 @@ _FAULTS = {  # by the use of a file in the inventory; a name in braces is a para
     "contradicting labels": "images with contradicting labels",
     "no label": "images without a label",
     "no patient": "images without a patient (data.patient: {patient})",
+    "no breast": "images without a breast (data.breast: {breast})",
 }
 # Archives
 NOT_AN_ARCHIVE = "{archive} is neither a zip nor a tar (gz, xz)"
@@ -55,6 +57,9 @@ NO_DIRECTORY = "it has no directory"
 # Decoding
 TOO_DEEP = "more than 8 bits a pixel ({mode}), where 8 are expected"
 NOT_DEEP = "8 bits a pixel ({mode}), where more are expected"
+OVERVIEW = "its page is a small copy of an image in another form, as in raw files of cameras: save that image as TIFF"
+AFTER_THE_PIXELS = "something follows its pixels, such as a second image: split the file"
+VOLUME = "a volume of {depth} planes in one page: write each plane to a file"
 FLOAT_PIXELS = "floating-point pixels have no known range"
 COLOUR_FOR_GREY_MODEL = "a colour image, but the model was trained on grey images"
 # DICOM. The messages of what the header lacks are in provenance.json, and therefore in core.images.dicom.
@@ -64,6 +69,7 @@ EMPTY_IMAGE = "an image of {width} x {height} pixels"
 TOO_MANY_PIXELS = "an image of {width} x {height} pixels is too large"
 DEEP_COLOUR = "colour of {bits} bits ({kind}), which is read only as RGB"
 FRAMES_NOT_AT_BYTES = "its frames do not end at whole bytes"
+WRONG_BITS = "the tags BitsStored ({stored}) and HighBit ({high}) do not fit BitsAllocated ({size})"
 NO_VOI_WINDOW = "it has no VOI window (WindowCenter): set prepare.levels to percentiles"
 OUT_OF_RANGE = "grey values from {low} to {high} are outside of {lowest} to {highest}"
 _PLAIN = "or write patients as they are: data.dicom.patient: plain"
@@ -82,6 +88,7 @@ UNKNOWN_ENTRIES = (
     "data.lists.{split}: {n:,} of {total:,} entries of {name} are neither an image nor a patient: {names}. "
     "Fix the list, or ignore these entries: data.on_bad_image: drop"
 )
+EMPTY_LIST = "data.lists.{split}: no image of {name} is in the source"
 IMAGES_IN_TWO_LISTS = "data.lists: {n:,} images are in two lists: {names}"
 EDGES_WITHOUT_NUMBERS = "data.groups: {group} has edges, but {names} are no numbers"
 WORDS_AMONG_NUMBERS = "data.groups: {group} is a number in most images, but {names} is none. Leave unknown cells empty"
@@ -89,6 +96,7 @@ NOT_TEXT = "{path} is {kind}, not a CSV, whatever its name says: save it as CSV 
 WRONG_ENCODING = "{path} is not {encoding}: line {line} has letters in another encoding. Save it as CSV (UTF-8)"
 NUL_BYTES = "{path}, line {line}, has NUL bytes: it is damaged, or UTF-16 without a mark. Save it as CSV (UTF-8)"
 LOST_LETTERS = "{path}: {cell!r} ({name}) has lost letters, by an earlier wrong encoding: save the table anew"
+LOST_DIGITS = "{path}: {cell!r} ({name}) has lost digits in a spreadsheet: save the table anew, as text"
 NOT_CSV = "{path}, line {line}, can't be read as a CSV: {error}. Is a quote missing?"
 RAGGED_ROW = (
     "{path}, line {line}, has {cells} cells, but the header {columns} (separator {separator!r}). "
@@ -100,7 +108,8 @@ COLUMN_TWICE = (
     "uses the one of the very name"
 )
 CONTRADICTING_ROWS = (
-    "{table} contradicts itself in {n:,} images: {names}. Mend it, or leave these images out: data.on_bad_image: drop"
+    "{table} contradicts itself in {n:,} images: {names}. Mend it, remove columns with the opinion of one of several "
+    "readers, or leave these images out: data.on_bad_image: drop"
 )
 _JOIN_OR_KEEP = "Correct the source, or set data.alike to join (they are the same) or keep (they are different)"
 ALIKE = f"{{key}}: {{n:,}} names are spelled in several ways: {{names}}. {_JOIN_OR_KEEP}"
@@ -121,6 +130,7 @@ UNDECODABLE_IMAGES = (
     "{n:,} of {total:,} images can't be decoded: {names}\n"
     "Fix them in the source, or leave them out: data.on_bad_image: drop"
 )
+NO_BREAST = "prepare.fit: no breast was found in {n:,} of {total:,} images, which are used whole: {names}"
 LIKE_OPTION = "prepare as this file says, a preparation.json of other images"
 
 
@@ -158,7 +168,11 @@ def bad_images(
     labels without an image; ``ending``: what the names in the table lack."""
     lines = []
     for (use, why), names in faults.items():
-        fault = _FAULTS[use].format(why=why, labels=data.labels, patient=data.patient)
+        levels = {
+            level: f"{name}, a column of {data.labels}" if data.kind(level) == "column" else name
+            for level, name in data.levels().items()
+        }
+        fault = _FAULTS[use].format(why=why, labels=data.labels, **levels)
         hint = ". Unpack them, or leave" if why in PACKED else ". Leave"
         hint = f"{hint} them out: data.exclude: {patterns[use, why]}" if (use, why) in patterns else ""
         keep = f", or keep them as images: {[f'!{name}' for name in patterns[use, why]]}" if use == "mask" else ""
@@ -191,8 +205,9 @@ def no_table(key: str, name: str, path: Path, tables: list[str]) -> str:
 
 
 def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
+    """``key``: the parameter, and, if it names several columns, its value."""
     hint = ""
-    if key == "data.patient" and re.search(r"[()^*+\\]", column):
+    if key.startswith("data.patient") and re.search(r"[()^*+\\]", key + column):
         hint = ". A pattern needs a group (?P<patient>...)"
     return f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, columns))}{hint}"
 
@@ -200,7 +215,7 @@ def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
 def wrong_classes(data: "Data", classes: Mapping[str, str], counts: Mapping[str, int]) -> str:
     """``classes``: the class of each file; ``counts``: the number of files of each class, most frequent first."""
     listed = shorten([f"{name!r} ({pluralise(count, 'image')})" for name, count in counts.items()], 8)
-    if data.labels is None:
+    if data.labels_are_folders:
         where, hint = "the folders of the images", ". If the labels are in a table, set data.labels"
     elif data.labels_are_pattern or data.label_tag:
         where, hint = f"data.labels = {data.labels!r}", ""
@@ -252,10 +267,10 @@ def download_summary(provenance: Mapping[str, Any], without_level: Mapping[str, 
     return "\n".join(lines)
 
 
-def prepare_summary(shape: tuple[int, ...], nbytes: int, dropped: int, levels: tuple[int, int] | str | None) -> str:
+def prepare_summary(shape: tuple[int, ...], nbytes: int, dropped: int, levels: tuple[float, float] | str | None) -> str:
     """``shape`` and ``nbytes`` of the array of images; ``levels``: the grey values that become black and white."""
     size = f"{' x '.join(map(str, shape))} (uint8, {nbytes / 1e6:,.0f} MB)"
     line = f"{shape[0]:,} images as {size}; {dropped:,} dropped"
     if isinstance(levels, tuple):
-        line += f"\nMore than 8 bits: the grey values {levels[0]:,} to {levels[1]:,} are scaled to 0 to 255"
+        line += f"\nMore than 8 bits: the grey values {levels[0]:,.6g} to {levels[1]:,.6g} are scaled to 0 to 255"
     return line

@@ -12,6 +12,9 @@ PADDING = -LEVELS  # the value of what is no part of the image: black
 INVERTED = ("MONOCHROME1", "WhiteIsZero")  # modes that begin so: low values are bright
 MAX_PIXELS = 179_000_000  # as Pillow allows
 MOST_VALUES = 1 << 19  # in a histogram that are no integers
+OVERVIEW = 256  # pixels, the longer side of an image in which the breast is searched, up to twice this
+OPENING = 5  # pixels of this reduced image: what is thinner, such as letters and scratches, is no breast
+MIN_BREAST = 0.02  # of the area of an image: a smaller part is no breast, but a label
 WINDOW = "window"  # for levels: the first VOI window of each DICOM file
 
 # The grey values that become black and white, WINDOW, or None for images of 8 bits
@@ -24,7 +27,7 @@ class DecodeError(ValueError):
 
 class Preparation(NamedTuple):
     side: int  # pixels
-    fit: str = "stretch"  # how images that are not square become so: stretch, pad, crop
+    fit: str = "stretch"  # how images become square: stretch, pad, crop, breast
     levels: Levels = None
 
     @classmethod
@@ -41,9 +44,12 @@ class Preparation(NamedTuple):
 def square(image: Image.Image, side: int, fit: str = "stretch") -> np.ndarray:
     """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
 
-    "stretch" changes the shape of what is shown; "pad" adds black on two sides; "crop" keeps the central square. Pillow
-    resizes 8-bit images with integers, so the result has the same bytes on every machine.
+    "stretch" changes the shape of what is shown; "pad" adds black on two sides; "crop" keeps the central square;
+    "breast" pads the box around the breast, or the image where none is found. Pillow resizes 8-bit images with
+    integers, so the result has the same bytes on every machine.
     """
+    if fit == "breast":
+        image, fit = crop_to_breast(image)[0], "pad"
     width, height = image.size
     if fit == "crop" and width != height:
         least = min(width, height)
@@ -58,6 +64,37 @@ def square(image: Image.Image, side: int, fit: str = "stretch") -> np.ndarray:
         return pixels
     top, left = (side - shape[1]) // 2, (side - shape[0]) // 2
     return np.pad(pixels, ((top, side - shape[1] - top), (left, side - shape[0] - left), (0, 0)))
+
+
+def crop_to_breast(image: Image.Image) -> tuple[Image.Image, float | None]:
+    """The box around the breast, and its share of the area; all of the image and None if no breast is found.
+
+    The breast is the largest connected part of what is brighter than the background, with the pectoral muscle and
+    whatever touches it. An image whose four corners are bright has no background.
+    """
+    from scipy import ndimage  # slow to import
+
+    step = max(1, max(image.size) // OVERVIEW)
+    grey = np.asarray(image.convert("L").reduce(step))
+    bright = ndimage.binary_opening(grey > _otsu(grey), np.ones((OPENING, OPENING)))
+    parts = ndimage.label(bright)[0]
+    areas = np.bincount(parts.ravel())[1:]
+    if not len(areas) or areas.max() < MIN_BREAST * grey.size or bright[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+        return image, None
+    rows, columns = ndimage.find_objects(parts)[areas.argmax()]
+    # A pixel more on each side, because opening rounds off the edge
+    left, top = max(0, columns.start - 1) * step, max(0, rows.start - 1) * step
+    right, bottom = min(image.width, (columns.stop + 1) * step), min(image.height, (rows.stop + 1) * step)
+    return image.crop((left, top, right, bottom)), (right - left) * (bottom - top) / (image.width * image.height)
+
+
+def _otsu(grey: np.ndarray) -> int:
+    """Otsu's threshold between two classes of grey levels, uint8 (H, W), on the fourth root of the levels: an implant
+    or a label is so bright that it would be a class of its own. Square roots round alike on every machine."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    below, total = counts.cumsum(), (counts * np.sqrt(np.sqrt(np.arange(256)))).cumsum()
+    variance = (total[-1] * below - total * below[-1]) ** 2 / np.maximum(below * (below[-1] - below), 1)
+    return int(variance.argmax())
 
 
 def check_size(width: int, height: int) -> None:

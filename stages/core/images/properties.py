@@ -61,7 +61,7 @@ def measure(content: bytes, image: Image.Image, values: np.ndarray) -> Propertie
     image : Pillow image of mode "L" or "RGB", as from decoder.decode
     values : (H, W) or (H, W, 3), uint8: the pixels of ``image``; or int or float: those of one of more than 8 bits
     """
-    kind, quality, center, width = kinds.kind(content[:4096]).upper(), None, None, None
+    kind, quality, center, width = kinds.kind(content).upper(), None, None, None
     if kind == "JPEG":
         with Image.open(io.BytesIO(content)) as file:  # reads only the header
             quality = jpeg_quality(getattr(file, "quantization", {}))

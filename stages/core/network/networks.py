@@ -53,8 +53,7 @@ class Classifier(nn.Module):
             with torch.inference_mode(), _SquareRootDetector():  # type: ignore[no-untyped-call]
                 logit = self.eval()(torch.zeros(1, 3, image_size, image_size, device=self.mean.device))
         except (RuntimeError, AssertionError) as error:  # timm uses assert
-            text = messages.wrong_image_size(backbone, image_size, messages.first_line(error))
-            raise PipelineError(text) from None
+            raise PipelineError(messages.wrong_image_size(backbone, image_size, error)) from None
         if logit.shape != (1,):
             raise PipelineError(messages.NOT_ONE_LOGIT.format(backbone=backbone))
         self.train()

@@ -62,7 +62,7 @@ def occluded(image: np.ndarray) -> np.ndarray:
 def worst_errors(predictions: pd.DataFrame) -> pd.DataFrame:
     """The SHOWN rows whose probability differs most from their label, largest difference first."""
     distance = (predictions["label"] - predictions["probability"]).abs()
-    return predictions.loc[distance.sort_values(ascending=False, kind="stable").index[:SHOWN]]
+    return predictions.loc[distance.nlargest(SHOWN).index]
 
 
 def gallery(
@@ -75,18 +75,16 @@ def gallery(
     """
     errors = worst_errors(predictions)
     shown = images[errors["row"].to_numpy()]
-    predicted = errors["probability"].to_numpy() >= threshold
-    heat = heatmaps(ensemble, shown, predicted)
-    tiles: list[np.ndarray] = []  # two of each image
-    captions: list[str] = []
+    heat = heatmaps(ensemble, shown, errors["probability"].to_numpy() >= threshold)
+    tiles, captions = list[np.ndarray](), list[str]()  # two of each image
     for image, region, entry in zip(shown, heat, errors.itertuples(), strict=True):
         tiles += [image, overlay(image, region)]
         captions += [f"label {entry.label}, probability {entry.probability:.2f}", str(entry.file).rpartition("/")[2]]
     rows = []
     for start in range(0, len(errors), PER_ROW):
-        name = f"{start + 1} to {min(start + PER_ROW, len(errors))}"
-        part = slice(2 * start, 2 * (start + PER_ROW))
-        rows.append(contact_sheets.Row(name, tiles[part], captions[part]))
+        end = min(start + PER_ROW, len(errors))
+        part = slice(2 * start, 2 * end)
+        rows.append(contact_sheets.Row(f"{start + 1} to {end}", tiles[part], captions[part]))
     title = "Worst mistakes of the test set; bright: what argued for the class called (measured by hiding it)"
     contact_sheets.save(title, rows, path, synthetic)
 

@@ -81,7 +81,7 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
                 web.fetch(weights.url, unfinished, MAX_DOWNLOAD)
                 _check_hash(unfinished, name)
         except PipelineError as error:
-            raise PipelineError(messages.IMAGENET_DOWNLOAD_FAILED.format(error=error, path=path)) from None
+            raise PipelineError(messages.IMAGENET_FAILED.format(error=error, path=path)) from None
     return read(path)
 
 

@@ -52,25 +52,13 @@ class Callbacks:
     should_stop: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True)
-class Member:
-    """The place of a network in its ensemble."""
-
-    index: int = 0
-    members: int = 1  # how many
-
-    @property
-    def name(self) -> str:
-        return messages.MEMBER.format(number=self.index + 1) if self.members > 1 else ""
-
-
 def fit(
     classifier: Classifier, data: Data, cfg: Train, seed: int, callbacks: Callbacks | None = None,
-    store: Store | None = None, dist: DistributedContext | None = None, member: Member | None = None,
+    store: Store | None = None, dist: DistributedContext | None = None, member: int = 0, name: str = "",
     checkpoint_minutes: float = 5.0,
 ) -> TrainResult:  # fmt: skip
     """Train for all epochs and return the last one; with the schedule plateau, until the validation loss stops
-    improving, and return the best one.
+    improving, and return the best one. In an ensemble, it is the network ``member``, from 0, with a ``name``.
 
     ``classifier`` is changed in place: it ends with the weights of the last epoch. ``callbacks`` and ``store`` are only
     used by the first rank of ``dist``. A checkpoint is written to ``store`` after each epoch and every
@@ -82,8 +70,8 @@ def fit(
         raise PipelineError(messages.TOO_FEW_IMAGES.format(count=len(data.rows["train"])))
     with devices.explain_oom(messages.LOWER_BATCH_SIZE.format(size=cfg.batch_size)):
         return Trainer(
-            classifier, data, cfg, seed, callbacks or Callbacks(), store, dist or DistributedContext(),
-            member or Member(), checkpoint_minutes,
+            classifier, data, cfg, seed, callbacks or Callbacks(), store, dist or DistributedContext(), member, name,
+            checkpoint_minutes,
         ).fit()  # fmt: skip
 
 
@@ -92,10 +80,10 @@ class Trainer:
 
     def __init__(
         self, classifier: Classifier, data: Data, cfg: Train, seed: int, callbacks: Callbacks, store: Store | None,
-        dist: DistributedContext, member: Member, checkpoint_minutes: float,
+        dist: DistributedContext, member: int, name: str, checkpoint_minutes: float,
     ) -> None:  # fmt: skip
         self.cfg, self.rows, self.callbacks, self.store, self.dist = cfg, data.rows, callbacks, store, dist
-        self.member, self.checkpoint_seconds = member, 60 * checkpoint_minutes
+        self.member, self.name, self.checkpoint_seconds = member, name, 60 * checkpoint_minutes
         device = self.device = devices.get_device(cfg.device)
         self.cast = devices.autocast(cfg.precision, device)
         syncs = dist.world_size > 1 and device.type == "cuda"  # torch can't on a CPU: there, ranks have their own means
@@ -131,11 +119,11 @@ class Trainer:
     def fit(self) -> TrainResult:
         self.resume()
         for epoch in self.state.epochs:
-            self.callbacks.on_epoch_end(self.member.index, epoch)
+            self.callbacks.on_epoch_end(self.member, epoch)
         with devices.record_nondeterministic(self.state.nondeterministic):
             while not self.state.ended():
                 self.train_epoch()
-                self.callbacks.on_epoch_end(self.member.index, self.state.epochs[-1])
+                self.callbacks.on_epoch_end(self.member, self.state.epochs[-1])
                 self.save_checkpoint()
                 if not self.state.ended():
                     self.raise_if_stopped()
@@ -200,7 +188,7 @@ class Trainer:
             self.check_finite()
             mean_loss = float(self.dist.all_reduce(state.losses[state.step - 1])) / size
             self.progress = messages.PROGRESS.format(
-                member=self.member.name, epoch=len(state.epochs) + 1, epochs=self.cfg.epochs, loss=mean_loss
+                member=self.name, epoch=len(state.epochs) + 1, epochs=self.cfg.epochs, loss=mean_loss
             )
 
     def check_finite(self) -> None:
@@ -210,7 +198,7 @@ class Trainer:
         if len(bad) or not torch.isfinite(nn.utils.get_total_norm(self.classifier.parameters())):
             place = len(state.epochs) + 1, int(bad[0]) + 1 if len(bad) else state.step, len(state.order)
             saved = self.dist.any(bool(self.store and self.store.paths()))
-            raise PipelineError(messages.not_finite(self.member.name, *place, self.cfg.lr, saved))
+            raise PipelineError(messages.not_finite(self.name, *place, self.cfg.lr, saved))
 
     def validate(self) -> Epoch:
         """The figures of the epoch, after its last step. Each rank scores its shard of the validation images."""
@@ -226,7 +214,7 @@ class Trainer:
         val_loss = float(binary_cross_entropy_with_logits(logits.double(), labels.double(), pos_weight=pos_weight))
         number, images = len(state.epochs) + 1, len(self.rows["train"])
         if not math.isfinite(val_loss):
-            place = {"member": self.member.name, "epoch": number, "lr": self.cfg.lr}
+            place = {"member": self.name, "epoch": number, "lr": self.cfg.lr}
             raise PipelineError(messages.VAL_LOSS_NOT_FINITE.format(val_loss=val_loss, **place))
         train_loss = float(self.dist.all_reduce(state.losses).double().sum()) / images
         train_accuracy = float(self.dist.all_reduce(state.num_correct)) / images
@@ -260,7 +248,7 @@ class Trainer:
         images = len(self.state.epochs) * len(self.rows["train"]) + sum(map(len, self.state.order[: self.state.step]))
         self.callbacks.on_progress(images, "")
         if self.dist.rank == 0:
-            place = {"epoch": len(self.state.epochs), "step": self.state.step, "member": self.member.name}
+            place = {"epoch": len(self.state.epochs), "step": self.state.step, "member": self.name}
             print(messages.RESUMING.format(**place), flush=True)
 
     def raise_if_stopped(self) -> None:

@@ -19,10 +19,8 @@ def public(address: str) -> str:
 
 def has_credential(address: str) -> bool:
     """Whether an address has a user, or a query key that matches SECRET."""
-    if "://" not in address:
-        return False
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(address if "://" in address else "")
     except ValueError:
         return False
     return "@" in parts.netloc or any(SECRET.search(key) for key, _ in parse_qsl(parts.query, keep_blank_values=True))

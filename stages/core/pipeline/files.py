@@ -21,33 +21,27 @@ import numpy as np
 
 CHUNK = 1 << 20  # bytes that are read or written at a time
 CHUNK_ROWS = 1 << 14  # rows of an array that are copied at a time
-LOCK = "lock"
+LOCK, UNFINISHED = "lock", ".unfinished"
 FORCE = re.compile(r"-[ikmpqsvPR]*f[ikmpqsvPR]*")  # -f, alone or with other short options of dvc repro and exp run
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to. At the end it replaces ``path``, flushed to disk; after an error it is
-    removed. Temporary files of killed processes are removed first."""
+    removed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent, path.name)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished{path.suffix}")
-    lock = None
     try:
-        lock = _create_locked(unfinished)
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with scratch(path.parent, path.name) as folder:
+            unfinished = folder / path.name
+            unfinished.touch()
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
     except OSError as error:  # name the final path: write() names no file, and people do not know the temporary one
-        if error.errno and error.filename in (None, str(unfinished)):
+        if error.errno and (error.filename is None or UNFINISHED in str(error.filename)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
-    finally:
-        unfinished.unlink(missing_ok=True)
-        if lock:
-            lock.close()
 
 
 @contextmanager
@@ -55,8 +49,14 @@ def scratch(folder: str | Path, name: str) -> Iterator[Path]:
     """Yield a temporary folder in ``folder``, removed at the end. Those of killed processes are removed first."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder, name)
-    temporary = folder / f".{name}.{os.getpid()}.unfinished"
+    pattern = re.compile(rf"\.{re.escape(name)}\.\d+{re.escape(UNFINISHED)}")
+    for leftover in [entry for entry in folder.iterdir() if pattern.fullmatch(entry.name)]:
+        with suppress(FileNotFoundError):  # its process has just finished
+            lock = lock_file(leftover / LOCK, wait=False)
+            if lock:
+                shutil.rmtree(leftover, ignore_errors=True)
+                lock.close()
+    temporary = folder / f".{name}.{os.getpid()}{UNFINISHED}"
     with _create_locked(temporary / LOCK):
         try:
             yield temporary
@@ -64,20 +64,9 @@ def scratch(folder: str | Path, name: str) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _remove_leftovers(folder: Path, name: str) -> None:
-    """Remove temporary files and folders of this name whose process has ended, so that it holds no lock."""
-    pattern = rf"\.{re.escape(name)}\.\d+\.unfinished"
-    for leftover in [entry for entry in folder.iterdir() if re.match(pattern, entry.name)]:
-        with suppress(FileNotFoundError):  # its process has just finished
-            lock = lock_file(leftover / LOCK if leftover.is_dir() else leftover, wait=False)
-            if lock:
-                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
-                lock.close()
-
-
 def _create_locked(path: Path) -> IO[bytes]:
-    """Create a file, and its folder if missing, and lock the file. Before it is locked, another process may take it for
-    a leftover and remove it; then it is created again."""
+    """Create a file and its folder, and lock the file. Before it is locked, another process may take the folder for a
+    leftover and remove it; then it is created again."""
     while True:
         path.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):

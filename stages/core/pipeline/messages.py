@@ -20,9 +20,6 @@ MISSING = "{path} is missing: create it with dvc repro, or fetch it with dvc pul
 CONNECTION_LOST = "Lost the connection to another process, which has ended: run it again"
 MISSING_COLUMNS = "it lacks the columns {columns}"
 HWCAPS = "GLIBC_TUNABLES={value} changes how the C library rounds: unset it"
-NOT_OF_ITS_TAG = "{text!r} is not a valid {tag}"
-NOT_A_SCALAR = "a key must be a scalar"
-DUPLICATE_KEY = 'found duplicate key "{key}"'
 
 
 def waiting(path: str | Path, process: int | None) -> str:

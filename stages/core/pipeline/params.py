@@ -1,7 +1,7 @@
 """Read params.yaml: each stage reads the keys that its schema declares (core.pipeline.schemas)."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from core.pipeline import messages, yaml12
 from core.pipeline.errors import PipelineError
@@ -16,11 +16,11 @@ Schema = TypeVar("Schema", bound=Section)
 def load(schema: type[Schema], path: str | Path = PATH) -> Schema:
     """The keys of params.yaml that ``schema`` declares: for a stage, those under ``params`` in dvc.yaml, and no other.
     Raises PipelineError: one line for each mistake, with the key, its value and what is allowed."""
-    return validate(schema, _declared(read(path), schema), path)
+    return validate(schema, read(path), path, extra="ignore")
 
 
 def read(path: str | Path = PATH) -> dict[str, Any]:
-    """All of params.yaml, not checked. Raises PipelineError if it is missing or no YAML mapping."""
+    """All of params.yaml or another YAML file. Raises PipelineError if it is missing or no mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def read(path: str | Path = PATH) -> dict[str, Any]:
         raise PipelineError(messages.not_utf8(path, error)) from None
     try:
         values = yaml12.load(text)
-    except (yaml12.YAMLError, ValueError) as error:
+    except yaml12.YAMLError as error:
         raise PipelineError(messages.not_yaml(path, text, error)) from None
     if not isinstance(values, dict):
         content = "nothing" if values is None else repr(values)
@@ -37,10 +37,12 @@ def read(path: str | Path = PATH) -> dict[str, Any]:
     return values
 
 
-def validate(schema: type[Schema], values: dict[str, Any], path: str | Path) -> Schema:
-    """``values`` as ``schema``. Raises PipelineError, with ``path`` in its text."""
+def validate(
+    schema: type[Schema], values: dict[str, Any], path: str | Path, extra: Literal["forbid", "ignore"] = "forbid"
+) -> Schema:
+    """``values`` as ``schema``, with ``extra`` keys or not. Raises PipelineError, with ``path`` in its text."""
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(values, extra=extra)
     except ValidationError as error:
         raise PipelineError(messages.wrong_parameters(path, error.errors(), _keys(schema))) from None
 
@@ -50,20 +52,8 @@ def either(own: int | None, common: int) -> int:
     return common if own is None else own
 
 
-def _declared(values: dict[str, Any], schema: type[Section]) -> dict[str, Any]:
-    """The part of ``values`` that ``schema`` has fields for."""
-    part = {name: values[name] for name in schema.model_fields if name in values}
-    for name, section in _sections(schema).items():
-        if isinstance(part.get(name), dict):
-            part[name] = _declared(part[name], section)
-    return part
-
-
 def _keys(schema: type[Section]) -> set[str]:
     """The names of all fields of a schema and of its sections."""
-    return set(schema.model_fields).union(*map(_keys, _sections(schema).values()))
-
-
-def _sections(schema: type[Section]) -> dict[str, type[Section]]:
-    kinds = {name: field.annotation for name, field in schema.model_fields.items()}
-    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    kinds = [field.annotation for field in schema.model_fields.values()]
+    sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+    return set(schema.model_fields).union(*map(_keys, sections))

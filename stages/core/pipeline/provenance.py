@@ -97,7 +97,7 @@ def installed() -> dict[str, str]:
 
 
 def _declared(stage: str) -> dict[str, Any]:
-    stages = yaml12.load(files.require("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = params.read("dvc.yaml")["stages"]
     if stage not in stages:
         raise PipelineError(f"dvc.yaml has no stage {stage}: a stage is named after its script")
     declared: dict[str, Any] = stages[stage]

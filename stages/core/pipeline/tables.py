@@ -20,6 +20,7 @@ CHUNK_ROWS = 8192  # rows in memory of a table that is read or written in chunks
 FEW_PATIENTS = 10  # per class; with fewer, intervals are wide and a figure says little about other patients
 # Per class: a sign test on fewer patients can't reject chance at 5 %, even if all agree (2 / 2**5 > 0.05).
 MIN_PATIENTS = 6
+TOO_FEW = "too few"  # patients of a class, as the reason why there is no p
 
 INVENTORY = ["path", "kind", "bytes", "use", "why"]
 LABELS = ["file", "label", "patient", "class"]
@@ -27,9 +28,11 @@ LISTED = ["file", "split"]
 INDEX = ["row", "file", "label", "patient", "width", "height", "mode", "bytes_sha256", "pixels_sha256", "phash"]
 # core.images.properties says what they are.
 PROPERTIES = ["row", "format", "bytes", "brightness", "border", "jpeg_quality", "window_center", "window_width"]
+CROP = "crop"  # a column of properties with fit: breast: the share of the image in it; missing if no breast is found
 CLUSTERS = ["file", "cluster", "kind", "distance", "correlation"]
 FINDINGS = ["file", "finding", "detail"]
 SPLIT = ["row", "file", "label", "patient", "cluster", "component", "split"]
+BREAST = "breast"  # a column of the table of groups, if data.breast is known: the breast of the patient
 GROUP = "group_"  # prefix of the columns with the groups that data.groups names
 MEMBER = "member_"  # prefix of the columns of predictions with the probability by each member, before calibration
 PREDICTIONS = ["row", "file", "patient", "label", "split", "probability", "copy_in_train", "patient_in_train"]
@@ -38,6 +41,7 @@ _KINDS = {
     "row": "int64", "label": "int64", "width": "int64", "height": "int64", "cluster": "Int64", "component": "Int64",
     "distance": "Int64", "correlation": "float64", "probability": "float64", "copy_in_train": "boolean",
     "patient_in_train": "boolean", "bytes": "int64", "brightness": "float64", "border": "float64",
+    "crop": "float64",
     "jpeg_quality": "Int64", "window_center": "float64", "window_width": "float64",
 }  # fmt: skip
 # Only an empty cell is a missing value: a file or a patient can be called NA or null.
@@ -60,14 +64,14 @@ def read(path: str | Path, columns: list[str]) -> pd.DataFrame:
 
 
 def parse(text: TextIO, columns: list[str]) -> pd.DataFrame:
-    """Read ``columns`` of CSV text, and those of members and groups if there are any. Raises ValueError if a column is
-    missing or a value is not of its type."""
+    """Read ``columns`` of CSV text, and those of members, groups and breasts if there are any. Raises ValueError if a
+    column is missing or a value is not of its type."""
     names = header(text, columns)
     text.seek(0)
-    extra = [name for name in names if name.startswith((MEMBER, GROUP)) and name not in columns]
-    kinds = _kinds([*columns, *(name for name in extra if name.startswith(GROUP))])
+    extra = [name for name in names if (name == BREAST or name.startswith((MEMBER, GROUP))) and name not in columns]
+    kinds = _kinds([*columns, *(name for name in extra if not name.startswith(MEMBER))])
     table = pd.read_csv(text, usecols=[*columns, *extra], dtype=kinds, **_MISSING)
-    return table[[*columns, *members(table), *groups(table)]]
+    return table[[*columns, *members(table), *extras(table)]]
 
 
 def header(text: TextIO, columns: list[str]) -> list[str]:
@@ -90,6 +94,11 @@ def members(table: pd.DataFrame) -> list[str]:
 
 def groups(table: pd.DataFrame) -> list[str]:
     return [name for name in table.columns if name.startswith(GROUP)]
+
+
+def extras(table: pd.DataFrame) -> list[str]:
+    """The columns of ``groups``, and that of the breast."""
+    return [*groups(table), *([BREAST] if BREAST in table else [])]
 
 
 def of_members(probabilities: np.ndarray) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from core.pipeline import files
+from core.pipeline import files, tables
 from core.pipeline.text import format_p, format_property
 from core.report import plots
 
@@ -31,6 +31,7 @@ def filled(template: Path, **content: Any) -> str:
     )  # fmt: skip
     environment.filters |= {"figure": plots.text, "bounds": plots.bounds, "count": _count, "format_p": format_p}
     environment.filters["format_property"] = format_property
+    environment.globals |= {"MIN_PATIENTS": tables.MIN_PATIENTS, "TOO_FEW": tables.TOO_FEW}
     return environment.get_template(template.name).render(**content)
 
 
@@ -66,6 +67,12 @@ def by_patient(test: pd.DataFrame, threshold: float) -> list[dict[Any, Any]]:
         mean=("probability", "mean"), max=("probability", "max"),
     )  # fmt: skip
     rows: list[dict[Any, Any]] = table.sort_values("mean", ascending=False).reset_index().to_dict("records")
+    return rows
+
+
+def first_rows(wrong: pd.DataFrame, count: int = 20) -> list[dict[Any, Any]]:
+    """The first rows of a list of likely wrong labels, for the page."""
+    rows: list[dict[Any, Any]] = wrong[:count].to_dict("records")
     return rows
 
 

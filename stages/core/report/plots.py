@@ -75,6 +75,7 @@ class PlotData(NamedTuple):
     confusion: np.ndarray  # of curves.confusion: int64 (2, 2), the true class in rows
     bins: pd.DataFrame  # of curves.histogram
     reliability: pd.DataFrame  # of calibration.reliability
+    net_benefit: pd.DataFrame  # of curves.net_benefit, of the non-leaking images
 
 
 def evaluation(data: PlotData, figures: dict[str, Any], path: str | Path) -> None:
@@ -151,6 +152,21 @@ def _reliability(axis: Any, table: pd.DataFrame, calibration: dict[str, Any]) ->
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))
 
 
+def _net_benefit(axis: Any, table: pd.DataFrame, points: dict[str, Any]) -> None:
+    """The decision curve, with the 95 % intervals of the model at ``points``, the block net_benefit of the details."""
+    for name, words, colour in (
+        ("all", "all positive", VALIDATION), ("none", "none positive", "0.6"), ("model", "model", TEST),
+    ):  # fmt: skip
+        axis.plot(table["threshold"], table[name], color=colour, label=words)
+    for threshold, entries in points.items():
+        if entries["model"]["ci_low"] is not None:
+            axis.plot([float(threshold)] * 2, [entries["model"]["ci_low"], entries["model"]["ci_high"]], color=TEST)
+    top = max(table["all"].max(), 0.02)
+    axis.set(xlabel="threshold", ylabel="net benefit per image", xlim=(-0.02, 1.02), ylim=(-top / 3, top * 1.2))
+    axis.set_title("Net benefit on non-leaking test images", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
+
+
 def _intervals(axis: Any, figures: dict[str, Any]) -> None:
     """Each measure with its interval: on all test images and, if the test set leaks, also on the non-leaking ones."""
     names = [name for name, entry in figures["test"].items() if isinstance(entry, dict)]
@@ -195,6 +211,7 @@ def vectors(data: PlotData, figures: dict[str, Any], prefix: str = "") -> dict[s
         "pr": lambda axis: _curve(axis, "pr", data.curves["pr"], area),
         "reliability": lambda axis: _reliability(axis, data.reliability, figures["calibration"]),
         "scores": lambda axis: _scores(axis, data.bins, figures["threshold"]),
+        "net_benefit": lambda axis: _net_benefit(axis, data.net_benefit, figures["net_benefit"]),
         "intervals": lambda axis: _intervals(axis, figures),
     }
     height = dict.fromkeys(plots, 3.6)

@@ -53,6 +53,9 @@ def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -
         torn = placed[placed.groupby("component")["split"].transform("nunique") > 1]
         if cfg.duplicates == "together" and len(torn):
             raise PipelineError(messages.lists_share_copies(list(torn["file"])))
+        if not (split["listed"] == "val").any():  # there is no list for it: no patient is divided between train and val
+            train = split[split["split"] == "train"]
+            split.loc[train.index, "split"] = _train_or_val(train.assign(component=components.units(train)), cfg, seed)
     elif hashed is not None:
         split.loc[~dropped, "split"] = hashed[~dropped]
     else:
@@ -116,9 +119,14 @@ def _by_fractions(kept: pd.DataFrame, cfg: Split, seed: int) -> np.ndarray:
         return np.array(SPLITS)[_distribute(kept, np.array([cfg.train, cfg.val, cfg.test]), seed)]
     in_test = _distribute(kept, np.full(cfg.folds, 1 / cfg.folds), seed) == cfg.fold - 1
     split = np.where(in_test, "test", "train").astype("<U5")
-    val = cfg.val / (cfg.train + cfg.val)
-    split[~in_test] = np.array(SPLITS)[_distribute(kept[~in_test], np.array([1 - val, val]), seed)]
+    split[~in_test] = _train_or_val(kept[~in_test], cfg, seed)
     return split
+
+
+def _train_or_val(kept: pd.DataFrame, cfg: Split, seed: int) -> np.ndarray:
+    """The split of each row of ``kept``, none of which is tested."""
+    val = cfg.val / (cfg.train + cfg.val)
+    return np.array(SPLITS)[_distribute(kept, np.array([1 - val, val]), seed)]
 
 
 def _distribute(kept: pd.DataFrame, fractions: np.ndarray, seed: int) -> np.ndarray:

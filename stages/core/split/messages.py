@@ -12,8 +12,8 @@ UNKNOWN_PATIENTS = (
     "split.strategy is {strategy}, but the patients are not known: set data.patient, or split.strategy: image if "
     "each image is of a different patient"
 )
-NO_LISTS = "split.strategy predefined needs the lists data.lists.train, .val and .test"
-EMPTY_LIST = "the split {split} would get no image: no image of data.lists.{split} is in the source"
+NO_LISTS = "split.strategy predefined needs the lists data.lists.train and .test"
+EMPTY_LIST = "the split {split} would get no image: none is left of those that data.lists gives it"
 REFUSED = (
     "The split is refused, because the test result would be too good.\n{leaks}\n"
     "To separate them: split.strategy: patient and split.duplicates: together. "

@@ -9,9 +9,9 @@ from core.pipeline.schemas.base import SPLITS, OnBadImage, Section, Seed, Word
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels, data.patient and data.groups
+TAG = "dicom:"  # before the keyword of a DICOM tag, in data.labels, data.patient, data.breast and data.groups
 UNWATCHED = "stages/download.py"  # for data.watch: a dependency of download anyway, so it adds none
-REST = "rest"  # for data.negative: every class that is not positive
+REST = "rest"  # for data.negative: every class that is not positive; for data.lists.test: images on no other list
 
 Words = Annotated[list[Word], Field(min_length=1)]
 Edges = Annotated[list[float], Field(min_length=1)]
@@ -36,15 +36,18 @@ class Lists(Section):
     test: str | None
 
     @model_validator(mode="after")
-    def _all_or_none(self) -> "Lists":
-        missing = [split for split in SPLITS if split not in self.paths()]
-        if 0 < len(missing) < len(SPLITS):
+    def _train_and_test_or_none(self) -> "Lists":
+        missing = [split for split in ("train", "test") if getattr(self, split) is None]
+        if missing and (self.train or self.val or self.test):
             raise ValueError(messages.LISTS_MISSING.format(lists=" and ".join(missing)))
+        if REST in (self.train, self.val):
+            raise ValueError(messages.REST_OF_LISTS)
         return self
 
     def paths(self) -> dict[str, str]:
         """The file of each split's list; empty if there are no lists."""
-        return {split: file for split in SPLITS if (file := getattr(self, split)) is not None}
+        files = {split: getattr(self, split) for split in SPLITS}
+        return {split: file for split, file in files.items() if file not in (None, REST)}
 
 
 class Dicom(Section):
@@ -102,10 +105,11 @@ class Data(Section):
     exclude: list[Word]
     labels: str | None
     file_column: str
-    label_column: str
+    label_column: str | None
     positive: Word | Words
     negative: Word | Words | None
     patient: str | None
+    breast: str | None
     groups: Annotated[list[Word | dict[Word, Edges]], AfterValidator(_unique_names)]
     lists: Lists
     on_bad_image: OnBadImage
@@ -115,11 +119,12 @@ class Data(Section):
     dicom: Dicom
     phantom: Phantom
 
-    @field_validator("patient", "labels")
+    @field_validator("patient", "breast", "labels")
     @classmethod
     def _a_pattern_or_a_tag(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None and "(?P<" in text:
-            group, otherwise = ("patient", "a column") if info.field_name == "patient" else ("label", "a CSV file")
+            group = str(info.field_name).rstrip("s")
+            otherwise = "a CSV file" if group == "label" else "a column"
             try:
                 names = re.compile(text).groupindex
             except re.error as error:
@@ -150,7 +155,7 @@ class Data(Section):
         common = sorted(set(self.positives) & set(self.negatives or []))
         phantom, archive, location = self.source == "phantom", self.source == "archive", self.location or ""
         https, kaggle = location.startswith("https://"), r"[\w-]+/[\w-]+(/versions/\d+)?"
-        columns = [("patient", self.patient, "patient")] if self.patient_is_column else []
+        columns = [(level, name, level) for level, name in self.levels().items() if self.kind(level) == "column"]
         columns += [("groups", group.name, group.name) for group in self.grouping if group.kind == "column"]
         key, column, group_name = next(iter(columns), ("", "", ""))
         has_table = "data.labels" in self.tables()
@@ -160,6 +165,7 @@ class Data(Section):
             (phantom and self.location is not None, messages.PHANTOM_LOCATION),
             (phantom and self.lists.paths(), messages.PHANTOM_LISTS),
             (phantom and self.groups, messages.PHANTOM_GROUPS),
+            (self.breast is not None and self.patient is None, messages.BREAST_WITHOUT_PATIENT),
             (not phantom and self.location is None, messages.NO_LOCATION),
             (self.source == "kaggle" and not re.fullmatch(kaggle, location), messages.NOT_ON_KAGGLE),
             ("://" in location and not https, messages.NOT_HTTPS),
@@ -185,8 +191,8 @@ class Data(Section):
         return {"data.labels": self.labels} | lists
 
     def tags(self) -> list[str]:
-        """The keywords of the DICOM tags that labels, patient and groups name."""
-        keywords = [keyword for keyword in (self.label_tag, self.patient_tag) if keyword]
+        """The keywords of the DICOM tags that labels, patient, breast and groups name."""
+        keywords = [keyword for name in (self.labels, *self.levels().values()) if (keyword := _keyword(name))]
         return keywords + [group.source for group in self.grouping if group.kind == "tag"]
 
     @property
@@ -201,17 +207,21 @@ class Data(Section):
     def patient_tag(self) -> str | None:
         return _keyword(self.patient)
 
-    @property
-    def patient_is_column(self) -> bool:
-        return self.patient is not None and not self.patient_is_pattern and not self.patient_tag
+    def levels(self) -> dict[str, str]:
+        """What names the patient, and the breast, of an image, if it is known."""
+        return {level: name for level in ("patient", "breast") if (name := getattr(self, level)) is not None}
 
-    @property
-    def patient_is_pattern(self) -> bool:
-        return "(?P<patient>" in (self.patient or "")
+    def kind(self, level: str) -> Literal["column", "tag", "pattern"]:
+        """What ``levels`` has for a level."""
+        return "pattern" if "(?P<" in (name := self.levels()[level]) else "tag" if _keyword(name) else "column"
 
     @property
     def labels_are_pattern(self) -> bool:
         return "(?P<label>" in (self.labels or "")
+
+    @property
+    def labels_are_folders(self) -> bool:
+        return self.labels is None or ("data.labels" in self.tables() and self.label_column is None)
 
     @property
     def positives(self) -> list[str]:

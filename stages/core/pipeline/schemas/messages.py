@@ -1,7 +1,11 @@
 """What wrong values of parameters are called; core.pipeline.messages puts the key before each text."""
 
 PHANTOM_TOO_FEW = "images ({images}) must be at least 4 times patients ({patients})"
-LISTS_MISSING = "{lists} must be given too: set all three lists or none"
+LISTS_MISSING = (
+    "{lists} must be given too: set train and test, or no list. test: rest is all images on no other list; without "
+    "val, validation patients are drawn from train"
+)
+REST_OF_LISTS = "only test can be rest"
 EDGES_OF_SEVERAL = "edges belong to one group each, such as {{age: [50, 70]}}, not {entry}"
 EDGES_FALL = "edges must rise: {edges}"
 WRONG_PATTERN = "{pattern!r} is not a regular expression: {error}"
@@ -16,6 +20,7 @@ CREDENTIALS = (
 PHANTOM_LOCATION = "location must be null for source phantom, not {location!r}"
 PHANTOM_LISTS = "lists must be null for source phantom"
 PHANTOM_GROUPS = "groups must be [] for source phantom"
+BREAST_WITHOUT_PATIENT = "breast is set, but patient is null: a breast is one of a patient. Set data.patient"
 NO_LOCATION = "location is null, but source {source} needs one"
 NOT_ON_KAGGLE = "location must be owner/name or owner/name/versions/N, not {location!r}"
 NOT_HTTPS = "location must be a path or an https address: other protocols are not secure"

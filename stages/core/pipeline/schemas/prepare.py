@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 class Prepare(Section):
     image_size: Annotated[int, Field(ge=8, le=4096)]
-    fit: Literal["stretch", "pad", "crop"]
+    fit: Literal["stretch", "pad", "crop", "breast"]
     levels: Literal["window"] | Annotated[list[Percent], Field(min_length=2, max_length=2)]
 
     @field_validator("levels")
