@@ -262,4 +262,4 @@ def test_every_conflict_is_on_its_sheet_and_a_set_without_any_says_so(tmp_path):
         height = Image.open(tmp_path / "conflicts.png").height
         quality.draw(SET[:1], quality.cluster(SET[:1], NONE), {}, NONE, thumbnails, False, str(tmp_path))
         empty = Image.open(tmp_path / "conflicts.png").height
-        assert (height - empty) / (128 + 20 + 16 + 8) == rows
+        assert (height - empty) / (128 + 20 + 2 * 16 + 8) == rows  # captions of two lines

@@ -99,6 +99,7 @@ def test_breasts_are_scored_beside_patients_and_validation_chooses_how_their_vie
         "patients": {"rule": "mean", "val_roc_auc": {"mean": None, "max": None}},
         "breasts": {"rule": "max", "val_roc_auc": {"mean": 0.0, "max": 1.0}},
     }
+    blocks |= utility.summarise(metrics.scores(test, 0.5))
     assert "breasts' max" in messages.summary({"synthetic": False} | blocks)
     plain = metrics.summarise(test, test, 0.5, 0.5, seed=1)
     assert plain["combine"] == {level: {"rule": "mean"} for level in ("patients", "breasts")}

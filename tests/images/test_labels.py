@@ -35,7 +35,7 @@ def test_a_breast_is_a_column_or_a_pattern_and_one_may_be_benign_and_the_other_m
     ("breast", "spelling", "says"),
     [
         ("sides", "L", "no column 'sides' (data.breast)"),
-        ("side", "", "1 images without a breast (data.breast: side): p1_L.png"),
+        ("side", "", "1 images without a breast (data.breast: side, a column of labels.csv): p1_L.png"),
         ("side", "l", "data.breast: 1 names are spelled in several ways: 'l' / 'L'"),
         ("dicom:ImageLaterality", "L", "4 images without a breast (data.breast: dicom:ImageLaterality)"),
     ],
