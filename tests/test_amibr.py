@@ -99,6 +99,4 @@ def test_the_page_on_amibr_works_as_written(follow):
 
     run()
     assert set(clone.metrics("evaluate")["groups"]) == {"dataset", "scanner"}
-    run()
-    assert clone.run("git", "status", "--short") == "?? atnorm-br/\n"
     assert "patches; " in run()
