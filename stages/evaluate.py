@@ -52,7 +52,7 @@ def main() -> None:
     predictions = rows[rows["split"].isin(["val", "test"])].reset_index(drop=True)
 
     devices.seed_everything(0, cfg.train.reproducible, cfg.train.threads)
-    classifiers = ensemble.load_ensemble(WEIGHTS, files.read_json(MODEL))
+    classifiers = ensemble.load_ensemble(WEIGHTS, files.read_json(MODEL), cfg.evaluate.tta)
     device = devices.get_device(cfg.train.device)
     images = files.read_array(IMAGES)
     by_member = inference.probabilities(classifiers, images, predictions["row"].to_numpy(), device)
@@ -84,7 +84,7 @@ def main() -> None:
     files.write_json(METRICS, metrics.headline(details))
     files.write_json(DETAIL, details)
     decision = {"threshold": threshold, "temperature": temperature, "weights_sha256": files.sha256(WEIGHTS)}
-    files.write_json(DECISION, decision)
+    files.write_json(DECISION, decision | ({} if cfg.evaluate.tta == "none" else {"tta": cfg.evaluate.tta}))
     print(messages.summary(details))
 
 

@@ -30,7 +30,7 @@ def main() -> None:
         raise PipelineError(f"{target} contains other files: use --folder to name a new or empty folder")
     description, decision = (files.read_json(MODELS / name) for name in (prediction.DESCRIPTION, prediction.DECISION))
     figures = {stage: files.read_json(path) for stage, path in METRICS.items()}
-    networks = ensemble.load_ensemble(MODELS / prediction.WEIGHTS, description)
+    networks = ensemble.load_ensemble(MODELS / prediction.WEIGHTS, description, decision.get("tta", "none"))
     images = files.read_array(IMAGES)
 
     with files.scratch(target.parent, target.name) as folder:

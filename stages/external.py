@@ -69,7 +69,7 @@ def main() -> None:
         raise PipelineError(messages.NO_OTHER_SET.format(**common))
 
     devices.seed_everything(0, first_cfg.train.reproducible, first_cfg.train.threads)
-    classifiers = ensemble.load_ensemble(WEIGHTS, description)
+    classifiers = ensemble.load_ensemble(WEIGHTS, description, first_cfg.evaluate.tta)
     device = devices.get_device(first_cfg.train.device)
     by_member, features = inference.features(classifiers, images, index["row"].to_numpy(), device)
     temperature = calibration.applied_temperature(first["calibration"])

@@ -7,10 +7,8 @@ Alone   python stages/train.py
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
-from core.network import devices, inference, members, messages, ood, ranks, training
+from core.network import devices, members, messages, ood, ranks, training
 from core.network.ensemble import Ensemble
 from core.network.state import Epoch, TrainResult
 from core.pipeline import entrypoint, files, params, provenance, tables
@@ -21,7 +19,6 @@ from core.pipeline.schemas.train import Model, Train
 import numpy as np
 from dvclive import Live
 from safetensors.torch import save
-from tqdm import tqdm
 
 IMAGES = "data/prepared/images.npy"
 PREPARATION = "data/prepared/preparation.json"
@@ -78,9 +75,7 @@ def main() -> None:
             results = train(job._replace(stores=tuple(store.folder for store in stores)), dist)
             for member, result in zip(ensemble.members, results, strict=True):
                 member.load_state_dict(result.best_state)
-            samples = {name: ood.sample_rows(rows[name], seeds[0]) for name in rows}
-            features = {name: inference.features(ensemble, images, samples[name], device)[1] for name in rows}
-            detector = ood.fit(features["train"], features["val"], ensemble.views(features["train"].shape[1]))
+            detector = ood.fit_ensemble(ensemble, images, rows, seeds[0], device)
             synthetic = {"synthetic": tables.is_synthetic(split)}
             for path, tensors in ((WEIGHTS, ensemble.contents()), (OOD, detector._asdict())):
                 with files.atomic_write(path) as unfinished:
@@ -94,20 +89,13 @@ def main() -> None:
             files.write_json(DETAIL, synthetic | figures)
             for store in stores:
                 store.clear()
-        if operations:
-            print(messages.NO_LONGER_SAME.format(operations=", ".join(operations)))
-        for index, result in enumerate(results):
-            print(f"{job.name(index)}{messages.best_epoch(result.best_epoch)}")
+        print(messages.finished(map(job.name, range(len(results))), results, operations))
 
 
 def train(job: members.TrainJob, dist: ranks.DistributedContext) -> list[TrainResult]:
     """Train all members; log the mean of each epoch to the curves, and write all epochs to a table beside them."""
-    images = len(job.seeds) * job.cfg.epochs * len(job.rows["train"])
-    with (
-        entrypoint.deferred_signals() as should_stop,
-        Live(CURVES, **LIVE) as live,
-        progress_bar(images) as on_progress,
-    ):
+    progress = entrypoint.progress_bar(len(job.seeds) * job.cfg.epochs * len(job.rows["train"]))
+    with entrypoint.deferred_signals() as should_stop, progress as bar, Live(CURVES, **LIVE) as live:
 
         def log(epoch: Epoch) -> None:
             live.step = epoch.number
@@ -122,24 +110,10 @@ def train(job: members.TrainJob, dist: ranks.DistributedContext) -> list[TrainRe
             if not sys.stderr.isatty():
                 print(f"{job.name(index)}{messages.epoch(epoch)}", flush=True)
 
-        results = members.train(job, training.Callbacks(on_epoch_end, on_progress, should_stop), dist)
+        results = members.train(job, training.Callbacks(on_epoch_end, bar, should_stop), dist)
         averager.flush()
-    table = averager.table(results)
-    tables.write(table, f"{CURVES}/members.csv", list(table.columns))
+    tables.write(table := averager.table(results), f"{CURVES}/members.csv", list(table.columns))
     return results
-
-
-@contextmanager
-def progress_bar(images: int) -> Iterator[Callable[[int, str], None]]:
-    """Yield what updates a bar for all members together, which is shown only in a terminal."""
-    tqdm.monitor_interval = 0  # no thread, as processes are forked
-    with tqdm(total=images, unit=" images", disable=None, smoothing=0.05) as bar:
-
-        def update(images: int, text: str) -> None:
-            bar.set_postfix_str(text, refresh=False)
-            bar.update(images)
-
-        yield update
 
 
 if __name__ == "__main__":

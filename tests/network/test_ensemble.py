@@ -65,3 +65,22 @@ def test_a_training_starts_from_the_first_member_of_an_ensemble(tmp_path):
     save_file(saved.contents(), tmp_path / "model.safetensors")
     classifier = networks.build("shufflenet_v2_x0_5", "linear", 32, "model.safetensors", tmp_path)
     assert torch.equal(classifier.head.weight, saved.members[0].head.weight)
+
+
+@pytest.mark.parametrize(("tta", "turns"), [("hflip", 2), ("flips", 4), ("d4", 8)])
+def test_tta_gives_all_symmetries_of_an_image_the_same_probability_which_is_their_mean(tta, turns):
+    image = np.random.RandomState(0).randint(256, size=(32, 32, 3)).astype(np.uint8)
+    mirrored = [image, image[:, ::-1]]
+    symmetric = mirrored if turns == 2 else [np.rot90(side, k) for side in mirrored for k in range(0, 4, 8 // turns)]
+    images, rows, cpu = np.ascontiguousarray(symmetric), np.arange(turns), torch.device("cpu")
+    plain = small(2)
+    for member in plain.members:
+        torch.nn.init.normal_(member.head.weight, std=10)
+        for layer in member.modules():  # so that the maps of an untrained network are not close to zero
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_var.fill_(0.3)
+    expected, features = inference.features(plain, images, rows, cpu)
+    probabilities, same = inference.features(Ensemble([*plain.members], tta), images, rows, cpu)
+    assert np.ptp(expected, axis=0).min() > 1e-4
+    assert probabilities == pytest.approx(np.tile(expected.mean(axis=0), (turns, 1)), abs=1e-6)
+    assert np.array_equal(same, features)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from core.network import batches, checkpoints, devices, frozen, inference, networks, training
 from core.network.ensemble import Ensemble
 from core.network.optimiser import NAdam
+from core.pipeline import entrypoint
 from core.pipeline.errors import Interrupted, PipelineError
 
 import numpy as np
@@ -14,8 +15,6 @@ import pytest
 import torch
 from safetensors.torch import save
 from torch import nn
-
-import train
 
 COUNT = 48
 
@@ -354,13 +353,13 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_loss_images_per_second_and_time_left(make_params, data, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
-    with train.progress_bar(64) as update:
+    with entrypoint.progress_bar(64) as update:
         fit(make_params, data, epochs=2, progress=update)
     assert re.search(r"\d+/64 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, epoch [12]/2, loss \d\.\d+", screen.getvalue())
 
 
 def test_what_is_no_terminal_gets_no_bar(make_params, data, capsys):
-    with train.progress_bar(32) as update:
+    with entrypoint.progress_bar(32) as update:
         fit(make_params, data, epochs=1, progress=update)
     assert capsys.readouterr().err == ""
 

@@ -33,7 +33,8 @@ class Model:
         self.threshold: float = decision["threshold"]
         self.temperature: float = decision["temperature"] if temperature is None else temperature
         self.device = devices.get_device(device)
-        self.ensemble = ensemble.load_ensemble(folder / WEIGHTS, description).to(self.device).eval()
+        tta = decision.get("tta", "none")
+        self.ensemble = ensemble.load_ensemble(folder / WEIGHTS, description, tta).to(self.device).eval()
         self.detector = ood.Detector(**pretrained.read(folder / OOD))
 
     def fit(self, images: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:

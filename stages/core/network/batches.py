@@ -127,6 +127,14 @@ def _flip(images: Tensor, geometry: str, flips: Tensor) -> Tensor:
     return images
 
 
+def symmetries(images: Tensor, geometry: str) -> list[Tensor]:
+    """The images, (B, C, H, W), and all others that ``augment`` can make of them with this ``geometry``."""
+    views = [images]
+    for dim in {"none": (), "hflip": (3,), "flips": (3, 2), "d4": (3, 2)}[geometry]:
+        views += [view.flip(dim) for view in views]
+    return views + [view.transpose(2, 3) for view in views if geometry == "d4"]
+
+
 def _stain_jitter(images: Tensor, factors: Tensor) -> Tensor:
     """Scale the amounts of the three stains: (B, 3, H, W) by (B, 3). Transmitted light decreases exponentially with the
     amount of stain (Beer-Lambert law), so the amounts are linear in the logarithm of the light."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from core.network import messages, pretrained
+from core.network import batches, messages, pretrained
 from core.network.networks import Classifier
 from core.pipeline.errors import PipelineError
 
@@ -14,10 +14,12 @@ from torch.nn.functional import logsigmoid
 
 class Ensemble(nn.Module):
     """Networks of the same backbone, head and image size. ``forward`` takes what a Classifier takes, and returns the
-    logit of the mean of their probabilities, float32 (B,)."""
+    logit of the mean of their probabilities, float32 (B,). The probability of each network is the mean over the
+    symmetries ``tta`` (batches.symmetries) of the image."""
 
-    def __init__(self, members: list[Classifier]) -> None:
+    def __init__(self, members: list[Classifier], tta: str = "none") -> None:
         super().__init__()
+        self.tta = tta
         self.members = nn.ModuleList(members)
         self.description: dict[str, Any] = members[0].description | {"members": len(members)}
 
@@ -26,12 +28,15 @@ class Ensemble(nn.Module):
 
     def member_logits(self, images: Tensor) -> Tensor:
         """The logit of each member: float32 (B, members)."""
-        return torch.stack([member(images) for member in self.members], dim=1)
+        views = batches.symmetries(images, self.tta)
+        return torch.stack([mean_logit(torch.stack([*map(member, views)], dim=1)) for member in self.members], dim=1)
 
     def with_features(self, images: Tensor) -> Tensor:
         """The logit of each member, then the features of each (Classifier.with_features): float32 (B, members + F)."""
         outputs = [member.with_features(images) for member in self.members]  # type: ignore[operator]
-        return torch.cat([output[:, :1] for output in outputs] + [output[:, 1:] for output in outputs], dim=1)
+        logits = torch.stack([output[:, 0] for output in outputs], dim=1)
+        logits = logits if self.tta == "none" else self.member_logits(images)
+        return torch.cat([logits] + [output[:, 1:] for output in outputs], dim=1)
 
     def contents(self) -> dict[str, Tensor]:
         """The weights on the CPU, by name, as safetensors stores them."""
@@ -50,12 +55,12 @@ def mean_logit(logits: Tensor) -> Tensor:
     return torch.logsumexp(logsigmoid(logits), dim=1) - torch.logsumexp(logsigmoid(-logits), dim=1)
 
 
-def load_ensemble(weights: str | Path, description: dict[str, Any]) -> Ensemble:
+def load_ensemble(weights: str | Path, description: dict[str, Any], tta: str = "none") -> Ensemble:
     """Load the ensemble of models/. ``description`` is the content of its model.json, with backbone, head, image_size
     (pixels), mean, std, arguments and members. Raises PipelineError if the weights belong to another network."""
     names = ("backbone", "head", "image_size", "mean", "std", "arguments")
     arguments = {name: description[name] for name in names if name in description}
-    ensemble = Ensemble([Classifier(**arguments) for _ in range(description.get("members", 1))])
+    ensemble = Ensemble([Classifier(**arguments) for _ in range(description.get("members", 1))], tta)
     try:
         ensemble.load_state_dict(pretrained.read(Path(weights)))
     except RuntimeError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from core.pipeline.text import shorten as shorten  # for the modules that format these messages
 
 if TYPE_CHECKING:
-    from core.network.state import Epoch
+    from core.network.state import Epoch, TrainResult
 
 # batches
 STAIN_NEEDS_COLOUR = "train.augment.stain is for colour images, but these images are grey: set it to 0"
@@ -171,8 +171,11 @@ def epoch(metrics: "Epoch") -> str:
     )
 
 
-def best_epoch(best: "Epoch") -> str:
-    return f"kept {epoch(best)}"
+def finished(names: Iterable[str], results: "list[TrainResult]", operations: list[str]) -> str:
+    """The epoch that each network keeps, and the operations whose bytes are not promised."""
+    lines = [NO_LONGER_SAME.format(operations=", ".join(operations))] if operations else []
+    lines += [f"{name}kept {epoch(result.best_epoch)}" for name, result in zip(names, results, strict=True)]
+    return "\n".join(lines)
 
 
 def first_line(error: object) -> str:

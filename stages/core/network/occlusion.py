@@ -37,6 +37,7 @@ def heatmaps(ensemble: Ensemble, images: np.ndarray, predicted: np.ndarray) -> n
     ndarray of float32, shape (N, GRID, GRID)
     """
     device = next(ensemble.parameters()).device
+    ensemble = Ensemble([*ensemble.members])  # of the image as it is shown
     maps = np.zeros((len(images), GRID, GRID), np.float32)
     for heat, image, positive in zip(maps, images, predicted, strict=True):
         loader = ImageLoader(np.concatenate([image[None], occluded(image)]), device)

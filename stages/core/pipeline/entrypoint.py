@@ -17,6 +17,8 @@ from core.pipeline import files, messages, params, pins, provenance
 from core.pipeline.errors import Interrupted, PipelineError
 from core.pipeline.schemas import params_yaml
 
+from tqdm import tqdm
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 RANK = "RANK"  # torchrun gives each process its number in this variable
@@ -58,6 +60,19 @@ def argument_parser(usage: str | None = None) -> argparse.ArgumentParser:
     """A parser of arguments whose help is the docstring of the script."""
     text, formatter = sys.modules["__main__"].__doc__, argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(usage=usage, description=text, formatter_class=formatter)
+
+
+@contextmanager
+def progress_bar(images: int) -> Iterator[Callable[[int, str], None]]:
+    """Yield what updates a bar for all members together, which is shown only in a terminal."""
+    tqdm.monitor_interval = 0  # no thread, as processes are forked
+    with tqdm(total=images, unit=" images", disable=None, smoothing=0.05) as bar:
+
+        def update(images: int, text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(images)
+
+        yield update
 
 
 @contextmanager

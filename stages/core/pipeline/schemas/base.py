@@ -10,6 +10,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Geometry = Literal["none", "hflip", "flips", "d4"]
 OnBadImage = Literal["fail", "drop"]
 # YAML reads 1 as a number, but a class folder or a CSV cell named 1 is a string.
 Word = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(min_length=1)]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core.pipeline.schemas.base import Fraction, Section
+from core.pipeline.schemas.base import Fraction, Geometry, Section
 
 
 class Decision(Section):
@@ -10,6 +10,7 @@ class Decision(Section):
 
     threshold: Fraction | Literal["validation"]
     calibration: Literal["none", "temperature"]
+    tta: Geometry
     combine: Literal["mean", "max", "validation"]
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core.pipeline.schemas.base import Fraction, Section
+from core.pipeline.schemas.base import Fraction, Geometry, Section
 
 
 class External(Section):
@@ -13,3 +13,4 @@ class Threshold(Section):
     """What the stage external reads of the first set's section evaluate."""
 
     threshold: Fraction | Literal["validation"]
+    tta: Geometry

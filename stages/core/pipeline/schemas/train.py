@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from core.pipeline.schemas.base import Count, Section, Seed
+from core.pipeline.schemas.base import Count, Geometry, Section, Seed
 from core.pipeline.schemas.device import Device
 
 from pydantic import Field
@@ -17,7 +17,7 @@ class Model(Section):
 
 
 class Augment(Section):
-    geometry: Literal["none", "hflip", "flips", "d4"]
+    geometry: Geometry
     brightness: Strength
     contrast: Strength
     stain: Strength
