@@ -16,7 +16,7 @@ from conftest import TOP, change_parameters, clone_to
 RECIPE = "$(cat recipes/amibr.txt)"
 TOY = (
     f"{RECIPE} -S prepare.image_size=32 -S model.backbone=shufflenet_v2_x0_5 -S model.weights=none "
-    "-S train.epochs=1 -S train.ensemble_size=1"
+    "-S train.epochs=1 -S train.ensemble_size=1 -S evaluate.tta=none"
 )
 LIST = "AMi-Br_Benchmark/amibr_train_split.csv"
 
