@@ -86,7 +86,7 @@ def gallery(
         end = min(start + PER_ROW, len(errors))
         part = slice(2 * start, 2 * end)
         rows.append(contact_sheets.Row(f"{start + 1} to {end}", tiles[part], captions[part]))
-    title = "Worst mistakes of the test set; bright: what argued for the class called (measured by hiding it)"
+    title = "Test images, worst mistakes first. Bright: hiding this region makes the predicted class less likely"
     contact_sheets.save(title, rows, path, synthetic)
 
 
