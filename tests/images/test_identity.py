@@ -115,7 +115,9 @@ def test_patients_in_two_spellings_are_refused_joined_or_kept(read_source, name,
 
 
 def test_patients_that_a_spreadsheet_has_rounded_are_refused(read_source):
-    assert "'1.23457E+11' (who) has lost digits" in refusal(read_source, rows(["1.23457E+11", "1.23457E+11", "b", "c"]))
+    table = rows(["1.23457E+11", "1.23457E+11", "b", "c"])
+    assert "'1.23457E+11' (who) has lost digits" in refusal(read_source, table)
+    assert "'1.23457E+11' (who) has lost digits" in refusal(read_source, table, {"data.patient": "{label}_{who}"})
 
 
 def test_patients_in_file_names_are_compared_too(read_source):
