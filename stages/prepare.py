@@ -47,7 +47,7 @@ def main(like: str | None = None) -> None:
 
     cropped = spec.fit == "breast"
     columns = [*tables.PROPERTIES, *([tables.CROP] if cropped else [])]
-    kept, unreadable, whole = 0, [], []
+    kept, unreadable, uncropped = 0, [], []
     with (
         files.atomic_write(IMAGES) as images,
         files.atomic_write(THUMBNAILS) as thumbnails,
@@ -72,7 +72,7 @@ def main(like: str | None = None) -> None:
                 rows.append((kept + len(rows), entry.file, entry.label, entry.patient, *picture[2:-3]))
                 if cropped:
                     boxes.add(black if picture.crop is None else picture.crop)
-                    whole += [entry.file] if picture.crop is None else []
+                    uncropped += [entry.file] if picture.crop is None else []
             grey = decoder.Grey(small.array[kept : kept + len(rows)])
             phash = hashes.words(hashes.bits(hashes.coefficients(grey)))
             tables.append(tables.frame(rows, tables.INDEX[:-1]).assign(phash=phash), index, tables.INDEX)
@@ -87,8 +87,8 @@ def main(like: str | None = None) -> None:
         boxes.finish()
     files.write_json(PREPARATION, spec.description())
 
-    if whole:
-        print(messages.listing(messages.NO_BREAST, whole, total=kept))
+    if uncropped:
+        print(messages.listing(messages.NO_BREAST, uncropped, total=kept))
     print(messages.prepare_summary(large.array.shape, large.array.nbytes, len(unreadable), spec.levels))
 
 

@@ -115,7 +115,9 @@ def test_patients_in_two_spellings_are_refused_joined_or_kept(read_source, name,
 
 
 def test_patients_that_a_spreadsheet_has_rounded_are_refused(read_source):
-    assert "'1.23457E+11' (who) has lost digits" in refusal(read_source, rows(["1.23457E+11", "1.23457E+11", "b", "c"]))
+    table = rows(["1.23457E+11", "1.23457E+11", "b", "c"])
+    assert "'1.23457E+11' (who) has lost digits" in refusal(read_source, table)
+    assert "'1.23457E+11' (who) has lost digits" in refusal(read_source, table, {"data.patient": "{label}_{who}"})
 
 
 def test_patients_in_file_names_are_compared_too(read_source):
@@ -145,6 +147,7 @@ def test_the_list_can_say_otherwise_and_a_class_that_is_named_is_never_missing(r
     assert "2 images without a patient" in refusal(read_source, table)
     assert list(read_source(table, {"data.missing": ["nan"]}).labels["patient"]) == ["None", "b", "None", "c"]
     assert "2 images without a patient" in refusal(read_source, rows(["-9", "b", "-9", "c"]), {"data.missing": [-9]})
+    assert list(read_source(rows(["Ref", "Name", "Num", "Value"])).labels["patient"]) == ["Ref", "Name", "Num", "Value"]
     signs = rows(["a", "b", "c", "d"], labels="+-")
     raw = read_source(signs, {"data.positive": "+", "data.negative": "-"})
     assert list(raw.labels["label"]) == [1, 0, 1, 0]

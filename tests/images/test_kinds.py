@@ -53,7 +53,8 @@ def zipped() -> bytes:
         ((348).to_bytes(4, "little") + bytes(340) + b"n+1\0", "nifti"), (b"\x93NUMPY\x01\0", "numpy"),
         (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"MATLAB 5.0 MAT-file", "matlab"),
         (b"%!PS-Adobe-3.0", "postscript"), (b"<?xml version='1.0'?>\n<svg width='9'>", "svg"),
-        (b"<?xml version='1.0'?>\n<annotation>", "text"), (b"#define a_width 8\n#define a_height 8\n", "xbm"),
+        (b"<?xml version='1.0'?>\n<annotation>", "text"), (b"<?xml?>" + b"<!-- a -->\n" * 300 + b"<html>", "text"),
+        (b"<?xml?><!-- a --><!-- b -->\n<svg>", "svg"), (b"#define a_width 8\n#define a_height 8\n", "xbm"),
         (b"", "empty"), (bytes(4096), "unknown"), (os.urandom(4096), "unknown"),
         (np.full(4096, 200, np.uint8).tobytes(), "unknown"),  # raw pixels
         ("file,label\nä.png,1\n".encode(), "text"), ("file,label\nä.png,1\n".encode("latin-1"), "text"),

@@ -226,8 +226,8 @@ def _uncropped(database: Database) -> list[tuple[object, ...]]:
     """The findings of images in which no breast was found, if images are cropped to the breast."""
     if not _has_crops(database):
         return []
-    whole = database.frame("select file from images join properties using (row) where crop is null")["file"]
-    return [(file, "no-breast", "") for file in whole]
+    table = database.frame("select file from images join properties using (row) where crop is null")
+    return [(file, "no-breast", "") for file in table["file"]]
 
 
 def _has_crops(database: Database) -> bool:

@@ -95,6 +95,6 @@ def column(rows: pd.DataFrame, name: str, key: str, path: str, mode: str) -> "pd
     values = rows[name]
     if (lost := values.str.contains("\ufffd", regex=False)).any():
         raise PipelineError(messages.LOST_LETTERS.format(path=path, name=name, cell=values[lost].iloc[0]))
-    if key == "data.patient" and (rounded := values.str.fullmatch(r"\d[.,]\d+[eE]\+\d+")).any():
+    if key.startswith("data.patient") and (rounded := values.str.fullmatch(r"\d[.,]\d+[eE]\+\d+")).any():
         raise PipelineError(messages.LOST_DIGITS.format(path=path, name=name, cell=values[rounded].iloc[0]))
     return values

@@ -84,13 +84,13 @@ def visible(names: list[str]) -> str:
 @lru_cache(1 << 16)
 def _word(text: str) -> str:
     text = "".join(_fold(text).split())
-    letters = re.sub(r"[\W_]+", "", text)
+    letters = re.sub(r"[^\w!?]|_", "", text)  # with ! and ?: #REF! and #NAME? are missing, but ref and name are not
     return letters if letters.isalpha() else _REPEATED.sub(r"\1", text).strip("()<>[]#")
 
 
 def present(values: Mapping[Key, str], data: Data, named: Collection[str] = ()) -> dict[Key, str]:
     """The values, without space around them, that are not empty and no word of data.missing, unless they are
-    ``named``. Upper case and spaces don't matter, beside letters neither do signs (n.a., N/A), nor the number of equal
-    signs (-, --)."""
+    ``named``. Upper case and spaces don't matter; neither do signs beside letters (n.a., N/A), but ! and ?, nor the
+    number of equal signs (-, --)."""
     missing = set(map(_word, data.missing)) - set(map(_word, named)) | {""}
     return {key: clean(text) for key, text in values.items() if _word(text) not in missing}

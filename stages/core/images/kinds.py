@@ -42,7 +42,7 @@ _SIGNATURES = [
         rb"NRRD000": "nrrd",
         rb"(?:Comment = [^\n]*\n)?(?:ObjectType = Image|NDims = )": "metaimage",
         rb"SIMPLE  = ": "fits",
-        rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]": "svg",
+        rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]": "svg",
         rb"/\* XPM \*/": "xpm",
         rb"#define \w+_width \d+\s+#define \w+_height": "xbm",
         rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "ole",  # old documents of Office, and ZVI slides

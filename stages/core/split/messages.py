@@ -13,7 +13,10 @@ UNKNOWN_PATIENTS = (
     "each image is of a different patient"
 )
 NO_LISTS = "split.strategy predefined needs the lists data.lists.train and .test"
-EMPTY_LIST = "the split {split} would get no image: none is left of those that data.lists gives it"
+EMPTY_LIST = (
+    "the split {split} would get no image: of those that data.lists gives it, none is left. Without data.lists.val, "
+    "train needs two patients or more, because validation patients are drawn from it"
+)
 REFUSED = (
     "The split is refused, because the test result would be too good.\n{leaks}\n"
     "To separate them: split.strategy: patient and split.duplicates: together. "
