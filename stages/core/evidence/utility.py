@@ -29,6 +29,7 @@ from scipy.special import expit, stdtrit
 
 WRONG_LABELS = ["file", "patient", "label", "probability"]  # columns of the list of likely wrong labels
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # at which the details have the net benefit
+ROUNDING = 1e-16  # a variance up to this is that of rounding errors: no patient changes the figure
 # Why there is no figure or no interval. They are written into the details, so they are here and not in the messages.
 ONE_CLASS = "a class is missing"
 ONE_PATIENT = "no interval: a class has one patient, or one set of copies"
@@ -158,7 +159,7 @@ def _variance(effects: np.ndarray, scores: Scores) -> VarianceComponent:
 def _t_interval(value: float, effects: np.ndarray, scores: Scores) -> dict[str, Any]:
     entry = {"value": value, "ci_low": None, "ci_high": None}
     variance, df = _variance(effects, scores)
-    if _patients(scores) < 2 or not variance:
+    if _patients(scores) < 2 or not variance > ROUNDING:
         return entry | {"reason": SAME if _patients(scores) > 1 else ONE_PATIENT}
     half = float(stdtrit(df, (1 + bootstrap.CONFIDENCE) / 2)) * variance**0.5
     return entry | {"ci_low": value - half, "ci_high": value + half}
