@@ -1,10 +1,10 @@
 """Score all test images, and separately the test images whose patient and copies are not in training.
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
-        (seed; threshold, calibration of evaluate; device, reproducible, threads of train)
+        (seed; threshold, tta, calibration, combine of evaluate; device, reproducible, threads of train)
 Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/heatmaps.png,
         data/likely_wrong_labels.csv and plots/likely_wrong_labels.png, to look at, and models/decision.json: the
-        threshold and the temperature
+        threshold, the temperature, and evaluate.tta if it is not none
 Alone   python stages/evaluate.py
 """
 

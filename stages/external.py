@@ -2,8 +2,8 @@
 
 Reads   data/raw/groups.csv, data/prepared/ (images.npy, thumbnails.npy, index.csv), params.yaml (external, seed); of
         the first set ../data/prepared/ (thumbnails.npy, index.csv), ../data/predictions.csv,
-        ../data/detail/evaluate.json, ../models/, ../params.yaml (evaluate.threshold; device, reproducible, threads of
-        train)
+        ../data/detail/evaluate.json, ../models/, ../params.yaml (threshold, tta of evaluate; device, reproducible,
+        threads of train)
 Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/heatmaps.png
 Alone   cd FOLDER; python ../stages/external.py
 """

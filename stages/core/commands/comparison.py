@@ -58,7 +58,7 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     """The test images of both runs: file, label, patient, unit, and of each run, 0 and 1, the probability and those
     without one of its members, the fold and its threshold: probability_0, without_1_0, fold_0, threshold_0, ...
 
-    A unit is a set of images that resampling keeps together: images linked by patient or by copies in either run.
+    A unit is a set of images that are left out together: images linked by patient or by copies in either run.
     With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
     PipelineError if the test sets differ.
     """
