@@ -1,5 +1,5 @@
 from core.evidence import curves, utility
-from core.evidence.bootstrap import Scores
+from core.evidence.intervals import Scores
 
 import numpy as np
 import pandas as pd
