@@ -19,8 +19,8 @@ from scipy.stats import norm, rankdata
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.commands import comparison
-from core.evidence import bootstrap
-from core.evidence.bootstrap import Scores
+from core.evidence import intervals
+from core.evidence.intervals import Scores
 
 PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
@@ -106,8 +106,8 @@ def areas(distances: tuple[float, float], patients: int, pairs: int, design: str
         positives = int(label.sum())
         sums = [rankdata(probability)[label == 1].sum() - positives * (positives + 1) / 2 for probability in both]
         values = sums[0] / positives / (len(label) - positives), sums[1] / positives / (len(label) - positives)
-        left_out = [bootstrap.jackknife(scores, 0)["roc_auc"] for scores in pair]
-        result = bootstrap.difference("roc_auc", values, left_out[1] - left_out[0], pair)
+        left_out = [intervals.jackknife(scores, 0)["roc_auc"] for scores in pair]
+        result = intervals.difference("roc_auc", values, left_out[1] - left_out[0], pair)
         rows.append((values[1] - values[0], result[2] <= comparison.SURE))
     return pd.DataFrame(rows, columns=["difference", "called"]).astype(float)
 

@@ -39,8 +39,8 @@ from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from core.evidence import bootstrap, metrics
-from core.evidence.bootstrap import Scores
+from core.evidence import intervals, metrics
+from core.evidence.intervals import Scores
 
 TUNED = ("apart", "mixed", "hard", "few", "heavy", "rare", "ties", "half", "strong")
 UNTUNED = ("weak", "uneven", "alike", "sizes", "half-hard")
@@ -128,27 +128,27 @@ def simulate(design: str, patients: int, runs: int, by_image: bool = False, shif
         scores = draw(design, patients, shift, threshold, seed)
         if by_image:
             scores = scores._replace(units=np.arange(len(scores.labels)))
-        results[run, [0, 3, 4], :3] = intervals(scores, MEASURES)
+        results[run, [0, 3, 4], :3] = measure_intervals(scores, MEASURES)
         if not by_image:
-            results[run, 1, :3] = intervals(metrics.equal_patients(scores), ("roc_auc",))
-            results[run, 2, :3] = intervals(by_patient(scores), ("roc_auc",))
+            results[run, 1, :3] = measure_intervals(metrics.equal_patients(scores), ("roc_auc",))
+            results[run, 2, :3] = measure_intervals(by_patient(scores), ("roc_auc",))
     results[:, :, 3] = truths
     return results
 
 
-def intervals(scores: Scores, names: tuple[str, ...]) -> np.ndarray:
+def measure_intervals(scores: Scores, names: tuple[str, ...]) -> np.ndarray:
     """The value and the bounds of each measure: float64 (len(names), 3), NaN where not defined. They are those of
     metrics.metrics_with_ci, without what else it computes."""
     auc = "roc_auc" in names
-    left_out = bootstrap.jackknife(scores, 0, auc)
+    left_out = intervals.jackknife(scores, 0, auc)
     units = int(scores.units.max()) + 1
-    values = bootstrap.weighted_measures(scores, lambda _, count: np.ones((count, units), int), 1, units, auc)
+    values = intervals.weighted_measures(scores, lambda _, count: np.ones((count, units), int), 1, units, auc)
     rows = np.full((len(names), 3), np.nan)
     for row, name in zip(rows, names, strict=True):
         value = float(values[name][0])
-        variance = "not defined" if np.isnan(value) else bootstrap.patient_variance(name, value, left_out[name], scores)
+        variance = "not defined" if np.isnan(value) else intervals.patient_variance(name, value, left_out[name], scores)
         if not isinstance(variance, str):
-            row[:] = value, *bootstrap.interval(name, value, variance, scores)
+            row[:] = value, *intervals.interval(name, value, variance, scores)
     return rows
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.commands.comparison import Run
 from core.evidence import metrics, seed_variance
-from core.evidence.bootstrap import Scores
+from core.evidence.intervals import Scores
 from core.images import phantom
 from core.network import devices, ensemble, inference
 from core.pipeline import components, files, tables

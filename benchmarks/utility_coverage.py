@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.evidence import utility
-from core.evidence.bootstrap import Scores
+from core.evidence.intervals import Scores
 
 import interval_coverage
 from interval_coverage import DESIGNS, FIRST_SEED, PATIENTS, SHIFT
@@ -33,7 +33,7 @@ def draw(design: str, patients: int, seed: int) -> Scores:
     return Scores(labels, probabilities, predicted, np.unique(units, return_inverse=True)[1])
 
 
-def intervals(scores: Scores) -> np.ndarray:
+def measure_intervals(scores: Scores) -> np.ndarray:
     """Value and bounds of each of COLUMNS: float64 (COLUMNS, 3), NaN where not defined."""
     blocks = utility.summarise(scores)
     line, benefit, points = blocks["calibration_line"], blocks["net_benefit"]["0.5"], blocks["roc_points"]
@@ -41,14 +41,14 @@ def intervals(scores: Scores) -> np.ndarray:
     entries += [points["specificity_90"], points["sensitivity_90"]]
     rows = [[entry["value"], entry["ci_low"], entry["ci_high"]] for entry in entries]
     cut = np.quantile(scores.probabilities[scores.labels == 0], 0.9 - 1e-12, method="inverted_cdf")
-    fixed = interval_coverage.intervals(scores._replace(predicted=scores.probabilities > cut), ("sensitivity",))
+    fixed = interval_coverage.measure_intervals(scores._replace(predicted=scores.probabilities > cut), ("sensitivity",))
     return np.vstack([np.array(rows, dtype=float), fixed])
 
 
 def simulate(design: str, patients: int, runs: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of COLUMNS, the share of intervals that contain the truth, and their relative mean width."""
-    large = intervals(interval_coverage.draw(design, 20_000, SHIFT.get(design, 1.5), 0.0, 1))[:, 0]
-    drawn = np.array([intervals(draw(design, patients, FIRST_SEED + run)) for run in range(runs)])
+    large = measure_intervals(interval_coverage.draw(design, 20_000, SHIFT.get(design, 1.5), 0.0, 1))[:, 0]
+    drawn = np.array([measure_intervals(draw(design, patients, FIRST_SEED + run)) for run in range(runs)])
     value, low, high = np.moveaxis(drawn, -1, 0)
     missing = np.isnan(low) | np.isnan(high)
     coverage = np.where(missing, np.nan, (low <= large) & (large <= high))

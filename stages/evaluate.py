@@ -1,16 +1,16 @@
 """Score all test images, and separately the test images whose patient and copies are not in training.
 
 Reads   data/raw/labels.csv, data/raw/groups.csv, data/prepared/images.npy, data/split.csv, models/, params.yaml
-        (seed; threshold, calibration of evaluate; device, reproducible, threads of train)
+        (seed; threshold, tta, calibration, combine of evaluate; device, reproducible, threads of train)
 Writes  data/predictions.csv, metrics/evaluate.json, data/detail/evaluate.json, plots/heatmaps.png,
         data/likely_wrong_labels.csv and plots/likely_wrong_labels.png, to look at, and models/decision.json: the
-        threshold and the temperature
+        threshold, the temperature, and evaluate.tta if it is not none
 Alone   python stages/evaluate.py
 """
 
 from typing import Any
 
-from core.evidence import bootstrap, calibration, messages, metrics, sample_size, seed_variance, subgroups, utility
+from core.evidence import calibration, intervals, messages, metrics, sample_size, seed_variance, subgroups, utility
 from core.images import contact_sheets
 from core.network import devices, ensemble, inference, occlusion
 from core.pipeline import components, entrypoint, files, params, tables
@@ -67,7 +67,7 @@ def main() -> None:
     details: dict[str, Any] = {"synthetic": tables.is_synthetic(split), "threshold": threshold}
     non_leaking = metrics.non_leaking(test)
     scores = metrics.scores(non_leaking, threshold)
-    left_out = bootstrap.jackknife(scores, cfg.seed) if len(non_leaking) else {}  # takes most of the time: only once
+    left_out = intervals.jackknife(scores, cfg.seed) if len(non_leaking) else {}  # takes most of the time: only once
     details |= metrics.summarise(test, val, threshold, cfg.evaluate.threshold, cfg.seed, left_out, cfg.evaluate.combine)
     classes = tables.classes(LABELS, test)
     if classes.nunique() > 2:

@@ -30,7 +30,7 @@ CODE = {
     "the schema of `train`: a new key": ("stages/core/pipeline/schemas/train.py", "\n# changed\n"),
     "the search for copies": ("stages/core/audit/copies.py", "\n# changed\n"),
     "the heatmaps": ("stages/core/network/occlusion.py", "\n# changed\n"),
-    "the intervals": ("stages/core/evidence/bootstrap.py", "\n# changed\n"),
+    "the intervals": ("stages/core/evidence/intervals.py", "\n# changed\n"),
     "the verdict, the plots or the page": ("stages/core/report/plots.py", "\n# changed\n"),
     "an error message, in the data or the training": ("stages/core/network/messages.py", "\n# changed\n"),
     "a progress bar, an exit status, a retry of a download": ("stages/core/pipeline/entrypoint.py", "\n# changed\n"),

@@ -1,5 +1,5 @@
 from core.evidence import curves, utility
-from core.evidence.bootstrap import Scores
+from core.evidence.intervals import Scores
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,13 @@ def test_what_is_not_defined_has_a_reason():
         assert curves.net_benefit(pd.DataFrame({"label": labels, "probability": labels / 1})).shape == (
             (99, 4) if len(labels) else (0, 4)
         )
+
+
+def test_a_figure_that_no_patient_changes_has_no_interval_of_rounding_errors():
+    labels, probabilities = np.tile([0, 1, 1], 7), np.tile([0.1, 0.8, 0.9], 7)
+    blocks = utility.summarise(Scores(labels, probabilities, probabilities >= 0.5, np.repeat(np.arange(7), 3)))
+    for entry in (blocks["calibration_line"]["in_the_large"], *blocks["net_benefit"]["0.05"].values()):
+        assert (entry["ci_low"], entry["ci_high"], entry["reason"]) == (None, None, utility.SAME)
 
 
 def test_the_list_of_likely_wrong_labels_is_that_of_cleanlab():

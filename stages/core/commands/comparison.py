@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from core.commands import folds, revisions
-from core.evidence import bootstrap, metrics, seed_variance
-from core.evidence.bootstrap import Scores
+from core.evidence import intervals, metrics, seed_variance
+from core.evidence.intervals import Scores
 from core.pipeline import components, params, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.text import format_p, shorten
@@ -58,7 +58,7 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
     """The test images of both runs: file, label, patient, unit, and of each run, 0 and 1, the probability and those
     without one of its members, the fold and its threshold: probability_0, without_1_0, fold_0, threshold_0, ...
 
-    A unit is a set of images that resampling keeps together: images linked by patient or by copies in either run.
+    A unit is a set of images that are left out together: images linked by patient or by copies in either run.
     With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
     PipelineError if the test sets differ.
     """
@@ -111,7 +111,7 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
         for number, scores in enumerate(pair) if recipes(runs)
     ]  # fmt: skip
     jackknife = [
-        compute(number, scores, partial(bootstrap.jackknife, seed=seed, superset=scores))
+        compute(number, scores, partial(intervals.jackknife, seed=seed, superset=scores))
         for number, scores in enumerate(pair)
     ]
     effects = np.zeros((len(metrics.MEASURES), len(jackknife[0]["accuracy"])))
@@ -127,7 +127,7 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
         effect[:] = left_out - row["difference"]
         trainings = [seed_variance.jackknife([member[name] for member in members]) for members in leave_one_out]
         components = tuple(component for component in trainings if component)
-        result = bootstrap.difference(name, (first, second), left_out, pair, components, pooled)
+        result = intervals.difference(name, (first, second), left_out, pair, components, pooled)
         if isinstance(result, str):
             row["reason"] = result
         elif len(components) < len(trainings):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.commands.comparison import Run
-from core.evidence import bootstrap, calibration, curves, metrics, sample_size, seed_variance, subgroups, utility
+from core.evidence import calibration, curves, intervals, metrics, sample_size, seed_variance, subgroups, utility
 from core.images import csv_tables
 from core.pipeline import components, files, provenance, tables
 from core.pipeline.errors import PipelineError
@@ -147,7 +147,7 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
     details: dict[str, Any] = {"synthetic": tables.is_synthetic(table), "threshold": value}
     non_leaking = metrics.non_leaking(test)
     scores = metrics.scores(non_leaking, value)
-    left_out = bootstrap.jackknife(scores, seed) if len(non_leaking) else {}  # takes most of the time: only once
+    left_out = intervals.jackknife(scores, seed) if len(non_leaking) else {}  # takes most of the time: only once
     details |= metrics.summarise(test, val, value, strategy, seed, left_out)
     details |= subgroups.summarise(non_leaking, table[:0], value, seed)
     details["planning"] = sample_size.plan(scores, seed, left_out)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.evidence import calibration, metrics, subgroups, utility
-from core.evidence.bootstrap import Scores
+from core.evidence.intervals import Scores
 
 import numpy as np
 import pandas as pd

@@ -4,15 +4,15 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from core.evidence import bootstrap, messages, seed_variance
-from core.evidence.bootstrap import Scores
+from core.evidence import intervals, messages, seed_variance
+from core.evidence.intervals import Scores
 from core.pipeline import tables
 from core.pipeline.errors import PipelineError
 
 import numpy as np
 import pandas as pd
 
-MEASURES = tuple(bootstrap.SUPPORT)
+MEASURES = tuple(intervals.SUPPORT)
 PREVALENCE_FREE = ("roc_auc", "sensitivity", "specificity")  # those that do not depend on the share of positives
 AREAS = ("roc_auc", "pr_auc")  # the measures that compare the probabilities of images with each other
 # Why a figure is not defined. They are written into the details, so they are here and not in the messages.
@@ -79,7 +79,7 @@ def within(
     strata : (N,)
         The stratum of each image.
     compute : callable
-        Returns the measures of one stratum: ``measures``, or bootstrap.jackknife with its ``pairs``.
+        Returns the measures of one stratum: ``measures``, or intervals.jackknife with its ``pairs``.
     """
     total: Any = 0
     sums: dict[str, Any] = dict.fromkeys(AREAS, 0.0)
@@ -137,10 +137,10 @@ def metrics_with_ci(
 
     The first interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
     variance of the latter. A number that is not defined is None, and the key ``reason`` says why. With ``strata`` (N,),
-    AREAS are those ``within`` strata. ``left_out``: of bootstrap.jackknife, if it has been computed.
+    AREAS are those ``within`` strata. ``left_out``: of intervals.jackknife, if it has been computed.
     """
     if left_out is None:
-        left_out = bootstrap.jackknife(scores, seed, bool(set(AREAS) & set(names))) if len(scores.labels) else {}
+        left_out = intervals.jackknife(scores, seed, bool(set(AREAS) & set(names))) if len(scores.labels) else {}
     values, leave_one_out = measures(scores), [measures(others) for others in scores.leave_one_out]
     support = dict.fromkeys(names, scores)
     if strata is not None:
@@ -148,7 +148,7 @@ def metrics_with_ci(
         leave_one_out = [
             entry | within(others, strata) for entry, others in zip(leave_one_out, scores.leave_one_out, strict=True)
         ]
-        left_out |= within(scores, strata, lambda subset: bootstrap.jackknife(subset, seed, superset=scores))
+        left_out |= within(scores, strata, lambda subset: intervals.jackknife(subset, seed, superset=scores))
         both = pd.Series(scores.labels).groupby(strata).transform("nunique").to_numpy() == 2
         support |= dict.fromkeys(AREAS, select(scores, both))
     entries: dict[str, dict[str, Any]] = {}
@@ -159,18 +159,18 @@ def metrics_with_ci(
         if value is None:
             entry["reason"] = _undefined_reason(scores, strata)
             continue
-        patients = bootstrap.patient_variance(name, value, left_out[name], support[name])
+        patients = intervals.patient_variance(name, value, left_out[name], support[name])
         if isinstance(patients, str):
             entry["reason"] = f"no interval: {patients}"
             continue
-        entry["ci_low"], entry["ci_high"] = bootstrap.interval(name, value, patients, support[name])
+        entry["ci_low"], entry["ci_high"] = intervals.interval(name, value, patients, support[name])
         training = seed_variance.jackknife([others[name] for others in leave_one_out])
         if training is None:
             single = seed_variance.SINGLE_NETWORK
             recipe["reason"] = "not defined without one of the networks" if leave_one_out else single
             continue
-        recipe["ci_low"], recipe["ci_high"] = bootstrap.interval(name, value, patients, support[name], training)
-        recipe["seed_variance_share"] = bootstrap.seed_variance_share(patients, training)
+        recipe["ci_low"], recipe["ci_high"] = intervals.interval(name, value, patients, support[name], training)
+        recipe["seed_variance_share"] = intervals.seed_variance_share(patients, training)
     return entries
 
 
@@ -270,7 +270,7 @@ def summarise(
         The threshold of the images, and evaluate.threshold: if it is "validation", the thresholds of patients are
         chosen on the validation patients.
     left_out
-        Of bootstrap.jackknife for the non-leaking images, if it has been computed.
+        Of intervals.jackknife for the non-leaking images, if it has been computed.
     combine
         evaluate.combine.
 
@@ -282,7 +282,7 @@ def summarise(
         ``leaking_auc``. On the non-leaking images: ``test_patients`` and ``test_equal_patients`` (see
         ``equal_patients``), None if patients are unknown, ``test_breasts`` if breasts are known, and
         ``operating_points``. ``largest_patient`` is the number of images of the patient with the most,
-        ``effective_patients`` of bootstrap.effective_sample_size. ``combine``: of each level, from ``choose_rule``.
+        ``effective_patients`` of intervals.effective_sample_size. ``combine``: of each level, from ``choose_rule``.
     """
     without_leak = non_leaking(test)
     of_non_leaking = _block(without_leak, threshold, seed, left_out)
@@ -297,7 +297,7 @@ def summarise(
         equal = equal_patients(scores(without_leak, threshold))
         blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE) | {
             "largest_patient": int(without_leak["patient"].value_counts().max()) if len(without_leak) else 0,
-            "effective_patients": bootstrap.effective_sample_size(pd.factorize(without_leak["unit"])[0]),
+            "effective_patients": intervals.effective_sample_size(pd.factorize(without_leak["unit"])[0]),
         }
         for level, columns in LEVELS.items():
             if columns[-1] not in test:

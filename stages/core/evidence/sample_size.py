@@ -9,8 +9,8 @@ section 3.6).
 from collections.abc import Callable
 from typing import Any
 
-from core.evidence import bootstrap, metrics
-from core.evidence.bootstrap import Scores
+from core.evidence import intervals, metrics
+from core.evidence.intervals import Scores
 
 import numpy as np
 from scipy.special import gammaincinv
@@ -26,10 +26,10 @@ def plan(scores: Scores, seed: int, left_out: dict[str, np.ndarray] | None = Non
     ``patients``: those tested (patients who share copies count as one). For each measure of PLANNED: the ``width`` of
     its interval, the width with twice as many patients (``doubled``), and for each of WIDTHS how many ``patients`` are
     ``needed``, with the 95 % range of this number, ``ci_low`` and ``ci_high``; None if it is not bounded. A measure
-    that can't be planned has a ``reason``. ``left_out``: of bootstrap.jackknife, if it has been computed.
+    that can't be planned has a ``reason``. ``left_out``: of intervals.jackknife, if it has been computed.
     """
     if left_out is None:
-        left_out = bootstrap.jackknife(scores, seed) if len(scores.labels) else {}
+        left_out = intervals.jackknife(scores, seed) if len(scores.labels) else {}
     entries = metrics.metrics_with_ci(scores._replace(leave_one_out=()), seed, PLANNED, left_out=left_out)
     patients = len(np.unique(scores.units))
     block: dict[str, Any] = {"patients": patients}
@@ -37,9 +37,9 @@ def plan(scores: Scores, seed: int, left_out: dict[str, np.ndarray] | None = Non
         if entry["ci_low"] is None or entry["value"] in (0, 1):
             block[measure] = {"reason": entry.get("reason", f"a value of {entry['value']} has no variance")}
             continue
-        estimate = bootstrap.patient_variance(measure, entry["value"], left_out[measure], scores)
+        estimate = intervals.patient_variance(measure, entry["value"], left_out[measure], scores)
         assert not isinstance(estimate, str)  # the measure has an interval
-        width, df = bootstrap.predict_width(measure, entry["value"], estimate, scores)
+        width, df = intervals.predict_width(measure, entry["value"], estimate, scores)
         low, high = (2 * gammaincinv(df / 2, share) for share in (0.975, 0.025))  # quantiles of chi-squared
         variances = {"patients": 1.0, "ci_low": float(df / low), "ci_high": float(df / high)}
         needed = {
@@ -53,7 +53,7 @@ def plan(scores: Scores, seed: int, left_out: dict[str, np.ndarray] | None = Non
 
 
 def _patients_needed(width: Callable[[float, float], float], variance: float, goal: float, patients: int) -> int | None:
-    """How many patients give this width (see bootstrap.predict_width); None if MAX_FACTOR times as many would not."""
+    """How many patients give this width (see intervals.predict_width); None if MAX_FACTOR times as many would not."""
     from scipy.optimize import brentq  # slow to import
 
     if width(MAX_FACTOR, variance) > goal:

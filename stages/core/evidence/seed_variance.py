@@ -7,7 +7,7 @@ probability, with two networks or more, and has k - 1 degrees of freedom.
 
 Patients and trainings are crossed, as cases and readers are where several readers judge the same cases (Obuchowski and
 Rockette 1995, Communications in Statistics 24(2), 285-308). The variance of a measure on new patients and after a new
-training is at most the sum of the variance over patients, with fixed networks (core.evidence.bootstrap), and that over
+training is at most the sum of the variance over patients, with fixed networks (core.evidence.intervals), and that over
 trainings, from the jackknife with fixed patients: their interaction is in both (Owen 2007, The Annals of Applied
 Statistics 1(2), 386-411). It stays in both, because with few patients and networks it can't be estimated. The degrees
 of freedom of the sum are Satterthwaite's (1946, Biometrics Bulletin 2(6), 110-114), but never more than those of the

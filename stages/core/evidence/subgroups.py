@@ -16,8 +16,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from core.evidence import bootstrap, metrics
-from core.evidence.bootstrap import Scores
+from core.evidence import intervals, metrics
+from core.evidence.intervals import Scores
 from core.pipeline import tables
 
 import numpy as np
@@ -153,7 +153,7 @@ def _difference(units: PermutationUnits, draw: Draw, rows: int) -> dict[str, np.
     """Each measure of COMPARED inside a level minus outside, for ``rows`` permutations: float64 (rows,)."""
     size = max(len(units.scores.labels), len(units.level))
     inside, outside = (
-        bootstrap.weighted_measures(
+        intervals.weighted_measures(
             units.scores, lambda *chunk, side=side: (draw(*chunk) == side).astype(np.int64), rows, size
         )
         for side in (True, False)
@@ -163,7 +163,7 @@ def _difference(units: PermutationUnits, draw: Draw, rows: int) -> dict[str, np.
 
 def _min_patients(units: PermutationUnits, inside: np.ndarray, measure: str) -> int:
     """The number of patients on the side, and in the images that a measure is computed from, which has the fewest."""
-    support = [np.unique(units.scores.units[images]) for images in bootstrap.SUPPORT[measure](units.scores)]
+    support = [np.unique(units.scores.units[images]) for images in intervals.SUPPORT[measure](units.scores)]
     return min(
         len(np.unique(units.patient[numbers[side[numbers]]])) for numbers in support for side in (inside, ~inside)
     )

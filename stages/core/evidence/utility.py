@@ -19,8 +19,8 @@ joint, which finds wrong labels.
 
 from typing import Any
 
-from core.evidence import bootstrap, calibration, metrics
-from core.evidence.bootstrap import Scores
+from core.evidence import calibration, intervals, metrics
+from core.evidence.intervals import Scores
 from core.evidence.seed_variance import VarianceComponent
 
 import numpy as np
@@ -29,6 +29,7 @@ from scipy.special import expit, stdtrit
 
 WRONG_LABELS = ["file", "patient", "label", "probability"]  # columns of the list of likely wrong labels
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)  # at which the details have the net benefit
+ROUNDING = 1e-16  # a variance up to this is that of rounding errors: no patient changes the figure
 # Why there is no figure or no interval. They are written into the details, so they are here and not in the messages.
 ONE_CLASS = "a class is missing"
 ONE_PATIENT = "no interval: a class has one patient, or one set of copies"
@@ -61,7 +62,7 @@ def summarise(scores: Scores) -> dict[str, Any]:
 def calibration_line(scores: Scores, slope: bool) -> dict[str, Any]:
     """The slope of the logistic regression of the labels on the logits; or its intercept, with a slope of 1.
 
-    A small test set can miss a kind of patients (see bootstrap.interval). The interval of the slope includes the slope
+    A small test set can miss a kind of patients (see intervals.interval). The interval of the slope includes the slope
     that the patients would have with a share of such patients whose labels do not depend on the probabilities.
     """
     labels, logits = scores.labels, calibration.logits(scores.probabilities)
@@ -86,7 +87,7 @@ def calibration_line(scores: Scores, slope: bool) -> dict[str, Any]:
     entry = _t_interval(float(coefficients[-1]), effects, scores)
     if slope and entry["ci_low"] is not None:
         classes = [scores.units[labels == label] for label in (0, 1)]
-        present = bootstrap.MISSING_PROBABILITY ** (1 / min(map(bootstrap.effective_sample_size, classes)))
+        present = intervals.MISSING_PROBABILITY ** (1 / min(map(intervals.effective_sample_size, classes)))
         diluted = calibration.fit_logistic(present * labels + (1 - present) * labels.mean(), design, offset)
         entry["ci_low"] = min(entry["ci_low"], float(diluted[-1]))
     return entry
@@ -133,7 +134,7 @@ def roc_point(scores: Scores, fixed: str, goal: float) -> dict[str, Any]:
     if _patients(scores) < 2:
         return {"value": value, "ci_low": None, "ci_high": None, "reason": ONE_PATIENT}
     variance = _variance(change + slope * of_limit, scores)
-    ci_low, ci_high = bootstrap.interval("pr_auc", value, variance, scores)  # pr_auc rests on both classes, too
+    ci_low, ci_high = intervals.interval("pr_auc", value, variance, scores)  # pr_auc rests on both classes, too
     return {"value": value, "ci_low": ci_low, "ci_high": ci_high}
 
 
@@ -158,9 +159,9 @@ def _variance(effects: np.ndarray, scores: Scores) -> VarianceComponent:
 def _t_interval(value: float, effects: np.ndarray, scores: Scores) -> dict[str, Any]:
     entry = {"value": value, "ci_low": None, "ci_high": None}
     variance, df = _variance(effects, scores)
-    if _patients(scores) < 2 or not variance:
+    if _patients(scores) < 2 or not variance > ROUNDING:
         return entry | {"reason": SAME if _patients(scores) > 1 else ONE_PATIENT}
-    half = float(stdtrit(df, (1 + bootstrap.CONFIDENCE) / 2)) * variance**0.5
+    half = float(stdtrit(df, (1 + intervals.CONFIDENCE) / 2)) * variance**0.5
     return entry | {"ci_low": value - half, "ci_high": value + half}
 
 

@@ -161,7 +161,7 @@ def _net_benefit(axis: Any, table: pd.DataFrame, points: dict[str, Any]) -> None
     for threshold, entries in points.items():
         if entries["model"]["ci_low"] is not None:
             axis.plot([float(threshold)] * 2, [entries["model"]["ci_low"], entries["model"]["ci_high"]], color=TEST)
-    top = max(table["all"].max(), 0.02)
+    top = max(0.02, table["all"].max())  # in this order: of no images, the other is NaN
     axis.set(xlabel="threshold", ylabel="net benefit per image", xlim=(-0.02, 1.02), ylim=(-top / 3, top * 1.2))
     axis.set_title("Net benefit on non-leaking test images", fontsize=10)
     axis.legend(frameon=False, fontsize=8)

@@ -1,6 +1,6 @@
-from core.evidence import bootstrap
+from core.evidence import intervals
 from core.evidence import metrics as evidence
-from core.evidence.bootstrap import Scores
+from core.evidence.intervals import Scores
 
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def sensitivity_of(hits, units=None):
 def interval_of(scores, measure):
     """The 95 % interval of a measure, or the reason why there is none."""
     value = evidence.measures(scores)[measure]
-    variance = bootstrap.patient_variance(measure, value, bootstrap.jackknife(scores, 0)[measure], scores)
-    return variance if isinstance(variance, str) else bootstrap.interval(measure, value, variance, scores)
+    variance = intervals.patient_variance(measure, value, intervals.jackknife(scores, 0)[measure], scores)
+    return variance if isinstance(variance, str) else intervals.interval(measure, value, variance, scores)
 
 
 def expected_measures(labels, probabilities, predicted):
@@ -52,15 +52,15 @@ def test_a_subset_without_each_patient_of_its_superset_keeps_its_value_where_the
     superset = sample()
     half = superset.units < 12
     subset = Scores(*(column[half] for column in superset[:4]))
-    left_out = bootstrap.jackknife(subset, 3, superset=superset)["accuracy"]
+    left_out = intervals.jackknife(subset, 3, superset=superset)["accuracy"]
     correct = (subset.predicted == (subset.labels == 1)).mean()
     assert len(left_out) == superset.units.max() + 1 and left_out[12:] == pytest.approx(correct)
-    assert left_out[:12] == pytest.approx(bootstrap.jackknife(subset, 3)["accuracy"])
+    assert left_out[:12] == pytest.approx(intervals.jackknife(subset, 3)["accuracy"])
 
 
 def test_a_measure_that_is_not_defined_without_a_patient_is_nan():
     scores = Scores(np.array([0, 1]), np.array([0.2, 0.8]), np.array([False, True]), np.array([0, 1]))
-    left_out = bootstrap.jackknife(scores, seed=0)
+    left_out = intervals.jackknife(scores, seed=0)
     for measure in ("roc_auc", "pr_auc", "balanced_accuracy"):
         assert np.isnan(left_out[measure]).all()
     assert left_out["sensitivity"] == pytest.approx([1, np.nan], nan_ok=True)
@@ -68,21 +68,21 @@ def test_a_measure_that_is_not_defined_without_a_patient_is_nan():
 
 def test_the_number_of_patients_computed_at_once_changes_nothing(monkeypatch):
     scores = sample(5000, 50)
-    left_out = bootstrap.jackknife(scores, seed=1)
-    monkeypatch.setattr(bootstrap, "CHUNK_SIZE", 20_000)  # four patients at once, in threads
-    chunked = bootstrap.jackknife(scores, seed=1)
+    left_out = intervals.jackknife(scores, seed=1)
+    monkeypatch.setattr(intervals, "CHUNK_SIZE", 20_000)  # four patients at once, in threads
+    chunked = intervals.jackknife(scores, seed=1)
     assert all((left_out[name] == chunked[name]).all() for name in left_out)
 
 
 def test_the_effective_number_of_patients_is_that_of_kish():
-    assert bootstrap.effective_sample_size(np.repeat([0, 1, 2, 3], 7)) == 4
-    assert bootstrap.effective_sample_size(np.array([0, 0, 0, 1])) == pytest.approx(16 / 10)
+    assert intervals.effective_sample_size(np.repeat([0, 1, 2, 3], 7)) == 4
+    assert intervals.effective_sample_size(np.array([0, 0, 0, 1])) == pytest.approx(16 / 10)
 
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_jackknife_equals_scikit_learn_on_the_images_of_all_other_patients(ties):
     scores = sample(ties=ties)
-    left_out = bootstrap.jackknife(scores, seed=3)
+    left_out = intervals.jackknife(scores, seed=3)
     assert len(left_out["roc_auc"]) == scores.units.max() + 1
     for unit in range(scores.units.max() + 1):
         columns = [column[scores.units != unit] for column in scores[:3]]
@@ -93,21 +93,21 @@ def test_the_jackknife_equals_scikit_learn_on_the_images_of_all_other_patients(t
 
 def test_many_patients_are_left_out_in_groups_with_the_same_variance(monkeypatch):
     scores = sample(6000, 600)
-    single = bootstrap.jackknife(scores, 1)
-    monkeypatch.setattr(bootstrap, "MAX_LEFT_OUT", 300)
-    grouped, again = bootstrap.jackknife(scores, 1), bootstrap.jackknife(scores, 1)
+    single = intervals.jackknife(scores, 1)
+    monkeypatch.setattr(intervals, "MAX_LEFT_OUT", 300)
+    grouped, again = intervals.jackknife(scores, 1), intervals.jackknife(scores, 1)
     assert len(single["roc_auc"]) == 600 and len(grouped["roc_auc"]) == 300
     for measure, value in evidence.measures(scores).items():
         assert (grouped[measure] == again[measure]).all()
-        variances = [bootstrap.patient_variance(measure, value, of[measure], scores) for of in (single, grouped)]
+        variances = [intervals.patient_variance(measure, value, of[measure], scores) for of in (single, grouped)]
         assert variances[1].variance == pytest.approx(variances[0].variance, rel=0.3)  # 4 standard errors
         assert variances[0].df > 500 and variances[1].df == 299
 
 
 def test_the_variance_of_a_share_with_one_image_per_patient_is_that_of_the_textbook():
     scores = sensitivity_of([1] * 15 + [0] * 5)
-    left_out = bootstrap.jackknife(scores, 0)["sensitivity"]
-    assert bootstrap.patient_variance("sensitivity", 0.75, left_out, scores) == (pytest.approx(0.75 * 0.25 / 19), 19)
+    left_out = intervals.jackknife(scores, 0)["sensitivity"]
+    assert intervals.patient_variance("sensitivity", 0.75, left_out, scores) == (pytest.approx(0.75 * 0.25 / 19), 19)
 
 
 def test_the_variance_of_an_auc_with_one_image_per_patient_is_that_without_bias():
@@ -120,8 +120,8 @@ def test_the_variance_of_an_auc_with_one_image_per_patient_is_that_without_bias(
     products = above[:, :, None, None] * above[None, None]
     apart = ~np.eye(12, dtype=bool)[:, None, :, None] & ~np.eye(12, dtype=bool)[None, :, None, :]
     unbiased = above.mean() ** 2 - products[np.broadcast_to(apart, products.shape)].mean()
-    left_out = bootstrap.jackknife(scores, 0)["roc_auc"]
-    variance = bootstrap.patient_variance("roc_auc", above.mean(), left_out, scores).variance
+    left_out = intervals.jackknife(scores, 0)["roc_auc"]
+    variance = intervals.patient_variance("roc_auc", above.mean(), left_out, scores).variance
     assert unbiased <= variance == pytest.approx(unbiased, rel=0.05)
 
 
@@ -133,8 +133,8 @@ def test_the_variance_of_an_auc_is_on_average_that_over_test_sets(design):
     for seed in range(1500):
         scores = draw(design, 12, 1.5, 0.75, seed)
         values.append(metrics.roc_auc_score(scores.labels, scores.probabilities))
-        left_out = bootstrap.jackknife(scores, 0)["roc_auc"]
-        variances.append(bootstrap.patient_variance("roc_auc", values[-1], left_out, scores))
+        left_out = intervals.jackknife(scores, 0)["roc_auc"]
+        variances.append(intervals.patient_variance("roc_auc", values[-1], left_out, scores))
     estimates = np.array([component.variance for component in variances if not isinstance(component, str)])
     assert 0.9 < estimates.mean() / np.var(values) < 1.15
 
@@ -232,7 +232,7 @@ def test_equal_weights_give_each_pair_of_patients_the_same_weight():
     assert evidence.measures(weighted)["roc_auc"] == pytest.approx((4 / 6 + 2 / 3 + 1 / 2 + 1 / 2) / 4)
     assert evidence.measures(weighted)["sensitivity"] == pytest.approx((2 / 3 + 0) / 2)
     assert evidence.measures(weighted)["specificity"] == pytest.approx((1 / 2 + 1) / 2)
-    left_out = bootstrap.jackknife(weighted, 0)
+    left_out = intervals.jackknife(weighted, 0)
     assert left_out["roc_auc"] == pytest.approx(
         [(1 / 2 + 1 / 2) / 2, (4 / 6 + 2 / 3) / 2, (2 / 3 + 1 / 2) / 2, (4 / 6 + 1 / 2) / 2]
     )
@@ -272,8 +272,8 @@ def test_intervals_over_images_are_too_narrow(design):
 def compared(first, second, measure="roc_auc"):
     pair = first, second
     values = [evidence.measures(scores)[measure] for scores in pair]
-    left_out = [bootstrap.jackknife(scores, 0)[measure] for scores in pair]
-    return bootstrap.difference(measure, tuple(values), left_out[1] - left_out[0], pair)
+    left_out = [intervals.jackknife(scores, 0)[measure] for scores in pair]
+    return intervals.difference(measure, tuple(values), left_out[1] - left_out[0], pair)
 
 
 def test_the_interval_of_a_paired_difference_is_far_narrower_than_that_of_one_measure():
@@ -299,12 +299,12 @@ def test_the_variance_of_a_difference_is_that_of_two_samples_if_no_patient_has_b
     of_classes = np.array([14 * 2 / 3, 0.5 * 1 / 2])
     welch = of_classes.sum() ** 2 / (of_classes**2 / [2, 1]).sum()
     for measure, factor in (("balanced_accuracy", 1), ("roc_auc", 2)):
-        component = bootstrap._difference_variance(measure, effects, (scores, scores))
+        component = intervals._difference_variance(measure, effects, (scores, scores))
         assert component == (pytest.approx(of_classes.sum()), pytest.approx(factor * welch))
     mixed = scores._replace(labels=np.array([1, 1, 1, 0, 0, 0]), units=np.array([0, 1, 2, 3, 4, 0]))
     expected = (pytest.approx(14.5 * 4 / 5), pytest.approx(4))
     for measure in ("balanced_accuracy", "roc_auc"):
-        assert bootstrap._difference_variance(measure, effects, (mixed, mixed)) == expected
+        assert intervals._difference_variance(measure, effects, (mixed, mixed)) == expected
 
 
 def test_if_the_difference_is_the_same_without_each_patient_p_is_that_of_the_sign_test():

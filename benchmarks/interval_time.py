@@ -1,6 +1,6 @@
 """Measure the CPU time of the intervals of all measures of 100,000 images.
 
-python benchmarks/bootstrap.py
+python benchmarks/interval_time.py
 """
 
 import sys
@@ -12,7 +12,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.evidence import metrics
-from core.evidence.bootstrap import Scores
+from core.evidence.intervals import Scores
 
 IMAGES = 100_000
 
