@@ -72,7 +72,7 @@ def follow(published):
     local = f"GIT_CONFIG_KEY_0=url.file://{published}/.insteadOf GIT_CONFIG_VALUE_0=https://github.com/DeepMicroscopy/"
 
     def run():
-        commands = next(blocks).replace(RECIPE, TOY).replace("folds.py 5", "folds.py 2")
+        commands = next(blocks).replace(RECIPE, TOY).replace("folds.py 5", "folds.py 2").replace("slides-5", "slides-2")
         return clone.run("bash", "-ec", f"export GIT_CONFIG_COUNT=1 {local}\n{commands}")
 
     return clone, run, yaml12.load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
@@ -99,4 +99,5 @@ def test_the_page_on_amibr_works_as_written(follow):
 
     run()
     assert set(clone.metrics("evaluate")["groups"]) == {"dataset", "scanner"}
+    assert "balanced accuracy (primary)" in run()
     assert "patches; " in run()
