@@ -31,7 +31,7 @@ def index(shared, tmp_path_factory):
         with sources.open_source(cfg.data, 1, folder) as raw:
             pictures = list(decoder.decode_all(list(raw.labels["file"]), raw.content, decoder.picture, Preparation(8)))
             rows = [
-                (row, entry.file, entry.label, entry.patient, *picture[2:-1])
+                (row, entry.file, entry.label, entry.patient, *picture[2:-3])
                 for row, (entry, picture) in enumerate(zip(raw.labels.itertuples(), pictures, strict=True))
             ]
         assert raw.provenance["sha256"] == RECIPE["data.sha256"] and raw.provenance["left_out"] == {}

@@ -60,7 +60,7 @@ def test_the_report_asks_for_nothing_and_draws_every_plot_at_every_width(clone, 
     assert page.faults == [] and [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
     plots = page.locator("main svg")
-    assert plots.count() == 8
+    assert plots.count() == 9
     for number in range(8):
         plot = plots.nth(number)
         box = plot.bounding_box()
