@@ -132,15 +132,14 @@ class Clone:
         self.folder, self.template = folder, template
 
     def run(self, *command, good=True, inside="."):
-        program, *arguments = command = [*map(str, command)]
+        program, *arguments = map(str, command)
         env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         where = {"cwd": self.folder / inside, "env": env, "timeout": 600}
         forces = {"-f", "--force"} & {*arguments}  # a stage reads them from the command line of DVC
-        if not forces and (program == "dvc" or (program == "python" and arguments[0].startswith("stages/"))):
-            process = forked.run(command, **where)
+        if program == "dvc" and not forces:
+            process = forked.run(arguments, **where)
         else:
-            where["env"] = env if forces or program == "git" else forked.environment(env)
-            process = subprocess.run(command, capture_output=True, text=True, **where)
+            process = subprocess.run([program, *arguments], capture_output=True, text=True, **where)
         assert (process.returncode == 0) is good, f"{command}\n{process.stdout}\n{process.stderr}"
         return process.stdout + process.stderr
 
