@@ -262,7 +262,7 @@ def test_frames_of_an_animation_are_images(read_source, tmp_path, kind):
         assert WORD not in stored
 
 
-WORD = b"Zyxwvq Mueller, Anna"
+WORD = b"Planted Person, Anna"
 NOISE = noise.integers(0, 65536, (33, 47, 4)).astype(np.uint16)
 GREY = NOISE[..., 0].astype(np.uint8)
 PAGES = [
