@@ -256,13 +256,13 @@ def test_a_watched_source_runs_download_where_it_changed_and_may_be_missing_else
 
 
 def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
-    files = {f"mine/{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)}
+    files = {f"with-bad/{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)}
     put(clone.folder, files)
-    for key, value in {"data.source": "folder", "data.location": "mine", "split.strategy": "image"}.items():
+    for key, value in {"data.source": "folder", "data.location": "with-bad", "split.strategy": "image"}.items():
         clone.change(key, value)
     # DVC can't see that the folder's content has changed, unless data.watch names it.
     assert "set data.watch to the same path" in clone.run("dvc", "repro", "audit")
-    put(clone.folder, {"mine/1/bad.png": image(9)[:40]})
+    put(clone.folder, {"with-bad/1/bad.png": image(9)[:40]})
     output = clone.run("dvc", "repro", "--force", "download") + clone.run("dvc", "repro", good=False)
     assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in output and "data.on_bad_image: drop" in output
     clone.change("data.on_bad_image", "drop")
