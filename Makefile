@@ -34,7 +34,7 @@ test: .venv/ready  ## the tests, except the long ones
 test-long: .venv/ready  ## the long tests; CONTRIBUTING.md lists what they prove
 	$(PYTEST) --numprocesses $(WORKERS) -m long
 
-test-all: .venv/ready  ## all tests, as CI runs them: in one run, what several need is made once
+test-all: .venv/ready  ## all tests, in one run
 	$(PYTEST) --numprocesses $(WORKERS)
 
 test-fast: .venv/ready  ## the tests that take no more than about 2 s each, while working: no training, no DVC
