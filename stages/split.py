@@ -36,7 +36,11 @@ def main() -> None:
         by_patient = assignment.keeps_patients_together(cfg.split)
         images = queries.by_patient(database) if by_patient else queries.by_image(database)
         synthetic = queries.are_synthetic(database)
+        lists = database.frame("select distinct listed.split as split from listed order by 1")["split"]
 
+    if cfg.split.strategy == "predefined" and (empty := set(lists) - set(images["listed"])):
+        # Without this, validation patients would be drawn, although there is a list of them.
+        raise PipelineError(messages.EMPTY_LIST.format(split=min(empty)))
     split = assignment.assign(images, clusters, cfg.split, params.either(cfg.split.seed, cfg.seed))
     leak = leakage.explain(split, clusters)
     if leak and cfg.split.on_leak == "fail":

@@ -327,6 +327,19 @@ def test_a_split_that_leaves_a_part_without_positives_says_so(source, says, tmp_
     assert ("data/split.csv" in left) is (message == "")
 
 
+def test_a_list_whose_images_are_all_dropped_is_not_replaced_by_patients_drawn_for_it(tmp_path):
+    source = patients(5)
+    names = sorted(source)
+    source |= {names[0]: b"\x89PNG\r\n\x1a\n and then nothing"}
+    source |= {"train.txt": "\n".join(names[1::2]), "val.txt": names[0], "test.txt": "\n".join(names[2::2])}
+    changes = {f"data.lists.{name}": f"{name}.txt" for name in ("train", "val", "test")}
+    changes |= {"split.strategy": "predefined", "split.on_leak": "report", "data.on_bad_image": "drop"}
+    case = Case("", source, FOLDER | changes, "the split val would get no image", [])
+    message, left = run(case, tmp_path, download.main, prepare.main, audit.main, split.main)
+    assert case.says in message
+    assert "data/split.csv" not in left
+
+
 if __name__ == "__main__":
     print("| given | what the user sees | left below data/ |\n|---|---|---|")
     for case in CASES:
