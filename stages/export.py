@@ -42,7 +42,7 @@ def main() -> None:
         card = html.filled(
             export.CARD, **figures, description=description, parameters=params.read(),
             source=files.read_json(SOURCE), opset=export.OPSET, worst=worst, measures=html.MEASURES,
-            library=export.library(description),
+            library=export.library(description), tta=networks.tta,
             verdict=files.require(VERDICT).read_text(encoding="utf-8").partition("\n\n")[2],
         )  # fmt: skip
         files.write_text(folder / "README.md", card)

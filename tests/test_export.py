@@ -58,6 +58,23 @@ def test_the_export_says_which_library_the_network_is_of_and_what_it_takes_off_i
     assert export.library({"backbone": "timm/resnet18"}) == "timm"
 
 
+def test_a_mean_over_symmetries_is_in_the_exported_network_and_in_its_description(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    images = np.random.default_rng(1).integers(0, 255, (4, 32, 32, 3)).astype(np.uint8)
+    torch.manual_seed(1)
+    export.onnx(
+        Ensemble([networks.Classifier("shufflenet_v2_x0_5", "linear", 32)], "hflip"), images, tmp_path / "a.onnx"
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    values = images.astype(np.float32).transpose(0, 3, 1, 2) / 255
+    (logits,), (of_mirrored,) = (
+        session.run(None, {"pixel_values": each}) for each in (values, values[..., ::-1].copy())
+    )
+    assert np.allclose(logits, of_mirrored, atol=1e-5)
+    description = {"backbone": "resnet18", "head": "linear", "image_size": 8, "channels": 3}
+    assert export.config(description, {"threshold": 0.5, "temperature": None, "tta": "hflip"})["tta"] == "hflip"
+
+
 def test_the_exported_folder_predicts_and_flags_what_is_out_of_distribution_as_models_does(clone, exported):
     images = np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r")
     stack = np.concatenate([images[:5], np.full_like(images[:1], 255)])

@@ -122,6 +122,7 @@ def test_test_images_can_be_the_rest_of_a_list_whose_names_are_made_of_columns(r
         ({"data.labels": "no.csv"}, "data.labels: no.csv is neither in the source nor at .*no.csv"),
         ({"data.file_column": "{site}_{id}.png"}, r"slides.csv has no column 'id' \(data.file_column: {site}_{id}"),
         ({"data.patient": r"(\d{3})"}, r"slides.csv has no column '3' .*A pattern needs a group \(\?P<patient>"),
+        ({"data.breast": r"_(L|R)_"}, r"has no column .*\(data.breast\).*A pattern needs a group \(\?P<breast>"),
         ({"data.file_column": "{number}_{site}.png"}, "4 labels without an image: 1_N.png"),
         ({"data.patient": "site", "data.lists.train": "empty.txt", "data.lists.test": "rest"},
          "data.lists.train: no image of empty.txt is in the source"),

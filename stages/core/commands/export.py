@@ -63,8 +63,8 @@ def onnx(ensemble: Ensemble, images: np.ndarray, path: Path) -> float:
 
 
 def config(description: dict[str, Any], decision: dict[str, Any]) -> dict[str, Any]:
-    """The content of config.json: the network, and the threshold and temperature of ``decision``. The network itself
-    normalises its images by ``mean`` and ``std``."""
+    """The content of config.json: the network, and the threshold, the temperature and the symmetries ``tta`` of
+    ``decision``. model.onnx itself takes the mean over them, and normalises its images by ``mean`` and ``std``."""
     keys = ("backbone", "head", "members", "image_size", "mean", "std", "synthetic")
     return {
         "architectures": ["Classifier"],
@@ -75,6 +75,7 @@ def config(description: dict[str, Any], decision: dict[str, Any]) -> dict[str, A
         "num_channels": description["channels"],
         "threshold": decision["threshold"],
         "temperature": decision["temperature"],
+        "tta": decision.get("tta", "none"),
     } | {key: description[key] for key in keys if key in description}
 
 

@@ -50,6 +50,9 @@ def read(path: Path) -> pd.DataFrame:
     repeated = table["file"].duplicated()
     _refuse(path, "file", table["file"], table["file"].isna(), "is missing: every image needs a name")
     _refuse(path, "file", table["file"], repeated, "is there twice: each image may have one row")
+    if tables.BREAST in table:
+        where = "is missing: give the breast of every image, or leave this column out"
+        _refuse(path, tables.BREAST, table[tables.BREAST], table[tables.BREAST].isna(), where)
     labels, numbers = table["label"].map(LABELS), [*tables.members(table), "probability"]
     _refuse(path, "label", table["label"], labels.isna(), "is neither 0 nor 1: write 1 for positive, 0 for negative")
     values = {column: _probabilities(path, table[column]) for column in numbers}

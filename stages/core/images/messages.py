@@ -207,8 +207,9 @@ def no_table(key: str, name: str, path: Path, tables: list[str]) -> str:
 def no_column(path: str, column: str, key: str, columns: list[str]) -> str:
     """``key``: the parameter, and, if it names several columns, its value."""
     hint = ""
-    if key.startswith("data.patient") and re.search(r"[()^*+\\]", key + column):
-        hint = ". A pattern needs a group (?P<patient>...)"
+    level = next((level for level in ("patient", "breast") if key.startswith(f"data.{level}")), None)
+    if level and re.search(r"[()^*+\\]", key + column):
+        hint = f". A pattern needs a group (?P<{level}>...)"
     return f"{path} has no column {column!r} ({key}); it has {', '.join(map(repr, columns))}{hint}"
 
 
