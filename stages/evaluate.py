@@ -75,7 +75,7 @@ def main() -> None:
     details |= subgroups.summarise(non_leaking, rows[rows["split"].isin(["train", "val"])], threshold, cfg.seed)
     details["planning"] = sample_size.plan(scores, cfg.seed, left_out)
     details |= utility.summarise(scores)
-    wrong = utility.likely_wrong(non_leaking)
+    wrong = utility.likely_wrong(non_leaking, details["test_unseen"]["roc_auc"])
     details |= {"test_in_val": len(leakage.in_val(split)), "calibration": calibrated, "likely_wrong_labels": len(wrong)}
     occlusion.gallery(classifiers, images, test, threshold, HEATMAPS, details["synthetic"])
     save_sheet(wrong[:SHOWN], images, details["synthetic"])
@@ -97,7 +97,7 @@ def save_sheet(wrong: pd.DataFrame, images: np.ndarray, synthetic: bool) -> None
         heading = ", ".join(part["file"].str.rpartition("/")[2])
         rows.append(contact_sheets.Row(heading, list(images[part["row"].to_numpy()]), captions))
     title = "Test images whose label is likely wrong, likeliest first: look at each, no label is changed"
-    empty = "No label of a test image is likely wrong"
+    empty = "No label of a test image is listed as likely wrong"
     contact_sheets.save(title if rows else empty, rows, WRONG_LABELS_SHEET, synthetic)
 
 

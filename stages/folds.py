@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from core.commands import folds, revisions
-from core.evidence import metrics, seed_variance, utility, verdict
+from core.evidence import messages, metrics, seed_variance, utility, verdict
 from core.pipeline import components, entrypoint, files, tables
 from core.pipeline.errors import PipelineError
 from core.pipeline.schemas import params_yaml
@@ -64,12 +64,12 @@ def main() -> None:
     pooled = folds.pool(predictions, thresholds)
     figures = folds.summarise(pooled, cfg.seed)
     out_of_fold = metrics.non_leaking(pooled)
-    wrong = utility.likely_wrong(out_of_fold, out_of_fold["fold"])
+    wrong = utility.likely_wrong(out_of_fold, area := figures["pooled"]["test_unseen"]["roc_auc"], out_of_fold["fold"])
     tables.write(wrong, WRONG_LABELS, [*utility.WRONG_LABELS, "fold"])
     files.write_json(FOLDS, figures)
     text = verdict.render_verdict(figures | figures["pooled"] | {"leak": {}})
     print("All folds", folds.explain(figures), "", text, sep="\n", end="")
-    print(f"{len(wrong):,} labels are likely wrong: {WRONG_LABELS} lists them to look at; no label is changed")
+    print(messages.wrong_labels(len(wrong), area, WRONG_LABELS))
     print(f"Figures of each fold: {FOLDS}; its experiment: dvc exp show")
 
 

@@ -36,7 +36,9 @@ def main() -> None:
         files.write_json(args.out / "evaluate.json", metrics.headline(details))
         files.write_json(args.out / "detail.json", details)
         files.write_text(args.out / "verdict.md", text)
-        wrong = utility.likely_wrong(metrics.non_leaking(table[table["split"] == "test"]))
+        wrong = utility.likely_wrong(
+            metrics.non_leaking(table[table["split"] == "test"]), details["test_unseen"]["roc_auc"]
+        )
         tables.write(wrong, args.out / "likely_wrong_labels.csv", utility.WRONG_LABELS)
         files.write_text(args.out / "report.html", judging.page(table, details, wrong, text, args.scores))
         if files.seen_by_git(args.out):

@@ -83,6 +83,7 @@ def main(first: str | None = None) -> None:
         evaluated, details["external"], audit["shortcuts"], html.left_out(source, audit), audit["label_conflicts"]
     )
 
+    area = evaluated["test_unseen"]["roc_auc"]
     folders = dict.fromkeys([base, Path()])
     pictures = [base / WRONG_LABELS_SHEET]
     pictures += [path for folder in folders for path in (folder / HEATMAPS, *sorted((folder / COPIES).glob("*.png")))]
@@ -90,7 +91,7 @@ def main(first: str | None = None) -> None:
     page = html.report(
         details, text, plots=vectors, confusion=data.confusion.tolist(),
         pictures=[html.embedded(path) for path in pictures] if cfg.report.images else [],
-        wrong_labels=html.first_rows(utility.likely_wrong(metrics.non_leaking(data.test))),
+        wrong_labels=html.first_rows(utility.likely_wrong(metrics.non_leaking(data.test), area)),
         patients=html.by_patient(data.test, evaluated["threshold"]),
         findings=tables.read(base / FINDINGS, tables.FINDINGS)["finding"].value_counts(),
         parameters=cfg.model_dump(mode="json", warnings=False), source=source,

@@ -121,8 +121,8 @@ def test_the_verdict_gives_the_share_of_the_seed_and_what_would_narrow_the_inter
         },
     }
     (sentence,) = verdict._seed_variance(block)
-    assert "ROC AUC 0.600 to 0.950" in sentence
-    assert f"{100 * share:.0f} % of the variance comes from the random seed" in sentence
+    assert "the ROC AUC is 0.600 to 0.950" in sentence
+    assert f"{100 * share:.0f} % of this variance comes from the random seed" in sentence
     assert f"the choice of test patients, so {remedy} would narrow the interval most" in sentence
 
 

@@ -1,4 +1,4 @@
-from core.evidence import curves, utility
+from core.evidence import curves, messages, utility
 from core.evidence.intervals import Scores
 
 import numpy as np
@@ -9,6 +9,8 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_curve
 
 from utility_coverage import COLUMNS, simulate
+
+AREA = {"value": 0.8, "ci_low": 0.7, "ci_high": 0.9}  # a ROC AUC
 
 
 def sample(count=400, each=10):
@@ -100,8 +102,17 @@ def test_the_list_of_likely_wrong_labels_is_that_of_cleanlab():
     labels = random.randint(0, 2, 80)
     probabilities = np.clip(0.5 + 0.2 * (2 * labels - 1) + 0.35 * random.standard_normal(80), 0.01, 0.99)
     table = pd.DataFrame({"label": labels, "probability": probabilities})
-    assert utility.likely_wrong(table).index.tolist() == [8, 32, 0, 28, 12, 6]
-    assert utility.likely_wrong(table[table["label"] == 1]).empty and utility.likely_wrong(table[:0]).empty
+    assert utility.likely_wrong(table, AREA).index.tolist() == [8, 32, 0, 28, 12, 6]
+    assert utility.likely_wrong(table[table["label"] == 1], AREA).empty and utility.likely_wrong(table[:0], AREA).empty
+
+
+@pytest.mark.parametrize("low", [0.066, 0.5, None])
+def test_scores_that_may_be_no_better_than_chance_contradict_no_label(low):
+    """Without this, 530 of 1,198 labels of the original's images were listed, at a ROC AUC of 0.315 (0.066, 0.790)."""
+    table = pd.DataFrame({"label": [0, 0, 1, 1], "probability": [0.9, 0.1, 0.2, 0.8]})
+    assert len(utility.likely_wrong(table, AREA)) == 2
+    assert utility.likely_wrong(table, AREA | {"ci_low": low}).empty
+    assert "can't be told from chance" in messages.wrong_labels(0, AREA | {"ci_low": low}, "list.csv")
 
 
 def test_planted_wrong_labels_are_at_the_top_also_of_folds_with_other_scales():
@@ -111,6 +122,6 @@ def test_planted_wrong_labels_are_at_the_top_also_of_folds_with_other_scales():
     fold = np.arange(3000) % 3
     planted = random.permutation(3000) < 150
     table = pd.DataFrame({"label": true ^ planted, "probability": expit(logits + 1.5 * (fold - 1)), "fold": fold})
-    wrong = planted[utility.likely_wrong(table, table["fold"]).index]
+    wrong = planted[utility.likely_wrong(table, AREA, table["fold"]).index]
     at_half = 1 + np.flatnonzero(wrong.cumsum() >= 75)[0]
     assert 75 / at_half >= 0.8

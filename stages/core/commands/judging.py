@@ -159,7 +159,7 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
     fitted = temperature or calibration.fit_temperature(val["label"].to_numpy(), raw[~rows])
     details |= {"test_in_val": len(leakage.in_val(table))}
     details["calibration"] = calibration.summarise(labels, raw[rows], fitted, temperature is not None)
-    details["likely_wrong_labels"] = len(utility.likely_wrong(non_leaking))
+    details["likely_wrong_labels"] = len(utility.likely_wrong(non_leaking, details["test_unseen"]["roc_auc"]))
     if table[list(IN_TRAIN)].isna().all(axis=None):
         details["training"] = "unknown"
     return details

@@ -33,7 +33,7 @@ The combination is ours: benchmarks/interval_coverage.py measures its coverage a
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from core.evidence import seed_variance
 from core.evidence.seed_variance import VarianceComponent
@@ -387,3 +387,8 @@ def _difference_variance(measure: str, effects: np.ndarray, pair: tuple[Scores, 
     components = [VarianceComponent(float(total) * (count - 1) / count, count - 1) for total, count in samples]
     variance, df = seed_variance.satterthwaite(*components)
     return VarianceComponent(variance, 2 * df if measure == "roc_auc" and len(samples) > 1 else df)
+
+
+def above_chance(auc: dict[str, Any]) -> bool:
+    """Whether the interval of a ROC AUC is above 0.5."""
+    return (auc["ci_low"] or 0) > 0.5

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from core.evidence import intervals
 from core.pipeline.text import format_metric
 
 NO_THRESHOLD = (
@@ -41,6 +42,12 @@ def summary(figures: dict[str, Any]) -> str:
     slope, in_the_large = format_metric(line["slope"]), format_metric(line["in_the_large"])
     lines.append(f"calibration (non-leaking): slope {slope}, in the large {in_the_large}")
     if "likely_wrong_labels" in figures:
-        count = figures["likely_wrong_labels"]
-        lines.append(f"likely wrong labels: {count:,}, in likely_wrong_labels.csv, to look at; no label is changed")
+        area = figures["test_unseen"]["roc_auc"]
+        lines.append(wrong_labels(figures["likely_wrong_labels"], area, "likely_wrong_labels.csv"))
     return "\n".join(lines)
+
+
+def wrong_labels(count: int, auc: dict[str, Any], path: str) -> str:
+    if not intervals.above_chance(auc):
+        return "likely wrong labels: not searched, because the ROC AUC can't be told from chance"
+    return f"likely wrong labels: {count:,}, in {path}, to look at; no label is changed"

@@ -169,20 +169,25 @@ def _undefined(reason: str) -> dict[str, Any]:
     return {"value": None, "ci_low": None, "ci_high": None, "reason": reason}
 
 
-def likely_wrong(predictions: pd.DataFrame, strata: "pd.Series[int] | int" = 0) -> pd.DataFrame:
+def likely_wrong(predictions: pd.DataFrame, auc: dict[str, Any], strata: "pd.Series[int] | int" = 0) -> pd.DataFrame:
     """The rows whose label contradicts the probability, lowest probability of the label first: a list for people to
     look at, which changes no label.
 
     A row is off the diagonal of the confident joint: the other class has at least the mean probability that it has on
-    its own images and, if both classes have that, the higher probability. With images of one class, no row is listed.
+    its own images and, if both classes have that, the higher probability. Scores that are no better than chance
+    contradict no label.
 
     Parameters
     ----------
     predictions : DataFrame
         Of images that are not in training: otherwise the network may have learned the wrong label.
+    auc : dict
+        Their ROC AUC, of metrics.metrics_with_ci.
     strata : Series
         The fold of each row: networks of different folds have different scales.
     """
+    if not intervals.above_chance(auc):
+        return predictions[:0]
     rows = predictions.assign(stratum=strata, own=predictions["probability"].where(predictions["label"] == 1))
     rows["own"] = rows["own"].fillna(1 - rows["probability"])
     means = rows.groupby(["stratum", "label"])["own"].mean()

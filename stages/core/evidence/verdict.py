@@ -220,9 +220,9 @@ def _properties(figures: dict[str, Any], properties: dict[str, Any] | None) -> l
     names, lines = _of_files(figures, properties), []
     for name in names[:MOST_SHORTCUTS]:
         entry = properties["properties"][name]
-        caution = "The network may have learned it instead of the disease."
+        caution = "The network may have learned this property instead of the disease."
         if name in OF_PICTURE:
-            caution += " The disease itself may also change it."
+            caution += " The disease itself may also change this property."
         lines.append(
             f"**Possible shortcut**: the {_escaped(format_property(name))} alone predicts the class with ROC AUC "
             f"{entry['auc']:.3f} in all images (permutation {format_p(entry['p'])}, corrected for "
@@ -268,7 +268,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         f"({format_p(worst['p'])}, corrected for all comparisons)"
     )
     equal = f"No subgroup of {names} differs significantly from the others, which does not prove that they are equal. "
-    title = "**Lower performance in a subgroup**" if worst["p"] < CHANCE else f"{equal}Smallest p"
+    title = "**Lower performance in a subgroup**" if worst["p"] < CHANCE else f"{equal}Subgroup with the smallest p"
     lines.append(f"{title}: {difference}.")
     few = [
         _escaped(f"{group} {name}")
@@ -292,9 +292,9 @@ def _seed_variance(block: dict[str, Any], training: str | None = None) -> list[s
     units = "images" if block["patients"] is None else "patients"
     remedy = "a larger ensemble (train.ensemble_size)" if share > 50 else f"more test {units}"
     return [
-        f"For new {units} and a new training: ROC AUC {recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of "
-        f"the variance comes from the random seed and {100 - share} % from the choice of test {units}, so {remedy} "
-        "would narrow the interval most."
+        f"If the training is also repeated with another random seed, the 95 % interval of the ROC AUC is "
+        f"{recipe['ci_low']:.3f} to {recipe['ci_high']:.3f}. {share} % of this variance comes from the random seed and "
+        f"{100 - share} % from the choice of test {units}, so {remedy} would narrow the interval most."
     ]
 
 
