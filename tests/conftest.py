@@ -135,9 +135,8 @@ class Clone:
         program, *arguments = map(str, command)
         env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         where = {"cwd": self.folder / inside, "env": env, "timeout": 600}
-        forces = {"-f", "--force"} & {*arguments}  # a stage reads them from the command line of DVC
-        if program == "dvc" and not forces:
-            process = forked.run(arguments, **where)
+        if forked.can_run(program, arguments):
+            process = forked.run(program, arguments, **where)
         else:
             process = subprocess.run([program, *arguments], capture_output=True, text=True, **where)
         assert (process.returncode == 0) is good, f"{command}\n{process.stdout}\n{process.stderr}"

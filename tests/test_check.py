@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 from core.commands import comparison, gates
 from core.pipeline.errors import PipelineError
@@ -85,7 +84,7 @@ def bare(clone, tmp_path):
 
 
 def check(clone, *arguments, good=True):
-    return clone.run(sys.executable, "stages/check.py", *arguments, good=good)
+    return clone.run("python", "stages/check.py", *arguments, good=good)
 
 
 @pytest.mark.slow

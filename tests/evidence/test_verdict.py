@@ -224,7 +224,8 @@ def test_a_property_of_the_files_that_predicts_the_class_is_named_with_its_auc_a
     assert "**Possible shortcut: image width. Better than chance" in text  # brightness can be the disease
     assert (
         "- **Possible shortcut**: the image width alone predicts the class with ROC AUC 0.970 in all images "
-        "(permutation p < 0.001, corrected for 9 properties). The network may have learned this property instead of the disease.\n"
+        "(permutation p < 0.001, corrected for 9 properties). "
+        "The network may have learned this property instead of the disease.\n"
     ) in text
     assert "mean brightness alone" in text and text.count("The disease itself may also change this property") == 1
     many = verdict.render_verdict(figures, None, of_files(*[f"p{number}" for number in range(7)]))
