@@ -120,8 +120,13 @@ _CANONICAL_TURN = np.argsort(_orientation(_before[:, 1], _before[:, FREQUENCIES]
 
 
 class Index:
-    """An index of images by their ``descriptors``, int8 (N, 144), after ``apply_turns`` with ``turns``, int8 (N,), from
-    ``canonicalise`` with margin 0. The lists are in temporary files in ``folder``, by default the system's."""
+    """An index of images. The lists are in temporary files in ``folder``, by default the system's.
+
+    Parameters
+    ----------
+    descriptors : (N, 144) int8, after ``apply_turns`` with ``turns``
+    turns : (N,) int8, from ``canonicalise`` with margin 0
+    """
 
     def __init__(self, descriptors: np.ndarray, turns: np.ndarray, folder: str | None = None) -> None:
         self.descriptors, self.turns, self.count = descriptors, turns, len(turns)

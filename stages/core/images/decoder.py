@@ -179,8 +179,12 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
 
 
 class Grey:
-    """One or more stacks of images uint8 (N, H, W, 1 or 3), for example memory maps, one after another; indexing gives
-    them as grey uint8 (n, H, W)."""
+    """Stacks of images, one after another; indexing gives them as grey (n, H, W) uint8.
+
+    Parameters
+    ----------
+    stacks : (N, H, W, 1 or 3) uint8, for example memory maps
+    """
 
     def __init__(self, *stacks: np.ndarray) -> None:
         self.stacks = stacks

@@ -26,10 +26,14 @@ ADVISED_AHEAD = 6  # batches that the system is told to read from disk in advanc
 
 
 class ImageLoader:
-    """Reads batches of ``images``, uint8 (N, H, W, C), an array or a memory map, and moves them to the device.
+    """Reads batches of images and moves them to the device.
 
     A GPU holds the whole array if it takes less than half of the free GPU memory. Otherwise batches are read from the
     memory map ahead of their use.
+
+    Parameters
+    ----------
+    images : (N, H, W, C) uint8, or (N, h, w, D) float32, features of a frozen backbone; an array or a memory map
     """
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
