@@ -1,6 +1,5 @@
 """Measure and correct calibration: of images with a probability of 0.8, eight in ten should be positive.
 
-``labels`` are int64 (N,), 0 or 1; ``probabilities`` and ``raw``, those before calibration, float64 (N,) in [0, 1].
 Temperature scaling: Guo et al. 2017, On calibration of modern neural networks, ICML, section 4.2.
 """
 
