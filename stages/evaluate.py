@@ -89,7 +89,13 @@ def main() -> None:
 
 
 def save_sheet(wrong: pd.DataFrame, images: np.ndarray, synthetic: bool) -> None:
-    """The images with the likeliest wrong labels, for people to look at."""
+    """The images with the likeliest wrong labels, for people to look at.
+
+    Parameters
+    ----------
+    wrong : DataFrame with row (the index into ``images``), file, label and probability
+    images : (N, H, W, C) uint8
+    """
     rows = []
     for start in range(0, len(wrong), PER_ROW):
         part = wrong[start : start + PER_ROW]

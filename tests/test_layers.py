@@ -1,6 +1,7 @@
-"""The packages of core: who may import from whom, how large a file may be, and what a machine needs to train."""
+"""The packages of core: who imports from whom, what docstrings say of arrays, and what a machine needs to train."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from conftest import TOP
 
 # What a machine with PyTorch for training need not have; DESIGN asks for no DVC there.
 ABSENT = ["dvc", "dvclive", "kagglehub", "imagehash", "pydantic", "ruamel"]
+ARRAY = re.compile("ndarray|Tensor")
 PACKAGES = sorted(set().union(*layers.LAYERS))
 CODE = [path for name in ("stages", "tests", "benchmarks", ".ci") for path in (TOP / name).rglob("*.py")]
 
@@ -69,6 +71,29 @@ def test_the_tests_mirror_the_packages():
     for path in (TOP / "tests").rglob("test_*.py"):
         if path.parent.name not in ("tests", "gpu"):
             assert (layers.CORE / path.parent.name / path.name.removeprefix("test_")).is_file(), path
+
+
+def lacking(function, documented):
+    """The arrays that a function takes or returns without a line in a section of the docstring (numpydoc's form)."""
+    parts = re.split(r"\n\n(\w+)\n-+\n", ast.get_docstring(documented) or "")
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    entries = re.findall(r"^(\w[\w, ]*)", sections.get("Parameters", ""), re.MULTILINE)
+    listed = {name.strip() for entry in entries for name in entry.split(",")}
+    args = [node for node in ast.walk(function.args) if isinstance(node, ast.arg) and node.annotation]
+    arrays = [arg.arg for arg in args if ARRAY.search(ast.unparse(arg.annotation)) and arg.arg not in listed]
+    returns = function.returns is not None and ARRAY.search(ast.unparse(function.returns))
+    return arrays + (["Returns"] if returns and not {"Returns", "Yields"} & sections.keys() else [])
+
+
+def test_public_functions_list_the_arrays_that_they_take_and_return_in_sections_of_their_docstrings():
+    for path in layers.STAGES.rglob("*.py"):
+        body = ast.parse(path.read_text()).body
+        owners = [node for node in body if isinstance(node, ast.ClassDef)]
+        pairs = [(node, owner) for owner in owners for node in owner.body if getattr(node, "name", "") == "__init__"]
+        pairs += [(node, node) for scope in (body, *(owner.body for owner in owners)) for node in scope]
+        for function, documented in pairs:
+            if isinstance(function, ast.FunctionDef) and not re.match("_|forward$", documented.name):
+                assert lacking(function, documented) == [], f"{path}: {documented.name}"
 
 
 @pytest.mark.slow

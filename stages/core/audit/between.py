@@ -13,11 +13,18 @@ import pandas as pd
 def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients: bool) -> pd.DataFrame:
     """Find the images of ``second`` that are, or whose patients are, in ``first``.
 
-    ``first`` is the model's set; both have the columns of tables.INDEX. ``grey``, uint8 (N, 64, 64), is the thumbnails
-    of ``first``, followed by those of ``second``. ``same_patients``: whether a patient of the same name in both sets is
-    one person; patients who share an image are one person in any case. Returns ``second`` with more columns: unit (of
-    resampling), exact (whether ``first`` contains an exact copy), and copy_in_train and patient_in_train as in
-    leakage.shared_with_train, as if ``first`` were all training images.
+    Parameters
+    ----------
+    first, second : DataFrame with the columns of tables.INDEX; the first is the model's set
+    grey : Grey, (N, 64, 64) uint8: the thumbnails of ``first``, followed by those of ``second``
+    same_patients : whether a patient of the same name in both sets is one person
+        Patients who share an image are one person in any case.
+
+    Returns
+    -------
+    DataFrame
+        ``second`` with more columns: unit (of resampling), exact (whether ``first`` contains an exact copy), and
+        copy_in_train and patient_in_train as in leakage.shared_with_train, as if ``first`` were all training images.
     """
     both = pd.concat([first.assign(split="train"), second.assign(split="test")], ignore_index=True)
     if not same_patients:

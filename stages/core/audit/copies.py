@@ -41,7 +41,16 @@ order by "first", "second", dissimilarity, distance, crop, turn, zoom"""
 
 
 def apply_turn(images: np.ndarray, turn: int) -> np.ndarray:
-    """Images (N, H, H) after ``turn`` % 4 quarter turns; if ``turn`` is 4 to 7, they are mirrored first."""
+    """Images after ``turn`` % 4 quarter turns; if ``turn`` is 4 to 7, they are mirrored first.
+
+    Parameters
+    ----------
+    images : (N, H, H), of any dtype
+
+    Returns
+    -------
+    (N, H, H), of the same dtype
+    """
     return np.rot90(images[:, :, ::-1] if turn >= 4 else images, turn % 4, (1, 2))
 
 
@@ -52,9 +61,9 @@ def near_pairs(
 
     Parameters
     ----------
-    grey : Grey, uint8 (N, 64, 64)
-    phash : perceptual hashes, uint8 (N, 8)
-    members : positions of the images to compare, int (M,), ascending
+    grey : Grey, (N, 64, 64) uint8
+    phash : (N, 8) uint8, perceptual hashes
+    members : (M,) int, positions of the images to compare, ascending
         They must be distinct and have a standard deviation of MIN_STD or more: others have no detail to compare.
     queried : those of ``members`` whose copies are searched; by default all
     folder : for temporary files with what can be larger than memory; by default the system's
@@ -116,8 +125,17 @@ def _best(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def levels(grey: Grey, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each image uint8 (N, H, H), in grey levels: float64 (N,) each, in temporary files
-    in ``folder``, by default the system's."""
+    """Mean and standard deviation of the grey levels of each image.
+
+    Parameters
+    ----------
+    grey : Grey, (N, H, H) uint8
+    folder : for temporary files with the result; by default the system's
+
+    Returns
+    -------
+    mean, std : (N,) float64, in grey levels
+    """
     mean, std = (files.temp_memmap((len(grey),), np.float64, folder) for _ in range(2))
     for start in range(0, len(grey), BATCH):
         part = slice(start, start + BATCH)

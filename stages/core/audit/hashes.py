@@ -10,8 +10,17 @@ CHUNK = 1024  # images that are in memory at a time
 
 
 def coefficients(grey: np.ndarray, crop: float = 0.0, count: int = FREQUENCIES) -> np.ndarray:
-    """The ``count`` = K lowest coefficients along each side of the discrete cosine transform (DCT) of images uint8
-    (N, H, H), of which a share ``crop`` (0 to 0.5) is cut off at each side: float64 (N, K, K)."""
+    """The ``count`` = K lowest coefficients along each side of the discrete cosine transform (DCT) of images.
+
+    Parameters
+    ----------
+    grey : (N, H, H) uint8
+    crop : share that is cut off at each side, from 0 to less than 0.5
+
+    Returns
+    -------
+    (N, K, K) float64
+    """
     lowest = np.empty((len(grey), count, count))
     for start in range(0, len(grey), CHUNK):  # bounded memory
         small = _shrink(grey[start : start + CHUNK], crop).astype(np.float64)
@@ -20,7 +29,16 @@ def coefficients(grey: np.ndarray, crop: float = 0.0, count: int = FREQUENCIES) 
 
 
 def apply_turn(frequencies: np.ndarray, turn: int) -> np.ndarray:
-    """Coefficients (N, K, K) of the same images after copies.apply_turn with this ``turn``."""
+    """The coefficients of the same images after copies.apply_turn with this ``turn``.
+
+    Parameters
+    ----------
+    frequencies : (N, K, K) float64
+
+    Returns
+    -------
+    (N, K, K) float64
+    """
     across = np.resize([1.0, -1.0], frequencies.shape[2])  # mirroring changes the sign of every odd frequency
     down = across[:, None]
     if turn >= 4:
@@ -36,19 +54,38 @@ def apply_turn(frequencies: np.ndarray, turn: int) -> np.ndarray:
 
 
 def bits(frequencies: np.ndarray) -> np.ndarray:
-    """Which coefficients (N, 8, 8) are above their median: uint8 (N, 8), one byte per row of imagehash's matrix."""
+    """The hashes: which coefficients are above their median.
+
+    Parameters
+    ----------
+    frequencies : (N, 8, 8) float64
+
+    Returns
+    -------
+    (N, 8) uint8, one byte per row of imagehash's matrix
+    """
     flat = frequencies.reshape(len(frequencies), FREQUENCIES * FREQUENCIES)
     return np.packbits(flat > np.median(flat, axis=1, keepdims=True), axis=1)
 
 
 def words(hashes: np.ndarray) -> list[str]:
-    """Hashes uint8 (N, 8) as hexadecimal, as imagehash writes them."""
+    """Hashes as hexadecimal, as imagehash writes them.
+
+    Parameters
+    ----------
+    hashes : (N, 8) uint8
+    """
     digits = hashes.tobytes().hex()
     return [digits[start : start + 16] for start in range(0, len(digits), 16)]
 
 
 def read(words: list[str]) -> np.ndarray:
-    """The inverse of ``words``."""
+    """The inverse of ``words``.
+
+    Returns
+    -------
+    (N, 8) uint8
+    """
     return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(-1, 8)
 
 

@@ -54,7 +54,16 @@ class Neighbours(NamedTuple):
 
 
 def describe(frequencies: np.ndarray) -> np.ndarray:
-    """Descriptors int8 (N, 144) from hashes.coefficients (N, 12, 12). The mean of the image is left out."""
+    """The descriptors of images. The mean of the image is left out.
+
+    Parameters
+    ----------
+    frequencies : (N, 12, 12) float64, from hashes.coefficients
+
+    Returns
+    -------
+    (N, 144) int8
+    """
     step = np.arange(FREQUENCIES)
     frequency = np.sqrt(step[:, None] ** 2 + step**2)  # np.hypot is the C library's: its rounding is not fixed
     weighted = (frequencies * frequency).reshape(len(frequencies), DIMENSIONS)
@@ -63,16 +72,34 @@ def describe(frequencies: np.ndarray) -> np.ndarray:
 
 
 def apply_turns(descriptors: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Descriptors (N, 144) of the same images after copies.apply_turn with ``turns`` (N,)."""
+    """The descriptors of the same images after copies.apply_turn with ``turns``.
+
+    Parameters
+    ----------
+    descriptors : (N, 144) int8
+    turns : (N,) int, 0 to 7
+
+    Returns
+    -------
+    (N, 144) int8
+    """
     return SIGN[turns] * np.take_along_axis(descriptors, FROM[turns], axis=1)
 
 
 def canonicalise(descriptors: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The turn after which an image is brighter on the left and at the top, and more so on the left.
 
-    Mirrored and turned copies are equal after it, so that one search replaces eight. Returns row numbers of
-    ``descriptors``, int8 (N, 144), and one turn of each: int and int8 (M,). M can be larger than N: an image has
-    several turns if a coefficient that decides has an absolute value below ``margin``.
+    Mirrored and turned copies are equal after it, so that one search replaces eight.
+
+    Parameters
+    ----------
+    descriptors : (N, 144) int8
+    margin : an image has several turns if a coefficient that decides has an absolute value below this
+
+    Returns
+    -------
+    rows : (M,) int64, row numbers of ``descriptors``; M can be larger than N
+    turns : (M,) int8, one of each
     """
     across, down = descriptors[:, 1].astype(np.int16), descriptors[:, FREQUENCIES].astype(np.int16)
     steep = np.abs(across) - np.abs(down)
@@ -93,8 +120,13 @@ _CANONICAL_TURN = np.argsort(_orientation(_before[:, 1], _before[:, FREQUENCIES]
 
 
 class Index:
-    """An index of images by their ``descriptors``, int8 (N, 144), after ``apply_turns`` with ``turns``, int8 (N,), from
-    ``canonicalise`` with margin 0. The lists are in temporary files in ``folder``, by default the system's."""
+    """An index of images. The lists are in temporary files in ``folder``, by default the system's.
+
+    Parameters
+    ----------
+    descriptors : (N, 144) int8, after ``apply_turns`` with ``turns``
+    turns : (N,) int8, from ``canonicalise`` with margin 0
+    """
 
     def __init__(self, descriptors: np.ndarray, turns: np.ndarray, folder: str | None = None) -> None:
         self.descriptors, self.turns, self.count = descriptors, turns, len(turns)
@@ -128,12 +160,25 @@ class Index:
         return (order & self.position_mask).astype(np.intp)
 
     def descriptors_at(self, positions: np.ndarray) -> np.ndarray:
-        """The descriptors of images of the index, as they were before turning: int8 (M, 144)."""
+        """The descriptors of images of the index, as they were before turning.
+
+        Parameters
+        ----------
+        positions : (M,) int
+
+        Returns
+        -------
+        (M, 144) int8
+        """
         return apply_turns(self.descriptors[positions], INVERSE[self.turns[positions]])
 
     def search(self, descriptors: np.ndarray, most: int) -> Neighbours:
-        """The most similar images of each of ``descriptors`` int8 (M, 144): ``most`` or fewer, sorted by query, then by
-        falling similarity."""
+        """The most similar images of each descriptor: ``most`` or fewer, sorted by query, then by falling similarity.
+
+        Parameters
+        ----------
+        descriptors : (M, 144) int8
+        """
         rows, turns = canonicalise(descriptors, SIGN_MARGIN)
         queries = apply_turns(descriptors[rows], turns)
         pairs = []

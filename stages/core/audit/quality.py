@@ -29,10 +29,10 @@ def find_copies(
     Parameters
     ----------
     database : Database with the view ``images``, which has the columns of tables.INDEX
-    grey : Grey, uint8 (N, 64, 64), in the order of ``images``
-    std : float64 (N,), from copies.levels
+    grey : Grey, (N, 64, 64) uint8, in the order of ``images``
+    std : (N,) float64, from copies.levels
     folder : for temporary files; by default the system's
-    crops : uint8 (N, 64, 64, C), of the images; black where there is none; by default, or if empty, none has one
+    crops : (N, 64, 64, C) uint8, of the images; black where there is none; by default, or if empty, none has one
         They are compared with the images and each other, so that the crop of an image is found to be its copy.
 
     Returns
@@ -81,12 +81,20 @@ def _of_images(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def cluster(images: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
-    """Group the copies among ``images``, whose near copies are ``near``, into clusters: the columns of tables.CLUSTERS.
+    """Group the copies among images into clusters.
 
     An image has one row of kind "exact" if another image has equal pixels (distance 0, correlation 1), and one row of
     kind "near" if it has a near copy; distance and correlation are those of its closest pair. Near copies of near
     copies belong to the same cluster. Exact clusters are numbered first, from 0; each kind is numbered in the order of
     its files.
+
+    Parameters
+    ----------
+    images, near : DataFrame, from ``find_copies``
+
+    Returns
+    -------
+    DataFrame with the columns of tables.CLUSTERS
     """
     copied = images[images["pixels_sha256"].duplicated(keep=False)]
     exact = copied[["file"]].assign(
@@ -138,13 +146,20 @@ def find(
     database: Database, images: pd.DataFrame, clusters: pd.DataFrame, contradicting: dict[str, list[list[str]]],
     levels: tuple[np.ndarray, np.ndarray], folder: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Find the images that a person should look at: a row per image and finding, with the columns of tables.FINDINGS.
+    """Find the images that a person should look at.
 
     A finding is one of unreadable, blank, near-blank, size, annotated, oblong, modality, intent, mode, brightness,
-    no-breast, conflict (copies of different classes) and two-patients (copies under different patients). ``database``
-    is that of ``find_copies``, with the views ``properties`` and ``labelled``, the files that should be in the index;
-    ``images``, ``clusters`` and ``contradicting`` are from ``find_copies``, ``cluster`` and ``conflicts``; ``levels``
-    from copies.levels, float64 (N,) each.
+    no-breast, conflict (copies of different classes) and two-patients (copies under different patients).
+
+    Parameters
+    ----------
+    database : that of ``find_copies``, with the views ``properties`` and ``labelled``, the files that should be indexed
+    images, clusters, contradicting : from ``with_classes``, ``cluster`` and ``conflicts``
+    levels : mean and standard deviation, (N,) float64 each, from copies.levels
+
+    Returns
+    -------
+    DataFrame with a row per image and finding, and the columns of tables.FINDINGS
     """
     rows = _uncropped(database)
     count = database.frame("select (select count(*) from labelled) - (select count(*) from images) as missing")
@@ -299,10 +314,14 @@ def draw(
     images: pd.DataFrame, clusters: pd.DataFrame, contradicting: dict[str, list[list[str]]], rejected: pd.DataFrame,
     thumbnails: np.ndarray, synthetic: bool, folder: str,
 ) -> None:  # fmt: skip
-    """Save contact sheets in ``folder``: copies.png (the largest clusters), conflicts.png (all conflicts) and
-    rejected.png (the closest pairs that are not copies).
+    """Save contact sheets in ``folder``.
 
-    ``thumbnails`` is uint8 (N, H, H, C) in the order of the index; ``images`` are those of ``with_classes``.
+    copies.png: the largest clusters; conflicts.png: all conflicts; rejected.png: the closest pairs that are not copies.
+
+    Parameters
+    ----------
+    images : DataFrame, from ``with_classes``
+    thumbnails : (N, H, H, C) uint8, in the order of the index
     """
     by_file = images.set_index("file")
 
@@ -341,8 +360,14 @@ def draw(
 
 
 def draw_crops(database: Database, thumbnails: np.ndarray, crops: np.ndarray, synthetic: bool, path: str) -> None:
-    """Save a contact sheet of the images in which no breast was found, and of those with the smallest and the largest
-    crops, each beside its crop. No sheet if images are not cropped to the breast."""
+    """Save a contact sheet of images beside their crops. No sheet if images are not cropped to the breast.
+
+    They are those in which no breast was found, and those with the smallest and the largest crops.
+
+    Parameters
+    ----------
+    thumbnails, crops : (N, H, H, C) uint8, in the order of the index; C can differ
+    """
     if not _has_crops(database):
         return
     rows = []

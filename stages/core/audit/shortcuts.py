@@ -134,7 +134,12 @@ class Blocks(NamedTuple):
     pure: np.ndarray  # int64 (B - 2 * M,): the blocks of units of one label
 
     def permuted(self, count: int, random: np.random.RandomState) -> np.ndarray:
-        """The labels after ``count`` permutations: float64 (count, B)."""
+        """The labels after ``count`` permutations.
+
+        Returns
+        -------
+        (count, B) float64, 0 or 1
+        """
         labels = np.empty((count, len(self.labels)))
         for row in labels:
             row[self.pure] = random.permutation(self.labels[self.pure])
@@ -144,6 +149,13 @@ class Blocks(NamedTuple):
 
 
 def blocks(labels: np.ndarray, units: np.ndarray) -> Blocks:
+    """Group images into blocks, by unit and label.
+
+    Parameters
+    ----------
+    labels : (N,) int64, 0 or 1
+    units : (N,) int64
+    """
     number = np.unique(units, return_inverse=True)[1]
     keys, of_image = np.unique(2 * number + labels, return_inverse=True)
     first = np.flatnonzero(keys[1:] // 2 == keys[:-1] // 2)
@@ -202,8 +214,18 @@ def _ranges(distinct: np.ndarray, inverse: np.ndarray, mass: np.ndarray, count: 
 
 
 def statistics(labels: np.ndarray, entry: Design) -> tuple[np.ndarray, np.ndarray]:
-    """For each of R assignments of labels, float64 (R, B): the ROC AUC of the value of a property (NaN for words), and
-    that of the share of positives in its level, counted in the same blocks. Both are float64 (R,)."""
+    """How well a property predicts each of R assignments of labels.
+
+    Parameters
+    ----------
+    labels : (R, B) float64, 0 or 1
+
+    Returns
+    -------
+    of_value, of_level : (R,) float64
+        The ROC AUC of the value of the property (NaN for words), and that of the share of positives in its level,
+        counted in the same blocks.
+    """
     # Exact in any order of addition: all are whole numbers, with sums below 2**53.
     positive = labels @ entry.levels / SCALE
     negative = entry.levels.sum(axis=0) / SCALE - positive
@@ -218,7 +240,16 @@ def statistics(labels: np.ndarray, entry: Design) -> tuple[np.ndarray, np.ndarra
 
 
 def share(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """The share of positives in each level, drawn to the overall one by the weight of one block: all (R, K)."""
+    """The share of positives in each level, drawn to the overall one by the weight of one block.
+
+    Parameters
+    ----------
+    positive, negative : (R, K) float64, the weight of each class in each level
+
+    Returns
+    -------
+    (R, K) float64, in [0, 1]
+    """
     total = positive + negative
     with np.errstate(invalid="ignore", divide="ignore"):
         overall = positive.sum(axis=1, keepdims=True) / total.sum(axis=1, keepdims=True)
@@ -226,13 +257,32 @@ def share(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 def pair_wins(shares: np.ndarray) -> np.ndarray:
-    """Whether a positive in level a is scored above a negative in level b, ties half: (R, K) to (R, K, K)."""
+    """Whether a positive in level a is scored above a negative in level b, ties half.
+
+    Parameters
+    ----------
+    shares : (R, K) float64
+
+    Returns
+    -------
+    (R, K, K) float64: 0, 0.5 or 1
+    """
     difference = shares[:, :, None] - shares[:, None, :]
     return (difference > TOLERANCE) + 0.5 * (np.abs(difference) <= TOLERANCE)
 
 
 def level_auc(wins: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """ROC AUC of levels with these weights of positives and negatives, (R, K): (R,). NaN without a class."""
+    """ROC AUC of levels.
+
+    Parameters
+    ----------
+    wins : (R, K, K) float64, from ``pair_wins``
+    positive, negative : (R, K) float64, the weight of each class in each level
+
+    Returns
+    -------
+    (R,) float64, NaN without a class
+    """
     area = ((wins @ negative[:, :, None])[:, :, 0] * positive).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return area / (positive.sum(axis=1) * negative.sum(axis=1))
@@ -413,7 +463,10 @@ def extremes(images: pd.DataFrame, name: str, relation: str) -> pd.DataFrame:
 def draw(figures: dict[str, Any], shown: pd.DataFrame, thumbnails: np.ndarray, synthetic: bool, path: str) -> None:
     """Save a contact sheet of the most telling images of each shortcut.
 
-    ``figures`` and ``shown`` are from ``find``; ``thumbnails`` is uint8 (N, H, H, C) in the order of the index.
+    Parameters
+    ----------
+    figures, shown : from ``find``
+    thumbnails : (N, H, H, C) uint8, in the order of the index
     """
     rows = []
     for key, images in shown.groupby(["property", "label"], sort=False):

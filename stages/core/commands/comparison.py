@@ -55,12 +55,24 @@ def load(revision: str) -> Run:
 
 
 def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
-    """The test images of both runs: file, label, patient, unit, and of each run, 0 and 1, the probability and those
-    without one of its members, the fold and its threshold: probability_0, without_1_0, fold_0, threshold_0, ...
+    """The test images of both runs.
 
     A unit is a set of images that are left out together: images linked by patient or by copies in either run.
-    With ``shared``, only the images that are the same in both runs are returned, possibly none. Without it, raises
-    PipelineError if the test sets differ.
+
+    Parameters
+    ----------
+    shared : return only the images that are the same in both runs, possibly none
+
+    Returns
+    -------
+    DataFrame
+        file, label, patient, unit, and of each run, 0 and 1, the probability and those without one of its members, the
+        fold and its threshold: probability_0, without_1_0, fold_0, threshold_0, ...
+
+    Raises
+    ------
+    PipelineError
+        If the test sets differ, without ``shared``.
     """
     tests = []
     for number, run in enumerate(runs):
@@ -89,13 +101,22 @@ def test_images(runs: tuple[Run, Run], shared: bool) -> pd.DataFrame:
 
 
 def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary: str = PRIMARY) -> pd.DataFrame:
-    """For each measure: both values, their difference (second minus first) with its 95 % interval and p, the reason if
-    one of these is missing, and ``differ``, whether the difference is significant.
+    """Compare the measures of two runs on the same images.
 
     If both runs are ensembles, recipes are compared: patients and trainings are both drawn
     (core.evidence.seed_variance). Otherwise the two models are compared: only the patients are drawn. The ``primary``
     measure is tested by itself, as the primary endpoint of a trial is; the p-values of all others are adjusted for each
     other. The areas under the curves compare images of the same fold.
+
+    Parameters
+    ----------
+    images : DataFrame, from ``test_images``
+
+    Returns
+    -------
+    DataFrame with a row for each measure
+        Both values, their difference (second minus first) with its 95 % interval and p, the reason if one of these is
+        missing, ``primary``, and ``differ``, whether the difference is significant.
     """
     pair = _scores(images, 0), _scores(images, 1)
     folds_of = [images[f"fold_{number}"].to_numpy() for number in (0, 1)]

@@ -21,11 +21,23 @@ MOST_APART = 1e-4
 
 
 def onnx(ensemble: Ensemble, images: np.ndarray, path: Path) -> float:
-    """Write the ensemble as one ONNX network: pixel_values float32 (B, C, H, W) in [0, 1] to logits float32 (B,), for
-    any B.
+    """Write the ensemble as one ONNX network.
 
-    Returns the largest difference between its probabilities and PyTorch's on up to CHECKED of ``images``, uint8 (N, H,
-    W, C). Raises PipelineError if a difference is above MOST_APART, or if the network can't be written as ONNX.
+    It computes logits (B,) float32 from pixel_values (B, C, H, W) float32 in [0, 1], for any B.
+
+    Parameters
+    ----------
+    images : (N, H, W, C) uint8, of which up to CHECKED are scored to compare both
+
+    Returns
+    -------
+    float
+        The largest difference between its probabilities and PyTorch's.
+
+    Raises
+    ------
+    PipelineError
+        If a difference is above MOST_APART, the network can't be written as ONNX, or a package is missing.
     """
     try:
         import onnxruntime

@@ -44,9 +44,20 @@ def places(cfg: Train, folds: int) -> list[dict[str, str]]:
 
 
 def pool(folds: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
-    """The test rows of all folds as one table, with the columns ``fold`` and ``threshold`` of each row's fold.
+    """The test rows of all folds as one table.
 
-    ``folds`` are predictions with a column ``unit``. Raises PipelineError if an image was tested twice.
+    Parameters
+    ----------
+    folds : predictions of each fold, with a column ``unit``
+
+    Returns
+    -------
+    DataFrame with the columns of ``folds``, and ``fold`` and ``threshold`` of each row's fold
+
+    Raises
+    ------
+    PipelineError
+        If an image was tested twice.
     """
     tested = [
         fold[fold["split"] == "test"].assign(fold=number, threshold=threshold)

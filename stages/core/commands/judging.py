@@ -27,8 +27,17 @@ VALIDATION = "validation"
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The validation and test images of a table of scores, with the columns of tables.PREDICTIONS, members, groups,
-    breast and ``unit``. Without a column split, all are test images. Raises PipelineError for what is no such table."""
+    """The validation and test images of a table of scores. Without a column split, all are test images.
+
+    Returns
+    -------
+    DataFrame with the columns of tables.PREDICTIONS, members, groups, breast and ``unit``
+
+    Raises
+    ------
+    PipelineError
+        For what is no such table.
+    """
     table = _text(path)
     name = next((column for column in NAMES if column in table), None)
     table = table.rename(columns={name: "file", "group": f"{tables.GROUP}group"})

@@ -38,26 +38,56 @@ class Model:
         self.detector = ood.Detector(**pretrained.read(folder / OOD))
 
     def fit(self, images: list[np.ndarray | DecodeError]) -> tuple[np.ndarray, list[str]]:
-        """The decoded images, uint8 (N, side, side, C), and for each image why it is missing there, or ""."""
+        """Put decoded images into one array.
+
+        Parameters
+        ----------
+        images : list of (side, side, 1 or 3) uint8 or DecodeError
+
+        Returns
+        -------
+        stack : (N, side, side, C) uint8, black where an image is missing
+        reasons : for each image why it is missing, or ""
+        """
         side = self.preparation.side
         stack = np.zeros((len(images), side, side, self.channels), np.uint8)
         return stack, [decoder.fit_into(stack[at], pixels) for at, pixels in enumerate(images)]
 
     def scores(self, stack: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The probability of the positive class of the images at ``rows`` of ``stack``, uint8 (N, side, side, C), and
-        their ood_score, above 1 if an image is out of distribution (core.network.ood): both float64 (len(rows),)."""
+        """Score the images at ``rows`` of ``stack``.
+
+        Parameters
+        ----------
+        stack : (N, side, side, C) uint8
+        rows : (M,) int
+
+        Returns
+        -------
+        probability : (M,) float64, of the positive class
+        ood_score : (M,) float64, above 1 if an image is out of distribution (core.network.ood)
+        """
         by_member, features = inference.features(self.ensemble, stack, rows, self.device)
         probability = calibration.apply_temperature(by_member.mean(axis=1), self.temperature)
         return probability, self.detector.ood_score(features)
 
     def heatmap(self, image: np.ndarray, probability: float) -> Image.Image:
-        """An image uint8 (side, side, C) of this ``probability``, overlaid with the regions that support the predicted
-        class."""
+        """An image, overlaid with the regions that support the predicted class.
+
+        Parameters
+        ----------
+        image : (side, side, C) uint8
+        probability : of this image
+        """
         heat = occlusion.heatmaps(self.ensemble, image[None], np.array([probability >= self.threshold]))
         return picture(occlusion.overlay(image, heat[0]))
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """An image uint8 (H, W, 1 or 3), enlarged to show it to people."""
+    """An image, enlarged to show it to people.
+
+    Parameters
+    ----------
+    image : (H, H, 1 or 3) uint8
+    """
     side = max(SHOWN, len(image))
     return Image.fromarray(image.squeeze()).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)

@@ -1,6 +1,5 @@
 """Measure and correct calibration: of images with a probability of 0.8, eight in ten should be positive.
 
-``labels`` are int64 (N,), 0 or 1; ``probabilities`` and ``raw``, those before calibration, float64 (N,) in [0, 1].
 Temperature scaling: Guo et al. 2017, On calibration of modern neural networks, ICML, section 4.2.
 """
 
@@ -18,18 +17,42 @@ EPSILON = 1e-12  # probabilities are kept this far from 0 and 1, where the logit
 
 
 def logits(probabilities: np.ndarray) -> np.ndarray:
-    """The logits of probabilities in [0, 1], clipped to finite values."""
+    """The logits of probabilities, clipped to finite values.
+
+    Parameters
+    ----------
+    probabilities : (N,) float64, in [0, 1]
+
+    Returns
+    -------
+    (N,) float64
+    """
     return logit(np.clip(probabilities, EPSILON, 1 - EPSILON))
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: "float | np.ndarray") -> np.ndarray:
-    """Divide the logits of probabilities by a temperature above 0 (N,); above 1, it moves them towards 0.5, and 1
-    returns them as they are."""
+    """Divide the logits of probabilities by a temperature. Above 1, it moves them towards 0.5; 1 changes nothing.
+
+    Parameters
+    ----------
+    probabilities : (N,) float64, in [0, 1]
+    temperature : float or (N,) float64, above 0
+
+    Returns
+    -------
+    (N,) float64, in [0, 1]
+    """
     return np.where(np.equal(temperature, 1), probabilities, expit(logits(probabilities) / temperature))
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The temperature of lowest log loss, from 0.05 to 20; None if all labels are equal."""
+    """The temperature of lowest log loss, from 0.05 to 20; None if all labels are equal.
+
+    Parameters
+    ----------
+    labels : (N,) int64, 0 or 1
+    probabilities : (N,) float64, in [0, 1]
+    """
     if len(np.unique(labels)) < 2:
         return None
     from scipy.optimize import minimize_scalar  # slow to import
@@ -43,8 +66,18 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | No
 
 
 def fit_logistic(labels: np.ndarray, design: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """The coefficients (K,) of a logistic regression without penalty on ``design`` (N, K), added to ``offset`` (N,).
-    ``labels`` may be probabilities."""
+    """The coefficients of a logistic regression without penalty on ``design``, added to ``offset``.
+
+    Parameters
+    ----------
+    labels : (N,) int64, 0 or 1, or float64, probabilities
+    design : (N, K) float64
+    offset : (N,) float64
+
+    Returns
+    -------
+    (K,) float64
+    """
     from scipy.optimize import minimize  # slow to import
 
     def loss(coefficients: np.ndarray) -> float:
@@ -63,8 +96,18 @@ def fit_logistic(labels: np.ndarray, design: np.ndarray, offset: np.ndarray) -> 
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """The reliability diagram as a table: one row per non-empty bin, of BINS equal bins of the probability, with the
-    mean ``probability``, the ``positive_share`` and the number of ``images``."""
+    """The reliability diagram as a table: one row per non-empty bin, of BINS equal bins of the probability.
+
+    Parameters
+    ----------
+    labels : (N,) int64, 0 or 1
+    probabilities : (N,) float64, in [0, 1]
+
+    Returns
+    -------
+    DataFrame
+        The mean ``probability``, the ``positive_share`` and the number of ``images``.
+    """
     bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     table = pd.DataFrame({"bin": bins, "probability": probabilities, "positive_share": labels.astype(float)})
     grouped = table.groupby("bin")
@@ -74,8 +117,16 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
 def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     """Expected calibration error in BINS bins of the probability of the positive class, in [0, 1]; None without images.
 
-    It is the absolute difference of mean probability and share of positives of a bin, averaged over the images (Naeini
-    et al. 2015, Obtaining well calibrated probabilities using Bayesian binning, AAAI).
+    It is the absolute difference of mean probability and share of positives of a bin, averaged over the images.
+
+    Parameters
+    ----------
+    labels : (N,) int64, 0 or 1
+    probabilities : (N,) float64, in [0, 1]
+
+    References
+    ----------
+    Naeini et al. 2015, Obtaining well calibrated probabilities using Bayesian binning, AAAI.
     """
     if not len(labels):
         return None
@@ -85,10 +136,22 @@ def ece(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
 
 
 def apply(predictions: pd.DataFrame, raw: np.ndarray, calibrate: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    """Fit the temperature on validation and, with ``calibrate``, apply it to all images: N rows with label and split.
+    """Fit the temperature on validation and, with ``calibrate``, apply it to all images.
 
-    Returns the N probabilities, and the block ``calibration`` of the details, on the test images. Raises PipelineError
-    with ``calibrate``, if validation has one class only.
+    Parameters
+    ----------
+    predictions : DataFrame of N rows, with label and split
+    raw : (N,) float64, in [0, 1], the probabilities before calibration
+
+    Returns
+    -------
+    probabilities : (N,) float64, in [0, 1]
+    block : the block ``calibration`` of the details, on the test images
+
+    Raises
+    ------
+    PipelineError
+        With ``calibrate``, if validation has one class only.
     """
     labels, split = predictions["label"].to_numpy(), predictions["split"]
     val, test = (split == "val").to_numpy(dtype=bool), (split == "test").to_numpy(dtype=bool)
@@ -109,6 +172,11 @@ def summarise(labels: np.ndarray, raw: np.ndarray, temperature: float | None, ap
 
     ``temperature``, ``applied``, and expected calibration error (``ece``) and Brier score (``brier``) before and after
     the temperature; None where not defined, with a ``reason`` if there is no temperature.
+
+    Parameters
+    ----------
+    labels : (N,) int64, 0 or 1
+    raw : (N,) float64, in [0, 1], the probabilities before calibration
     """
 
     def errors(probabilities: np.ndarray) -> dict[str, float | None]:

@@ -7,8 +7,17 @@ import pandas as pd
 
 
 def curves(splits: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
-    """ROC and PR curves by "roc" or "pr", then by split; without rows if a class is missing. ``splits`` has the columns
-    label and probability."""
+    """ROC and PR curves by "roc" or "pr", then by split.
+
+    Parameters
+    ----------
+    splits : DataFrames with the columns label and probability
+
+    Returns
+    -------
+    dict of dict of DataFrame
+        Columns false_positive_rate and sensitivity, or sensitivity and precision; without rows if a class is missing.
+    """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     by_kind: dict[str, dict[str, pd.DataFrame]] = {"roc": {}, "pr": {}}
@@ -34,7 +43,12 @@ def predicted_classes(predictions: pd.DataFrame, threshold: float) -> pd.DataFra
 
 
 def confusion(predicted: pd.DataFrame) -> np.ndarray:
-    """The confusion matrix of a table of ``predicted_classes``: int64 (2, 2), true class in rows, negative first."""
+    """The confusion matrix of a table of ``predicted_classes``.
+
+    Returns
+    -------
+    (2, 2) int64, true class in rows, negative first
+    """
     from sklearn.metrics import confusion_matrix
 
     return confusion_matrix(predicted["actual"], predicted["predicted"], labels=["negative", "positive"])
@@ -50,8 +64,14 @@ def histogram(predictions: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
 
 
 def net_benefit(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The net benefit (utility.net_benefit) of the ``model``, and of calling ``all`` and ``none`` of the images
-    positive, at each ``threshold`` from 0.01 to 0.99; without rows if there are no images."""
+    """The net benefit (utility.net_benefit) at each ``threshold`` from 0.01 to 0.99.
+
+    Returns
+    -------
+    DataFrame
+        ``threshold``, and the net benefit of the ``model``, and of calling ``all`` and ``none`` of the images positive;
+        without rows if there are no images.
+    """
     thresholds = np.arange(1, 100) / 100 if len(predictions) else np.array([])
     labels, probabilities = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
     table = {"threshold": thresholds}

@@ -85,6 +85,12 @@ def drop(first: dict[str, Any], external: dict[str, Any]) -> dict[str, dict[str,
 
 
 def share(marked: np.ndarray, units: np.ndarray, seed: int) -> dict[str, Any]:
-    """The share of ``marked`` images, bool (N,), with its 95 % interval over patients, as metrics.model_metric."""
+    """The share of ``marked`` images with its 95 % interval over patients, as metrics.model_metric.
+
+    Parameters
+    ----------
+    marked : (N,) bool
+    units : (N,) int, the patient, or component of patients and copies, of each image
+    """
     positives = Scores(np.ones(len(marked), dtype=np.int64), marked.astype(float), marked, pd.factorize(units)[0])
     return metrics.model_metric(positives, seed, "sensitivity")

@@ -80,11 +80,19 @@ MISSING_KIND = {"balanced_accuracy": (0.5, 1.0), "roc_auc": (0.5, 1.0), "brier":
 
 
 def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | None = None) -> dict[str, np.ndarray]:
-    """Each measure without each of the units in turn: float64 (min(units, MAX_LEFT_OUT),) by its name, NaN where it is
-    not defined. With more than MAX_LEFT_OUT units, as many groups of units are left out, which ``seed`` draws.
+    """Each measure without each of the units in turn.
 
-    ``auc``: whether to compute the areas under the curves, which take most of the time. ``superset``: what ``scores``
-    are a subset of, with the same numbers of units; its units are left out, to combine subsets.
+    With more than MAX_LEFT_OUT units, as many groups of units are left out, which ``seed`` draws.
+
+    Parameters
+    ----------
+    auc : whether to compute the areas under the curves, which take most of the time
+    superset : what ``scores`` are a subset of, with the same numbers of units
+        Its units are left out, to combine subsets.
+
+    Returns
+    -------
+    dict of (R,) float64, as ``weighted_measures``; R is the number of units, at most MAX_LEFT_OUT
     """
     population = superset or scores
     num_units = int(population.units.max()) + 1
@@ -102,11 +110,19 @@ def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | No
 def weighted_measures(
     scores: Scores, draw: Callable[[int, int], np.ndarray], rows: int, size: int, auc: bool = True
 ) -> dict[str, np.ndarray]:
-    """Each measure with ``rows`` different weights of the units: float64 (rows,) by its name, NaN where it is not
-    defined. With ``auc``, also ``pairs``, the number of pairs that roc_auc compares.
+    """Each measure with ``rows`` different weights of the units.
 
-    ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: int (count, number of units).
-    ``size`` sets how many rows are computed at once; equal sizes give equal calls of ``draw``.
+    Parameters
+    ----------
+    draw : callable
+        ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: (count, number of units) int64.
+    size : sets how many rows are computed at once; equal sizes give equal calls of ``draw``
+
+    Returns
+    -------
+    dict of (rows,) float64
+        By the name of the measure, NaN where it is not defined. With ``auc``, also ``pairs``, the number of pairs that
+        roc_auc compares.
     """
     labels, units = scores.labels.astype(np.float64), scores.units
     positive, predicted = labels == 1, scores.predicted
@@ -183,8 +199,16 @@ def _areas(weights: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dic
 def effective_sample_size(units: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The effective number of patients: (sum m)^2 / sum m^2, where m is the number of images of each patient.
 
-    From 1 to the number of patients, or 0 without images. With ``weights`` (N,), m is the sum of the weights. See Kish
-    1965, Survey Sampling, Wiley.
+    From 1 to the number of patients, or 0 without images. With ``weights``, m is the sum of the weights.
+
+    Parameters
+    ----------
+    units : (N,) int64, the patient of each image, numbered from 0
+    weights : (N,) float64, above 0
+
+    References
+    ----------
+    Kish 1965, Survey Sampling, Wiley.
     """
     images = np.bincount(units, weights).astype(np.float64)
     return float(images.sum() ** 2 / (images**2).sum()) if len(units) else 0.0
@@ -195,7 +219,11 @@ def patient_variance(measure: str, value: float, left_out: np.ndarray, scores: S
 
     It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, where k is the number of
     patients, and has k - 1 degrees of freedom. For roc_auc, what the jackknife estimates too high is subtracted.
-    ``value`` is the measure, a key of SUPPORT, on ``scores``; ``left_out``, float64 (R,), without each patient.
+
+    Parameters
+    ----------
+    measure, value : a key of SUPPORT, and the measure on ``scores``
+    left_out : (R,) float64, the measure without each patient
     """
     patients = _patients(measure, scores)
     if patients < 2:
@@ -350,9 +378,13 @@ def difference(
     The interval is a t interval, cut at -1 and 1. If the difference is the same without each patient, p is that of a
     sign test on the effective number of patients.
 
-    ``values`` is the measure of both classifiers on the same images, ``pair``. ``left_out``, float64 (R,), is their
-    difference without each patient. ``trainings`` are the variances of each measure over trainings: with them, recipes
-    are compared, otherwise models. ``pooled``: the areas under the curves compare images of the same fold only.
+    Parameters
+    ----------
+    values : the measure of both classifiers
+    left_out : (R,) float64, their difference without each patient
+    pair : both classifiers on the same images
+    trainings : the variances of each measure over trainings; with them, recipes are compared, otherwise models
+    pooled : whether the areas under the curves compare images of the same fold only
     """
     if min(_patients(measure, scores) for scores in pair) < 2:
         return ONE_PATIENT

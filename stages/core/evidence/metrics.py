@@ -76,7 +76,7 @@ def within(
 
     Parameters
     ----------
-    strata : (N,)
+    strata : (N,) int64 or str
         The stratum of each image.
     compute : callable
         Returns the measures of one stratum: ``measures``, or intervals.jackknife with its ``pairs``.
@@ -97,7 +97,12 @@ def within(
 
 
 def select(scores: Scores, images: np.ndarray) -> Scores:
-    """The scores of some images, bool (N,), with the same numbers of units."""
+    """The scores of some images, with the same numbers of units.
+
+    Parameters
+    ----------
+    images : (N,) bool
+    """
     members = tuple(select(others, images) for others in scores.leave_one_out)
     weights = None if scores.weights is None else scores.weights[images]
     labels, probabilities = scores.labels[images], scores.probabilities[images]
@@ -105,8 +110,14 @@ def select(scores: Scores, images: np.ndarray) -> Scores:
 
 
 def scores(predictions: pd.DataFrame, threshold: "float | pd.Series[float]") -> Scores:
-    """The scores of a table with the columns label, probability and unit, and for an ensemble those of
-    seed_variance.add_leave_one_out. A probability at the threshold (a Series: one per row) is predicted positive."""
+    """The scores of a table. A probability at the threshold is predicted positive.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        With the columns label, probability and unit, and for an ensemble those of seed_variance.add_leave_one_out.
+    threshold : float or Series, one per row
+    """
     labels, units = predictions["label"].to_numpy(), pd.factorize(predictions["unit"])[0].astype(np.int64)
 
     def of_column(column: str) -> Scores:
@@ -136,8 +147,12 @@ def metrics_with_ci(
     """Measures with 95 % intervals: {value, ci_low, ci_high, recipe: {ci_low, ci_high, seed_variance_share}}.
 
     The first interval is the model's, the second the recipe's; ``seed_variance_share`` is the share of trainings in the
-    variance of the latter. A number that is not defined is None, and the key ``reason`` says why. With ``strata`` (N,),
-    AREAS are those ``within`` strata. ``left_out``: of intervals.jackknife, if it has been computed.
+    variance of the latter. A number that is not defined is None, and the key ``reason`` says why.
+
+    Parameters
+    ----------
+    strata : (N,) int64 or str, the stratum of each image: AREAS are those ``within`` strata
+    left_out : dict of (R,) float64, of intervals.jackknife, if it has been computed
     """
     if left_out is None:
         left_out = intervals.jackknife(scores, seed, bool(set(AREAS) & set(names))) if len(scores.labels) else {}
@@ -175,7 +190,12 @@ def metrics_with_ci(
 
 
 def model_metric(scores: Scores, seed: int, name: str, strata: np.ndarray | None = None) -> dict[str, Any]:
-    """One entry of ``metrics_with_ci`` without the recipe: {value, ci_low, ci_high}, and the ``reason`` of a None."""
+    """One entry of ``metrics_with_ci`` without the recipe: {value, ci_low, ci_high}, and the ``reason`` of a None.
+
+    Parameters
+    ----------
+    strata : (N,) int64 or str, as for ``metrics_with_ci``
+    """
     entry = metrics_with_ci(scores._replace(leave_one_out=()), seed, (name,), strata)[name]
     return {key: value for key, value in entry.items() if key != "recipe"}
 
@@ -191,8 +211,19 @@ def _undefined_reason(scores: Scores, strata: np.ndarray | None = None) -> str:
 
 
 def by_patient(predictions: pd.DataFrame, aggregate: str, level: str = "patients") -> pd.DataFrame:
-    """One row per patient, or per breast: the "mean" or "max" probability of the images, and label 1 if any is
-    positive."""
+    """One row per patient, or per breast.
+
+    Parameters
+    ----------
+    aggregate : {"mean", "max"} of the probabilities of the images
+    level : {"patients", "breasts"}
+
+    Returns
+    -------
+    DataFrame
+        patient (and breast), label (1 if any image is positive), unit, probability, and those of
+        seed_variance.add_leave_one_out.
+    """
     columns = ["probability", *seed_variance.leave_one_out_columns(predictions)]
     rows = predictions.groupby(LEVELS[level], as_index=False).agg(
         {"label": "max", "unit": "first"} | dict.fromkeys(columns, aggregate)
@@ -224,8 +255,14 @@ def leaking(predictions: pd.DataFrame) -> dict[str, int]:
 def leaking_auc(
     predictions: pd.DataFrame, threshold: "float | pd.Series[float]", seed: int, strata: np.ndarray | None = None
 ) -> dict[str, dict[str, Any]]:
-    """ROC AUC on the rows that are ``copies`` of training images, and on the others ``of_training_patients``: the first
-    is memory, the second can be too high, by how much the ROC AUC of the non-leaking rows says."""
+    """ROC AUC on the rows that are ``copies`` of training images, and on the others ``of_training_patients``.
+
+    The first is memory, the second can be too high, by how much the ROC AUC of the non-leaking rows says.
+
+    Parameters
+    ----------
+    strata : (N,) int64, as for ``metrics_with_ci``
+    """
     of_all = scores(predictions, threshold)
     copies = predictions["copy_in_train"].fillna(False).to_numpy(dtype=bool)
     others = ~copies & ~predictions.index.isin(non_leaking(predictions).index)

@@ -26,7 +26,11 @@ def plan(scores: Scores, seed: int, left_out: dict[str, np.ndarray] | None = Non
     ``patients``: those tested (patients who share copies count as one). For each measure of PLANNED: the ``width`` of
     its interval, the width with twice as many patients (``doubled``), and for each of WIDTHS how many ``patients`` are
     ``needed``, with the 95 % range of this number, ``ci_low`` and ``ci_high``; None if it is not bounded. A measure
-    that can't be planned has a ``reason``. ``left_out``: of intervals.jackknife, if it has been computed.
+    that can't be planned has a ``reason``.
+
+    Parameters
+    ----------
+    left_out : dict of (R,) float64, of intervals.jackknife, if it has been computed
     """
     if left_out is None:
         left_out = intervals.jackknife(scores, seed) if len(scores.labels) else {}

@@ -34,9 +34,18 @@ class VarianceComponent(NamedTuple):
 
 
 def add_leave_one_out(predictions: pd.DataFrame, temperature: "float | np.ndarray") -> pd.DataFrame:
-    """Add the columns without_1, without_2, ...: the calibrated probability without the first network, the second, ...
+    """Add the calibrated probability without the first network, the second, ...
 
     With fewer than two networks, no column is added. A temperature of 1 does not change the probabilities.
+
+    Parameters
+    ----------
+    predictions : DataFrame of N rows, with the columns of tables.members
+    temperature : float or (N,) float64, above 0
+
+    Returns
+    -------
+    DataFrame with the columns without_1, without_2, ..., float64
     """
     members = tables.members(predictions)
     if len(members) < 2:

@@ -94,8 +94,19 @@ def calibration_line(scores: Scores, slope: bool) -> dict[str, Any]:
 
 
 def net_benefit(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """What each image adds to the net benefit of calling those from ``threshold`` on positive, float64 (N,): 1 for a
-    true positive, minus the odds of the threshold for a false one. The net benefit is the mean."""
+    """What each image adds to the net benefit of calling those from ``threshold`` on positive.
+
+    1 for a true positive, minus the odds of the threshold for a false one. The net benefit is the mean.
+
+    Parameters
+    ----------
+    labels : (N,) int64, 0 or 1
+    probabilities : (N,) float64, in [0, 1]
+
+    Returns
+    -------
+    (N,) float64
+    """
     return np.where(labels == 1, 1, -threshold / (1 - threshold)) * (probabilities >= threshold)
 
 

@@ -91,9 +91,17 @@ def decode(content: bytes, levels: Levels = None) -> tuple[Image.Image, str, np.
 
     RGB with equal channels becomes grey. Transparency is dropped. Of an animation, only the first frame is used.
 
-    Returns a Pillow image "L" or "RGB", the mode of the file, and the values of an image of more than 8 bits (otherwise
-    None), int64 or float64, (H, W) or (H, W, 3), negated if low values are bright. Raises DecodeError if the file can't
-    be decoded, or its depth is not that of ``levels``.
+    Returns
+    -------
+    image : Pillow image of mode "L" or "RGB"
+    mode : of the file
+    values : (H, W) or (H, W, 3), int64 or float64, or None
+        Those of an image of more than 8 bits, negated if low values are bright.
+
+    Raises
+    ------
+    DecodeError
+        If the file can't be decoded, or its depth is not that of ``levels``.
     """
     image, mode = _open_image(content, levels == WINDOW)
     if isinstance(image, np.ndarray):
@@ -153,7 +161,16 @@ def grey_histogram(content: bytes, spec: Preparation) -> preparation.Count | Non
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
-    """Images uint8 (N, H, W, 1 or 3) as grey uint8 (N, H, W), with the weights of Pillow (ITU-R BT.601)."""
+    """Images as grey, with the weights of Pillow (ITU-R BT.601).
+
+    Parameters
+    ----------
+    images : (N, H, W, 1 or 3) uint8
+
+    Returns
+    -------
+    (N, H, W) uint8
+    """
     if images.shape[-1] == 1 or not images.size:
         return images[..., 0]
     count, height, width, channels = images.shape
@@ -162,8 +179,12 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
 
 
 class Grey:
-    """One or more stacks of images uint8 (N, H, W, 1 or 3), for example memory maps, one after another; indexing gives
-    them as grey uint8 (n, H, W)."""
+    """Stacks of images, one after another; indexing gives them as grey (n, H, W) uint8.
+
+    Parameters
+    ----------
+    stacks : (N, H, W, 1 or 3) uint8, for example memory maps
+    """
 
     def __init__(self, *stacks: np.ndarray) -> None:
         self.stacks = stacks
@@ -199,12 +220,27 @@ def picture(content: bytes, spec: Preparation) -> Picture:
 
 
 def pixels(content: bytes, spec: Preparation) -> np.ndarray:
-    """Decode an image file to uint8 (side, side, C). Raises DecodeError."""
+    """Decode an image file.
+
+    Returns
+    -------
+    (side, side, 1 or 3) uint8
+
+    Raises
+    ------
+    DecodeError
+    """
     return preparation.square(decode(content, spec.levels)[0], spec.side, spec.fit)
 
 
 def fit_into(target: np.ndarray, image: np.ndarray | DecodeError) -> str:
-    """Copy an image to ``target``, uint8 (side, side, C). Return "", or why that is not possible."""
+    """Copy an image to ``target``. Return "", or why that is not possible.
+
+    Parameters
+    ----------
+    target : (side, side, C) uint8
+    image : (side, side, 1 or 3) uint8, or the DecodeError instead of it
+    """
     if isinstance(image, DecodeError):
         return str(image)
     if image.shape[-1] > target.shape[-1]:
@@ -289,6 +325,12 @@ class Stack:
         return array
 
     def add(self, pixels: np.ndarray) -> None:
+        """Append an image.
+
+        Parameters
+        ----------
+        pixels : (side, side, 1 or 3) uint8, or (1, 1, 1) for an image of one colour
+        """
         if pixels.shape[-1] > self.array.shape[-1]:
             self._resize(len(self.array), 3)
         self.array[self.count] = pixels  # grey is broadcast over three channels

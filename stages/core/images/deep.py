@@ -22,9 +22,16 @@ ORIENTATION = 274  # the tag of EXIF and TIFF
 
 
 def read(content: bytes, kind: str) -> tuple[np.ndarray, str] | None:
-    """The values of an image, integers (H, W) or (H, W, 3), upright, and its mode; None if it has 8 bits or fewer.
+    """The values of an image, upright, and its mode; None if it has 8 bits or fewer.
 
-    Raises DecodeError, and what each decoder raises.
+    Returns
+    -------
+    values : (H, W) or (H, W, 3) int64
+    mode : str
+
+    Raises
+    ------
+    DecodeError, and what each decoder raises
     """
     if (image := stored(content, kind)) is None:
         return None
@@ -39,9 +46,17 @@ def read(content: bytes, kind: str) -> tuple[np.ndarray, str] | None:
 
 
 def stored(content: bytes, kind: str, frame: int | None = None) -> tuple[np.ndarray, str, int] | None:
-    """The values of an image as they are stored, its mode, and its ORIENTATION; None if it has 8 bits or fewer.
+    """The values of an image as they are stored; None if it has 8 bits or fewer.
 
-    ``frame``: the page or frame, numbered from 1; None: the file has one.
+    Parameters
+    ----------
+    frame : the page or frame, numbered from 1; None: the file has one
+
+    Returns
+    -------
+    values : (H, W) or (H, W, C), of any integer dtype
+    mode : str
+    turn : int, its ORIENTATION
     """
     if kind in ("png", "tiff"):
         return (_png if kind == "png" else _tiff)(content, frame)
@@ -124,7 +139,12 @@ def _tiff(content: bytes, frame: int | None) -> tuple[np.ndarray, str, int] | No
 
 
 def write_tiff(file: IO[bytes], values: np.ndarray, mode: str, turn: int) -> None:
-    """Write what ``stored`` returns, without compression and transparency."""
+    """Write what ``stored`` returns, without compression and transparency.
+
+    Parameters
+    ----------
+    values : (H, W) or (H, W, C), of any integer dtype
+    """
     import tifffile
 
     name, _, bits = mode.partition(";")

@@ -138,12 +138,24 @@ def _frame(dataset: "Dataset", frame: int) -> bytes:
 
 
 def decode(content: bytes, window: bool) -> tuple[Image.Image | np.ndarray, str]:
-    """Decode a file of one frame; ``window``: apply the first VOI LUT or window, which gives 8 bits.
+    """Decode a file of one frame.
 
-    Returns a Pillow image, grey or RGB, if it has 8 bits, otherwise its values after the modality LUT, int64 or
-    float64, (H, W) or (H, W, 3), and PADDING; and its mode: the photometric interpretation, the bits, and, if they are
-    known, the modality, the intent, and whether it is oblong or annotated. Raises DecodeError if the file can't be
-    decoded, or has several frames, no pixels or no window.
+    Parameters
+    ----------
+    window : apply the first VOI LUT or window, which gives 8 bits
+
+    Returns
+    -------
+    image : Pillow image, grey or RGB, if it has 8 bits, otherwise (H, W) or (H, W, 3), int64 or float64
+        The latter are its values after the modality LUT, and PADDING.
+    mode : str
+        The photometric interpretation, the bits, and, if they are known, the modality, the intent, and whether it is
+        oblong or annotated.
+
+    Raises
+    ------
+    DecodeError
+        If the file can't be decoded, or has several frames, no pixels or no window.
     """
     with _decode_errors():
         from pydicom.pixels import processing, utils

@@ -20,11 +20,18 @@ YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 def table(images: pd.DataFrame, values: dict[str, dict[str, str]], groups: list[Group], mode: str) -> pd.DataFrame:
-    """``images``, with columns file and patient, and a column for each group, with the prefix tables.GROUP.
+    """``images`` with a column for each group, with the prefix tables.GROUP. An image without a value is in no group.
 
-    ``values``: the values of each group by file (labels.group_values). An image without a value is in no group. Raises
-    PipelineError if a group has one value, or about as many as there are patients, or edges but no numbers, or values
-    that only spelling tells apart and ``mode``, which is data.alike, is fail.
+    Parameters
+    ----------
+    images : DataFrame with the columns file and patient
+    values : the values of each group by file (labels.group_values)
+
+    Raises
+    ------
+    PipelineError
+        If a group has one value, or about as many as there are patients, or edges but no numbers, or values that only
+        spelling tells apart and ``mode``, which is data.alike, is fail.
     """
     columns = {}
     for group in groups:

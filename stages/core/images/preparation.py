@@ -42,11 +42,15 @@ class Preparation(NamedTuple):
 
 
 def square(image: Image.Image, side: int, fit: str = "stretch") -> np.ndarray:
-    """Resize to ``side`` x ``side`` (bilinear, antialiased): uint8 (side, side, C).
+    """Resize to ``side`` x ``side`` (bilinear, antialiased).
 
     "stretch" changes the shape of what is shown; "pad" adds black on two sides; "crop" keeps the central square;
     "breast" pads the box around the breast, or the image where none is found. Pillow resizes 8-bit images with
     integers, so the result has the same bytes on every machine.
+
+    Returns
+    -------
+    (side, side, 1 or 3) uint8
     """
     if fit == "breast":
         image, fit = crop_to_breast(image)[0], "pad"
@@ -106,7 +110,12 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_range(values: np.ndarray) -> None:
-    """Raise DecodeError for values, beside PADDING, out of the range of LOWEST and LEVELS."""
+    """Raise DecodeError for values, beside PADDING, out of the range of LOWEST and LEVELS.
+
+    Parameters
+    ----------
+    values : (H, W) or (H, W, 3), int64 or float64
+    """
     low, high = values.min(), values.max()
     low = values.min(where=values != PADDING, initial=0) if low == PADDING else low
     if not (low >= LOWEST and high < LOWEST + LEVELS):
@@ -115,7 +124,16 @@ def check_range(values: np.ndarray) -> None:
 
 
 def scale(values: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
-    """Values as uint8: the lower of ``levels`` and below becomes 0, the upper and above 255."""
+    """Values as 8 bits: the lower of ``levels`` and below becomes 0, the upper and above 255.
+
+    Parameters
+    ----------
+    values : (H, W) or (H, W, 3), int64 or float64
+
+    Returns
+    -------
+    uint8, of the shape of ``values``
+    """
     low, high = levels
     if values.dtype == np.int64 and isinstance(low, int) and isinstance(high, int):
         scaled = (values - low) * 255 // (high - low)
@@ -133,6 +151,12 @@ class Count(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray, mode: str) -> "Count":
+        """Count the values of an image of this mode.
+
+        Parameters
+        ----------
+        values : (H, W) or (H, W, 3), int64 or float64
+        """
         values = values[values != PADDING] if values.min() == PADDING else values.ravel()
         if values.dtype != np.int64:
             return cls(*np.unique(values, return_counts=True), mode.startswith(INVERTED))

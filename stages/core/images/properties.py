@@ -87,8 +87,12 @@ def _brightness(image: Image.Image, values: np.ndarray) -> float:
 def border(values: np.ndarray) -> float:
     """The share of the area in rows and columns, from each side inwards, of the value of the outermost one.
 
-    ``values`` is (H, W) or (H, W, C). Values that differ by BORDER_TOLERANCE or less are equal; of images of more than
-    8 bits, by the same share of the range of the image. 1.0 for an image of one value.
+    Values that differ by BORDER_TOLERANCE or less are equal; of images of more than 8 bits, by the same share of the
+    range of the image. 1.0 for an image of one value.
+
+    Parameters
+    ----------
+    values : (H, W) or (H, W, C), uint8, or another integer dtype for more than 8 bits
     """
     tolerance = BORDER_TOLERANCE
     if values.dtype != np.uint8:

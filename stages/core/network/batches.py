@@ -26,10 +26,14 @@ ADVISED_AHEAD = 6  # batches that the system is told to read from disk in advanc
 
 
 class ImageLoader:
-    """Reads batches of ``images``, uint8 (N, H, W, C), an array or a memory map, and moves them to the device.
+    """Reads batches of images and moves them to the device.
 
     A GPU holds the whole array if it takes less than half of the free GPU memory. Otherwise batches are read from the
     memory map ahead of their use.
+
+    Parameters
+    ----------
+    images : (N, H, W, C) uint8, or (N, h, w, D) float32, features of a frozen backbone; an array or a memory map
     """
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
@@ -42,7 +46,16 @@ class ImageLoader:
             self.resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
     def stream(self, batches: list[np.ndarray]) -> Iterator[Tensor]:
-        """Yield the images of each array of row numbers, on the device: uint8 (B, C, H, W)."""
+        """Yield the images of each batch, on the device.
+
+        Parameters
+        ----------
+        batches : list of (B,) int64, row numbers
+
+        Yields
+        ------
+        (B, C, H, W), of the dtype of the images
+        """
         if self.resident is not None:
             for rows in batches:
                 yield self.resident[torch.tensor(rows, device=self.device)].permute(0, 3, 1, 2)
@@ -74,8 +87,18 @@ class ImageLoader:
 
 
 def make_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Split ``rows`` into batches of ``size``. A single last row is added to the batch before it, because batch
-    normalisation can't train on one image."""
+    """Split rows into batches of ``size``.
+
+    A single last row is added to the batch before it, because batch normalisation can't train on one image.
+
+    Parameters
+    ----------
+    rows : (N,) int64
+
+    Returns
+    -------
+    list of (B,) int64, B at most ``size`` + 1
+    """
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]
@@ -85,11 +108,24 @@ def make_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
 def augment(
     images: Tensor, cfg: Augment, generator: torch.Generator, batch_size: int | None = None, start: int = 0
 ) -> Tensor:
-    """Augment each of ``images``, (B, C, H, W), uint8 or float32 in [0, 1], separately: float32 in [0, 1].
+    """Augment each image separately.
 
-    Random numbers are drawn on the CPU, so they are the same for every device. ``images`` can be a part of a batch of
-    ``batch_size``, in which the first of them is number ``start``: each is then changed as in the whole batch. Raises
-    PipelineError for stain jitter on grey images.
+    Random numbers are drawn on the CPU, so they are the same for every device.
+
+    Parameters
+    ----------
+    images : (B, C, H, W), uint8 or float32 in [0, 1]
+    batch_size, start : of the batch that ``images`` are a part of, and the number in it of the first of them
+        Each is then changed as in the whole batch.
+
+    Returns
+    -------
+    (B, C, H, W) float32, in [0, 1]
+
+    Raises
+    ------
+    PipelineError
+        For stain jitter on grey images.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -128,7 +164,16 @@ def _flip(images: Tensor, geometry: str, flips: Tensor) -> Tensor:
 
 
 def symmetries(images: Tensor, geometry: str) -> list[Tensor]:
-    """The images, (B, C, H, W), and all others that ``augment`` can make of them with this ``geometry``."""
+    """The images, and all others that ``augment`` can make of them with this ``geometry``.
+
+    Parameters
+    ----------
+    images : (B, C, H, W), of any dtype; with "d4", H = W
+
+    Returns
+    -------
+    list of 1, 2, 4 or 8 (B, C, H, W), of the same dtype, the images first
+    """
     views = [images]
     for dim in {"none": (), "hflip": (3,), "flips": (3, 2), "d4": (3, 2)}[geometry]:
         views += [view.flip(dim) for view in views]

@@ -27,19 +27,42 @@ class Ensemble(nn.Module):
         return mean_logit(self.member_logits(images))
 
     def member_logits(self, images: Tensor) -> Tensor:
-        """The logit of each member: float32 (B, members)."""
+        """The logit of each member.
+
+        Parameters
+        ----------
+        images : (B, C, H, W), as for ``forward``
+
+        Returns
+        -------
+        (B, members) float32
+        """
         views = batches.symmetries(images, self.tta)
         return torch.stack([mean_logit(torch.stack([*map(member, views)], dim=1)) for member in self.members], dim=1)
 
     def with_features(self, images: Tensor) -> Tensor:
-        """The logit of each member, then the features of each (Classifier.with_features): float32 (B, members + F)."""
+        """The logit of each member, then the features of each (Classifier.with_features).
+
+        Parameters
+        ----------
+        images : (B, C, H, W), as for ``forward``
+
+        Returns
+        -------
+        (B, members + F) float32, where F is members * (A + D)
+        """
         outputs = [member.with_features(images) for member in self.members]  # type: ignore[operator]
         logits = torch.stack([output[:, 0] for output in outputs], dim=1)
         logits = logits if self.tta == "none" else self.member_logits(images)
         return torch.cat([logits] + [output[:, 1:] for output in outputs], dim=1)
 
     def contents(self) -> dict[str, Tensor]:
-        """The weights on the CPU, by name, as safetensors stores them."""
+        """The weights, as safetensors stores them.
+
+        Returns
+        -------
+        dict of Tensor, on the CPU and contiguous, by name
+        """
         return {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
 
     def views(self, features: int) -> list[int]:
@@ -49,7 +72,16 @@ class Ensemble(nn.Module):
 
 
 def mean_logit(logits: Tensor) -> Tensor:
-    """The logit of the mean probability, without overflow: float32 (B,), from float32 (B, members)."""
+    """The logit of the mean probability, without overflow.
+
+    Parameters
+    ----------
+    logits : (B, members) float32
+
+    Returns
+    -------
+    (B,) float32
+    """
     if logits.shape[1] == 1:
         return logits[:, 0]
     return torch.logsumexp(logsigmoid(logits), dim=1) - torch.logsumexp(logsigmoid(-logits), dim=1)

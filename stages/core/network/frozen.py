@@ -46,8 +46,17 @@ class Head(nn.Module):
 class FrozenFeatures:
     """The input of the ``head`` of a ``classifier``, for the images at ``rows`` of ``loader``, on the device.
 
-    It is kept in ``folder``, or in memory if that is None. ``raise_if_stopped`` is called after each batch. Raises
-    PipelineError if the logit does not depend on the head's input alone.
+    It is kept in ``folder``, or in memory if that is None.
+
+    Parameters
+    ----------
+    rows : dict of (n,) int64, by "train" and "val"
+    raise_if_stopped : is called after each batch
+
+    Raises
+    ------
+    PipelineError
+        If the logit does not depend on the head's input alone.
     """
 
     def __init__(

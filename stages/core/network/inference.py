@@ -19,8 +19,20 @@ def score(
     network: nn.Module, loader: ImageLoader, rows: np.ndarray, cast: AbstractContextManager[Any],
     output: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """What the network, or its method ``output``, returns for the images at ``rows``: (len(rows), ...), on the CPU.
-    Sets the network to evaluation mode. If memory runs out, scores smaller batches."""
+    """What the network, or its method ``output``, returns for the images at ``rows``.
+
+    Sets the network to evaluation mode. If memory runs out, scores smaller batches.
+
+    Parameters
+    ----------
+    rows : (M,) int64
+    output : callable
+        From (B, C, H, W), as ``loader`` streams them, to (B, ...) float32; by default ``network``.
+
+    Returns
+    -------
+    (M, ...) float32, on the CPU
+    """
     network.eval()
     output = output or network
     size = max(1, BATCH_VALUES[loader.device.type] // loader.images[0].size)
@@ -37,15 +49,35 @@ def score(
 
 
 def probabilities(ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """The probability of the positive class by each member, computed in fp32: float64 (M, members), of the ``images``,
-    uint8 (N, H, W, C), at ``rows``, int64 (M,)."""
+    """The probability of the positive class by each member, computed in fp32.
+
+    Parameters
+    ----------
+    images : (N, H, W, C) uint8
+    rows : (M,) int64, of the images to score
+
+    Returns
+    -------
+    (M, members) float64
+    """
     return torch.sigmoid(_score(ensemble, images, rows, device, ensemble.member_logits).double()).numpy()
 
 
 def features(
     ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``probabilities``, and the features of the images (Ensemble.with_features): float32 (M, F)."""
+    """As ``probabilities``, and the features of the images (Ensemble.with_features).
+
+    Parameters
+    ----------
+    images : (N, H, W, C) uint8
+    rows : (M,) int64, of the images to score
+
+    Returns
+    -------
+    by_member : (M, members) float64
+    features : (M, F) float32
+    """
     outputs, count = _score(ensemble, images, rows, device, ensemble.with_features), len(ensemble.members)
     return torch.sigmoid(outputs[:, :count].double()).numpy(), outputs[:, count:].numpy()
 

@@ -70,9 +70,19 @@ class Classifier(nn.Module):
         return logit.flatten().float()
 
     def with_features(self, images: Tensor) -> Tensor:
-        """The logit and the features of each image, for core.network.ood: float32 (B, 1 + A + D). Features are the
-        appearance, which is mean and standard deviation of each map of the first convolution (A), and the input of the
-        head, where a map is averaged over its positions (D)."""
+        """The logit and the features of each image, for core.network.ood.
+
+        Features are the appearance, which is mean and standard deviation of each map of the first convolution (A), and
+        the input of the head, where a map is averaged over its positions (D).
+
+        Parameters
+        ----------
+        images : (B, C, H, W), as for ``forward``
+
+        Returns
+        -------
+        (B, 1 + A + D) float32
+        """
         outputs: dict[str, Tensor] = {}
         hooks = [self.head.register_forward_pre_hook(lambda head, args: outputs.update(head_input=args[0]))]
         if self._first_conv is not None:

@@ -29,12 +29,12 @@ def heatmaps(ensemble: Ensemble, images: np.ndarray, predicted: np.ndarray) -> n
 
     Parameters
     ----------
-    images : ndarray of uint8, shape (N, H, W, C)
-    predicted : ndarray of bool, shape (N,), true for the positive class
+    images : (N, H, W, C) uint8
+    predicted : (N,) bool, true for the positive class
 
     Returns
     -------
-    ndarray of float32, shape (N, GRID, GRID)
+    (N, GRID, GRID) float32
     """
     device = next(ensemble.parameters()).device
     ensemble = Ensemble([*ensemble.members])  # of the image as it is shown
@@ -48,8 +48,16 @@ def heatmaps(ensemble: Ensemble, images: np.ndarray, predicted: np.ndarray) -> n
 
 
 def occluded(image: np.ndarray) -> np.ndarray:
-    """Copies of an image, uint8 (H, W, C), of which each has one region in the image's mean colour: (GRID * GRID, H, W,
-    C), row by row."""
+    """Copies of an image, of which each has one region in the image's mean colour.
+
+    Parameters
+    ----------
+    image : (H, W, C) uint8
+
+    Returns
+    -------
+    (GRID * GRID, H, W, C) uint8, row by row
+    """
     height, width = (
         [slice(max(0, round((at - 0.5) * side / GRID)), round((at + 1.5) * side / GRID)) for at in range(GRID)]
         for side in image.shape[:2]
@@ -71,8 +79,12 @@ def gallery(
 ) -> None:
     """Write a PNG of the worst mistakes in ``predictions``: each image, and beside it the image with its heatmap.
 
-    The column ``row`` is the index into ``images``, uint8 (N, H, W, C). The texts here are part of the PNG, so they are
-    not in core.network.messages.
+    The texts here are part of the PNG, so they are not in core.network.messages.
+
+    Parameters
+    ----------
+    images : (N, H, W, C) uint8
+    predictions : DataFrame with row (the index into ``images``), file, label and probability
     """
     errors = worst_errors(predictions)
     shown = images[errors["row"].to_numpy()]
@@ -91,7 +103,17 @@ def gallery(
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Overlay a heatmap, float32 in [0, 1] (h, w), on an image, uint8 (H, W, C): uint8 (H, W, 3)."""
+    """Overlay a heatmap on an image.
+
+    Parameters
+    ----------
+    image : (H, W, C) uint8
+    heat : (h, w) float32, in [0, 1]
+
+    Returns
+    -------
+    (H, W, 3) uint8
+    """
     resized = nn.functional.interpolate(
         torch.from_numpy(heat)[None, None].float(), image.shape[:2], mode="bilinear", align_corners=False
     )[0, 0].numpy()

@@ -35,8 +35,16 @@ class Detector(NamedTuple):
     limit: Tensor  # float32 (): the limit of the larger ratio of a distance to its limit
 
     def ood_score(self, features: np.ndarray) -> np.ndarray:
-        """How far images with ``features``, float32 (N, F), are from the training set: float64 (N,). Above 1, an image
-        is out of distribution."""
+        """How far images are from the training set. Above 1, an image is out of distribution.
+
+        Parameters
+        ----------
+        features : (N, F) float32
+
+        Returns
+        -------
+        (N,) float64
+        """
         ratios = self._distances(features) / self.limits
         return (ratios.amax(1) / self.limit).double().numpy()
 
@@ -48,7 +56,16 @@ class Detector(NamedTuple):
 
 
 def sample_rows(rows: np.ndarray, seed: int) -> np.ndarray:
-    """At most MAX_IMAGES of ``rows``, chosen at random."""
+    """At most MAX_IMAGES of ``rows``, chosen at random.
+
+    Parameters
+    ----------
+    rows : (N,) int64
+
+    Returns
+    -------
+    (min(N, MAX_IMAGES),) int64
+    """
     if len(rows) <= MAX_IMAGES:
         return rows
     return np.sort(np.random.RandomState(seed).choice(rows, MAX_IMAGES, replace=False))
@@ -57,15 +74,26 @@ def sample_rows(rows: np.ndarray, seed: int) -> np.ndarray:
 def fit_ensemble(
     ensemble: Ensemble, images: np.ndarray, rows: dict[str, np.ndarray], seed: int, device: torch.device
 ) -> Detector:
-    """Fit a detector to a sample of the ``rows`` of train and val in ``images``, uint8 (N, H, W, C)."""
+    """Fit a detector to a sample of the images of train and val.
+
+    Parameters
+    ----------
+    images : (N, H, W, C) uint8
+    rows : dict of (n,) int64, by "train" and "val"
+    """
     samples = {name: sample_rows(rows[name], seed) for name in ("train", "val")}
     train, val = (inference.features(ensemble, images, sample, device)[1] for sample in samples.values())
     return fit(train, val, ensemble.views(train.shape[1]))
 
 
 def fit(train: np.ndarray, val: np.ndarray, views: list[int]) -> Detector:
-    """Fit a detector to the features of training and validation images, float32 (n, F), of which ``views`` are the
-    numbers in each view."""
+    """Fit a detector to the features of training and validation images.
+
+    Parameters
+    ----------
+    train, val : (n, F) float32; n can differ
+    views : the number of features in each view
+    """
     features = torch.from_numpy(train)
     mean, deviation = features.mean(0), features.std(0, correction=0)
     deviation = deviation.clamp(min=MIN_DEVIATION * max(float(deviation.mean()), 1e-12))

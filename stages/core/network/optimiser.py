@@ -45,7 +45,12 @@ class NAdam(torch.optim.NAdam):
         return [vector.as_strided(parameter.size(), parameter.stride(), start) for parameter, start in places]
 
     def gather(self) -> list[Tensor]:
-        """What is updated, after the gradients of the small parameters have moved into their vector's."""
+        """What is updated, after the gradients of the small parameters have moved into their vector's.
+
+        Returns
+        -------
+        list of float32: on a CPU, first the vector (n,) of the small parameters, if any; then all others as they are
+        """
         parameters: list[Tensor] = self.param_groups[0]["params"]
         gradients = [parameter.grad for parameter in self.small]
         if any(gradient is not None for gradient in gradients):

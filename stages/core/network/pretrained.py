@@ -52,7 +52,17 @@ def published(weights: Path, backbone: str) -> dict[str, Any]:
 
 
 def hub(backbone: str, weights: str) -> dict[str, Tensor]:
-    """The weights that timm gives for its network, as safetensors from the hub or its local cache."""
+    """The weights that timm gives for its network, as safetensors from the hub or its local cache.
+
+    Returns
+    -------
+    dict of Tensor, the state dict by the network's own names
+
+    Raises
+    ------
+    PipelineError
+        If timm gives none for this network, or they can't be downloaded.
+    """
     if not backbone.startswith(TIMM) or weights != "hub":
         raise PipelineError(messages.WEIGHTS_OF_ANOTHER_LIBRARY.format(weights=weights, backbone=backbone))
     from huggingface_hub import hf_hub_download
@@ -71,7 +81,17 @@ def hub(backbone: str, weights: str) -> dict[str, Tensor]:
 
 
 def imagenet(backbone: str) -> dict[str, Tensor]:
-    """Torchvision's default ImageNet weights, from its cache or its server; their published hash is checked."""
+    """Torchvision's default ImageNet weights, from its cache or its server; their published hash is checked.
+
+    Returns
+    -------
+    dict of Tensor, the state dict by the network's own names
+
+    Raises
+    ------
+    PipelineError
+        If they can't be downloaded, or have another hash.
+    """
     weights = torchvision.models.get_model_weights(backbone).DEFAULT
     name = weights.url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -86,8 +106,17 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
 
 
 def packaged(backbone: str, network: nn.Module) -> dict[str, Tensor]:
-    """ImageNet weights from a package of the index, with the names of timm's ``network``. The file has the same layers
-    in the same order, under other names."""
+    """ImageNet weights from a package of the index. The file has the same layers in the same order, under other names.
+
+    Returns
+    -------
+    dict of Tensor, the state dict by the names of timm's ``network``
+
+    Raises
+    ------
+    PipelineError
+        If the backbone is not PACKAGED, the package is not installed, or its file is damaged.
+    """
     if backbone != PACKAGED:
         raise PipelineError(messages.PACKAGE_OF_ANOTHER_BACKBONE.format(backbone=backbone, packaged=PACKAGED))
     module, name = FILE
@@ -121,7 +150,17 @@ def _check_hash(path: Path, name: str) -> None:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file, or in a file of torchvision with the right hash. Raises PipelineError."""
+    """The state dict in a .safetensors file, or in a file of torchvision with the right hash.
+
+    Returns
+    -------
+    dict of Tensor, on the CPU, by name
+
+    Raises
+    ------
+    PipelineError
+        If the file is missing, damaged, not of torchvision, or no state dict.
+    """
     if not path.is_file():
         raise PipelineError(messages.NO_WEIGHTS.format(path=path, names=", ".join(NAMES)))
     if path.suffix != ".safetensors":

@@ -42,14 +42,29 @@ class DistributedContext:
             os.environ["RANK"] = str(self.rank)
 
     def shard(self, rows: np.ndarray, min_size: int = 1) -> slice:
-        """This rank's part of a batch: parts are in order and as equal as possible. If there are too few images for
-        ``min_size`` in each part, the parts of the last ranks are empty."""
+        """This rank's part of a batch: parts are in order and as equal as possible.
+
+        If there are too few images for ``min_size`` in each part, the parts of the last ranks are empty.
+
+        Parameters
+        ----------
+        rows : (B,) int64, the batch of all ranks
+        """
         parts = min(self.world_size, max(1, len(rows) // min_size))
         rank = min(self.rank, parts)
         return slice(len(rows) * rank // parts, len(rows) * min(rank + 1, parts) // parts)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, on each rank; of a single process, ``tensor`` itself."""
+        """The sum over all ranks, on each rank; of a single process, ``tensor`` itself.
+
+        Parameters
+        ----------
+        tensor : of any shape and number dtype, equal on all ranks
+
+        Returns
+        -------
+        Tensor of the same shape and dtype
+        """
         if self.world_size > 1:
             tensor = tensor.clone()
             distributed.all_reduce(tensor)
@@ -60,7 +75,16 @@ class DistributedContext:
         return value if self.world_size == 1 else bool(self.all_reduce(torch.tensor(int(value))))
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """The first rank's tensor, on each rank. It is written into ``tensor``, which has its shape and dtype."""
+        """The first rank's tensor, on each rank.
+
+        Parameters
+        ----------
+        tensor : of any shape and dtype, equal on all ranks; the result is written into it
+
+        Returns
+        -------
+        ``tensor``
+        """
         if self.world_size > 1:
             distributed.broadcast(tensor, self.leader)
         return tensor
@@ -73,7 +97,16 @@ class DistributedContext:
         return self.broadcast(_to_tensor(content if self.rank == 0 else bytes(size))).numpy().tobytes()
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all ranks, stacked in order: (world_size, ...)."""
+        """The tensors of all ranks, stacked in order.
+
+        Parameters
+        ----------
+        tensor : of any shape and dtype, equal on all ranks
+
+        Returns
+        -------
+        (world_size, ...), of the same dtype
+        """
         if self.world_size == 1:
             return tensor[None]
         tensors = [torch.empty_like(tensor) for _ in range(self.world_size)]

@@ -40,9 +40,13 @@ class TrainResult(NamedTuple):
 
 
 class State:
-    """Everything that the rest of a training depends on. ``rows`` are the row numbers (M,) of the training images.
+    """Everything that the rest of a training depends on.
 
     The random states of Python and NumPy are not part of it, because training does not use them.
+
+    Parameters
+    ----------
+    rows : (M,) int64, the row numbers of the training images
     """
 
     def __init__(self, classifier: Classifier, rows: np.ndarray, cfg: Train, seed: int) -> None:

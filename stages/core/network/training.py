@@ -158,8 +158,14 @@ class Trainer:
         self.state.end_epoch(self.validate())
 
     def train_step(self, images: Tensor, labels: Tensor, global_batch: np.ndarray) -> None:
-        """Take one step. ``images``, uint8 (B, C, H, W) or the features of a frozen backbone, and ``labels``, float32
-        (B,), are this rank's part of the ``global_batch`` of all ranks, given by its row numbers."""
+        """Take one step.
+
+        Parameters
+        ----------
+        images : (B, C, H, W) uint8, or (B, D, h, w) float32, features of a frozen backbone; this rank's part
+        labels : (B,) float32, 0 or 1, of ``images``
+        global_batch : int64, the row numbers of the batch of all ranks
+        """
         state, size = self.state, len(global_batch)
         state.set_lr()
         shard = self.dist.shard(global_batch, self.min_shard)

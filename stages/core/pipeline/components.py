@@ -12,12 +12,12 @@ def connected_components(count: int, first: np.ndarray, second: np.ndarray) -> n
 
     Parameters
     ----------
-    first, second : int (E,), 0 to ``count`` - 1
+    first, second : (E,) int, 0 to ``count`` - 1
         Edge ``i`` connects the nodes ``first[i]`` and ``second[i]``.
 
     Returns
     -------
-    int32 (count,), from 0
+    (count,) int32, from 0
     """
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
     return csgraph.connected_components(graph, directed=False)[1]

@@ -85,8 +85,19 @@ def reserve(path: Path) -> None:
 
 
 def temp_memmap(shape: tuple[int, ...], dtype: Any, folder: str | Path | None) -> np.ndarray:
-    """An array of zeros in an unnamed temporary file in ``folder`` (None: the system's), which the operating system can
-    write to the disk when memory is short. Raises OSError if the disk is full."""
+    """An array of zeros in an unnamed temporary file in ``folder`` (None: the system's).
+
+    The operating system can write it to the disk when memory is short.
+
+    Returns
+    -------
+    ``shape``, of ``dtype``
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not size:
         return np.empty(shape, dtype)
@@ -96,7 +107,17 @@ def temp_memmap(shape: tuple[int, ...], dtype: Any, folder: str | Path | None) -
 
 
 def select_rows(values: np.ndarray | range, mask: np.ndarray, folder: str | Path | None) -> np.ndarray:
-    """Copy the rows of ``values`` (N, ...) where ``mask``, bool (N,), is true into a ``temp_memmap`` in ``folder``."""
+    """Copy the rows of ``values`` where ``mask`` is true into a ``temp_memmap`` in ``folder``.
+
+    Parameters
+    ----------
+    values : (N, ...), of any dtype, or a range
+    mask : (N,) bool
+
+    Returns
+    -------
+    (M, ...), of the dtype of ``values``
+    """
     first = np.asarray(values[:1])
     selected, end = temp_memmap((int(np.count_nonzero(mask)), *first.shape[1:]), first.dtype, folder), 0
     for start in range(0, len(mask), CHUNK_ROWS):
@@ -167,7 +188,17 @@ def undamaged(path: str | Path, *faults: type[Exception]) -> Iterator[Path]:
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """A .npy file as a read-only memory map. Raises PipelineError if it is missing or damaged."""
+    """A .npy file as a read-only memory map.
+
+    Returns
+    -------
+    The array, of the shape and dtype in the file
+
+    Raises
+    ------
+    PipelineError
+        If the file is missing or damaged.
+    """
     with undamaged(path, ValueError, EOFError) as file:
         array: np.ndarray = np.load(file, mmap_mode="r")
         return array

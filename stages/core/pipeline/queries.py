@@ -116,9 +116,16 @@ def are_synthetic(database: Database) -> bool:
 
 
 def by_patient(database: Database) -> pd.DataFrame:
-    """The images in the view ``images``, one row for each patient and label. Images with copies, which are in the view
-    ``clusters``, have a row each. Columns: row and file of the first image, label, patient, single (the file of an
-    image with copies, otherwise missing), and images (their number). In the order of row."""
+    """The images in the view ``images``, one row for each patient and label, in the order of row.
+
+    Images with copies, which are in the view ``clusters``, have a row each.
+
+    Returns
+    -------
+    DataFrame
+        row and file of the first image, label, patient, single (the file of an image with copies, otherwise missing),
+        and images (their number).
+    """
     single = "case when file in (select file from clusters) then file end"
     return database.frame(
         f"""select min(row) as row, arg_min(file, row) as file, label, patient, single, count(*) as images
@@ -127,9 +134,15 @@ def by_patient(database: Database) -> pd.DataFrame:
 
 
 def by_image(database: Database) -> pd.DataFrame:
-    """The images in the view ``images``, one row each. Columns: row, file, label, patient, and listed (the split in the
-    view ``listed``, missing if the image is on no list). File is missing for images without copies, which are not in
-    the view ``clusters``: the names would take most of the memory. In the order of row."""
+    """The images in the view ``images``, one row each, in the order of row.
+
+    Returns
+    -------
+    DataFrame
+        row, file, label, patient, and listed (the split in the view ``listed``, missing if the image is on no list).
+        file is missing for images without copies, which are not in the view ``clusters``: the names would take most of
+        the memory.
+    """
     interned: dict[str, str] = {}  # one string for all images of a patient, to save memory, too
     chunks = []
     for chunk in database.chunks(

@@ -102,7 +102,12 @@ def extras(table: pd.DataFrame) -> list[str]:
 
 
 def of_members(probabilities: np.ndarray) -> pd.DataFrame:
-    """The probabilities by each member, float64 (N, members), as a table with a column for each member."""
+    """The probabilities by each member as a table with a column for each member.
+
+    Parameters
+    ----------
+    probabilities : (N, members) float64, in [0, 1]
+    """
     return pd.DataFrame(probabilities).rename(columns=lambda index: f"{MEMBER}{index + 1}")
 
 

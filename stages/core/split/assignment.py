@@ -16,10 +16,22 @@ import pandas as pd
 def assign(index: pd.DataFrame, clusters: pd.DataFrame, cfg: Split, seed: int) -> pd.DataFrame:
     """Assign every image to a split: train, val, test or dropped. Equal arguments give an equal split.
 
-    ``index`` is from queries.by_image. If ``keeps_patients_together(cfg)``, it can be from queries.by_patient: a row is
-    then several images of one patient and label, and their number is in the column images. ``clusters`` has the columns
-    of tables.CLUSTERS. Returns ``index``, in its order, with the columns cluster, component and split of tables.SPLIT.
-    Raises PipelineError if the strategy needs patients or lists that are missing, or if a split would be empty.
+    Parameters
+    ----------
+    index : DataFrame, from queries.by_image
+        If ``keeps_patients_together(cfg)``, it can be from queries.by_patient: a row is then several images of one
+        patient and label, and their number is in the column images.
+    clusters : DataFrame with the columns of tables.CLUSTERS
+
+    Returns
+    -------
+    DataFrame
+        ``index``, in its order, with the columns cluster, component and split of tables.SPLIT.
+
+    Raises
+    ------
+    PipelineError
+        If the strategy needs patients or lists that are missing, or if a split would be empty.
     """
     split = index.reset_index(drop=True)
     copies = components.copy_clusters(split, clusters)

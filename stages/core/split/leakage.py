@@ -13,9 +13,16 @@ Kind = Literal["copies", "near copies", "patients", "validation"]
 def shared_with_train(split: pd.DataFrame) -> pd.DataFrame:
     """Whether train contains a copy of each image (exact or near), and an image of its patient.
 
-    Returns the boolean columns copy_in_train and patient_in_train, on the index of ``split``, which is as from
-    assignment.assign. The latter is missing if the patient is unknown. Patients who share an image, even a dropped one,
-    count as one patient.
+    Patients who share an image, even a dropped one, count as one patient.
+
+    Parameters
+    ----------
+    split : DataFrame, as from assignment.assign
+
+    Returns
+    -------
+    DataFrame of boolean, on the index of ``split``
+        copy_in_train and patient_in_train; the latter is missing if the patient is unknown.
     """
     return _shared(split, "train")
 
@@ -85,8 +92,13 @@ class Leak(NamedTuple):
 
 
 def find(split: pd.DataFrame, clusters: pd.DataFrame) -> list[Leak]:
-    """The kinds of leak that a split has; empty if it has none. ``split`` is from assignment.assign, and ``clusters``
-    has the columns of tables.CLUSTERS."""
+    """The kinds of leak that a split has; empty if it has none.
+
+    Parameters
+    ----------
+    split : DataFrame, from assignment.assign
+    clusters : DataFrame with the columns of tables.CLUSTERS
+    """
     test = _test_and_val(split, clusters)["test"]
     validation = in_val(split)
     rows: list[tuple[Kind, pd.DataFrame, pd.Series[str]]] = [
