@@ -1,11 +1,12 @@
-"""Whether planted wrong labels are at the top of the list of likely wrong labels.
+"""Measure whether planted wrong labels are at the top of the list of likely wrong labels.
 
     python benchmarks/wrong_labels.py [--sets 5]
 
 Of each set of 1,200 SYNTHETIC images of 60 patients, 5 % get the other label. A logistic regression on brightness and
-contrast of the pixels is trained on these labels in three folds by patient, and judges the images that it has not seen.
-Positive images have a dark square of 8 pixels, of four contrasts: how well a model tells the classes apart decides what
-the list is worth. The top is the shortest top of the list that has half of the planted labels.
+contrast of the pixels is trained on these labels in three folds by patient, and scores the images that it has not seen.
+Positive images have a dark square of 8 pixels, with one of four contrasts, since the list is only as good as the model.
+Printed by contrast: the ROC AUC of the model; the share of planted labels in the shortest top of the list that contains
+half of them; their share in the whole list; and the share of planted labels that the list contains (found).
 """
 
 import argparse
