@@ -2,7 +2,7 @@
 
 Each data set is drawn, prepared, audited, split and trained by the stages, in a clone of the last commit, with a seed
 of its own. The truth is measured on FRESH, images of 600 other patients. The predictions of a training are cached in
-.benchmarks/, and the results of a script on each set are stored in benchmarks/found/, so that an interrupted script
+.benchmarks/, and the results of a script on each set are stored in benchmarks/results/, so that an interrupted script
 continues where it stopped. Delete both after a change of the training's code.
 """
 
@@ -38,7 +38,7 @@ import parameters
 
 TOP = Path(__file__).resolve().parents[1]
 CACHE = TOP / ".benchmarks"
-RESULTS = TOP / "benchmarks/found"
+RESULTS = TOP / "benchmarks/results"
 FRESH = {"images": 3000, "patients": 600, "seed": 990_001}
 FIRST_SEED = 1000  # seed of the first data set; the settings were chosen on others
 SMALL = {
