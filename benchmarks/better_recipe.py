@@ -47,8 +47,8 @@ def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
             ]
             pair = trainings.run(tests[0], first, "half"), trainings.run(tests[1], members, "full")
             table = comparison.measure(pair, comparison.test_images(pair, shared=False)).set_index("measure")
-            up = table["difference"] * np.where(table.index.isin(comparison.LESS_IS_BETTER), -1, 1) > 0
-            better_in, worse_in = table["differ"] & up, table["differ"] & ~up
+            improved = table["difference"] * np.where(table.index.isin(comparison.LESS_IS_BETTER), -1, 1) > 0
+            better_in, worse_in = table["differ"] & improved, table["differ"] & ~improved
             results.append(
                 {"true": float(true), "patients": count, "difference": table.loc["roc_auc", "difference"]}
                 | {"better": bool(better_in.any()), "auc_better": bool(better_in["roc_auc"])}

@@ -24,7 +24,7 @@ from core.evidence.intervals import Scores
 
 PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
-AREAS = (0.80, 0.85)  # the true ROC AUC of the table
+AUCS = (0.80, 0.85)  # the true ROC AUC of the table
 SIZES = (20, 40, 80, 160)
 DESIGN_SIZES = (12, 20, 40)
 FIRST_SEED = 500_000  # the test was chosen with seeds below
@@ -35,7 +35,7 @@ DESIGNS = {
     "uneven": "1 in 4 patients positive",
     "half": "one patient has half of all images",
 }
-FEW = (3, 9)  # images of a patient in the table: fewer take less time
+FEW_IMAGES = (3, 9)  # images of a patient in the table: fewer take less time
 
 
 def draw(
@@ -49,7 +49,7 @@ def draw(
     patient = np.repeat(np.arange(patients), counts)
     label = (patient % (4 if design == "uneven" else 2) == 1).astype(int)
     label = random.randint(0, 2, len(patient)) if design == "mixed" else label
-    shown = label * (random.random_sample(patients) >= 0.1)[patient] if design == "hard" else label
+    effect = label * (random.random_sample(patients) >= 0.1)[patient] if design == "hard" else label
 
     def noise(count: int) -> np.ndarray:
         return random.standard_t(3, count) / np.sqrt(3) if design == "heavy" else random.standard_normal(count)
@@ -58,7 +58,7 @@ def draw(
     probabilities = []
     for distance in distances:
         own = noise(patients)
-        score = distance * (shown - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
+        score = distance * (effect - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
         probabilities.append(expit(score + np.sqrt(0.4) * noise(len(patient))))
     return patient, label, probabilities
 
@@ -101,7 +101,7 @@ def auc_differences(distances: tuple[float, float], patients: int, pairs: int, d
     """Of each pair: the difference of ROC AUC, and whether it is called different, as comparison.measure does it."""
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED + pairs):
-        patient, label, probabilities = draw(seed, distances, patients, FEW, design)
+        patient, label, probabilities = draw(seed, distances, patients, FEW_IMAGES, design)
         pair = tuple(Scores(label, probability, probability >= 0.5, patient) for probability in probabilities)
         positives = int(label.sum())
         rank_sums = [rankdata(probability)[label == 1].sum() for probability in probabilities]
@@ -115,7 +115,7 @@ def auc_differences(distances: tuple[float, float], patients: int, pairs: int, d
 
 def other_measures_rate(distances: tuple[float, float], patients: int, pairs: int) -> float:
     """How often a measure other than ROC AUC is called different."""
-    tables = (comparison.measure(*runs(FIRST_SEED + seed, distances, patients, FEW)) for seed in range(pairs))
+    tables = (comparison.measure(*runs(FIRST_SEED + seed, distances, patients, FEW_IMAGES)) for seed in range(pairs))
     return float(np.mean([table.loc[~table["primary"], "differ"].any() for table in tables]))
 
 
@@ -124,10 +124,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4000, help="for ROC AUC; for any other, a twentieth")
     parser.add_argument("--patients", type=int, nargs="*", default=SIZES)
     args = parser.parse_args()
-    low, high = (float(np.sqrt(2) * norm.ppf(area)) for area in AREAS)
-    print(
-        f"Called different, in %, with a true ROC AUC of {AREAS[0]:.2f} and {AREAS[0]:.2f} (equal) or {AREAS[1]:.2f}."
-    )
+    low, high = (float(np.sqrt(2) * norm.ppf(auc)) for auc in AUCS)
+    print(f"Called different, in %, with a true ROC AUC of {AUCS[0]:.2f} and {AUCS[0]:.2f} (equal) or {AUCS[1]:.2f}.")
     print("Known SD: a test of ROC AUC that knows the SD of the difference\n")
     print("| patients | equal: ROC AUC | equal: any other | better: ROC AUC | known SD | share of it | any other |")
     print("|---|---|---|---|---|---|---|")

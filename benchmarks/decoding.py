@@ -43,7 +43,7 @@ def photograph(seed: int, mode: str) -> bytes:
     return buffer.getvalue()
 
 
-def plain(content: bytes, side: int, draft: bool = False) -> np.ndarray:
+def decode_with_pillow(content: bytes, side: int, draft: bool = False) -> np.ndarray:
     image = Image.open(io.BytesIO(content))
     mode = image.mode
     if draft:
@@ -65,10 +65,10 @@ def main() -> None:
     args = parser.parse_args()
     spec = Preparation(args.side)
     decoders = {
-        "plain Pillow": partial(plain, side=args.side),
+        "plain Pillow": partial(decode_with_pillow, side=args.side),
         "predict": partial(decoder.pixels, spec=spec),
         "prepare": partial(decoder.picture, spec=spec),
-        "draft": partial(plain, side=args.side, draft=True),
+        "draft": partial(decode_with_pillow, side=args.side, draft=True),
     }
     for mode, colour in (("RGB", "colour"), ("L", "grey")):
         contents = [photograph(seed, mode) for seed in range(DISTINCT)]
@@ -77,7 +77,10 @@ def main() -> None:
         for name, value in times.items():
             print(f"  {name:14}{value:8.1f} s   {value / times['plain Pillow']:.2f}")
         difference = np.abs(
-            [plain(content, args.side).astype(int) - plain(content, args.side, draft=True) for content in contents]
+            [
+                decode_with_pillow(content, args.side).astype(int) - decode_with_pillow(content, args.side, draft=True)
+                for content in contents
+            ]
         )
         print(f"  draft differs by {difference.max()} at most, {difference.mean():.2f} on average", flush=True)
 

@@ -47,7 +47,7 @@ IMAGES = 64  # image files; a job repeats them
 SECONDS = {"compiled": 150}  # the longest time of a row whose name contains this word
 OTHER_SECONDS = 40  # that of all other rows
 HEAD = "| | ms a step | images a second | GiB | speed / limit |"
-WORTH = 1.1  # gain in speed from which a setting should be chosen
+MIN_GAIN = 1.1  # the gain in speed from which a setting is recommended
 
 Row = dict[str, Any]
 
@@ -173,8 +173,8 @@ def measure(setting: Setting, precision: str, changes: dict[str, Any], function:
     except Exception as error:  # out of memory, no compiler, a peer of another version: the other rows still count
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
     row["images_per_second"] = setting.batch / row["seconds"]
-    elsewhere = setting.toy or (isinstance(function, partial) and function.func is members)  # in other processes
-    row["gib"] = None if elsewhere else torch.cuda.max_memory_allocated() / 2**30
+    unmeasured = setting.toy or (isinstance(function, partial) and function.func is members)  # a CPU; other processes
+    row["gib"] = None if unmeasured else torch.cuda.max_memory_allocated() / 2**30
     return row
 
 
@@ -182,10 +182,13 @@ def report(rows: dict[str, Row]) -> str:
     """The tables, in Markdown."""
     lines = []
     for title in dict.fromkeys(name.partition(": ")[0] for name in rows):
-        own = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
-        best = min((row["seconds"] for name, row in own.items() if plain(name) and "seconds" in row), default=None)
+        row_of = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
+        best = min(
+            (row["seconds"] for name, row in row_of.items() if is_training_limit(name) and "seconds" in row),
+            default=None,
+        )
         lines += ["", f"**{title}**", "", HEAD, "|---|---|---|---|---|"]
-        for name, row in own.items():
+        for name, row in row_of.items():
             if "error" in row:
                 lines.append(f"| {name} | {row['error']} | | | |")
                 continue
@@ -195,7 +198,7 @@ def report(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def plain(name: str) -> bool:
+def is_training_limit(name: str) -> bool:
     """Whether this is the limit in a precision that training offers."""
     return name in ("limit, fp32", "limit, fp16", "limit, bf16")
 
@@ -204,26 +207,26 @@ def advice(rows: dict[str, Row]) -> str:
     """What ``auto`` should be, by these rows."""
     lines = []
     for title in dict.fromkeys(name.partition(": ")[0] for name in rows):
-        own = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
-        own = {name: row for name, row in own.items() if "seconds" in row}
-        precisions = {name: row["seconds"] for name, row in own.items() if plain(name)}
+        row_of = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
+        row_of = {name: row for name, row in row_of.items() if "seconds" in row}
+        precisions = {name: row["seconds"] for name, row in row_of.items() if is_training_limit(name)}
         if precisions:
             lines.append(f"{title}: train.precision {min(precisions, key=precisions.__getitem__).partition(', ')[2]}")
-        base = own.get("limit, bf16", {}).get("seconds")
+        base = row_of.get("limit, bf16", {}).get("seconds")
         for name in ("limit, bf16, compiled", "limit, bf16, compiled, CUDA graphs"):
-            if base and name in own:
-                gain, row = base / own[name]["seconds"], own[name]
+            if base and name in row_of:
+                gain, row = base / row_of[name]["seconds"], row_of[name]
                 steps = row["compiling"] / max(base - row["seconds"], 1e-9)
-                threshold = f"from {steps:,.0f} steps" if gain >= WORTH else "never"
+                threshold = f"from {steps:,.0f} steps" if gain >= MIN_GAIN else "never"
                 lines.append(f"{title}: {name.partition('bf16, ')[2]} {threshold} (speed x {gain:.2f})")
-        if base and "limit, bf16, not deterministic" in own:
-            gain = base / own["limit, bf16, not deterministic"]["seconds"]
+        if base and "limit, bf16, not deterministic" in row_of:
+            gain = base / row_of["limit, bf16, not deterministic"]["seconds"]
             lines.append(f"{title}: train.reproducible none gives speed x {gain:.2f}")
-        counts = {int(name.rpartition(" ")[2]): row["seconds"] for name, row in own.items() if "members" in name}
+        counts = {int(name.rpartition(" ")[2]): row["seconds"] for name, row in row_of.items() if "members" in name}
         if 1 in counts:
             best = min(counts, key=counts.__getitem__)
             gain = counts[1] / counts[best]
-            lines.append(f"{title}: {best if gain >= WORTH else 1} members on a GPU at once (speed x {gain:.2f})")
+            lines.append(f"{title}: {best if gain >= MIN_GAIN else 1} members on a GPU at once (speed x {gain:.2f})")
     return "\n".join(lines)
 
 
@@ -242,22 +245,22 @@ def main() -> None:
     if not args.toy and not torch.cuda.is_available():
         raise SystemExit("This machine has no NVIDIA GPU: --toy tries the script on the CPU")
     rows, results = table(args.toy), files.read_json(args.results) if args.results.exists() else {}
-    left = [name for name in rows if name not in results]
-    for name in left[: args.rows]:
+    remaining = [name for name in rows if name not in results]
+    for name in remaining[: args.rows]:
         needed = max((seconds for word, seconds in SECONDS.items() if word in name), default=OTHER_SECONDS)
         if not args.toy and time.monotonic() - start + needed > 60 * args.minutes:
             break
         results[name] = measure(*rows[name])
         files.write_json(args.results, results)
         print(name, json.dumps(results[name]), flush=True)
-    left = [name for name in rows if name not in results]
+    remaining = [name for name in rows if name not in results]
     machine = provenance.machine()
     print(report({name: results[name] for name in rows if name in results}))
     if args.toy:
         print("\nTOY: a small network on a CPU; these times say nothing about a GPU")
     print(f"\n{machine.get('gpu') or machine['processor']}, torch {torch.__version__}\n")
     print(advice(results))
-    print(f"{len(left)} rows are left: run it again" if left else "No row is left")
+    print(f"{len(remaining)} rows are left: run it again" if remaining else "No row is left")
 
 
 if __name__ == "__main__":

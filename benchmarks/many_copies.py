@@ -40,19 +40,19 @@ from scale import INTERVAL, own_memory
 
 FIRST = 30_000  # images of which some are copied
 SIDE = 50  # pixels of a drawn patch, as in the IDC set
-PICTURE = 1600
-OF_PATIENT = 1000  # drawn patches of one patient
-FLAT = 8  # grey levels: patches of a picture with a smaller standard deviation are left out
+PICTURE_SIDE = 1600
+PER_PATIENT = 1000  # drawn patches of one patient
+MIN_STD = 8  # grey levels: patches of a picture with a smaller standard deviation are left out
 
 
 def phantom_patches() -> Iterator[np.ndarray]:
     """Phantoms of which none is a copy."""
     for patient in itertools.count():
-        patches = phantom._patient(patient, OF_PATIENT, SIDE, 1, planted=False, conflict=False)
+        patches = phantom._patient(patient, PER_PATIENT, SIDE, 1, planted=False, conflict=False)
         yield from (patch.pixels for patch in patches)
 
 
-def pictures(folder: Path | None, side: int = PICTURE) -> Iterator[np.ndarray]:
+def pictures(folder: Path | None, side: int = PICTURE_SIDE) -> Iterator[np.ndarray]:
     if folder is None:
         for patient in itertools.count():
             yield from (patch.pixels for patch in phantom._patient(patient, 4, side, 3, False, False))
@@ -69,7 +69,7 @@ def cut(picture: np.ndarray, side: int) -> Iterator[np.ndarray]:
     for top in range(0, picture.shape[0] - side + 1, step):
         for left in range(0, picture.shape[1] - side + 1, step):
             patch = picture[top : top + side, left : left + side]
-            if patch.std() >= FLAT:
+            if patch.std() >= MIN_STD:
                 yield patch
 
 

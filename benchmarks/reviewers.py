@@ -269,18 +269,18 @@ def main() -> None:
     table = trainings.load_or_measure(__file__, seeds, recipe, rows).set_index(["what", "where"]).sort_index()
     sets = table["set"].nunique()
 
-    def of(what: str, where: str) -> pd.DataFrame:
+    def select(what: str, where: str) -> pd.DataFrame:
         return table.loc[[(what, where)]] if (what, where) in table.index else table[:0]
 
     print("| planted | result | in how many sets |\n|---|---|---|")
     for what, group in (("differs", "scanner"), ("predicts", "site"), *product(("differs", "predicts"), ["age"])):
-        significant = int((of(f"group {what}", group)["p"] < 0.05).sum())
+        significant = int((select(f"group {what}", group)["p"] < 0.05).sum())
         text = "it predicts the class" if what == "predicts" else "its levels differ"
         print(f"| {group} | {text}, p < 0.05 | {significant} of {sets} |")
-    ages = of("other ages differ", "age")["value"] * AGES
+    ages = select("other ages differ", "age")["value"] * AGES
     print(f"| {AGES} further ages a set | their levels differ, p < 0.05 | {ages.sum():.0f} of {AGES * len(ages)} |")
     drops_by_set = {
-        name: [of(f"drop in {measure}", name) for measure in sample_size.PLANNED] for name in ("far", "alike")
+        name: [select(f"drop in {measure}", name) for measure in sample_size.PLANNED] for name in ("far", "alike")
     }
     wider = stats.norm.ppf(1 - 0.025 / len(sample_size.PLANNED)) / stats.norm.ppf(0.975)  # as in evidence/external.py
     for name, drops in drops_by_set.items():
@@ -290,16 +290,18 @@ def main() -> None:
     for number, measure in enumerate(sample_size.PLANNED):
         inside = []
         for name, drops in drops_by_set.items():
-            truth, drop = of(f"true drop in {measure}", name)["value"].to_numpy(), drops[number]
+            truth, drop = select(f"true drop in {measure}", name)["value"].to_numpy(), drops[number]
             inside.append(int(((drop["low"] <= truth) & (truth <= drop["high"])).sum()))
         print(f"| {measure} | {inside[0]} of {sets} | {inside[1]} of {sets} |")
-    print(f"\ncopies left out: {of('copies left out', 'far')['value'].mean():.4f} of those planted;", end=" ")
-    others = [of("others left out", name)["value"].mean() for name in drops_by_set]
-    print(f"others left out: {max(others):.4f}. Unlike: far {of('unlike', 'far')['value'].mean():.2f}, alike", end=" ")
-    print(f"{of('unlike', 'alike')['value'].mean():.2f}")
+    print(f"\ncopies left out: {select('copies left out', 'far')['value'].mean():.4f} of those planted;", end=" ")
+    others = [select("others left out", name)["value"].mean() for name in drops_by_set]
+    print(
+        f"others left out: {max(others):.4f}. Unlike: far {select('unlike', 'far')['value'].mean():.2f}, alike", end=" "
+    )
+    print(f"{select('unlike', 'alike')['value'].mean():.2f}")
     for what in ("true difference in sensitivity", "true difference in specificity"):
-        print(f"{what} (new minus old scanner): mean {of(what, 'scanner')['value'].mean():.2f}")
-    print(f"site alone: mean AUC {of('group predicts', 'site')['value'].mean():.2f}")
+        print(f"{what} (new minus old scanner): mean {select(what, 'scanner')['value'].mean():.2f}")
+    print(f"site alone: mean AUC {select('group predicts', 'site')['value'].mean():.2f}")
 
     print("\n| planned from | promises | width / promise: median | within a fifth | sets whose median is |", end="")
     print(" patients needed: median |\n|---|---|---|---|---|---|")

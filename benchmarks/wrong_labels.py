@@ -46,18 +46,18 @@ def measure(seed: int, contrast: int) -> dict[str, float]:
     planted = random.permutation(len(labels)) < len(labels) // 20
     table = pd.DataFrame({"label": np.where(planted, 1 - labels, labels), "probability": 0.0})
     table["fold"] = pd.factorize(pd.Series([patch.patient for patch in patches]))[0] % FOLDS
-    inputs, areas = np.array([features(image) for image in images.clip(0)]), []
+    inputs, aucs = np.array([features(image) for image in images.clip(0)]), []
     for fold in range(FOLDS):
         inside = (table["fold"] == fold).to_numpy()
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         model.fit(inputs[~inside], table["label"][~inside])
         table.loc[inside, "probability"] = model.predict_proba(inputs[inside])[:, 1]
-        areas.append(roc_auc_score(labels[inside], table["probability"][inside]))
+        aucs.append(roc_auc_score(labels[inside], table["probability"][inside]))
     wrong = planted[utility.likely_wrong(table, table["fold"]).index]
     half = np.flatnonzero(wrong.cumsum() >= planted.sum() / 2)
     at_half = wrong[: half[0] + 1].mean() if len(half) else np.nan
     recall = wrong.sum() / planted.sum()
-    return {"contrast": contrast, "ROC AUC": np.mean(areas), "top": at_half, "list": wrong.mean(), "found": recall}
+    return {"contrast": contrast, "ROC AUC": np.mean(aucs), "top": at_half, "list": wrong.mean(), "found": recall}
 
 
 def main() -> None:
