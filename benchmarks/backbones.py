@@ -36,11 +36,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def trained(name: str, arguments: dict[str, Any]) -> str:
-    """The hash of the weights after STEPS steps, and of the logits of a validation."""
+def training_hash(name: str, arguments: dict[str, Any]) -> str:
+    """The hash of the weights after STEPS steps, and of the logits of the same images in evaluation mode."""
     devices.seed_everything(1, "everywhere", threads=1)
     backbone = name.partition(" ")[0]
-    classifier, optimiser = pinned.prepared(networks.Classifier(backbone, "linear", SIDE, arguments=arguments))
+    classifier, optimiser = pinned.with_optimiser(networks.Classifier(backbone, "linear", SIDE, arguments=arguments))
     images = torch.randint(256, (IMAGES, 3, SIDE, SIDE), dtype=torch.uint8)
     for _ in range(STEPS):
         pinned.step(classifier, optimiser, images)
@@ -50,26 +50,27 @@ def trained(name: str, arguments: dict[str, Any]) -> str:
     return hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for value in values)).hexdigest()
 
 
-def here() -> None:
+def print_hashes() -> None:
     for name, arguments in NETWORKS.items():
-        print(json.dumps([name, trained(name, arguments)]), flush=True)
+        print(json.dumps([name, training_hash(name, arguments)]), flush=True)
 
 
-def found(before: list[str]) -> dict[str, str]:
-    said = subprocess.run(
-        [*before, sys.executable, __file__, "--here"], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+def hashes(emulator: list[str]) -> dict[str, str]:
+    """The hash of each network, from a process that ``emulator`` starts; an empty list: on this processor."""
+    process = subprocess.run(
+        [*emulator, sys.executable, __file__, "--here"], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    return dict(json.loads(line) for line in said.stdout.splitlines())
+    return dict(json.loads(line) for line in process.stdout.splitlines())
 
 
 def main() -> None:
     if sys.argv[1:] == ["--here"]:
-        return here()
+        return print_hashes()
     processor = (sys.argv[1:] or ["Haswell"])[0]
-    native, emulated = found([]), found(processors.command(processor))
+    native, emulated = hashes([]), hashes(processors.command(processor))
     print(f"| network | three steps here and on {processor} |\n| --- | --- |")
-    for name, known in native.items():
-        print(f"| {name} | {'equal' if emulated[name] == known else '**differ**'} |")
+    for name in native:
+        print(f"| {name} | {'equal' if emulated[name] == native[name] else '**differ**'} |")
     return None
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/better_recipe.py [--sets 20] [--small]
 
-The better recipe is the default; the worse one has half of the patients to train on. Both are compared on test sets of
-some of the 600 new patients, five images each. The truth is the difference of ROC AUC on all of them, as the mean over
-both ensembles that eight trainings of the better recipe give. A data set takes six minutes on two cores, or one and a
+The better recipe is the default; the worse one trains on half of the patients. They are compared on test sets that are
+drawn from 600 new patients with five images each. The true difference is that of ROC AUC on all 600, as the mean over
+the two ensembles of the eight trainings of the better recipe. A data set takes six minutes on two cores, or one and a
 half once coverage.py has run.
 """
 
@@ -29,49 +29,52 @@ DIFFERENCES = [-1.0, 0.0, 0.02, 0.04, 0.06, 0.1, 1.0]  # limits of the columns
 
 
 def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per pair of ensembles and test set: the true difference, the number of patients, what was called."""
-    count = trainings.members()
-    ours = list(range(count))
-    ensembles = [ours, list(range(count, 2 * count))]
-    better = trainings.trained(seed, 2 * count, recipe)
-    worse = trainings.trained(seed, count, recipe | halved(recipe))
-    true = np.mean([trainings.area(better.fresh, which) for which in ensembles]) - trainings.area(worse.fresh, ours)
+    """One row per pair of ensembles and test set: the true difference, the number of patients, and the comparison."""
+    size = trainings.default_ensemble_size()
+    first = list(range(size))
+    ensembles = [first, list(range(size, 2 * size))]
+    better = trainings.load_or_train(seed, 2 * size, recipe)
+    worse = trainings.load_or_train(seed, size, recipe | half_the_data(recipe))
+    better_auc = np.mean([trainings.roc_auc(better.fresh, members) for members in ensembles])
+    true = better_auc - trainings.roc_auc(worse.fresh, first)
     random = np.random.default_rng(seed)
-    found = []
-    for which in ensembles:
-        for patients in PATIENTS * TESTS:
-            chosen = random.choice(better.fresh["patient"].unique(), patients, replace=False)
-            tests = [made.fresh[made.fresh["patient"].isin(chosen)].reset_index(drop=True) for made in (worse, better)]
-            pair = trainings.run(tests[0], ours, "half"), trainings.run(tests[1], which, "whole")
-            told = comparison.measure(pair, comparison.test_images(pair, shared=False)).set_index("measure")
-            up = told["difference"] * np.where(told.index.isin(comparison.LESS_IS_BETTER), -1, 1) > 0
-            better_in, worse_in = told["differ"] & up, told["differ"] & ~up
-            found.append(
-                {"true": float(true), "patients": patients, "difference": told.loc["roc_auc", "difference"]}
+    results = []
+    for members in ensembles:
+        for count in PATIENTS * TESTS:
+            patients = random.choice(better.fresh["patient"].unique(), count, replace=False)
+            tests = [
+                table[table["patient"].isin(patients)].reset_index(drop=True) for table in (worse.fresh, better.fresh)
+            ]
+            pair = trainings.run(tests[0], first, "half"), trainings.run(tests[1], members, "full")
+            table = comparison.measure(pair, comparison.test_images(pair, shared=False)).set_index("measure")
+            improved = table["difference"] * np.where(table.index.isin(comparison.LESS_IS_BETTER), -1, 1) > 0
+            better_in, worse_in = table["differ"] & improved, table["differ"] & ~improved
+            results.append(
+                {"true": float(true), "patients": count, "difference": table.loc["roc_auc", "difference"]}
                 | {"better": bool(better_in.any()), "auc_better": bool(better_in["roc_auc"])}
                 | {"worse": bool(worse_in.any())}
             )
-    return found
+    return results
 
 
-def halved(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Half of the images, and so half of the patients."""
-    given = parameters.read(trainings.TOP / "params.yaml")["data"]["phantom"]
-    return {f"data.phantom.{name}": recipe.get(f"data.phantom.{name}", given[name]) // 2 for name in HALVED}
+def half_the_data(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The changes that halve the number of images and of patients."""
+    default = parameters.read(trainings.TOP / "params.yaml")["data"]["phantom"]
+    return {f"data.phantom.{name}": recipe.get(f"data.phantom.{name}", default[name]) // 2 for name in HALVED}
 
 
 def main() -> None:
-    seeds, recipe = trainings.asked(__doc__, 20)
-    table = trainings.recorded(__file__, seeds, recipe, rows)
+    seeds, recipe = trainings.parse_args(__doc__, 20)
+    table = trainings.load_or_measure(__file__, seeds, recipe, rows)
     bins = pd.cut(table["true"], DIFFERENCES, right=False)
-    kinds = bins.cat.categories
-    names = [f"{one.left:g} to {one.right:g}" if one.right < 1 else f"from {one.left:g}" for one in kinds]
-    for words, column in (("in any measure", "better"), ("in ROC AUC", "auc_better")):
-        print(f"Called better {words}, by the true difference of ROC AUC:\n")
+    ranges = bins.cat.categories
+    names = [f"{edges.left:g} to {edges.right:g}" if edges.right < 1 else f"from {edges.left:g}" for edges in ranges]
+    for scope, column in (("in any measure", "better"), ("in ROC AUC", "auc_better")):
+        print(f"Called better {scope}, by the true difference of ROC AUC:\n")
         print(f"| test patients | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-        for patients, some in table.groupby("patients"):
-            each = [some.loc[bins[some.index] == kind, column] for kind in kinds]
-            cells = [f"{one.mean():.0%} of {len(one)}" if len(one) else "-" for one in each]
+        for patients, subset in table.groupby("patients"):
+            calls = [subset.loc[bins[subset.index] == edges, column] for edges in ranges]
+            cells = [f"{called.mean():.0%} of {len(called)}" if len(called) else "-" for called in calls]
             print(f"| {patients} | {' | '.join(cells)} |")
         print()
     print(f"Called worse in any measure: {int(table['worse'].sum())} of {len(table)}")

@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    chosen = params_yaml.load()
+    args = parser.parse_args()
+    params = params_yaml.load()
     images = files.read_array("data/prepared/images.npy")
     split = tables.read("data/split.csv", tables.SPLIT)
     rows = {part: split.loc[split["split"] == part, "row"].to_numpy() for part in ("train", "val")}
@@ -42,23 +42,23 @@ def main() -> None:
 
     def seconds(variant: str) -> float:
         minutes = 1 / 6 if variant.endswith("10 s") else 1e9
-        cfg = chosen.train.model_copy(update={"epochs": asked.epochs})
-        devices.seed_everything(chosen.seed, threads=chosen.train.threads)
-        classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, images.shape[1])
+        cfg = params.train.model_copy(update={"epochs": args.epochs})
+        devices.seed_everything(params.seed, threads=params.train.threads)
+        classifier = networks.Classifier(params.model.backbone, params.model.head, images.shape[1])
         with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
-            opened = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()
-            with opened as store:
-                began = time.perf_counter()
+            context = checkpoints.opened(Path(folder), "a", "m") if "checkpoint " in variant else nullcontext()
+            with context as store:
+                start = time.perf_counter()
                 data = training.Data(images, labels, rows)
-                training.fit(classifier, data, cfg, chosen.seed, store=store, checkpoint_minutes=minutes)
-                return (time.perf_counter() - began) / asked.epochs
+                training.fit(classifier, data, cfg, params.seed, store=store, checkpoint_minutes=minutes)
+                return (time.perf_counter() - start) / args.epochs
 
     seconds(VARIANTS[0])  # warm-up: torch loads some of its parts in the first run
-    times = [{variant: seconds(variant) for variant in VARIANTS} for _ in range(asked.rounds)]
+    times = [{variant: seconds(variant) for variant in VARIANTS} for _ in range(args.rounds)]
     print(f"{'':26} {'s/epoch':>10}   ratio, median (min to max)")
     for variant in VARIANTS:
-        ratios = [each[variant] / each[VARIANTS[0]] for each in times]
-        median = statistics.median(each[variant] for each in times)
+        ratios = [round_[variant] / round_[VARIANTS[0]] for round_ in times]
+        median = statistics.median(round_[variant] for round_ in times)
         print(f"{variant:26} {median:10.3f}   {spread(ratios)}")
 
 

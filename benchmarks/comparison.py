@@ -2,9 +2,9 @@
 
     python benchmarks/comparison.py [--pairs 4000] [--patients 20 40 80 160]
 
-A simulation of patients with 3 to 8 images each, half of the patients positive. The score of an image is the sum
-of a class effect, a patient effect common to both models, a patient effect of this model, and noise. The last two
-differ between the models, like the results of two training seeds.
+A simulation of patients with 3 to 8 images each, half of the patients positive. The score of an image is the sum of a
+class effect, a patient effect common to both models, a patient effect of this model, and noise. The last two differ
+between the models, as they differ between two training seeds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from core.evidence.intervals import Scores
 
 PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
-AREAS = (0.80, 0.85)  # the true ROC AUC of the table
+AUCS = (0.80, 0.85)  # the true ROC AUC of the table
 SIZES = (20, 40, 80, 160)
 DESIGN_SIZES = (12, 20, 40)
 FIRST_SEED = 500_000  # the test was chosen with seeds below
@@ -35,7 +35,7 @@ DESIGNS = {
     "uneven": "1 in 4 patients positive",
     "half": "one patient has half of all images",
 }
-FEW = (3, 9)  # images of a patient in the table: fewer take less time
+FEW_IMAGES = (3, 9)  # images of a patient in the table: fewer take less time
 
 
 def draw(
@@ -49,7 +49,7 @@ def draw(
     patient = np.repeat(np.arange(patients), counts)
     label = (patient % (4 if design == "uneven" else 2) == 1).astype(int)
     label = random.randint(0, 2, len(patient)) if design == "mixed" else label
-    shown = label * (random.random_sample(patients) >= 0.1)[patient] if design == "hard" else label
+    effect = label * (random.random_sample(patients) >= 0.1)[patient] if design == "hard" else label
 
     def noise(count: int) -> np.ndarray:
         return random.standard_t(3, count) / np.sqrt(3) if design == "heavy" else random.standard_normal(count)
@@ -58,7 +58,7 @@ def draw(
     probabilities = []
     for distance in distances:
         own = noise(patients)
-        score = distance * (shown - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
+        score = distance * (effect - 0.5) + np.sqrt(0.4) * common[patient] + np.sqrt(0.2) * own[patient]
         probabilities.append(expit(score + np.sqrt(0.4) * noise(len(patient))))
     return patient, label, probabilities
 
@@ -67,9 +67,9 @@ def runs(
     seed: int, distances: tuple[float, float], patients: int = PATIENTS, images: tuple[int, int] = (5, 41)
 ) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
     """Two runs on one simulated test set, and the table of its images."""
-    patient, label, both = draw(seed, distances, patients, images)
+    patient, label, probabilities = draw(seed, distances, patients, images)
     pair = []
-    for number, probability in enumerate(both, start=1):
+    for number, probability in enumerate(probabilities, start=1):
         table = pd.DataFrame(
             {
                 "file": [f"f{image}" for image in range(len(patient))],
@@ -87,24 +87,25 @@ def runs(
     return (pair[0], pair[1]), comparison.test_images((pair[0], pair[1]), shared=False)
 
 
-def simulated(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
-    """Two equally good models that differ only in the seed."""
+def equal_runs(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
+    """Runs of two equally good models."""
     return runs(seed, (EQUAL, EQUAL))
 
 
-def better(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
-    """The second model is truly better."""
+def unequal_runs(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
+    """Runs of two models, of which the second is truly better."""
     return runs(seed, (EQUAL, BETTER))
 
 
-def areas(distances: tuple[float, float], patients: int, pairs: int, design: str = "") -> pd.DataFrame:
+def auc_differences(distances: tuple[float, float], patients: int, pairs: int, design: str = "") -> pd.DataFrame:
     """Of each pair: the difference of ROC AUC, and whether it is called different, as comparison.measure does it."""
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED + pairs):
-        patient, label, both = draw(seed, distances, patients, FEW, design)
-        pair = tuple(Scores(label, probability, probability >= 0.5, patient) for probability in both)
+        patient, label, probabilities = draw(seed, distances, patients, FEW_IMAGES, design)
+        pair = tuple(Scores(label, probability, probability >= 0.5, patient) for probability in probabilities)
         positives = int(label.sum())
-        sums = [rankdata(probability)[label == 1].sum() - positives * (positives + 1) / 2 for probability in both]
+        rank_sums = [rankdata(probability)[label == 1].sum() for probability in probabilities]
+        sums = [rank_sum - positives * (positives + 1) / 2 for rank_sum in rank_sums]
         values = sums[0] / positives / (len(label) - positives), sums[1] / positives / (len(label) - positives)
         left_out = [intervals.jackknife(scores, 0)["roc_auc"] for scores in pair]
         result = intervals.difference("roc_auc", values, left_out[1] - left_out[0], pair)
@@ -112,9 +113,9 @@ def areas(distances: tuple[float, float], patients: int, pairs: int, design: str
     return pd.DataFrame(rows, columns=["difference", "called"]).astype(float)
 
 
-def any_other(distances: tuple[float, float], patients: int, pairs: int) -> float:
+def other_measures_rate(distances: tuple[float, float], patients: int, pairs: int) -> float:
     """How often a measure other than ROC AUC is called different."""
-    tables = (comparison.measure(*runs(FIRST_SEED + seed, distances, patients, FEW)) for seed in range(pairs))
+    tables = (comparison.measure(*runs(FIRST_SEED + seed, distances, patients, FEW_IMAGES)) for seed in range(pairs))
     return float(np.mean([table.loc[~table["primary"], "differ"].any() for table in tables]))
 
 
@@ -123,24 +124,24 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4000, help="for ROC AUC; for any other, a twentieth")
     parser.add_argument("--patients", type=int, nargs="*", default=SIZES)
     args = parser.parse_args()
-    low, high = (float(np.sqrt(2) * norm.ppf(area)) for area in AREAS)
-    print(
-        f"Called different, in %, with a true ROC AUC of {AREAS[0]:.2f} and {AREAS[0]:.2f} (equal) or {AREAS[1]:.2f}."
-    )
+    low, high = (float(np.sqrt(2) * norm.ppf(auc)) for auc in AUCS)
+    print(f"Called different, in %, with a true ROC AUC of {AUCS[0]:.2f} and {AUCS[0]:.2f} (equal) or {AUCS[1]:.2f}.")
     print("Known SD: a test of ROC AUC that knows the SD of the difference\n")
     print("| patients | equal: ROC AUC | equal: any other | better: ROC AUC | known SD | share of it | any other |")
     print("|---|---|---|---|---|---|---|")
     for patients in args.patients:
-        equal, better_ = (areas((low, other), patients, args.pairs) for other in (low, high))
-        known = float((better_["difference"].abs() > norm.ppf(0.975) * better_["difference"].std()).mean())
-        others = [any_other((low, other), patients, args.pairs // 20) for other in (low, high)]
-        cells = [f"{100 * share:.1f}" for share in (equal["called"].mean(), others[0], better_["called"].mean(), known)]
-        ratio = f"{better_['called'].mean() / known:.2f}"
+        equal, better = (auc_differences((low, second), patients, args.pairs) for second in (low, high))
+        power = float((better["difference"].abs() > norm.ppf(0.975) * better["difference"].std()).mean())
+        others = [other_measures_rate((low, second), patients, args.pairs // 20) for second in (low, high)]
+        cells = [f"{100 * share:.1f}" for share in (equal["called"].mean(), others[0], better["called"].mean(), power)]
+        ratio = f"{better['called'].mean() / power:.2f}"
         print(f"| {patients} | {' | '.join(cells)} | {ratio} | {100 * others[1]:.1f} |", flush=True)
     print("\nEqual models called different in ROC AUC, in %\n")
     print(f"| test sets | {' | '.join(f'{patients} patients' for patients in DESIGN_SIZES)} |\n|---|---|---|---|")
     for design, title in DESIGNS.items():
-        shares = [areas((low, low), patients, args.pairs, design)["called"].mean() for patients in DESIGN_SIZES]
+        shares = [
+            auc_differences((low, low), patients, args.pairs, design)["called"].mean() for patients in DESIGN_SIZES
+        ]
         print(f"| {title} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Measure the decoding of large JPEGs against plain Pillow, and what decoding at a reduced size would change.
+"""Measure the time to decode large JPEGs, relative to plain Pillow, and what decoding at a reduced size would change.
 
     python benchmarks/decoding.py [--images 2000] [--side 224]
 
@@ -6,8 +6,8 @@ Draws 20 SYNTHETIC photographs of 4,000 x 3,000 pixels, in colour and in grey, a
 on all cores:
   plain Pillow   open, convert, resize: the pixels for training
   predict        the same by core.images.decoder, with its checks
-  prepare        the same, a thumbnail and the SHA-256 of all pixels, which finds exact copies
-  draft          Pillow's draft mode: libjpeg decodes an eighth to a half of the pixels. All of them are then not known
+  prepare        as predict, with a thumbnail and the SHA-256 of all pixels, by which exact copies are found
+  draft          Pillow's draft mode: libjpeg decodes at a half to an eighth of the size, so some pixels are not decoded
 Prints seconds, ratios to plain Pillow, and the largest and the mean difference of the pixels of draft, in grey levels.
 """
 
@@ -38,12 +38,12 @@ def photograph(seed: int, mode: str) -> bytes:
     coarse = Image.fromarray(random.randint(0, 256, (75, 100, 3)).astype(np.uint8))
     fine = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)).astype(np.int16)
     noisy = np.clip(fine + random.randint(-8, 9, (HEIGHT, WIDTH, 1)), 0, 255).astype(np.uint8)
-    written = io.BytesIO()
-    Image.fromarray(noisy).convert(mode).save(written, "JPEG", quality=90)
-    return written.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).convert(mode).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
-def plain(content: bytes, side: int, draft: bool = False) -> np.ndarray:
+def decode_with_pillow(content: bytes, side: int, draft: bool = False) -> np.ndarray:
     image = Image.open(io.BytesIO(content))
     mode = image.mode
     if draft:
@@ -52,33 +52,37 @@ def plain(content: bytes, side: int, draft: bool = False) -> np.ndarray:
 
 
 def seconds(decode: Callable[[bytes], object], contents: list[bytes], count: int) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda number: decode(contents[number % len(contents)]) is None, range(count)))
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--side", type=int, default=224)
-    asked = parser.parse_args()
-    to = Preparation(asked.side)
-    ways = {
-        "plain Pillow": partial(plain, side=asked.side),
-        "predict": partial(decoder.pixels, spec=to),
-        "prepare": partial(decoder.picture, spec=to),
-        "draft": partial(plain, side=asked.side, draft=True),
+    args = parser.parse_args()
+    spec = Preparation(args.side)
+    decoders = {
+        "plain Pillow": partial(decode_with_pillow, side=args.side),
+        "predict": partial(decoder.pixels, spec=spec),
+        "prepare": partial(decoder.picture, spec=spec),
+        "draft": partial(decode_with_pillow, side=args.side, draft=True),
     }
-    for mode, words in (("RGB", "colour"), ("L", "grey")):
+    for mode, colour in (("RGB", "colour"), ("L", "grey")):
         contents = [photograph(seed, mode) for seed in range(DISTINCT)]
-        took = {name: seconds(way, contents, asked.images) for name, way in ways.items()}
-        print(f"{asked.images:,} JPEGs of {WIDTH} x {HEIGHT} in {words} to {asked.side} pixels, all cores")
-        for name, value in took.items():
-            print(f"  {name:14}{value:8.1f} s   {value / took['plain Pillow']:.2f}")
-        both = [(plain(each, asked.side), plain(each, asked.side, True)) for each in contents]
-        apart = np.abs([one.astype(int) - other for one, other in both])
-        print(f"  draft differs by {apart.max()} at most, {apart.mean():.2f} on average", flush=True)
+        times = {name: seconds(decode, contents, args.images) for name, decode in decoders.items()}
+        print(f"{args.images:,} JPEGs of {WIDTH} x {HEIGHT} in {colour} to {args.side} pixels, all cores")
+        for name, value in times.items():
+            print(f"  {name:14}{value:8.1f} s   {value / times['plain Pillow']:.2f}")
+        difference = np.abs(
+            [
+                decode_with_pillow(content, args.side).astype(int) - decode_with_pillow(content, args.side, draft=True)
+                for content in contents
+            ]
+        )
+        print(f"  draft differs by {difference.max()} at most, {difference.mean():.2f} on average", flush=True)
 
 
 if __name__ == "__main__":

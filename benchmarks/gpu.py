@@ -2,15 +2,15 @@
 
     python benchmarks/gpu.py [--results gpu.json] [--minutes 9] [--rows N] [--toy]
 
-Each finished row is kept in the file of results, so run it again until no row is left. Rows:
+Each finished row is stored in the file of results: run the command again until no row is left. The rows:
   limit           forward, backward, clipping and NAdam on one batch that is already on the GPU, in each precision;
                   without deterministic algorithms; compiled; and compiled with CUDA graphs
   ours            core.network.training.fit with its augmentation, and compiled
   Lightning       its Trainer with our network, loss and augmentation ("make peers" installs it)
   original way    as in the original: each image is decoded from its PNG at each access
-  members         so many trainings at the same time on one GPU, images per second of all of them together
-for EfficientNetV2-S at 384 pixels, batches of 16 and 128, and for the default network. --toy tries all of it on a CPU
-with a small network: its times say nothing.
+  members         one, two or four trainings at the same time on one GPU, with their images per second in total
+The networks are EfficientNetV2-S at 384 pixels with batches of 16 and 128, and the default network. --toy runs all of
+it on a CPU with a small network; its times mean nothing.
 """
 
 import argparse
@@ -44,10 +44,10 @@ import training as bench  # noqa: E402
 LARGE, DEFAULT = ("efficientnet_v2_s", 384), ("shufflenet_v2_x0_5", 64)
 TOY = ("shufflenet_v2_x0_5", 32)
 IMAGES = 64  # image files; a job repeats them
-SECONDS = {"compiled": 150}  # that a row can take; others:
-OTHERS = 40
+SECONDS = {"compiled": 150}  # the longest time of a row whose name contains this word
+OTHER_SECONDS = 40  # that of all other rows
 HEAD = "| | ms a step | images a second | GiB | speed / limit |"
-WORTH = 1.1  # gain in speed from which a setting should be chosen
+MIN_GAIN = 1.1  # the gain in speed from which a setting is recommended
 
 Row = dict[str, Any]
 
@@ -68,15 +68,15 @@ class Setting:
         cfg = params_yaml.load(TOP / "params.yaml")
         cfg = cfg.model_copy(update={"train": cfg.train.model_copy(update={"reproducible": "machine"} | changes)})
         devices.seed_everything(cfg.seed, cfg.train.reproducible, cfg.train.threads)
-        asked = argparse.Namespace(device=self.device, precision=precision, **options)
+        args = argparse.Namespace(device=self.device, precision=precision, **options)
         random = np.random.default_rng(1)
         contents = []
         for _ in range(min(IMAGES, self.steps * self.batch)):
             blocks = random.integers(0, 256, (self.side // 8, self.side // 8, 3), dtype=np.uint8)
-            written = io.BytesIO()
-            Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(written, "PNG")
-            contents.append(written.getvalue())
-        return bench.Job(asked, cfg, contents, random.integers(0, 2, len(contents)), folder)
+            buffer = io.BytesIO()
+            Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(buffer, "PNG")
+            contents.append(buffer.getvalue())
+        return bench.Job(args, cfg, contents, random.integers(0, 2, len(contents)), folder)
 
 
 def limit(setting: Setting, job: bench.Job, mode: str = "") -> Row:
@@ -90,14 +90,14 @@ def limit(setting: Setting, job: bench.Job, mode: str = "") -> Row:
         torch._dynamo.reset()  # another row may have compiled this network
         compiler = {"backend": "eager"} if setting.toy else {"mode": mode}
         network = torch.compile(network, dynamic=False, **compiler)
-    began = job.now()
-    for _ in range(bench.WARM):
+    start = job.now()
+    for _ in range(bench.WARMUP):
         job.step(network, optimiser, batch, target)
-    compiling = job.now() - began if mode else 0.0
-    began = job.now()
+    compiling = job.now() - start if mode else 0.0
+    start = job.now()
     for _ in range(setting.steps):
         job.step(network, optimiser, batch, target)
-    return {"seconds": (job.now() - began) / setting.steps, "compiling": compiling}
+    return {"seconds": (job.now() - start) / setting.steps, "compiling": compiling}
 
 
 def members(setting: Setting, count: int, folder: Path) -> Row:
@@ -114,8 +114,8 @@ def members(setting: Setting, count: int, folder: Path) -> Row:
 def member(name: str, batch: str, count: str, folder: str) -> None:
     """What a process of ``members`` runs."""
     setting = Setting(LARGE if name == LARGE[0] else DEFAULT, int(batch), os.environ["TOY"] == "1")
-    with tempfile.TemporaryDirectory() as own:
-        job = setting.job("auto", Path(own))
+    with tempfile.TemporaryDirectory() as images:
+        job = setting.job("auto", Path(images))
         (Path(folder) / f"ready-{os.getpid()}").touch()
         while len([*Path(folder).glob("ready-*")]) < int(count):
             time.sleep(0.01)
@@ -129,8 +129,8 @@ def table(toy: bool) -> dict[str, tuple[Setting, str, dict[str, Any], Callable[.
     def seconds(contestant: Callable[[bench.Job], float]) -> Callable[..., Row]:
         return lambda setting, job: {"seconds": contestant(job)}
 
-    named, absent = bench.contestants([2], "bf16", torch.device("cpu" if toy else "cuda"))
-    peers = [name for name in named if name.startswith("Lightning")]
+    functions, absent = bench.find_contestants([2], "bf16", torch.device("cpu" if toy else "cuda"))
+    peers = [name for name in functions if name.startswith("Lightning")]
     print("\n".join(absent))
     for network, batch in ((LARGE, 16), (LARGE, 128), (DEFAULT, 32)):
         setting = Setting(network, batch, toy)
@@ -139,9 +139,9 @@ def table(toy: bool) -> dict[str, tuple[Setting, str, dict[str, Any], Callable[.
         rows[f"{setting.title}: ours"] = setting, "auto", {}, seconds(bench.ours)
         rows[f"{setting.title}: original way"] = setting, "auto", {}, seconds(bench.original)
         for name in peers:
-            rows[f"{setting.title}: {name}"] = setting, "auto", {}, seconds(named[name])
-        free = {"reproducible": "none"}
-        rows[f"{setting.title}: limit, bf16, not deterministic"] = setting, "bf16", free, limit
+            rows[f"{setting.title}: {name}"] = setting, "auto", {}, seconds(functions[name])
+        changes = {"reproducible": "none"}
+        rows[f"{setting.title}: limit, bf16, not deterministic"] = setting, "bf16", changes, limit
     for network, batch in ((LARGE, 16), (DEFAULT, 32)):
         setting = Setting(network, batch, toy)
         for count in (1, 2) if toy else (1, 2, 4):
@@ -173,8 +173,8 @@ def measure(setting: Setting, precision: str, changes: dict[str, Any], function:
     except Exception as error:  # out of memory, no compiler, a peer of another version: the other rows still count
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
     row["images_per_second"] = setting.batch / row["seconds"]
-    elsewhere = setting.toy or (isinstance(function, partial) and function.func is members)  # in other processes
-    row["gib"] = None if elsewhere else torch.cuda.max_memory_allocated() / 2**30
+    unmeasured = setting.toy or (isinstance(function, partial) and function.func is members)  # a CPU; other processes
+    row["gib"] = None if unmeasured else torch.cuda.max_memory_allocated() / 2**30
     return row
 
 
@@ -182,16 +182,13 @@ def report(rows: dict[str, Row]) -> str:
     """The tables, in Markdown."""
     lines = []
     for title in dict.fromkeys(name.partition(": ")[0] for name in rows):
-        own = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
-        best = min((row["seconds"] for name, row in own.items() if plain(name) and "seconds" in row), default=None)
-        lines += [
-            "",
-            f"**{title}**",
-            "",
-            "| | ms a step | images a second | GiB | speed / limit |",
-            "|---|---|---|---|---|",
-        ]
-        for name, row in own.items():
+        row_of = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
+        best = min(
+            (row["seconds"] for name, row in row_of.items() if is_training_limit(name) and "seconds" in row),
+            default=None,
+        )
+        lines += ["", f"**{title}**", "", HEAD, "|---|---|---|---|---|"]
+        for name, row in row_of.items():
             if "error" in row:
                 lines.append(f"| {name} | {row['error']} | | | |")
                 continue
@@ -201,7 +198,7 @@ def report(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def plain(name: str) -> bool:
+def is_training_limit(name: str) -> bool:
     """Whether this is the limit in a precision that training offers."""
     return name in ("limit, fp32", "limit, fp16", "limit, bf16")
 
@@ -210,31 +207,31 @@ def advice(rows: dict[str, Row]) -> str:
     """What ``auto`` should be, by these rows."""
     lines = []
     for title in dict.fromkeys(name.partition(": ")[0] for name in rows):
-        own = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
-        own = {name: row for name, row in own.items() if "seconds" in row}
-        precisions = {name: row["seconds"] for name, row in own.items() if plain(name)}
+        row_of = {name.partition(": ")[2]: row for name, row in rows.items() if name.startswith(f"{title}: ")}
+        row_of = {name: row for name, row in row_of.items() if "seconds" in row}
+        precisions = {name: row["seconds"] for name, row in row_of.items() if is_training_limit(name)}
         if precisions:
             lines.append(f"{title}: train.precision {min(precisions, key=precisions.__getitem__).partition(', ')[2]}")
-        base = own.get("limit, bf16", {}).get("seconds")
+        base = row_of.get("limit, bf16", {}).get("seconds")
         for name in ("limit, bf16, compiled", "limit, bf16, compiled, CUDA graphs"):
-            if base and name in own:
-                gain, row = base / own[name]["seconds"], own[name]
+            if base and name in row_of:
+                gain, row = base / row_of[name]["seconds"], row_of[name]
                 steps = row["compiling"] / max(base - row["seconds"], 1e-9)
-                when = f"from {steps:,.0f} steps" if gain >= WORTH else "never"
-                lines.append(f"{title}: {name.partition('bf16, ')[2]} {when} (speed x {gain:.2f})")
-        if base and "limit, bf16, not deterministic" in own:
-            gain = base / own["limit, bf16, not deterministic"]["seconds"]
+                threshold = f"from {steps:,.0f} steps" if gain >= MIN_GAIN else "never"
+                lines.append(f"{title}: {name.partition('bf16, ')[2]} {threshold} (speed x {gain:.2f})")
+        if base and "limit, bf16, not deterministic" in row_of:
+            gain = base / row_of["limit, bf16, not deterministic"]["seconds"]
             lines.append(f"{title}: train.reproducible none gives speed x {gain:.2f}")
-        counts = {int(name.rpartition(" ")[2]): row["seconds"] for name, row in own.items() if "members" in name}
+        counts = {int(name.rpartition(" ")[2]): row["seconds"] for name, row in row_of.items() if "members" in name}
         if 1 in counts:
             best = min(counts, key=counts.__getitem__)
             gain = counts[1] / counts[best]
-            lines.append(f"{title}: {best if gain >= WORTH else 1} members on a GPU at once (speed x {gain:.2f})")
+            lines.append(f"{title}: {best if gain >= MIN_GAIN else 1} members on a GPU at once (speed x {gain:.2f})")
     return "\n".join(lines)
 
 
 def main() -> None:
-    began = time.monotonic()
+    start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("gpu.json"))
     parser.add_argument("--minutes", type=float, default=9)
@@ -248,22 +245,22 @@ def main() -> None:
     if not args.toy and not torch.cuda.is_available():
         raise SystemExit("This machine has no NVIDIA GPU: --toy tries the script on the CPU")
     rows, results = table(args.toy), files.read_json(args.results) if args.results.exists() else {}
-    left = [name for name in rows if name not in results]
-    for name in left[: args.rows]:
-        needed = max((seconds for word, seconds in SECONDS.items() if word in name), default=OTHERS)
-        if not args.toy and time.monotonic() - began + needed > 60 * args.minutes:
+    remaining = [name for name in rows if name not in results]
+    for name in remaining[: args.rows]:
+        needed = max((seconds for word, seconds in SECONDS.items() if word in name), default=OTHER_SECONDS)
+        if not args.toy and time.monotonic() - start + needed > 60 * args.minutes:
             break
         results[name] = measure(*rows[name])
         files.write_json(args.results, results)
         print(name, json.dumps(results[name]), flush=True)
-    left = [name for name in rows if name not in results]
+    remaining = [name for name in rows if name not in results]
     machine = provenance.machine()
     print(report({name: results[name] for name in rows if name in results}))
     if args.toy:
         print("\nTOY: a small network on a CPU; these times say nothing about a GPU")
     print(f"\n{machine.get('gpu') or machine['processor']}, torch {torch.__version__}\n")
     print(advice(results))
-    print(f"{len(left)} rows are left: run it again" if left else "No row is left")
+    print(f"{len(remaining)} rows are left: run it again" if remaining else "No row is left")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ TUNED = ("apart", "mixed", "hard", "few", "heavy", "rare", "ties", "half", "stro
 UNTUNED = ("weak", "uneven", "alike", "sizes", "half-hard")
 DESIGNS = ("apart", "mixed", "hard")
 PATIENTS = (12, 20, 40)
-HARD = 0.1
+HARD_SHARE = 0.1
 SHIFT = {"hard": 2.5, "half-hard": 2.5, "weak": 0.55, "strong": 2.9}
 FIRST_SEED = 500_000  # the method was chosen with seeds of NumPy's generator below 10,000
 MEASURES = ("roc_auc", "sensitivity", "specificity")
@@ -74,8 +74,8 @@ def draw(design: str, patients: int, shift: float, threshold: float, seed: int) 
         return random.standard_t(3, count) / np.sqrt(3) if design == "heavy" else random.standard_normal(count)
 
     score = np.sqrt(share) * noise(patients)[units] + np.sqrt(1 - share) * noise(len(units))
-    shown = labels * (random.random_sample(patients) >= HARD)[units] if "hard" in design else labels
-    score = score + shift * shown
+    effect = labels * (random.random_sample(patients) >= HARD_SHARE)[units] if "hard" in design else labels
+    score = score + shift * effect
     score = score.round() if design == "ties" else score
     return Scores(labels, expit(score), score >= threshold, units)
 
@@ -85,16 +85,16 @@ def truth(design: str, shift: float, threshold: float) -> tuple[float, float, fl
     """The true value of each of COLUMNS: in each class the scores have variance 1, and the class means are ``shift``
     apart. What has no formula is measured on 100,000 patients."""
     large = draw(design.replace("half-", "").replace("half", "apart"), 100_000, shift, threshold, seed=1)
-    of_patients = float("nan")  # with images of both classes in each patient, hardly any patient is negative
+    patient_auc = float("nan")  # with images of both classes in each patient, hardly any patient is negative
     if design not in ("mixed", "rare"):
-        of_patients = metrics.measures(by_patient(large))["roc_auc"] or float("nan")
+        patient_auc = metrics.measures(by_patient(large))["roc_auc"] or float("nan")
     if design in ("heavy", "ties"):
-        area, sensitivity, specificity = (metrics.measures(large)[name] or float("nan") for name in MEASURES)
-        return area, area, of_patients, sensitivity, specificity
-    hard = HARD if "hard" in design else 0
-    area = float((1 - hard) * norm.cdf(shift / np.sqrt(2)) + hard * 0.5)
+        auc, sensitivity, specificity = (metrics.measures(large)[name] or float("nan") for name in MEASURES)
+        return auc, auc, patient_auc, sensitivity, specificity
+    hard = HARD_SHARE if "hard" in design else 0
+    auc = float((1 - hard) * norm.cdf(shift / np.sqrt(2)) + hard * 0.5)
     sensitivity = float((1 - hard) * norm.sf(threshold - shift) + hard * norm.sf(threshold))
-    return area, area, of_patients, sensitivity, float(norm.cdf(threshold))
+    return auc, auc, patient_auc, sensitivity, float(norm.cdf(threshold))
 
 
 def by_patient(scores: Scores) -> Scores:

@@ -28,7 +28,7 @@ from core.pipeline import files  # noqa: E402
 
 import parameters  # noqa: E402
 
-VICTIMS = ("all", "all", "all", "stage", "stage", "dvc")
+TARGETS = ("all", "all", "all", "stage", "stage", "dvc")
 
 
 def clone(source: Path, folder: Path, changes: dict[str, float]) -> Path:
@@ -37,89 +37,95 @@ def clone(source: Path, folder: Path, changes: dict[str, float]) -> Path:
     return folder
 
 
-def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as said:
-        return subprocess.Popen(["dvc", "repro"], cwd=folder, stdout=said, stderr=said, start_new_session=True)
+def start_repro(folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(["dvc", "repro"], cwd=folder, stdout=output, stderr=output, start_new_session=True)
 
 
 def content(folder: Path) -> dict[str, str]:
     """The hash of every file that a run leaves, without the files of DVC and git."""
-    kept = [path for path in folder.rglob("*") if path.is_file() and not {".dvc", ".git"} & set(path.parts)]
+    paths = [path for path in folder.rglob("*") if path.is_file() and not {".dvc", ".git"} & set(path.parts)]
     # Leave out Python's caches, and the test links that a killed DVC leaves beside its outputs.
-    kept = [path for path in kept if "__pycache__" not in path.parts and not re.match(r"\..{22}\.tmp$", path.name)]
-    return {str(path.relative_to(folder)): files.sha256(path) for path in kept}
+    paths = [path for path in paths if "__pycache__" not in path.parts and not re.match(r"\..{22}\.tmp$", path.name)]
+    return {str(path.relative_to(folder)): files.sha256(path) for path in paths}
 
 
 def stage_process(folder: Path) -> int | None:
     """The id of the process that runs a stage script in this folder, or None."""
     for entry in Path("/proc").iterdir():
         try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if any(re.match(rb"stages/\w+\.py$", word) for word in words[1:2]) and (entry / "cwd").resolve() == folder:
+            script = (entry / "cmdline").read_bytes().split(b"\0")[1:2]
+            if script and re.match(rb"stages/\w+\.py$", script[0]) and (entry / "cwd").resolve() == folder:
                 return int(entry.name)
         except (OSError, ValueError):
             pass
     return None
 
 
-def kill(run: subprocess.Popen[bytes], folder: Path, victim: str) -> None:
+def kill(run: subprocess.Popen[bytes], folder: Path, target: str) -> None:
+    """Kill ``all`` processes of a run, its ``stage`` or ``dvc``."""
     process = stage_process(folder)
-    if victim == "stage" and process:
+    if target == "stage" and process:
         os.kill(process, signal.SIGKILL)
         run.wait()  # let DVC report that the stage failed
-    elif victim == "dvc":
+    elif target == "dvc":
         run.kill()
     else:
         os.killpg(run.pid, signal.SIGKILL)
     run.wait()
 
 
-def disturbed(folder: Path, longest: float, left: int, draw: random.Random) -> list[tuple[str, str]]:
-    """Run to the end with at most ``left`` kills. Returns the stage and the victim of each kill."""
+def run_with_kills(folder: Path, max_wait: float, max_kills: int, rng: random.Random) -> list[tuple[str, str]]:
+    """Run to the end with at most ``max_kills`` kills, each at most ``max_wait`` seconds after a start. Returns the
+    stage and the target of each kill."""
     kills: list[tuple[str, str]] = []
     log = folder.with_suffix(".log")
     while True:
-        run = start(folder, log)
-        wait = draw.uniform(0.5, longest) if len(kills) < left else None
+        run = start_repro(folder, log)
+        seconds = rng.uniform(0.5, max_wait) if len(kills) < max_kills else None
         try:
-            run.wait(wait)
+            run.wait(seconds)
         except subprocess.TimeoutExpired:
-            victim = draw.choice(VICTIMS)
-            kill(run, folder, victim)
-            running = re.findall(r"Running stage '(\w+)'", log.read_text(errors="replace"))
-            kills.append((running[-1] if running else "before", victim))
+            target = rng.choice(TARGETS)
+            kill(run, folder, target)
+            stages = re.findall(r"Running stage '(\w+)'", log.read_text(errors="replace"))
+            kills.append((stages[-1] if stages else "before", target))
             continue
         if run.returncode:
             sys.exit(f"dvc repro failed after the kills {kills}:\n{log.read_text(errors='replace')}")
         return kills
 
 
-def phase(name: str, folder: Path, changes: dict[str, float], wanted: int, longest: float, draw: random.Random) -> None:
-    calm = clone(TOP, folder / f"{name}-calm", changes)
-    if start(calm, calm.with_suffix(".log")).wait():
-        sys.exit(calm.with_suffix(".log").read_text())
-    expected = content(calm)
-    counted: Counter[tuple[str, str]] = Counter()
-    chains = 0
+def phase(
+    name: str, folder: Path, changes: dict[str, float], min_kills: int, max_wait: float, rng: random.Random
+) -> None:
+    """Repeat killed runs until there are ``min_kills`` kills of the stages of this phase: training, or all others."""
+    reference = clone(TOP, folder / f"{name}-reference", changes)
+    if start_repro(reference, reference.with_suffix(".log")).wait():
+        sys.exit(reference.with_suffix(".log").read_text())
+    expected = content(reference)
+    counts: Counter[tuple[str, str]] = Counter()
+    runs = 0
 
-    def done() -> int:
-        return sum(number for (stage, _), number in counted.items() if (stage == "train") is (name == "training"))
+    def kills_in_phase() -> int:
+        return sum(count for (stage, _), count in counts.items() if (stage == "train") is (name == "training"))
 
-    while done() < wanted:  # count only kills of the stages of this phase
-        chains += 1
-        began = time.monotonic()
-        victim = clone(calm, folder / f"{name}-{chains}", changes)  # the same commit as calm
-        kills = disturbed(victim, longest, 15, draw)
-        counted.update(kills)
-        found = content(victim)
-        differ = sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
+    while kills_in_phase() < min_kills:
+        runs += 1
+        start = time.monotonic()
+        killed = clone(reference, folder / f"{name}-{runs}", changes)  # the same commit as the reference
+        kills = run_with_kills(killed, max_wait, 15, rng)
+        counts.update(kills)
+        actual = content(killed)
+        differ = sorted(path for path in expected.keys() | actual.keys() if expected.get(path) != actual.get(path))
         if differ:
-            sys.exit(f"{victim}: files that differ from the undisturbed run after the kills {kills}: {differ}")
-        print(f"{name}, run {chains}: {done()} kills, identical, {time.monotonic() - began:.0f} s", flush=True)
-        shutil.rmtree(victim)
-    print(f"\n{name}: {sum(counted.values())} kills in {chains} runs, {len(expected)} files identical after each")
-    for (stage, victim_name), number in sorted(counted.items()):
-        print(f"  {stage:9} {victim_name:6} {number:3}")
+            sys.exit(f"{killed}: files that differ from the undisturbed run after the kills {kills}: {differ}")
+        seconds = time.monotonic() - start
+        print(f"{name}, run {runs}: {kills_in_phase()} kills, identical, {seconds:.0f} s", flush=True)
+        shutil.rmtree(killed)
+    print(f"\n{name}: {counts.total()} kills in {runs} runs, {len(expected)} files identical after each")
+    for (stage, target), count in sorted(counts.items()):
+        print(f"  {stage:9} {target:6} {count:3}")
 
 
 def main() -> None:
@@ -127,12 +133,12 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=50)
     parser.add_argument("--stages", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    draw = random.Random(asked.seed)
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        place = Path(folder).resolve()
-        phase("stages", place, {"train.epochs": 1}, asked.stages, 9, draw)
-        phase("training", place, {"train.epochs": 10, "runtime.checkpoint_minutes": 0.02}, asked.training, 12, draw)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
+        folder = Path(temporary).resolve()
+        phase("stages", folder, {"train.epochs": 1}, args.stages, 9, rng)
+        phase("training", folder, {"train.epochs": 10, "runtime.checkpoint_minutes": 0.02}, args.training, 12, rng)
 
 
 if __name__ == "__main__":

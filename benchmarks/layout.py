@@ -29,21 +29,21 @@ LAYOUTS = ("images.zip", "images")
 OPERATIONS = ("add", "status", "push", "checkout", "pull")
 
 
-def encoded(patch: phantom.Patch, kind: str) -> bytes:
-    written = io.BytesIO()
-    Image.fromarray(patch.pixels).save(written, kind)
-    return written.getvalue()
+def encode(patch: phantom.Patch, file_format: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(patch.pixels).save(buffer, file_format)
+    return buffer.getvalue()
 
 
 def write(patches: list[phantom.Patch], target: Path) -> None:
     if target.suffix == ".zip":
-        named = {patch.name: patch for patch in patches}
-        decoder.pack(named, lambda name: encoded(named[name], "BMP"), target)
+        by_name = {patch.name: patch for patch in patches}
+        decoder.pack(by_name, lambda name: encode(by_name[name], "BMP"), target)
         return
     for patch in patches:
         file = target / patch.patient / Path(patch.name).with_suffix(".png").name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encoded(patch, "PNG"))
+        file.write_bytes(encode(patch, "PNG"))
 
 
 def size(target: Path) -> tuple[int, int]:
@@ -54,29 +54,29 @@ def size(target: Path) -> tuple[int, int]:
 
 def measure(patches: list[phantom.Patch], layout: str) -> tuple[dict[str, float], tuple[int, int]]:
     """The seconds of each operation in a new repository, and the bytes and the number of files of the images."""
-    with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
-        place = Path(folder).resolve()
-        repository = place / "repository"
+    with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as temporary:
+        folder = Path(temporary).resolve()
+        repository = folder / "repository"
         repository.mkdir()
         # Use DVC's defaults instead of this machine's settings, and keep its site cache in this folder.
-        (place / "config").write_text("[core]\n    analytics = false\n    check_update = false\n")
-        places = ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR")
-        environment = os.environ | dict.fromkeys(places, str(place))
+        (folder / "config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+        variables = ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR")
+        environment = os.environ | dict.fromkeys(variables, str(folder))
 
-        def call(*words: str) -> None:
+        def call(*command: str) -> None:
             try:
-                subprocess.run(words, cwd=repository, env=environment, check=True, capture_output=True, text=True)
+                subprocess.run(command, cwd=repository, env=environment, check=True, capture_output=True, text=True)
             except subprocess.CalledProcessError as error:
-                sys.exit(f"{' '.join(words)}:\n{error.stdout}{error.stderr}")
+                sys.exit(f"{' '.join(command)}:\n{error.stdout}{error.stderr}")
 
         call("git", "init")
         call("git", "config", "user.name", "benchmark")
         call("git", "config", "user.email", "benchmark@localhost")
         call("dvc", "init")
-        call("dvc", "remote", "add", "--default", "folder", str(place / "remote"))
+        call("dvc", "remote", "add", "--default", "folder", str(folder / "remote"))
         call("git", "commit", "--all", "--message", "Start")
         write(patches, repository / layout)
-        whole = size(repository / layout)
+        expected = size(repository / layout)
         seconds = {}
         for operation in OPERATIONS:
             if operation in ("checkout", "pull"):
@@ -84,15 +84,15 @@ def measure(patches: list[phantom.Patch], layout: str) -> tuple[dict[str, float]
             if operation == "pull":
                 call("rm", "-rf", ".dvc/cache")
             os.sync()  # so that no operation waits for earlier writes
-            began = time.perf_counter()
+            start = time.perf_counter()
             call("dvc", operation, *([layout] if operation == "add" else []))
-            seconds[operation] = time.perf_counter() - began
-            if size(repository / layout) != whole:
-                sys.exit(f"dvc {operation}: {layout} has {size(repository / layout)} bytes and files, expected {whole}")
-    return seconds, whole
+            seconds[operation] = time.perf_counter() - start
+            if (actual := size(repository / layout)) != expected:
+                sys.exit(f"dvc {operation}: {layout} has {actual} bytes and files, expected {expected}")
+    return seconds, expected
 
 
-def shown(values: list[float]) -> str:
+def median_and_range(values: list[float]) -> str:
     spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
     return f"{statistics.median(values):.2f}{spread}"
 
@@ -101,17 +101,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=1)
-    asked = parser.parse_args()
-    patches = list(phantom.draw(asked.images, max(3, asked.images // 1000), 50, seed=1))
-    rounds = [[measure(patches, layout) for layout in LAYOUTS] for _ in range(asked.rounds)]
+    args = parser.parse_args()
+    patches = list(phantom.draw(args.images, max(3, args.images // 1000), 50, seed=1))
+    rounds = [[measure(patches, layout) for layout in LAYOUTS] for _ in range(args.rounds)]
     print(f"{'':9} {'s, one archive':>26} {'s, files':>26} {'files / archive':>26}")
     for operation in OPERATIONS:
-        archive, files = ([each[which][0][operation] for each in rounds] for which in (0, 1))
-        ratios = [many / one for one, many in zip(archive, files, strict=True)]
-        print(f"{operation:9} {shown(archive):>26} {shown(files):>26} {shown(ratios):>26}")
-    for what in (0, 1):
-        archive, files = (rounds[0][which][1][what] for which in (0, 1))
-        print(f"{('bytes', 'files')[what]:9} {archive:26,} {files:26,} {files / archive:26.2f}")
+        archive, files = ([layouts[number][0][operation] for layouts in rounds] for number in (0, 1))
+        ratios = [files_seconds / seconds for seconds, files_seconds in zip(archive, files, strict=True)]
+        print(f"{operation:9}" + "".join(f" {median_and_range(values):>26}" for values in (archive, files, ratios)))
+    for unit, archive, files in zip(("bytes", "files"), *(counts for _, counts in rounds[0]), strict=True):
+        print(f"{unit:9} {archive:26,} {files:26,} {files / archive:26.2f}")
 
 
 if __name__ == "__main__":

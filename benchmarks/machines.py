@@ -25,34 +25,34 @@ MACHINES = {"as here": [], "one core": ["taskset", "--cpu-list", "0"]}
 AVX512 = "import torch; print('yes' if torch.cpu._is_avx512_supported() else 'no')"
 
 
-def hashes(folder: Path) -> dict[str, Any]:
+def lock_hashes(folder: Path) -> dict[str, Any]:
     stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
     return {name: [output["md5"] for output in content["outs"]] for name, content in stages.items()}
 
 
 def row(name: str) -> list[str]:
-    before = MACHINES[name] if name in MACHINES else processors.command(name)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="machine-") as place:
-        clone = Path(place) / "clone"
+    launcher = MACHINES[name] if name in MACHINES else processors.command(name)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="machine-") as folder:
+        clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", TOP, clone], check=True)
-        committed = hashes(clone)
-        python = [*before, sys.executable]
-        has = subprocess.run([*python, "-c", AVX512], check=True, capture_output=True, text=True).stdout.strip()
+        expected = lock_hashes(clone)
+        python = [*launcher, sys.executable]
+        avx512 = subprocess.run([*python, "-c", AVX512], check=True, capture_output=True, text=True).stdout.strip()
         for stage in STAGES:
             subprocess.run([*python, f"stages/{stage}.py"], cwd=clone, check=True, stdout=subprocess.DEVNULL,
                            env=os.environ | {"DVC_ROOT": str(clone)})  # fmt: skip
         subprocess.run(["dvc", "commit", "--force", "--quiet"], cwd=clone, check=True)
-        made = hashes(clone)
-        changed = subprocess.run(["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True)
-    equal = ["equal" if made[stage] == committed[stage] else "**differs**" for stage in STAGES]
-    minutes = (time.monotonic() - started) / 60
-    return [name, has, *equal, "clean" if not changed.stdout else changed.stdout.replace("\n", ";"), f"{minutes:.0f}"]
+        actual = lock_hashes(clone)
+        status = subprocess.check_output(["git", "status", "--short"], cwd=clone, text=True)
+    equal = ["equal" if actual[stage] == expected[stage] else "**differs**" for stage in STAGES]
+    minutes = (time.monotonic() - start) / 60
+    return [name, avx512, *equal, status.replace("\n", ";") or "clean", f"{minutes:.0f}"]
 
 
 def main() -> None:
-    heads = ["machine", "AVX-512", *STAGES, "git status", "minutes"]
-    print("| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
+    columns = ["machine", "AVX-512", *STAGES, "git status", "minutes"]
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     for name in sys.argv[1:] or [*MACHINES, *processors.PROCESSORS]:
         print("| " + " | ".join(row(name)) + " |", flush=True)
 

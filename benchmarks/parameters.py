@@ -12,18 +12,18 @@ import yaml
 
 
 def read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml12.load(path.read_text(encoding="utf-8"))
-    return content
+    params: dict[str, Any] = yaml12.load(path.read_text(encoding="utf-8"))
+    return params
 
 
 def change(path: Path, changes: dict[str, Any]) -> None:
     """Set keys with dots, for example ``{"data.source": "folder"}``."""
-    given = read(path)
+    params = read(path)
     for key, value in changes.items():
         *sections, name = key.split(".")
-        place = given
-        for section in sections:
-            place = place[section]
-        place[name] = value
+        section = params
+        for section_name in sections:
+            section = section[section_name]
+        section[name] = value
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    path.write_text(yaml.dump(given, Dumper=dumper, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.dump(params, Dumper=dumper, sort_keys=False), encoding="utf-8")

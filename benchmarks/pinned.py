@@ -1,8 +1,9 @@
-"""Measure what equal bytes on every processor cost: the time of a training step, with and without the pins.
+"""Measure the cost of equal bytes on every processor: the time of a training step with and without the pins.
 
     python benchmarks/pinned.py [--rounds 3] [--threads 1]
 
-Each round runs a process per setting in turn, everywhere and machine. Prints the ratio of their medians, per network.
+Each round runs one process with train.reproducible = everywhere and one with machine. Prints the ratio of their median
+times of a step, per network.
 """
 
 import argparse
@@ -32,7 +33,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def prepared(classifier: networks.Classifier) -> tuple[networks.Classifier, NAdam]:
+def with_optimiser(classifier: networks.Classifier) -> tuple[networks.Classifier, NAdam]:
     """A network as the stage trains it, and its optimiser."""
     classifier.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     return classifier, NAdam(list(classifier.parameters()), 0.001, 0.0)
@@ -51,13 +52,13 @@ def step_time(mode: str, threads: int, backbone: str) -> float:
     """The median time of a training step in this process, in seconds, after two that are not counted."""
     devices.seed_everything(1, mode, threads)
     side, steps = NETWORKS[backbone]
-    classifier, optimiser = prepared(networks.Classifier(backbone, "linear", side))
+    classifier, optimiser = with_optimiser(networks.Classifier(backbone, "linear", side))
     images = torch.randint(256, (BATCH, 3, side, side), dtype=torch.uint8)
     times = []
     for _ in range(2 + steps):
-        began = time.perf_counter()
+        start = time.perf_counter()
         step(classifier, optimiser, images)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return statistics.median(times[2:])
 
 
@@ -65,18 +66,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # mode and network of a process
-    asked = parser.parse_args()
-    if asked.one:
-        print(step_time(asked.one[0], asked.threads, asked.one[1]))
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)  # mode and network of a process
+    args = parser.parse_args()
+    if args.worker:
+        print(step_time(args.worker[0], args.threads, args.worker[1]))
         return
-    print(f"time of a step, everywhere / machine, {asked.threads} threads: median (min to max)")
+    print(f"time of a step, everywhere / machine, {args.threads} threads: median (min to max)")
     for backbone, (side, _) in NETWORKS.items():
         ratios = []
-        for _ in range(asked.rounds):
-            command = [sys.executable, __file__, "--threads", str(asked.threads), "--one"]
-            said = [subprocess.check_output([*command, mode, backbone], text=True) for mode in MODES]
-            ratios.append(float(said[0]) / float(said[1]))
+        for _ in range(args.rounds):
+            command = [sys.executable, __file__, "--threads", str(args.threads), "--worker"]
+            times = [float(subprocess.check_output([*command, mode, backbone])) for mode in MODES]
+            ratios.append(times[0] / times[1])
         print(f"{backbone}, {side} px: {spread(ratios)}", flush=True)
 
 

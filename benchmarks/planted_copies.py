@@ -23,19 +23,19 @@ from core.images import decoder, inventory, phantom, preparation
 Change = Callable[[Image.Image], Image.Image]
 
 
-def recompressed(image: Image.Image, quality: int = 75) -> Image.Image:
-    written = io.BytesIO()
-    image.save(written, "JPEG", quality=quality)
-    return Image.open(written)
+def recompress(image: Image.Image, quality: int = 75) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
 
 
-def resized(share: float) -> Change:
+def resize_by(factor: float) -> Change:
     return lambda image: image.resize(
-        (round(image.width * share), round(image.height * share)), Image.Resampling.BICUBIC
+        (round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC
     )
 
 
-def cropped(left: float, top: float, right: float, bottom: float) -> Change:
+def crop(left: float, top: float, right: float, bottom: float) -> Change:
     """Cut off these shares of the width (left, right) and of the height (top, bottom)."""
     return lambda image: image.crop(
         (round(left * image.width), round(top * image.height),
@@ -43,21 +43,21 @@ def cropped(left: float, top: float, right: float, bottom: float) -> Change:
     )  # fmt: skip
 
 
-def padded(image: Image.Image) -> Image.Image:
+def pad(image: Image.Image) -> Image.Image:
     return ImageOps.expand(image, round(0.04 * image.width), 0)
 
 
 CHANGES: dict[str, Change] = {
-    "recompressed, JPEG 75": recompressed,
-    "resized to 80 %": resized(0.8),
+    "recompressed, JPEG 75": recompress,
+    "resized to 80 %": resize_by(0.8),
     "brightness + 15 %": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
     "brightness - 15 %": lambda image: ImageEnhance.Brightness(image).enhance(0.85),
     "contrast + 15 %": lambda image: ImageEnhance.Contrast(image).enhance(1.15),
     "contrast - 15 %": lambda image: ImageEnhance.Contrast(image).enhance(0.85),
-    "cropped by 4 %, 2 % per side": cropped(0.02, 0.02, 0.02, 0.02),
-    "cropped by 4 % per side": cropped(0.04, 0.04, 0.04, 0.04),
-    "cropped by 4 % at one corner": cropped(0.04, 0.04, 0, 0),
-    "padded by 4 % per side": padded,
+    "cropped by 4 %, 2 % per side": crop(0.02, 0.02, 0.02, 0.02),
+    "cropped by 4 % per side": crop(0.04, 0.04, 0.04, 0.04),
+    "cropped by 4 % at one corner": crop(0.04, 0.04, 0, 0),
+    "padded by 4 % per side": pad,
     "mirrored": ImageOps.mirror,
     "turned by 90 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_90),
     "turned by 180 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_180),
@@ -73,29 +73,29 @@ def thumbnails(images: list[Image.Image]) -> np.ndarray:
 def search(grey: np.ndarray) -> tuple[set[tuple[int, int]], np.ndarray]:
     """The pairs found, and the correlations of the closest rejected pairs."""
     phash = hashes.bits(hashes.coefficients(grey))
-    found, rejected = copies.near_pairs(grey, phash, np.flatnonzero(copies.levels(grey)[1] >= copies.MIN_STD))
-    return set(zip(found["first"], found["second"], strict=True)), rejected["correlation"].to_numpy()
+    pairs, rejected = copies.near_pairs(grey, phash, np.flatnonzero(copies.levels(grey)[1] >= copies.MIN_STD))
+    return set(zip(pairs["first"], pairs["second"], strict=True)), rejected["correlation"].to_numpy()
 
 
 def plant(
-    grey: np.ndarray, own: set[tuple[int, int]], images: list[Image.Image], change: Change, chosen: np.ndarray
+    grey: np.ndarray, own: set[tuple[int, int]], images: list[Image.Image], change: Change, sources: np.ndarray
 ) -> tuple[float, float]:
-    """Recall and precision after adding modified copies of the ``chosen`` images to ``images``.
+    """Recall and precision after adding modified copies of the images numbered ``sources`` to ``images``.
 
     ``grey`` are the thumbnails of ``images``; ``own`` are the pairs found among them before adding copies. Recall and
     precision ignore these pairs, since they can be real copies.
     """
-    found, _ = search(np.concatenate([grey, thumbnails([change(images[number]) for number in chosen])]))
-    source = np.concatenate([np.arange(len(images)), chosen])
-    wanted = {(int(number), len(images) + place) for place, number in enumerate(chosen)}
+    pairs, _ = search(np.concatenate([grey, thumbnails([change(images[number]) for number in sources])]))
+    source = np.concatenate([np.arange(len(images)), sources])
+    planted = {(int(number), len(images) + copy) for copy, number in enumerate(sources)}
     # A modified copy of one image of a pair in ``own`` is also a copy of the other image.
-    false = [
+    false_positives = [
         pair
-        for pair in found - wanted
+        for pair in pairs - planted
         if source[pair[0]] != source[pair[1]] and tuple(sorted(source[list(pair)])) not in own
     ]
-    hits = len(found & wanted)
-    return hits / len(wanted), hits / max(hits + len(false), 1)
+    hits = len(pairs & planted)
+    return hits / len(planted), hits / max(hits + len(false_positives), 1)
 
 
 def phantoms(count: int) -> list[Image.Image]:
@@ -109,33 +109,33 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--images", type=int, default=300, help="number of images to copy and modify (default: 300)")
     parser.add_argument("--growth", action="store_true")
-    asked = parser.parse_args()
-    if asked.growth:
+    args = parser.parse_args()
+    if args.growth:
         print("phantoms   seconds   microseconds per pair")
         for count in (1000, 2000, 4000, 8000, 16000):
             images = thumbnails(phantoms(count))
             start = time.perf_counter()
             search(images)
-            took = time.perf_counter() - start
-            print(f"{len(images):8,} {took:9.1f} {2e6 * took / len(images) ** 2:12.3f}")
+            seconds = time.perf_counter() - start
+            print(f"{len(images):8,} {seconds:9.1f} {2e6 * seconds / len(images) ** 2:12.3f}")
         return
 
-    if asked.folder:
-        read = {path: Path(path).read_bytes() for path in inventory.expand([asked.folder])}
-        kept = {content: path for path, content in reversed(read.items())}  # keep the first of equal files
-        images = [decoder.decode(content)[0] for content in sorted(kept, key=kept.__getitem__)]
+    if args.folder:
+        contents = {path: Path(path).read_bytes() for path in inventory.expand([args.folder])}
+        paths = {content: path for path, content in reversed(contents.items())}  # keep the first of equal files
+        images = [decoder.decode(content)[0] for content in sorted(paths, key=paths.__getitem__)]
     else:
         images = phantoms(1200)
     start = time.perf_counter()
     grey = thumbnails(images)
     own, rejected = search(grey)
-    took = time.perf_counter() - start
-    print(f"{len(images):,} {'images' if asked.folder else 'SYNTHETIC images'}: {len(own)} pairs in {took:.1f} s")
+    seconds = time.perf_counter() - start
+    print(f"{len(images):,} {'images' if args.folder else 'SYNTHETIC images'}: {len(own)} pairs in {seconds:.1f} s")
     print("highest correlations of rejected pairs:", *rejected[:5].round(3))
-    chosen = np.random.RandomState(2).permutation(len(images))[: asked.images]
+    sources = np.random.RandomState(2).permutation(len(images))[: args.images]
     print(f"{'modification':30}  recall  precision")
     for name, change in CHANGES.items():
-        recall, precision = plant(grey, own, images, change, chosen)
+        recall, precision = plant(grey, own, images, change, sources)
         print(f"{name:30} {recall:7.3f} {precision:10.3f}")
 
 

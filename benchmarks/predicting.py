@@ -2,8 +2,8 @@
 
     python benchmarks/predicting.py [--images 10000] [--side 512] [--rounds 1]
 
-Predicts with models/ (run dvc repro first) on PNG phantoms of --side pixels: 200 distinct files, each linked under many
-names. Then predicts on a tenth of the images, since memory must not grow with their number. Times are those of whole
+Predicts with models/ (run dvc repro first) on PNG phantoms of --side pixels: 200 distinct files, each with many hard
+links. Predicts on a tenth of the images as well, since memory must not grow with their number. Times are those of whole
 processes, including their start.
 """
 
@@ -39,16 +39,16 @@ for _ in decoder.decode_all(paths, Path.read_bytes, decoder.pixels, Preparation(
 """
 
 
-def taken(*words: str | Path, cores: set[int] | None = None) -> tuple[float, int]:
+def measure(*command: str | Path, cores: set[int] | None = None) -> tuple[float, int]:
     """Run a process. Returns its seconds and its peak memory in bytes."""
-    began = time.perf_counter()
-    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                preexec_fn=cores and (lambda: os.sched_setaffinity(0, cores)))  # fmt: skip
-    said = running.stderr.read()
-    _, status, used = os.wait4(running.pid, 0)
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(said.decode())
-    return time.perf_counter() - began, used.ru_maxrss * 1024
+        sys.exit(errors.decode())
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
 def main() -> None:
@@ -56,38 +56,37 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=1)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     core = {min(os.sched_getaffinity(0))}
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as place:
-        whole, tenth = Path(place, "whole"), Path(place, "tenth")
-        whole.mkdir()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+        full, tenth = Path(temporary, "full"), Path(temporary, "tenth")
+        full.mkdir()
         tenth.mkdir()
-        drawn = [whole / f"{number:06}.png" for number in range(DISTINCT)]
-        for path, patch in zip(drawn, phantom.draw(DISTINCT, 10, asked.side, seed=1), strict=True):
+        paths = [full / f"{number:06}.png" for number in range(DISTINCT)]
+        for path, patch in zip(paths, phantom.draw(DISTINCT, 10, args.side, seed=1), strict=True):
             Image.fromarray(patch.pixels).save(path)
-        for folder, first, count in ((whole, DISTINCT, asked.images), (tenth, 0, asked.images // 10)):
+        for folder, first, count in ((full, DISTINCT, args.images), (tenth, 0, args.images // 10)):
             for number in range(first, count):
-                os.link(drawn[number % DISTINCT], folder / f"{number:06}.png")
+                os.link(paths[number % DISTINCT], folder / f"{number:06}.png")
         predict = (sys.executable, TOP / "stages/predict.py")
         decode = (sys.executable, "-c", DECODE, TOP / "stages")
         rounds = [
             {
-                "decode, one core": taken(*decode, whole, cores=core),
-                "decode, all cores": taken(*decode, whole),
-                "predict, all cores": taken(*predict, whole),
-                "predict, a tenth": taken(*predict, tenth),
+                "decode, one core": measure(*decode, full, cores=core),
+                "decode, all cores": measure(*decode, full),
+                "predict, all cores": measure(*predict, full),
+                "predict, a tenth": measure(*predict, tenth),
             }
-            for _ in range(asked.rounds)
+            for _ in range(args.rounds)
         ]
-    print(f"{asked.images:,} images of {asked.side} pixels, {len(os.sched_getaffinity(0))} cores")
+    print(f"{args.images:,} images of {args.side} pixels, {len(os.sched_getaffinity(0))} cores")
     print(f"{'':19}{'s':>8}{'images/s':>10}{'GB':>6}   ratio to decoding on all cores, median (min to max)")
     for name in rounds[0]:
-        seconds = statistics.median(each[name][0] for each in rounds)
-        ratios = [each[name][0] / each["decode, all cores"][0] for each in rounds]
-        count = asked.images // 10 if name.endswith("tenth") else asked.images
-        most = max(each[name][1] for each in rounds)
-        print(f"{name:19}{seconds:8.1f}{count / seconds:10.0f}{most / 1e9:6.2f}   "
-              f"{spread(ratios)}")  # fmt: skip
+        seconds = statistics.median(results[name][0] for results in rounds)
+        ratios = [results[name][0] / results["decode, all cores"][0] for results in rounds]
+        count = args.images // 10 if name.endswith("tenth") else args.images
+        peak = max(results[name][1] for results in rounds)
+        print(f"{name:19}{seconds:8.1f}{count / seconds:10.0f}{peak / 1e9:6.2f}   {spread(ratios)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Run a program on another processor, in QEMU's user mode (Debian, Ubuntu: apt install qemu-user).
 
-It has AVX2 and no AVX-512. A process started by an emulated one is not emulated.
+The emulated processor has AVX2 and no AVX-512. A process started by an emulated one is not emulated.
 """
 
 import platform
@@ -20,9 +20,9 @@ def available() -> bool:
 
 def command(processor: str) -> list[str]:
     """What to put before the path of a program, so that it runs on ``processor``."""
-    hidden = _noavx()
-    faster = ["env", f"LD_PRELOAD={hidden}"] if hidden else []
-    return [*faster, EMULATOR, "-U", "LD_PRELOAD", "-cpu", processor]
+    library = _noavx()
+    preload = ["env", f"LD_PRELOAD={library}"] if library else []
+    return [*preload, EMULATOR, "-U", "LD_PRELOAD", "-cpu", processor]
 
 
 @cache
@@ -31,7 +31,7 @@ def _noavx() -> Path | None:
     compiler = shutil.which("cc")
     if compiler is None:
         return None
-    built = Path(mkdtemp(prefix="noavx-")) / "noavx.so"
+    library = Path(mkdtemp(prefix="noavx-")) / "noavx.so"
     source = Path(__file__).with_name("noavx.c")
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", built, source], check=True)
-    return built
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    return library

@@ -1,4 +1,4 @@
-"""Measure reading and training from a memory-mapped array that is larger than memory, against one that fits.
+"""Measure reading and training from a memory-mapped array that is larger than memory, compared with one that fits.
 
     python benchmarks/reading.py [--gigabytes 3] [--side 64] [--memory 1] [--rounds 3]
 
@@ -45,18 +45,18 @@ def write(path: Path, size: int, side: int) -> None:
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     random = np.random.default_rng(1)
     for start in range(0, len(array), 4096):
-        some = array[start : start + 4096]
-        some[:] = random.integers(0, 256, some.shape, dtype=np.uint8)
+        chunk = array[start : start + 4096]
+        chunk[:] = random.integers(0, 256, chunk.shape, dtype=np.uint8)
     array.flush()
 
 
-def confine(most: int) -> Path | None:
-    """Limit this process to ``most`` bytes, page cache included. Returns its cgroup, or None if not permitted."""
+def limit_memory(max_bytes: int) -> Path | None:
+    """Limit this process to ``max_bytes``, page cache included. Returns its cgroup, or None if not permitted."""
     for root, limit in CGROUPS:
         group = Path(root, f"benchmark-{os.getpid()}")
         try:
             group.mkdir()
-            (group / limit).write_text(str(most))
+            (group / limit).write_text(str(max_bytes))
             (group / "cgroup.procs").write_text(str(os.getpid()))
         except OSError:
             continue
@@ -64,13 +64,13 @@ def confine(most: int) -> Path | None:
     return None
 
 
-def slow(path: Path) -> Path | None:
+def limit_disk(path: Path) -> Path | None:
     """Limit this process to SLOW bytes a second from the disk of ``path``. Returns its cgroup, or None."""
-    number = path.stat().st_dev
+    device = path.stat().st_dev
     group = Path("/sys/fs/cgroup/blkio", f"benchmark-{os.getpid()}")
     try:
         group.mkdir()
-        limit = f"{os.major(number)}:{os.minor(number)} {SLOW}"
+        limit = f"{os.major(device)}:{os.minor(device)} {SLOW}"
         (group / "blkio.throttle.read_bps_device").write_text(limit)
         (group / "cgroup.procs").write_text(str(os.getpid()))
     except OSError:
@@ -78,48 +78,49 @@ def slow(path: Path) -> Path | None:
     return group
 
 
-def rates(path: Path, variant: str, most: int) -> tuple[dict[str, float], list[Path]]:
-    """Images per second for each load, none if the disk can't be slowed down, and the cgroups of the process."""
+def measure(path: Path, variant: str, max_bytes: int) -> tuple[dict[str, float], list[Path]]:
+    """Images per second for reading and for training, none if the disk can't be slowed down, and the cgroups of the
+    process."""
     group = None
     with path.open("rb") as file:
         if variant != "in memory":
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            group = confine(most)
+            group = limit_memory(max_bytes)
         while (group or variant == "in memory") and file.read(2**24):
             pass
     groups = [group] if group else []
     if variant == "slow disk":
-        if not (slowed := slow(path)):
+        if not (disk_group := limit_disk(path)):
             return {}, groups
-        groups.append(slowed)
+        groups.append(disk_group)
     if variant == "no prefetch":
         batches.ImageLoader._advise_readahead = lambda self, rows: None
     images = files.read_array(path)
     side = images.shape[1]
-    chosen = params_yaml.load()
-    rules = chosen.train.model_copy(update={"epochs": 1, "batch_size": BATCH, "device": "cpu"})
+    params = params_yaml.load()
+    cfg = params.train.model_copy(update={"epochs": 1, "batch_size": BATCH, "device": "cpu"})
     labels = np.arange(len(images)) % 2
     order = np.random.default_rng(2).permutation(len(images))
 
     def train(rows: np.ndarray) -> None:
-        parts = {"train": rows, "val": order[:2]}
-        classifier = networks.Classifier(chosen.model.backbone, chosen.model.head, side)
-        training.fit(classifier, training.Data(images, labels, parts), rules, chosen.seed)
+        splits = {"train": rows, "val": order[:2]}
+        classifier = networks.Classifier(params.model.backbone, params.model.head, side)
+        training.fit(classifier, training.Data(images, labels, splits), cfg, params.seed)
 
     def read(rows: np.ndarray) -> None:
-        pixels = batches.ImageLoader(images, torch.device("cpu"))
-        for _ in pixels.stream([rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]):
+        loader = batches.ImageLoader(images, torch.device("cpu"))
+        for _ in loader.stream([rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]):
             pass
 
     train(order[-4 * BATCH :])  # warm-up: torch loads some of its parts in the first run
-    found = {}
+    rates = {}
     for load, count, run in (("reading", 50_000, read), ("training", 6_400, train)):
         count = max(10 * BATCH, min(count, count * 64**2 // side**2))
         rows, order = order[:count], order[count:]
-        began = time.perf_counter()
+        start = time.perf_counter()
         run(rows)
-        found[load] = count / (time.perf_counter() - began)
-    return found, groups
+        rates[load] = count / (time.perf_counter() - start)
+    return rates, groups
 
 
 def main() -> None:
@@ -128,27 +129,27 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--memory", type=float, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     rounds = []
     with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
         path = Path(folder) / "images.npy"
-        write(path, int(asked.gigabytes * 1e9), asked.side)
-        for _ in range(asked.rounds):
+        write(path, int(args.gigabytes * 1e9), args.side)
+        for _ in range(args.rounds):
             rounds.append({})
             for variant in VARIANTS:
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                    rounds[-1][variant], groups = pool.submit(rates, path, variant, int(asked.memory * 1e9)).result()
+                    rounds[-1][variant], groups = pool.submit(measure, path, variant, int(args.memory * 1e9)).result()
                 for group in groups:
                     group.rmdir()
     loads = list(rounds[0]["in memory"])
-    print(f"An array of {asked.gigabytes:g} GB, " + (f"{asked.memory:g} GB of memory" if groups else "a cold cache"))
+    print(f"An array of {args.gigabytes:g} GB, " + (f"{args.memory:g} GB of memory" if groups else "a cold cache"))
     print(f"{'':11}" + "".join(f"{load + ', images/s':>20}   ratio, median (min to max)" for load in loads))
     for variant in [name for name in VARIANTS if rounds[0][name]]:
         line = f"{variant:11}"
         for load in loads:
-            own = [each[variant][load] for each in rounds]
-            ratios = [each[variant][load] / each["in memory"][load] for each in rounds]
-            line += f"{statistics.median(own):20,.0f}   {spread(ratios):29}"
+            rates = [results[variant][load] for results in rounds]
+            ratios = [results[variant][load] / results["in memory"][load] for results in rounds]
+            line += f"{statistics.median(rates):20,.0f}   {spread(ratios):29}"
         print(line.rstrip())
 
 

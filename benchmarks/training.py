@@ -56,7 +56,7 @@ from core.pipeline import files, provenance, tables  # noqa: E402
 from core.pipeline.schemas import params_yaml  # noqa: E402
 
 PREPARED = Path("data/prepared/images.npy")
-WARM = 3  # untimed first steps
+WARMUP = 3  # untimed first steps
 
 Contestant = Callable[["Job"], float]  # returns seconds per step
 
@@ -66,30 +66,30 @@ class Job:
 
     def __init__(
         self,
-        asked: argparse.Namespace,
-        chosen: params_yaml.Params,
+        args: argparse.Namespace,
+        params: params_yaml.Params,
         contents: list[bytes],
         labels: np.ndarray,
         folder: Path,
     ) -> None:
-        self.device = devices.get_device(asked.device)
-        self.precision = devices.precision(asked.precision, self.device)
-        self.model, self.seed, self.side, self.steps = chosen.model, chosen.seed, asked.side, asked.steps
-        self.backbone = asked.backbone
-        self.rules = chosen.train.model_copy(update={
-            "epochs": 2, "early_stopping": 1_000_000, "batch_size": asked.batch, "freeze_backbone": False,
+        self.device = devices.get_device(args.device)
+        self.precision = devices.precision(args.precision, self.device)
+        self.model, self.seed, self.side, self.steps = params.model, params.seed, args.side, args.steps
+        self.backbone = args.backbone
+        self.cfg = params.train.model_copy(update={
+            "epochs": 2, "early_stopping": 1_000_000, "batch_size": args.batch, "freeze_backbone": False,
             "device": str(self.device), "precision": self.precision,
         })  # fmt: skip
-        decoded = [decoder.pixels(content, Preparation(asked.side)) for content in contents]
-        shape = (asked.side, asked.side, max(pixels.shape[-1] for pixels in decoded))
-        turn = np.arange(asked.steps * asked.batch) % len(contents)
-        self.images = np.stack([np.broadcast_to(pixels, shape) for pixels in decoded])[turn]
-        self.labels = labels[turn]
+        decoded = [decoder.pixels(content, Preparation(args.side)) for content in contents]
+        shape = (args.side, args.side, max(pixels.shape[-1] for pixels in decoded))
+        rows = np.arange(args.steps * args.batch) % len(contents)
+        self.images = np.stack([np.broadcast_to(pixels, shape) for pixels in decoded])[rows]
+        self.labels = labels[rows]
         for number, content in enumerate(contents):
             (folder / f"{number}.png").write_bytes(content)
-        self.paths = [folder / f"{number}.png" for number in turn]
-        self.cast = devices.autocast(self.precision, self.device)
-        self.weight = torch.tensor(self.rules.pos_weight, device=self.device)
+        self.paths = [folder / f"{number}.png" for number in rows]
+        self.autocast = devices.autocast(self.precision, self.device)
+        self.pos_weight = torch.tensor(self.cfg.pos_weight, device=self.device)
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -102,32 +102,32 @@ class Job:
 
     def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.NAdam(
-            network.parameters(), self.rules.lr, weight_decay=self.rules.weight_decay, decoupled_weight_decay=True
+            network.parameters(), self.cfg.lr, weight_decay=self.cfg.weight_decay, decoupled_weight_decay=True
         )
 
     def loss(self, logit: Tensor, target: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(logit.float(), target, pos_weight=self.weight)
+        return binary_cross_entropy_with_logits(logit.float(), target, pos_weight=self.pos_weight)
 
     def step(self, network: nn.Module, optimiser: torch.optim.Optimizer, batch: Tensor, target: Tensor) -> Tensor:
-        with self.cast:
+        with self.autocast:
             logit = network(batch)
         loss = self.loss(logit, target)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        if self.rules.grad_clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.rules.grad_clip_norm)
+        if self.cfg.grad_clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.cfg.grad_clip_norm)
         optimiser.step()
         return loss
 
     def augmentation(self) -> Callable[[Tensor], Tensor]:
         """The augmentation of uint8 images (B, H, W, C) on the device, as the loader returns them."""
         random = torch.Generator().manual_seed(self.seed)
-        return lambda images: batches.augment(images.permute(0, 3, 1, 2), self.rules.augment, random)
+        return lambda images: batches.augment(images.permute(0, 3, 1, 2), self.cfg.augment, random)
 
     def loader(self, workers: int) -> DataLoader:
         return DataLoader(
-            InMemory(self.images, self.labels), self.rules.batch_size, shuffle=True, num_workers=workers,
-            collate_fn=as_it_is, persistent_workers=workers > 0, pin_memory=self.device.type == "cuda",
+            InMemory(self.images, self.labels), self.cfg.batch_size, shuffle=True, num_workers=workers,
+            collate_fn=return_batch, persistent_workers=workers > 0, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
 
 
@@ -142,59 +142,59 @@ class InMemory(Dataset):
         return torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
 
 
-def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def return_batch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return batch
 
 
-class Files(Dataset):
+class ImageFiles(Dataset):
     def __init__(self, paths: list[Path], labels: np.ndarray, side: int) -> None:
         self.paths, self.labels = paths, labels.astype(np.float32)
         normalise = transforms.Normalize(networks.MEAN, networks.STD)
-        self.change = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalise])
+        self.transform = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalise])
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[Tensor, np.float32]:
         with Image.open(self.paths[row]) as image:
-            return self.change(image.convert("RGB")), self.labels[row]
+            return self.transform(image.convert("RGB")), self.labels[row]
 
 
 def limit(job: Job) -> float:
-    one_step = limit_step(job)
-    for _ in range(WARM):
-        one_step()
-    began = job.now()
+    train_step = limit_step(job)
+    for _ in range(WARMUP):
+        train_step()
+    start = job.now()
     for _ in range(job.steps):
-        one_step()
-    return (job.now() - began) / job.steps
+        train_step()
+    return (job.now() - start) / job.steps
 
 
 def limit_step(job: Job) -> Callable[[], Tensor]:
-    batch = torch.from_numpy(job.images[: job.rules.batch_size]).to(job.device).permute(0, 3, 1, 2)
-    target = torch.from_numpy(job.labels[: job.rules.batch_size].astype(np.float32)).to(job.device)
+    batch = torch.from_numpy(job.images[: job.cfg.batch_size]).to(job.device).permute(0, 3, 1, 2)
+    target = torch.from_numpy(job.labels[: job.cfg.batch_size].astype(np.float32)).to(job.device)
     classifier = job.classifier()
     return partial(job.step, classifier, job.optimiser(classifier), batch, target)
 
 
 def ours(job: Job) -> float:
     """The time from the first to the last step of the second epoch, as with the peers; validation is not timed."""
-    seen: list[float] = []
-    step = training.Trainer.train_step
+    starts: list[float] = []
+    train_step = training.Trainer.train_step
 
-    def timed(*args: object) -> None:
-        seen.append(job.now() if len(seen) == job.steps else 0)
-        step(*args)
+    def timed_step(*args: object) -> None:
+        starts.append(job.now() if len(starts) == job.steps else 0)
+        train_step(*args)
 
     rows = {"train": np.arange(len(job.images)), "val": np.arange(2)}
-    ended: list[float] = []
+    ends: list[float] = []
     score = inference.score
     with (
-        patch.object(training.Trainer, "train_step", timed),
-        patch.object(inference, "score", lambda *given: ended.append(job.now()) or score(*given)),
+        patch.object(training.Trainer, "train_step", timed_step),
+        patch.object(inference, "score", lambda *args: ends.append(job.now()) or score(*args)),
     ):
-        training.fit(job.classifier(), training.Data(job.images, job.labels, rows), job.rules, job.seed)
-    return (ended[1] - seen[job.steps]) / job.steps
+        training.fit(job.classifier(), training.Data(job.images, job.labels, rows), job.cfg, job.seed)
+    return (ends[1] - starts[job.steps]) / job.steps
 
 
 def lightning(job: Job, workers: int) -> float:
@@ -215,20 +215,20 @@ def lightning(job: Job, workers: int) -> float:
             return job.loss(self.classifier(self.augment(images)), target)
 
         def on_train_epoch_start(self) -> None:
-            self.began = job.now()
+            self.start = job.now()
 
         def on_train_epoch_end(self) -> None:
-            self.took = job.now() - self.began
+            self.seconds = job.now() - self.start
 
     cuda = job.device.type == "cuda"
     module = Module()
     Trainer(
         accelerator="gpu" if cuda else "cpu", devices=[job.device.index or 0] if cuda else 1, max_epochs=2,
-        precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.rules.grad_clip_norm,
+        precision="bf16-mixed" if job.precision == "bf16" else "32-true", gradient_clip_val=job.cfg.grad_clip_norm,
         deterministic="warn",  # as devices.seed_everything sets it for all contestants
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, job.loader(workers))  # fmt: skip
-    return module.took / job.steps
+    return module.seconds / job.steps
 
 
 def fastai(job: Job, workers: int) -> float:
@@ -243,69 +243,71 @@ def fastai(job: Job, workers: int) -> float:
 
     class Epoch(Callback):
         def before_train(self) -> None:
-            self.began = job.now()
+            self.start = job.now()
 
         def before_batch(self) -> None:
             self.learn.xb = (augment(self.learn.xb[0]),)
 
         def after_train(self) -> None:
-            self.took = job.now() - self.began
+            self.seconds = job.now() - self.start
 
         def before_validate(self) -> None:
             raise CancelValidException
 
     classifier, loader, epoch = job.classifier(), job.loader(workers), Epoch()
     callbacks = [epoch]
-    if job.rules.grad_clip_norm is not None:
-        callbacks.append(GradientClip(job.rules.grad_clip_norm))
+    if job.cfg.grad_clip_norm is not None:
+        callbacks.append(GradientClip(job.cfg.grad_clip_norm))
     if job.precision == "bf16":
         callbacks.append(MixedPrecision(AMPMode.BF16))
     optimiser = OptimWrapper(opt=job.optimiser(classifier))
-    learner = Learner(DataLoaders(loader, loader), classifier, job.loss, optimiser, job.rules.lr, cbs=callbacks)
+    learner = Learner(DataLoaders(loader, loader), classifier, job.loss, optimiser, job.cfg.lr, cbs=callbacks)
     with learner.no_bar(), learner.no_logging():
         learner.fit(2)
-    return epoch.took / job.steps
+    return epoch.seconds / job.steps
 
 
 def original(job: Job) -> float:
     """The time of both passes, divided by the steps of the first."""
     network = nn.Sequential(job.classifier(torch.contiguous_format).network, nn.Flatten(0))
     optimiser = job.optimiser(network)
-    loader = DataLoader(Files(job.paths, job.labels, job.side), job.rules.batch_size, shuffle=True)
+    loader = DataLoader(ImageFiles(job.paths, job.labels, job.side), job.cfg.batch_size, shuffle=True)
     network.train()
-    for batch, target in islice(loader, WARM):
+    for batch, target in islice(loader, WARMUP):
         job.step(network, optimiser, batch.to(job.device), target.to(job.device)).item()
-    began = job.now()
-    loss, right = 0.0, 0
+    start = job.now()
+    loss, num_correct = 0.0, 0
     for batch, target in loader:
         loss += job.step(network, optimiser, batch.to(job.device), target.to(job.device)).item()
     network.eval()
-    with torch.no_grad(), job.cast:
+    with torch.no_grad(), job.autocast:
         for batch, target in loader:
-            right += ((network(batch.to(job.device)) > 0) == (target.to(job.device) > 0.5)).sum().item()
-    return (job.now() - began) / job.steps
+            num_correct += ((network(batch.to(job.device)) > 0) == (target.to(job.device) > 0.5)).sum().item()
+    return (job.now() - start) / job.steps
 
 
-def given(asked: argparse.Namespace) -> tuple[list[bytes], np.ndarray]:
+def load_images(args: argparse.Namespace) -> tuple[list[bytes], np.ndarray]:
     """The image files (at most steps * batch) and their labels."""
-    most = asked.steps * asked.batch
-    if asked.archive:
-        with tarfile.open(files.require(asked.archive)) as archive:
-            table = pd.read_csv(archive.extractfile("data.csv"))[:most]
+    count = args.steps * args.batch
+    if args.archive:
+        with tarfile.open(files.require(args.archive)) as archive:
+            table = pd.read_csv(archive.extractfile("data.csv"))[:count]
             contents = [archive.extractfile(f"Images/{name}").read() for name in table["Filename"]]
         return contents, table["Target"].to_numpy()
     contents = []
-    for pixels in files.read_array(PREPARED)[:most]:
-        written = io.BytesIO()
-        Image.fromarray(pixels.squeeze()).save(written, "PNG")
-        contents.append(written.getvalue())
+    for pixels in files.read_array(PREPARED)[:count]:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.squeeze()).save(buffer, "PNG")
+        contents.append(buffer.getvalue())
     split = tables.read("data/split.csv", tables.SPLIT).sort_values("row")
-    return contents, split["label"].to_numpy()[:most]
+    return contents, split["label"].to_numpy()[:count]
 
 
-def contestants(workers: list[int], precision: str, device: torch.device) -> tuple[dict[str, Contestant], list[str]]:
+def find_contestants(
+    workers: list[int], precision: str, device: torch.device
+) -> tuple[dict[str, Contestant], list[str]]:
     """The contestants that can run here, in the order of a round, and why the others can't."""
-    found: dict[str, Contestant] = {"limit": limit, "ours": ours}
+    contestants: dict[str, Contestant] = {"limit": limit, "ours": ours}
     absent = []
     for name, module, peer in (("Lightning", "lightning.pytorch", lightning), ("fastai", "fastai.learner", fastai)):
         try:
@@ -316,8 +318,8 @@ def contestants(workers: list[int], precision: str, device: torch.device) -> tup
         if peer is fastai and precision == "bf16" and device.type == "cpu":
             absent.append("fastai: not measured: its bf16 needs CUDA")
             continue
-        found |= {f"{name}, {count} worker{'s'[: count != 1]}": partial(peer, workers=count) for count in workers}
-    return found | {"original way": original}, absent
+        contestants |= {f"{name}, {count} worker{'s'[: count != 1]}": partial(peer, workers=count) for count in workers}
+    return contestants | {"original way": original}, absent
 
 
 def main() -> None:
@@ -332,27 +334,27 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="DataLoader workers to try for peers")
     parser.add_argument("--peak-tflops", type=float, default=989, help="dense bf16 peak of the GPU (989: H100, H200)")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning suggests more workers; torch warns of nondeterminism
-    chosen = params_yaml.load()
-    devices.seed_everything(chosen.seed, chosen.train.reproducible, chosen.train.threads)
-    contents, labels = given(asked)
+    params = params_yaml.load()
+    devices.seed_everything(params.seed, params.train.reproducible, params.train.threads)
+    contents, labels = load_images(args)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        job = Job(asked, chosen, contents, labels, Path(folder))
-        named, absent = contestants(asked.workers, job.precision, job.device)
-        times, memory = measure(job, named, asked.rounds)
+        job = Job(args, params, contents, labels, Path(folder))
+        contestants, absent = find_contestants(args.workers, job.precision, job.device)
+        times, memory = measure(job, contestants, args.rounds)
         with FlopCounterMode(display=False) as counter:
             limit_step(job)()
     print(
         f"{len(job.images)} images ({len(contents)} files) of {' x '.join(map(str, job.images.shape[1:]))}, "
-        f"{asked.backbone}, batch {asked.batch}, {job.precision}, {job.device}; {asked.rounds} rounds"
+        f"{args.backbone}, batch {args.batch}, {job.precision}, {job.device}; {args.rounds} rounds"
     )
     print(f"{'':24} {'ms/step':>10} {'images/s':>9}   ratio to the limit, median (min to max)")
-    for name, own in times.items():
-        median = statistics.median(own)
-        line = f"{name:24} {1e3 * median:10.2f} {asked.batch / median:9.1f}   {spread(ratios(own, times['limit']))}"
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        line = f"{name:24} {1e3 * median:10.2f} {args.batch / median:9.1f}   {spread(ratios(seconds, times['limit']))}"
         if name == "original way":
-            line += f"; ours / original, per epoch: {spread(ratios(times['ours'], own))}"
+            line += f"; ours / original, per epoch: {spread(ratios(times['ours'], seconds))}"
         print(line + (f"; {memory[name] / 2**30:.2f} GiB peak" if job.device.type == "cuda" else ""))
     print("\n".join([*absent, ""]))
     print(f"ours, speed / speed of the limit       {spread(ratios(times['limit'], times['ours']))}")
@@ -364,7 +366,7 @@ def main() -> None:
     flops = counter.get_total_flops()
     rate = flops / statistics.median(times["limit"]) / 1e12
     share = (
-        f", {rate / asked.peak_tflops:.1%} of the peak of {asked.peak_tflops:g} in bf16"
+        f", {rate / args.peak_tflops:.1%} of the peak of {args.peak_tflops:g} in bf16"
         if job.device.type == "cuda"
         else ""
     )
@@ -374,12 +376,12 @@ def main() -> None:
     print("; ".join([machine.get("gpu") or machine["processor"], f"{machine['threads']} threads", *versions]))
 
 
-def measure(job: Job, named: dict[str, Contestant], rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+def measure(job: Job, contestants: dict[str, Contestant], rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds per step of each contestant in each round, and on CUDA its peak memory in bytes."""
-    times: dict[str, list[float]] = {name: [] for name in named}
-    memory = dict.fromkeys(named, 0)
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    memory = dict.fromkeys(contestants, 0)
     for number in range(rounds):
-        for name, contestant in named.items():
+        for name, contestant in contestants.items():
             gc.collect()
             if job.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -392,7 +394,7 @@ def measure(job: Job, named: dict[str, Contestant], rounds: int) -> tuple[dict[s
 
 
 def ratios(times: list[float], others: list[float]) -> list[float]:
-    return [one / other for one, other in zip(times, others, strict=True)]
+    return [time_ / other for time_, other in zip(times, others, strict=True)]
 
 
 if __name__ == "__main__":

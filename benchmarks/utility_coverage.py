@@ -4,7 +4,8 @@
 
 The simulated test sets are those of interval_coverage.py. The true value is that of 20,000 patients. Each cell is the
 coverage in %, and the mean width divided by that of the narrowest interval that could hold (2 x 1.96 standard
-deviations of the figure itself). "fixed" takes the threshold that the test images gave as if it had been known before.
+deviations of the measure itself). "fixed" is the sensitivity at a specificity of 0.90, with an interval that takes the
+threshold as known although the same test images gave it.
 """
 
 import argparse
@@ -28,8 +29,8 @@ COLUMNS = ("slope", "in the large", "net benefit", "- all", "sens. at 0.90", "sp
 def draw(design: str, patients: int, seed: int) -> Scores:
     """Patients drawn from ten times as many, so that the share of positive patients varies as in a real sample."""
     pool = interval_coverage.draw(design, 10 * patients, SHIFT.get(design, 1.5), 0.0, seed)
-    taken = np.isin(pool.units, np.random.RandomState(seed).permutation(10 * patients)[:patients])
-    labels, probabilities, predicted, units = (column[taken] for column in pool[:4])
+    sample = np.isin(pool.units, np.random.RandomState(seed).permutation(10 * patients)[:patients])
+    labels, probabilities, predicted, units = (column[sample] for column in pool[:4])
     return Scores(labels, probabilities, predicted, np.unique(units, return_inverse=True)[1])
 
 
@@ -40,8 +41,10 @@ def measure_intervals(scores: Scores) -> np.ndarray:
     entries = [line["slope"], line["in_the_large"], benefit["model"], benefit["difference"]]
     entries += [points["specificity_90"], points["sensitivity_90"]]
     rows = [[entry["value"], entry["ci_low"], entry["ci_high"]] for entry in entries]
-    cut = np.quantile(scores.probabilities[scores.labels == 0], 0.9 - 1e-12, method="inverted_cdf")
-    fixed = interval_coverage.measure_intervals(scores._replace(predicted=scores.probabilities > cut), ("sensitivity",))
+    threshold = np.quantile(scores.probabilities[scores.labels == 0], 0.9 - 1e-12, method="inverted_cdf")
+    fixed = interval_coverage.measure_intervals(
+        scores._replace(predicted=scores.probabilities > threshold), ("sensitivity",)
+    )
     return np.vstack([np.array(rows, dtype=float), fixed])
 
 

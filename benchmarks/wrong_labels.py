@@ -1,11 +1,12 @@
-"""Whether planted wrong labels are at the top of the list of likely wrong labels.
+"""Measure whether planted wrong labels are at the top of the list of likely wrong labels.
 
     python benchmarks/wrong_labels.py [--sets 5]
 
 Of each set of 1,200 SYNTHETIC images of 60 patients, 5 % get the other label. A logistic regression on brightness and
-contrast of the pixels is trained on these labels in three folds by patient, and judges the images that it has not seen.
-Positive images have a dark square of 8 pixels, of four contrasts: how well a model tells the classes apart decides what
-the list is worth. The top is the shortest top of the list that has half of the planted labels.
+contrast of the pixels is trained on these labels in three folds by patient, and scores the images that it has not seen.
+Positive images have a dark square of 8 pixels, with one of four contrasts, since the list is only as good as the model.
+Printed by contrast: the ROC AUC of the model; the share of planted labels in the shortest top of the list that contains
+half of them; their share in the whole list; and the share of planted labels that the list contains (found).
 """
 
 import argparse
@@ -45,18 +46,18 @@ def measure(seed: int, contrast: int) -> dict[str, float]:
     planted = random.permutation(len(labels)) < len(labels) // 20
     table = pd.DataFrame({"label": np.where(planted, 1 - labels, labels), "probability": 0.0})
     table["fold"] = pd.factorize(pd.Series([patch.patient for patch in patches]))[0] % FOLDS
-    inputs, areas = np.array([features(image) for image in images.clip(0)]), []
+    inputs, aucs = np.array([features(image) for image in images.clip(0)]), []
     for fold in range(FOLDS):
         inside = (table["fold"] == fold).to_numpy()
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         model.fit(inputs[~inside], table["label"][~inside])
         table.loc[inside, "probability"] = model.predict_proba(inputs[inside])[:, 1]
-        areas.append(roc_auc_score(labels[inside], table["probability"][inside]))
+        aucs.append(roc_auc_score(labels[inside], table["probability"][inside]))
     wrong = planted[utility.likely_wrong(table, {"ci_low": 1.0}, table["fold"]).index]
     half = np.flatnonzero(wrong.cumsum() >= planted.sum() / 2)
     at_half = wrong[: half[0] + 1].mean() if len(half) else np.nan
     recall = wrong.sum() / planted.sum()
-    return {"contrast": contrast, "ROC AUC": np.mean(areas), "top": at_half, "list": wrong.mean(), "found": recall}
+    return {"contrast": contrast, "ROC AUC": np.mean(aucs), "top": at_half, "list": wrong.mean(), "found": recall}
 
 
 def main() -> None:

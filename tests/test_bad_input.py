@@ -78,9 +78,9 @@ def odd(what: str, name: str, content: bytes, says: str = "") -> Case:
     return Case(what, GOOD | {f"1/{name}": content}, FOLDER, says and rf"1 of 9 images .*1/{name} \({says}", left)
 
 
-def source(what: str, given: dict[str, bytes], says: str, **params: object) -> Case:
+def source(what: str, images: dict[str, bytes], says: str, **params: object) -> Case:
     """Files among eight good images that are refused before anything is written."""
-    return Case(what, GOOD | given, FOLDER | {f"data.{key}": value for key, value in params.items()}, says, [])
+    return Case(what, GOOD | images, FOLDER | {f"data.{key}": value for key, value in params.items()}, says, [])
 
 
 def labels(what: str, content: bytes | str, says: str = "", **params: object) -> Case:

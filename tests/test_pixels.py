@@ -76,7 +76,7 @@ def png(values: np.ndarray, colour_type: int, bits: int = 16) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def made(pixels: np.ndarray = RAMP, syntax: str = ExplicitVRLittleEndian, **tags: object) -> bytes:
+def dicom_file(pixels: np.ndarray = RAMP, syntax: str = ExplicitVRLittleEndian, **tags: object) -> bytes:
     """A DICOM file of 12 bits in 16, with other tags."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -255,7 +255,7 @@ def test_jpeg_2000_keeps_its_values_at_8_and_16_bits(form):
 
 def test_a_slope_below_1_keeps_all_values():
     """Rounded to whole numbers first, 4,096 values of the slope 0.001 became 5."""
-    content = made(RescaleSlope="0.001", RescaleIntercept="0")
+    content = dicom_file(RescaleSlope="0.001", RescaleIntercept="0")
     values = stored(content)
     dataset = pydicom.dcmread(io.BytesIO(content))
     assert np.array_equal(values, apply_modality_lut(dataset.pixel_array, dataset)) and values.dtype == np.float64
@@ -268,7 +268,7 @@ def test_a_slope_below_1_keeps_all_values():
     spec = Preparation(64, levels=levels)
     assert Preparation.of(spec.description()) == spec
     hashes = {
-        decoder.picture(made(RescaleSlope=slope, RescaleIntercept="0"), spec).pixels_sha256
+        decoder.picture(dicom_file(RescaleSlope=slope, RescaleIntercept="0"), spec).pixels_sha256
         for slope in ("0.001", "0.0010001")
     }
     assert len(hashes) == 2
@@ -291,13 +291,15 @@ def test_the_slope_of_each_frame_and_of_all_frames_is_applied():
         return sequence(PixelValueTransformationSequence=transform)[0]
 
     two = np.stack([RAMP, RAMP])
-    own = made(two, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=[groups("1"), groups("4")])
+    own = dicom_file(two, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=[groups("1"), groups("4")])
     assert np.array_equal(stored(own, 1), RAMP) and np.array_equal(stored(own, 2), RAMP.astype(int) * 4)
-    shared = made(two, NumberOfFrames=2, SharedFunctionalGroupsSequence=[groups("3")])
+    shared = dicom_file(two, NumberOfFrames=2, SharedFunctionalGroupsSequence=[groups("3")])
     assert np.array_equal(stored(shared, 2), RAMP.astype(int) * 3)
     window = sequence(FrameVOILUTSequence=sequence(WindowCenter="100", WindowWidth="50"))
-    content = dicom.deidentify(made(two, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=[Dataset(), *window]), 2)
-    expected = np.asarray(dicom.decode(made(WindowCenter="100", WindowWidth="50"), True)[0])
+    content = dicom.deidentify(
+        dicom_file(two, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=[Dataset(), *window]), 2
+    )
+    expected = np.asarray(dicom.decode(dicom_file(WindowCenter="100", WindowWidth="50"), True)[0])
     assert np.array_equal(np.asarray(dicom.decode(content, True)[0]), expected) and 0 < expected.mean() < 255
 
 
@@ -314,7 +316,7 @@ def test_padding_is_black_and_takes_no_part_in_levels(tags, kind):
     breast = RAMP // 4 + 100
     padded = breast.copy()
     padded[:, :12] = tags["PixelPaddingValue"]
-    content = dicom.deidentify(made(padded, PhotometricInterpretation=kind, **tags), None)
+    content = dicom.deidentify(dicom_file(padded, PhotometricInterpretation=kind, **tags), None)
     assert (values_of(content)[0][:, :12] == PADDING).all()
     histogram = Histogram()
     histogram.add(decoder.grey_histogram(content, Preparation(8)))
@@ -332,7 +334,7 @@ def test_images_of_equal_padding_are_no_near_copies():
     for _ in range(12):
         blocks = random.integers(0, 4096, (8, 8)).repeat(8, 0).repeat(8, 1).astype(np.uint16)
         blocks[:, :12] = 65535
-        contents.append(made(blocks, BitsStored=16, HighBit=15, PixelPaddingValue=65535))
+        contents.append(dicom_file(blocks, BitsStored=16, HighBit=15, PixelPaddingValue=65535))
     histogram = Histogram()
     for content in contents:
         histogram.add(decoder.grey_histogram(content, Preparation(8)))
@@ -347,7 +349,7 @@ def test_padding_of_a_signed_image_is_padding_also_where_its_sign_is_lost():
     values = np.full((8, 8), 50, np.int16)
     values[0] = -2000
     for padding in (-2000, 63536):
-        dataset = pydicom.dcmread(io.BytesIO(made(values, PixelRepresentation=1, BitsStored=16, HighBit=15)))
+        dataset = pydicom.dcmread(io.BytesIO(dicom_file(values, PixelRepresentation=1, BitsStored=16, HighBit=15)))
         dataset.add_new("PixelPaddingValue", "SS" if padding < 0 else "US", padding)
         buffer = io.BytesIO()
         dataset.save_as(buffer)
@@ -355,7 +357,7 @@ def test_padding_of_a_signed_image_is_padding_also_where_its_sign_is_lost():
 
 
 def test_an_image_that_is_all_padding_is_black_and_has_no_levels():
-    content = made(np.zeros((8, 8), np.uint16), PixelPaddingValue=0)
+    content = dicom_file(np.zeros((8, 8), np.uint16), PixelPaddingValue=0)
     histogram = Histogram()
     histogram.add(decoder.grey_histogram(content, Preparation(8)))
     assert histogram.percentiles(0, 100) is None and not shown(content, (0, 9)).any()
@@ -364,7 +366,7 @@ def test_an_image_that_is_all_padding_is_black_and_has_no_levels():
 def test_padding_of_8_bits_is_black():
     values = np.full((8, 8), 9, np.uint8)
     values[:, :3] = 255
-    content = made(values, BitsAllocated=8, BitsStored=8, HighBit=7, PixelPaddingValue=255)
+    content = dicom_file(values, BitsAllocated=8, BitsStored=8, HighBit=7, PixelPaddingValue=255)
     assert np.array_equal(shown(content), np.where(values == 255, 0, 9))
 
 
@@ -384,7 +386,7 @@ LUT = {"LUTDescriptor": [4096, 0, 16], "LUTData": (65535 - np.arange(4096) * 16)
 )
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
 def test_what_a_window_shows_is_what_pydicom_computes(tags, kind):
-    content = made(PhotometricInterpretation=kind, **tags)
+    content = dicom_file(PhotometricInterpretation=kind, **tags)
     dataset = pydicom.dcmread(io.BytesIO(content))
     expected = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(float)
     low, high = (
@@ -402,15 +404,15 @@ def test_what_a_window_shows_is_what_pydicom_computes(tags, kind):
 def test_a_modality_lut_of_each_depth_and_a_voi_lut_of_8_bits_are_read(bits):
     table = (np.arange(4096) >> 12 - min(bits, 12)).astype("<u2")
     lut = sequence(LUTDescriptor=[4096, 0, bits], LUTData=table.tobytes(), ModalityLUTType="US")
-    assert np.array_equal(stored(made(ModalityLUTSequence=lut)), table[RAMP])
+    assert np.array_equal(stored(dicom_file(ModalityLUTSequence=lut)), table[RAMP])
     if bits == 8:
-        image = dicom.decode(dicom.deidentify(made(VOILUTSequence=lut), None), True)[0]
+        image = dicom.decode(dicom.deidentify(dicom_file(VOILUTSequence=lut), None), True)[0]
         assert np.array_equal(np.asarray(image), RAMP >> 4)
 
 
 @pytest.mark.parametrize("tags", [{"WindowCenter": None, "WindowWidth": None}, {"WindowCenter": "5"}, {}])
 def test_an_empty_window_is_no_window(tags):
-    for content in (made(**tags), dicom.deidentify(made(**tags), None)):
+    for content in (dicom_file(**tags), dicom.deidentify(dicom_file(**tags), None)):
         with pytest.raises(DecodeError, match="it has no VOI window .*set prepare.levels to percentiles"):
             decoder.decode(content, "window")
 
@@ -424,7 +426,7 @@ def test_bits_are_where_high_bit_says_and_others_are_no_pixels(stored_bits, high
     cells = (values << shift & (1 << high + 1) - 1).astype(np.uint16)
     noise = np.random.default_rng(0).integers(0, 65536, cells.shape).astype(np.uint16)
     used = ((1 << stored_bits) - 1) << shift
-    content = made(
+    content = dicom_file(
         cells | noise & ~np.uint16(used), BitsStored=stored_bits, HighBit=high, PixelRepresentation=int(signed)
     )
     assert np.array_equal(stored(content), values)
@@ -433,7 +435,7 @@ def test_bits_are_where_high_bit_says_and_others_are_no_pixels(stored_bits, high
 @pytest.mark.parametrize("tags", [{"BitsStored": 0, "HighBit": 0}, {"HighBit": 31}, {"BitsStored": 17}])
 def test_bits_that_can_not_be_are_refused(tags):
     with pytest.raises(DecodeError, match=r"HighBit \(\d+\) do not fit BitsAllocated \(16\)"):
-        decoder.decode(made(**tags), (0, 4095))
+        decoder.decode(dicom_file(**tags), (0, 4095))
 
 
 def test_the_inverse_is_the_same_for_all_images_of_a_set_whatever_bits_they_fill():
@@ -441,15 +443,15 @@ def test_the_inverse_is_the_same_for_all_images_of_a_set_whatever_bits_they_fill
     levels = (0, 4095)
     expected = (4095 - RAMP.astype(int)) * 255 // 4095
     for bits in (12, 14, 16):
-        content = made(PhotometricInterpretation="MONOCHROME1", BitsStored=bits, HighBit=bits - 1)
+        content = dicom_file(PhotometricInterpretation="MONOCHROME1", BitsStored=bits, HighBit=bits - 1)
         assert np.array_equal(shown(dicom.deidentify(content, None), levels), expected)
-    assert np.array_equal(shown(made(4095 - RAMP), levels), expected)
+    assert np.array_equal(shown(dicom_file(4095 - RAMP), levels), expected)
 
 
 def test_uncompressed_ybr_422_of_several_frames_is_read():
     """Two grey levels of luminance, and neutral chrominance (PS3.3 C.7.6.3.1.2): two pixels take four bytes."""
     frames = [np.tile(np.array([level, level + 1, 128, 128], np.uint8), 8 * 4) for level in (10, 200)]
-    content = made(
+    content = dicom_file(
         np.concatenate(frames).reshape(2, 8, 16), NumberOfFrames=2, Rows=8, Columns=8, SamplesPerPixel=3,
         BitsAllocated=8, BitsStored=8, HighBit=7, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=0,
     )  # fmt: skip
@@ -460,7 +462,7 @@ def test_uncompressed_ybr_422_of_several_frames_is_read():
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_dicom_is_read_without_its_preamble_or_its_header_whatever_its_name(syntax, tmp_path):
-    content = made(syntax=syntax, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="MG", PatientName="Made^Up")
+    content = dicom_file(syntax=syntax, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="MG", PatientName="Made^Up")
     dataset = pydicom.dcmread(io.BytesIO(content))
     header = content.index(b"\x08\0\x16\0" if syntax.is_little_endian else b"\0\x08\0\x16")
     assert dataset.PatientName == "Made^Up"
@@ -474,9 +476,9 @@ def test_dicom_is_read_without_its_preamble_or_its_header_whatever_its_name(synt
 
 def test_modality_intent_and_shape_of_pixels_are_in_the_mode():
     tags = {"Modality": "MG", "PresentationIntentType": "FOR PROCESSING", "ImagerPixelSpacing": ["0.1", "0.2"]}
-    assert values_of(dicom.deidentify(made(**tags), None))[1] == "MONOCHROME2 12 MG processing oblong"
+    assert values_of(dicom.deidentify(dicom_file(**tags), None))[1] == "MONOCHROME2 12 MG processing oblong"
     tags = {"PresentationIntentType": "FOR PRESENTATION", "PixelSpacing": ["0.1", "0.1"], "Modality": "Made Up"}
-    assert values_of(made(**tags))[1] == "MONOCHROME2 12 presentation"
+    assert values_of(dicom_file(**tags))[1] == "MONOCHROME2 12 presentation"
 
 
 # Tags of group 0028 (image presentation) that are not kept, as patterns, and why.

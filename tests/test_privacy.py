@@ -108,8 +108,8 @@ def test_forty_planted_names_are_in_nothing_that_a_run_writes(tmp_path):
     assert len(tables.read(clone.folder / "data/raw/labels.csv", tables.LABELS)) >= len(NAMES) + 2
     files = dict(written(clone.folder)) | {"the screen": said.encode()}
     assert sum("remote" in name for name in files) > 10 and len(files) > 300
-    for path, found in files.items():
+    for path, data in files.items():
         for coding in ("utf-8", "utf-16-le", "utf-16-be"):
-            assert WORD.encode(coding) not in found and WORD.lower().encode(coding) not in found, path
+            assert WORD.encode(coding) not in data and WORD.lower().encode(coding) not in data, path
     for name, image in decoder.contents(clone.folder / "data/raw/images.zip"):
         assert WORD not in str(pydicom.dcmread(io.BytesIO(image))), name  # also in those that are deflated

@@ -8,7 +8,7 @@ from PIL import Image
 
 import drawn_mammograms
 import many_copies
-from planted_copies import CHANGES, phantoms, plant, recompressed, search, thumbnails
+from planted_copies import CHANGES, phantoms, plant, recompress, search, thumbnails
 
 PROMISED = [
     name for name in CHANGES if "corner" not in name and "padded" not in name
@@ -64,11 +64,11 @@ def test_different_views_of_a_breast_are_no_copies_though_their_hashes_are_close
 def test_both_breasts_of_a_woman_are_no_copies_but_a_mirrored_image_is_one(monkeypatch):
     right = [drawn_mammograms.draw(seed, seed, contrast=8)[0] for seed in range(12)]
     left = [CHANGES["mirrored"](drawn_mammograms.draw(seed, 100 + seed, contrast=8)[0]) for seed in range(12)]
-    mirrored = [recompressed(CHANGES["mirrored"](image), 60) for image in right]
+    mirrored = [recompress(CHANGES["mirrored"](image), 60) for image in right]
     grey = thumbnails([*right, *left, *mirrored])
-    breasts, copied = {(n, 12 + n) for n in range(12)}, {(n, 24 + n) for n in range(12)}
+    breasts, copies_of_breasts = {(n, 12 + n) for n in range(12)}, {(n, 24 + n) for n in range(12)}
     pairs, _ = search(grey)
-    assert copied <= pairs and not breasts & pairs
+    assert copies_of_breasts <= pairs and not breasts & pairs
     monkeypatch.setattr(copies, "_flatten", lambda detail: detail)
     assert len(breasts & search(grey)[0]) > 6  # the outlines alone are those of copies
 
@@ -131,10 +131,10 @@ def test_the_number_of_cores_does_not_matter(synthetic, monkeypatch):
 def test_copies_are_found_among_patches_cut_from_few_pictures(tmp_path):
     pictures = many_copies.pictures(None, 700)
     patches = (patch for picture in pictures for patch in many_copies.cut(picture, many_copies.SIDE))
-    copied = np.random.RandomState(2).permutation(3000)[: 40 * len(CHANGES)].reshape(len(CHANGES), 40)
-    assert many_copies.write(tmp_path / "cut.npy", patches, 3000, copied) == 3000
+    sources = np.random.RandomState(2).permutation(3000)[: 40 * len(CHANGES)].reshape(len(CHANGES), 40)
+    assert many_copies.write(tmp_path / "cut.npy", patches, 3000, sources) == 3000
     pairs, members, *_ = many_copies.search(np.load(tmp_path / "cut.npy", mmap_mode="r"))
-    recall, precision, own = many_copies.score(pairs, members, copied)
+    recall, precision, own = many_copies.score(pairs, members, sources)
     assert min(value for value, name in zip(recall, CHANGES, strict=True) if name in PROMISED) >= 0.95
     assert precision >= 0.99 and own == 0
 
@@ -143,7 +143,7 @@ def test_copies_are_found_among_patches_cut_from_few_pictures(tmp_path):
 def test_copies_of_two_kinds_that_fill_each_others_neighbourhood_are_still_one_cluster(mammograms):
     original = mammograms[0][3]
     shifted = CHANGES["cropped by 4 % at one corner"](original)
-    versions = [recompressed(image, quality) for image in (original, shifted) for quality in range(50, 75)]
+    versions = [recompress(image, quality) for image in (original, shifted) for quality in range(50, 75)]
     grey = np.unique(thumbnails([original, *versions]), axis=0)
     pairs, _ = search(grey)
     assert len(set(components.connected_components(len(grey), *np.array(sorted(pairs)).T))) == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from comparison import better, simulated
+from comparison import equal_runs, unequal_runs
 
 
 def run(rows, name="one", threshold=0.5, params=None):
@@ -129,7 +129,7 @@ def test_max_t_of_independent_measures_is_sidaks_and_of_equal_ones_is_p_itself(m
 
 
 def test_the_primary_measure_is_tested_by_itself_and_the_others_are_exploratory():
-    runs, images = better(0)
+    runs, images = unequal_runs(0)
     table = comparison.measure(runs, images)
     assert table.loc[table["primary"], "measure"].tolist() == ["roc_auc"]
     other = comparison.measure(runs, images, primary="sensitivity")
@@ -143,11 +143,11 @@ def test_the_primary_measure_is_tested_by_itself_and_the_others_are_exploratory(
 
 def of_folds(rows, name, shift):
     """A run of three folds, whose networks have scales of their own."""
-    made = run(rows, name)
-    fold = made.predictions["patient"].str[1:].astype(int) % 3
-    scaled = (made.predictions["probability"] * shift**fold).clip(0, 1)
-    tested = made.predictions.assign(fold=fold, probability=scaled, threshold=0.5, temperature=1.0)
-    return made._replace(predictions=tested[tested["split"] == "test"])
+    single = run(rows, name)
+    fold = single.predictions["patient"].str[1:].astype(int) % 3
+    scaled = (single.predictions["probability"] * shift**fold).clip(0, 1)
+    predictions = single.predictions.assign(fold=fold, probability=scaled, threshold=0.5, temperature=1.0)
+    return single._replace(predictions=predictions[predictions["split"] == "test"])
 
 
 def test_folds_on_both_sides_are_one_paired_test_and_scales_of_networks_do_not_matter():
@@ -164,7 +164,7 @@ def test_folds_on_both_sides_are_one_paired_test_and_scales_of_networks_do_not_m
 
 
 def test_a_p_that_rounds_to_0_is_said_to_be_below_0_001_and_no_bound_is_outside_the_range_of_a_measure():
-    runs, images = better(0)
+    runs, images = unequal_runs(0)
     measured = comparison.measure(runs, images)
     assert " 0.000  seed 2 is higher" not in comparison.explain(runs, images, measured, False)
     assert "< 0.001" in comparison.explain(runs, images, measured, False)
@@ -197,13 +197,13 @@ def test_markdown_is_a_table_of_equal_columns():
 
 @pytest.mark.slow
 def test_runs_that_differ_in_the_seed_alone_cannot_be_told_apart_in_nine_of_ten_pairs():
-    differ = [bool(comparison.measure(*simulated(seed))["differ"].any()) for seed in range(50)]
+    differ = [bool(comparison.measure(*equal_runs(seed))["differ"].any()) for seed in range(50)]
     assert sum(differ) <= 5
 
 
 def test_a_truly_better_model_is_told_apart_and_named():
     for seed in range(5):
-        runs, images = better(seed)
+        runs, images = unequal_runs(seed)
         measured = comparison.measure(runs, images).set_index("measure")
         assert measured.loc["roc_auc", "differ"] and measured.loc["roc_auc", "difference"] > 0
         text = comparison.explain(runs, images, measured.reset_index(), False)

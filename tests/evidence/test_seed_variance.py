@@ -130,15 +130,15 @@ def test_the_verdict_gives_the_share_of_the_seed_and_what_would_narrow_the_inter
 @pytest.mark.slow
 def test_on_real_trainings_intervals_contain_the_true_value_and_equal_recipes_do_not_differ(tmp_path, monkeypatch):
     """The benchmarks of the full size, on two small sets of eight trainings each."""
-    monkeypatch.setattr(trainings, "KEPT", tmp_path)
-    sets = range(trainings.FIRST, trainings.FIRST + 2)
-    rows = trainings.recorded("coverage", sets, trainings.SMALL, coverage.rows)
+    monkeypatch.setattr(trainings, "CACHE", tmp_path)
+    sets = range(trainings.FIRST_SEED, trainings.FIRST_SEED + 2)
+    rows = trainings.load_or_measure("coverage", sets, trainings.SMALL, coverage.rows)
     defined = rows.dropna(subset=["model_low", "recipe_low"])
     assert len(defined) >= 6  # of 8
     for kind in ("model", "recipe"):
-        assert coverage.covered(defined, kind).mean() >= 0.9
+        assert coverage.contains_truth(defined, kind).mean() >= 0.9
     assert (defined["recipe_low"] <= defined["model_low"]).all()
     assert (defined["recipe_high"] >= defined["model_high"]).all()
     assert (defined["recipe_luck"] > 0).any()
-    calls = trainings.recorded("equal_recipes", sets, trainings.SMALL, equal_recipes.rows)
+    calls = trainings.load_or_measure("equal_recipes", sets, trainings.SMALL, equal_recipes.rows)
     assert not calls.loc[calls["compared"] == "recipes of 4 members", "any"].any()

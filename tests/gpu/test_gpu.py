@@ -109,8 +109,8 @@ def test_members_that_take_turns_on_one_gpu_equal_members_that_train_alone(make_
     cfg = make_params({"train.device": "cuda:0", "train.epochs": 2, "train.batch_size": 16, "train.ensemble_size": 3})
     seeds = members.seeds(1, 3)
     job = members.TrainJob(cfg.model, cfg.train, seeds, str(tmp_path / "images.npy"), *data[1:], Path())
-    together = members.train(job, training.Callbacks(), DistributedContext())
-    for seed, result in zip(seeds, together, strict=True):
+    results = members.train(job, training.Callbacks(), DistributedContext())
+    for seed, result in zip(seeds, results, strict=True):
         assert_same_bytes(
             result, members.train(job._replace(seeds=[seed]), training.Callbacks(), DistributedContext())[0]
         )

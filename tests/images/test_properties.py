@@ -13,7 +13,7 @@ from PIL import Image
 
 import prepare
 from conftest import change_parameters, image, put
-from test_pixels import made, png
+from test_pixels import dicom_file, png
 
 TISSUE = np.random.default_rng(1).integers(60, 200, (60, 80), dtype=np.uint8)
 
@@ -97,7 +97,7 @@ def test_a_dicom_file_has_its_transfer_syntax_and_its_first_window():
 
 def test_padding_is_a_black_border_and_values_that_are_no_whole_numbers_are_measured():
     padded = np.pad(TISSUE.astype(np.uint16) * 16, ((0, 0), (0, 20)), constant_values=65535)
-    table = measured(made(padded, PixelPaddingValue=65535, RescaleSlope="0.001", RescaleIntercept="0"), (0, 4))
+    table = measured(dicom_file(padded, PixelPaddingValue=65535, RescaleSlope="0.001", RescaleIntercept="0"), (0, 4))
     assert table.border == pytest.approx(20 / 100)
     assert table.brightness == pytest.approx(TISSUE.mean() * 0.016 * 80 / 100, rel=1e-4)
     colour = np.stack([TISSUE, TISSUE, TISSUE // 2], axis=-1).astype(np.uint16)

@@ -42,8 +42,8 @@ def test_of_a_negative_call_what_spoke_for_positive_stays_dark():
 
 def test_the_map_of_an_ensemble_is_of_its_common_probability():
     """Two members that cancel each other out have no region that decides; so does one alone."""
-    together = Ensemble([Brightness(1.0), Brightness(-1.0)])
-    assert occlusion.heatmaps(together, spot(), np.array([True])).max() < 1e-3
+    ensemble = Ensemble([Brightness(1.0), Brightness(-1.0)])
+    assert occlusion.heatmaps(ensemble, spot(), np.array([True])).max() < 1e-3
     assert occlusion.heatmaps(Ensemble([Brightness(1.0)]), spot(), np.array([True])).max() == 1
 
 

@@ -18,8 +18,8 @@ def test_the_score_is_the_larger_distance_of_two_views_to_the_fifth_neighbour_ov
     ratios = []
     for part in (slice(0, 4), slice(4, 16)):
         scale = StandardScaler().fit(train[:, part].astype(np.float64))
-        known, *others = (scale.transform(rows[:, part]) for rows in (train, val, other))
-        distances = [np.sort(np.linalg.norm(rows[:, None] - known, axis=2))[:, 4] for rows in others]
+        reference, *others = (scale.transform(rows[:, part]) for rows in (train, val, other))
+        distances = [np.sort(np.linalg.norm(rows[:, None] - reference, axis=2))[:, 4] for rows in others]
         ratios.append([distance / np.quantile(distances[0], 0.95) for distance in distances])
     of_val, of_other = (np.maximum(*views) for views in zip(*ratios, strict=True))
     scores = ood.fit(train, val, [4, 12]).ood_score(other)

@@ -246,15 +246,17 @@ def test_stored_features_are_used_by_another_training_and_not_by_another_backbon
 
 
 def test_a_frozen_training_continues_with_the_same_bytes(make_params, data, tmp_path):
-    whole = fit(make_params, data, head="selu", freeze_backbone=True)[1]
+    uninterrupted = fit(make_params, data, head="selu", freeze_backbone=True)[1]
     store, steps = checkpoints.Store(tmp_path), []
     with pytest.raises(Interrupted):
         fit(make_params, data, head="selu", freeze_backbone=True, store=store, stop=lambda: len(steps) >= 6,
             progress=lambda images, text: steps.append(images))  # fmt: skip
     assert store.paths()
     resumed = fit(make_params, data, head="selu", freeze_backbone=True, store=store)[1]
-    assert resumed.best_epoch == whole.best_epoch
-    assert all(torch.equal(resumed.best_state[name], whole.best_state[name]) for name in whole.best_state)
+    assert resumed.best_epoch == uninterrupted.best_epoch
+    assert all(
+        torch.equal(resumed.best_state[name], uninterrupted.best_state[name]) for name in uninterrupted.best_state
+    )
 
 
 def test_a_stop_is_heeded_while_features_are_computed(make_params, data):
