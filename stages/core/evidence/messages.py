@@ -49,5 +49,5 @@ def summary(figures: dict[str, Any]) -> str:
 
 def wrong_labels(count: int, auc: dict[str, Any], path: str) -> str:
     if not intervals.above_chance(auc):
-        return "likely wrong labels: not searched, because the ROC AUC can't be told from chance"
+        return "likely wrong labels: not searched, because the ROC AUC is not shown to be better than chance"
     return f"likely wrong labels: {count:,}, in {path}, to look at; no label is changed"
