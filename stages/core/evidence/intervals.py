@@ -188,7 +188,8 @@ def _areas(weights: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dic
     # Pairs in which the positive ranks above the negative; a tie counts half (Mann-Whitney).
     above = np.einsum("rn,rn->r", negatives, tp - positives / 2, dtype=np.float64)
     precision = tp
-    precision /= np.maximum(tp + fp, 1, out=fp)  # in place: these arrays are the largest
+    # In place: these arrays are the largest. The bound only prevents 0 / 0: sums of weights can be below 1.
+    precision /= np.maximum(tp + fp, np.finfo(np.float32).tiny, out=fp)
     average = np.einsum("rn,rn->r", positives, precision, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         pr_auc = np.where(num_negatives > 0, average / num_positives, np.nan)
