@@ -10,9 +10,10 @@ the quantile of Student's t instead of the normal one, as for proportions from s
 single pair of patients decides the variance: there the bound is that of the t interval on the logit scale if it is
 farther.
 
-Its degrees of freedom are the number of patients minus 1. Those of Bell and McCaffrey or from Kish's effective number
-are near 1 if one patient has half of all images, because the estimated variance is then mostly that patient's. But the
-patient moves the measure as much as the variance: an interval with so few degrees of freedom would be far too wide.
+Its degrees of freedom are the number of patients minus 1, in the set of SUPPORT with the fewest and at most
+MAX_LEFT_OUT. Those of Bell and McCaffrey or from Kish's effective number are near 1 if one patient has half of all
+images, because the estimated variance is then mostly that patient's. But the patient moves the measure as much as the
+variance: an interval with so few degrees of freedom would be far too wide.
 
 The paired difference of two classifiers has the jackknife's variance too, and a t interval.
 
@@ -218,8 +219,9 @@ def effective_sample_size(units: np.ndarray, weights: np.ndarray | None = None) 
 def patient_variance(measure: str, value: float, left_out: np.ndarray, scores: Scores) -> VarianceComponent | str:
     """The variance of a measure over patients, or the reason why it can't be estimated.
 
-    It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, where k is the number of
-    patients, and has k - 1 degrees of freedom. For roc_auc, what the jackknife estimates too high is subtracted.
+    It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, and has k - 1 degrees of
+    freedom. k is the number of patients in the set of SUPPORT with the fewest, at most MAX_LEFT_OUT. For roc_auc, what
+    the jackknife estimates too high is subtracted.
 
     Parameters
     ----------
