@@ -1,4 +1,4 @@
-# make help lists the targets. Once .venv exists, only audit and lock need a network.
+# make help lists the targets. Once .venv exists, only audit, lock and peers (bench calls it once) need a network.
 PYTHON ?= python3
 GATES ?= fresh repeat better
 TARGET ?= main

@@ -178,8 +178,19 @@ def test_positives_of_one_patient_let_nothing_be_said_of_them():
     rows = [(f"f{n}", int(n < 5), "p" if n < 5 else f"q{n}", None, "test", 0.1 + 0.01 * n) for n in range(30)]
     other = [(*row[:5], 0.9 - row[5]) for row in rows]
     table = explained(run(rows), run(other, "two"))
-    area = next(line for line in table.splitlines() if line.startswith("ROC AUC"))
+    assert "No significant difference" not in table
+    assert table.startswith(
+        "ROC AUC, the primary measure, can't be tested: it depends on one patient, or on one set of"
+    )
+    area = next(line for line in table.splitlines() if line.startswith("ROC AUC (primary)"))
     assert "one patient" in area
+
+
+def test_without_shared_negative_images_the_primary_measure_is_not_tested():
+    rows = [row if row[1] else (*row[:4], "train", row[5]) for row in ROWS]
+    other = [(*row[:5], 0.9 - row[5]) for row in rows]
+    text = explained(run(ROWS), run(other, "two"), shared=True)
+    assert text.startswith("ROC AUC, the primary measure, can't be tested: not defined. Exploratory measures differ: ")
 
 
 def test_a_leak_of_either_run_is_said_first_of_all_images():

@@ -135,6 +135,7 @@ def test_probabilities_are_read_to_the_last_bit(tmp_path):
         (b"file,label,probability\na,1,0.5\na,0,0.1\n", r"file 'a' is there twice.*\(row 2\)"),
         (b"file,label,probability\na,1,0.5\n,0,0.1\n", "file an empty cell is missing"),
         (b"label,label,probability\n1,1,0.5\n", "has two columns label"),
+        (b"label,probability,group,group_group\n1,0.5,a,b\n0,0.1,a,b\n", "has both group and group_group: rename one"),
         (b"label,probability\n1,0.5,7,8\n0,0.1\n", "line 2, has 4 cells, but the header 2"),
         (b"label,probability,patient,breast\n1,0.5,a,L\n0,0.1,a,\n", r"breast an empty cell is missing.*\(row 2\)"),
         (b"label,probability,copy_in_train\n1,0.5,maybe\n0,0.1,true\n", "copy_in_train 'maybe' is neither true nor"),

@@ -91,6 +91,17 @@ def test_the_jackknife_equals_scikit_learn_on_the_images_of_all_other_patients(t
         )
 
 
+@pytest.mark.parametrize("scale", [1, 0.001])
+def test_measures_with_weights_of_images_equal_scikit_learns(scale):
+    scores = evidence.equal_patients(sample(ties=True))
+    scores = scores._replace(weights=scale * scores.weights)
+    num_units = scores.units.max() + 1
+    measured = intervals.weighted_measures(scores, lambda first, count: np.ones((count, num_units), int), 1, 300)
+    pairs = measured.pop("pairs")
+    assert {name: values[0] for name, values in measured.items()} == pytest.approx(evidence.measures(scores), rel=1e-6)
+    assert pairs == pytest.approx(scores.weights[scores.labels == 1].sum() * scores.weights[scores.labels == 0].sum())
+
+
 def test_many_patients_are_left_out_in_groups_with_the_same_variance(monkeypatch):
     scores = sample(6000, 600)
     single = intervals.jackknife(scores, 1)

@@ -133,6 +133,14 @@ def test_the_summary_has_every_block_and_null_with_a_reason_for_what_is_not_defi
     assert "SYNTHETIC" in text and "1.000 (0.173 to 1.000)" in text and "1.000 (no interval)" in text
 
 
+def test_where_only_leaking_images_have_a_patient_no_patient_has_the_most_images():
+    test = predictions([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], list("abcd"), in_train=[True, True, False, False])
+    test["patient"] = test["patient"].where(test["patient_in_train"])
+    blocks = metrics.summarise(test, test, 0.5, 0.5, seed=1)
+    assert blocks["test_equal_patients"]["largest_patient"] == 0
+    assert blocks["test_patients"]["mean"]["roc_auc"]["reason"] == "no image"
+
+
 def test_the_leak_is_the_difference_that_the_leaking_images_make():
     labels, in_train = [0, 1, 0, 1, 0, 1], [True, True, False, False, False, False]
     test = predictions(labels, [0.1, 0.9, 0.2, 0.8, 0.9, 0.1], list("abcdef"), in_train=in_train)

@@ -101,7 +101,7 @@ def test_one_network_has_a_reason_instead_of_an_interval_of_the_recipe():
     entry = metrics.metrics_with_ci(scores_of(label, patient, by_member), 1, ("roc_auc",))["roc_auc"]
     assert entry["ci_low"] is not None and entry["recipe"] == {
         "ci_low": None, "ci_high": None, "seed_variance_share": None,
-        "reason": "the seed variance of one network is unknown: set train.ensemble_size to 3 or more",
+        "reason": "the seed variance of one network is unknown: set train.ensemble_size to 2 or more",
     }  # fmt: skip
     (sentence,) = verdict._seed_variance({"patients": 12, "roc_auc": entry})
     assert "no interval for new patients and a new training (the seed variance of one network" in sentence

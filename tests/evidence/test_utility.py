@@ -106,13 +106,14 @@ def test_the_list_of_likely_wrong_labels_is_that_of_cleanlab():
     assert utility.likely_wrong(table[table["label"] == 1], AREA).empty and utility.likely_wrong(table[:0], AREA).empty
 
 
-@pytest.mark.parametrize("low", [0.066, 0.5, None])
-def test_scores_that_may_be_no_better_than_chance_contradict_no_label(low):
+@pytest.mark.parametrize(("low", "high"), [(0.066, 0.79), (0.5, 0.9), (0.1, 0.4), (None, None)])
+def test_scores_that_may_be_no_better_than_chance_contradict_no_label(low, high):
     """Without this, 530 of 1,198 labels of the original's images were listed, at a ROC AUC of 0.315 (0.066, 0.790)."""
     table = pd.DataFrame({"label": [0, 0, 1, 1], "probability": [0.9, 0.1, 0.2, 0.8]})
     assert len(utility.likely_wrong(table, AREA)) == 2
-    assert utility.likely_wrong(table, AREA | {"ci_low": low}).empty
-    assert "can't be told from chance" in messages.wrong_labels(0, AREA | {"ci_low": low}, "list.csv")
+    area = AREA | {"ci_low": low, "ci_high": high}
+    assert utility.likely_wrong(table, area).empty
+    assert "is not shown to be better than chance" in messages.wrong_labels(0, area, "list.csv")
 
 
 def test_planted_wrong_labels_are_at_the_top_also_of_folds_with_other_scales():

@@ -101,6 +101,7 @@ def test_a_test_set_that_leaks_is_shown_with_and_without_the_leaking_images(figu
         and f"{auc['value']:.3f} ({auc['ci_low']:.3f} to {auc['ci_high']:.3f})</td><td>0.600 (0.400 to 0.800)" in page
     )
     assert "not defined: there is no positive" in page and "The test set leaks." in page
+    assert "Not searched, because the ROC AUC is not shown to be better than chance" in section(page, "labels")
 
 
 def test_a_validation_set_of_one_class_leaves_the_operating_points_undefined(figures):

@@ -23,7 +23,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, grey: Grey, same_patients
     Returns
     -------
     DataFrame
-        ``second`` with more columns: unit (of resampling), exact (whether ``first`` contains an exact copy), and
+        ``second`` with more columns: unit (left out together), exact (whether ``first`` contains an exact copy), and
         copy_in_train and patient_in_train as in leakage.shared_with_train, as if ``first`` were all training images.
     """
     both = pd.concat([first.assign(split="train"), second.assign(split="test")], ignore_index=True)

@@ -272,6 +272,8 @@ def _headline(runs: tuple[Run, Run], measured: pd.DataFrame) -> str:
         return f"{first} and {second} give equal figures."
     label = LABELS.get(primary["measure"], primary["measure"].replace("_", " "))
     text = f"No significant difference between {first} and {second} in {label}, the primary measure."
+    if pd.isna(primary["p"]):
+        text = f"{label}, the primary measure, can't be tested: {primary['reason']}."
     names = [f"{row['measure'].replace('_', ' ')} {_signed(row['difference'])}" for _, row in differ.iterrows()]
     if primary["differ"]:
         text = f"{first} and {second} differ significantly: {', '.join(names)} ({second} minus {first})."

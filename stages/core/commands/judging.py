@@ -40,6 +40,8 @@ def read(path: Path) -> pd.DataFrame:
     """
     table = _text(path)
     name = next((column for column in NAMES if column in table), None)
+    if {"group", f"{tables.GROUP}group"} <= set(table):
+        raise PipelineError(f"{path} has both group and {tables.GROUP}group: rename one")
     table = table.rename(columns={name: "file", "group": f"{tables.GROUP}group"})
     if missing := [column for column in ("label", "probability") if column not in table]:
         others = shorten(list(map(str, table)), 10)

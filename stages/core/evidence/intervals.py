@@ -10,9 +10,10 @@ the quantile of Student's t instead of the normal one, as for proportions from s
 single pair of patients decides the variance: there the bound is that of the t interval on the logit scale if it is
 farther.
 
-Its degrees of freedom are the number of patients minus 1. Those of Bell and McCaffrey or from Kish's effective number
-are near 1 if one patient has half of all images, because the estimated variance is then mostly that patient's. But the
-patient moves the measure as much as the variance: an interval with so few degrees of freedom would be far too wide.
+Its degrees of freedom are the number of patients minus 1, in the set of SUPPORT with the fewest and at most
+MAX_LEFT_OUT. Those of Bell and McCaffrey or from Kish's effective number are near 1 if one patient has half of all
+images, because the estimated variance is then mostly that patient's. But the patient moves the measure as much as the
+variance: an interval with so few degrees of freedom would be far too wide.
 
 The paired difference of two classifiers has the jackknife's variance too, and a t interval.
 
@@ -188,7 +189,8 @@ def _areas(weights: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> dic
     # Pairs in which the positive ranks above the negative; a tie counts half (Mann-Whitney).
     above = np.einsum("rn,rn->r", negatives, tp - positives / 2, dtype=np.float64)
     precision = tp
-    precision /= np.maximum(tp + fp, 1, out=fp)  # in place: these arrays are the largest
+    # In place: these arrays are the largest. The bound only prevents 0 / 0: sums of weights can be below 1.
+    precision /= np.maximum(tp + fp, np.finfo(np.float32).tiny, out=fp)
     average = np.einsum("rn,rn->r", positives, precision, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         pr_auc = np.where(num_negatives > 0, average / num_positives, np.nan)
@@ -217,8 +219,9 @@ def effective_sample_size(units: np.ndarray, weights: np.ndarray | None = None) 
 def patient_variance(measure: str, value: float, left_out: np.ndarray, scores: Scores) -> VarianceComponent | str:
     """The variance of a measure over patients, or the reason why it can't be estimated.
 
-    It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, where k is the number of
-    patients, and has k - 1 degrees of freedom. For roc_auc, what the jackknife estimates too high is subtracted.
+    It is the jackknife's, (k - 1) / k times the sum of squared differences from ``value``, and has k - 1 degrees of
+    freedom. k is the number of patients in the set of SUPPORT with the fewest, at most MAX_LEFT_OUT. For roc_auc, what
+    the jackknife estimates too high is subtracted.
 
     Parameters
     ----------

@@ -332,8 +332,9 @@ def summarise(
         blocks["leak"][name] = None if None in values else values[0] - values[1]
     if test["patient"].notna().any():
         equal = equal_patients(scores(without_leak, threshold))
+        sizes = without_leak["patient"].value_counts()  # none, if only leaking images have a patient
         blocks["test_equal_patients"] = metrics_with_ci(equal, seed, PREVALENCE_FREE) | {
-            "largest_patient": int(without_leak["patient"].value_counts().max()) if len(without_leak) else 0,
+            "largest_patient": int(sizes.max()) if len(sizes) else 0,
             "effective_patients": intervals.effective_sample_size(pd.factorize(without_leak["unit"])[0]),
         }
         for level, columns in LEVELS.items():

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 WITHOUT = "without_"  # prefix of the columns with the probability by all networks but one
-SINGLE_NETWORK = "the seed variance of one network is unknown: set train.ensemble_size to 3 or more"
+SINGLE_NETWORK = "the seed variance of one network is unknown: set train.ensemble_size to 2 or more"
 
 
 class VarianceComponent(NamedTuple):

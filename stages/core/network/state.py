@@ -89,8 +89,8 @@ class State:
         self.begin_epoch()
 
     def set_lr(self) -> None:
-        """Set the learning rate of the next step. Cosine: it rises linearly for an epoch, and falls from there to 0
-        after the last step along half a cosine (Loshchilov and Hutter 2017, SGDR, ICLR, equation 5)."""
+        """Set the learning rate of the next step. Cosine: train.lr times a linear warm-up over the first epoch and half
+        a cosine over all epochs, to 0 after the last step (Loshchilov and Hutter 2017, SGDR, ICLR, equation 5)."""
         if self.cfg.schedule == "cosine":
             progress = len(self.epochs) + self.step / len(self.order)  # epochs
             warmup = min(1.0, progress + 1 / len(self.order))

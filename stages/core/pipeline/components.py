@@ -76,7 +76,8 @@ def of_images(images: pd.DataFrame, clusters: pd.DataFrame) -> "pd.Series[int]":
 
 
 def units(split: pd.DataFrame) -> "pd.Series[int]":
-    """The unit of resampling of each image: images of one patient and copies are joined, also indirectly."""
+    """The unit of each image, which is left out as a whole: images of one patient and copies are joined, also
+    indirectly."""
     return union(split, [split["patient"], split["cluster"]])
 
 
