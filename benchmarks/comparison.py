@@ -109,7 +109,7 @@ def auc_differences(distances: tuple[float, float], patients: int, pairs: int, d
         values = sums[0] / positives / (len(label) - positives), sums[1] / positives / (len(label) - positives)
         left_out = [intervals.jackknife(scores, 0)["roc_auc"] for scores in pair]
         result = intervals.difference("roc_auc", values, left_out[1] - left_out[0], pair)
-        rows.append((values[1] - values[0], result[2] <= comparison.SURE))
+        rows.append((values[1] - values[0], result[2] <= intervals.ALPHA))
     return pd.DataFrame(rows, columns=["difference", "called"]).astype(float)
 
 

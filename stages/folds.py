@@ -33,18 +33,17 @@ def main() -> None:
     if args.folds < 2:
         raise PipelineError(f"{args.folds} folds: at least 2 are needed, to train on one and test on the other")
     cfg = params_yaml.load()
-    places = folds.places(folds.changed(cfg.train, args.set_param), args.folds)
+    environments = folds.worker_environments(folds.with_overrides(cfg.train, args.set_param), args.folds)
     free: SimpleQueue[dict[str, str]] = SimpleQueue()
-    for place in places:
-        free.put(place)
+    for environment in environments:
+        free.put(environment)
     names = [f"{args.name}-{args.folds}-{fold}" for fold in range(1, args.folds + 1)]
     for name in names:
         subprocess.run(["dvc", "exp", "remove", "--quiet", name], stderr=subprocess.DEVNULL)  # from an earlier run
-    with ThreadPoolExecutor(len(places)) as pool:
+    prefix = len(environments) > 1
+    with ThreadPoolExecutor(len(environments)) as pool:
         futures = [
-            pool.submit(
-                run, [*args.set_param, f"split.folds={args.folds}", f"split.fold={fold}"], name, free, len(places) > 1
-            )
+            pool.submit(run, [*args.set_param, f"split.folds={args.folds}", f"split.fold={fold}"], name, free, prefix)
             for fold, name in enumerate(names, start=1)
         ]
         try:
@@ -74,19 +73,19 @@ def main() -> None:
 
 
 def run(changes: list[str], name: str, free: SimpleQueue[dict[str, str]], prefix: bool) -> None:
-    """Run the experiment of a fold, NAME-K-FOLD, in one of the ``free`` places; with ``prefix``, each line that it
-    prints names the fold. Raises PipelineError if it fails."""
+    """Run the experiment of a fold, NAME-K-FOLD, in one of the ``free`` environments; with ``prefix``, each line that
+    it prints names the fold. Raises PipelineError if it fails."""
     count, fold = name.rsplit("-", 2)[1:]
     print(f"fold {fold} of {count}: dvc exp run --temp --name {name}", flush=True)
     options = [word for change in changes for word in ("--set-param", change)]
     command = ["dvc", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if prefix else {}
-    place = free.get()
-    process = subprocess.Popen(command, env=os.environ | place, **output)
+    environment = free.get()
+    process = subprocess.Popen(command, env=os.environ | environment, **output)
     for line in process.stdout or ():
         print(f"fold {fold}: {line}", end="", flush=True)
     status = process.wait()
-    free.put(place)
+    free.put(environment)
     if status:
         raise PipelineError(f"fold {fold} failed, see above. Finished folds are cached and not computed again")
 

@@ -40,7 +40,7 @@ def main() -> None:
             metrics.non_leaking(table[table["split"] == "test"]), details["test_unseen"]["roc_auc"]
         )
         tables.write(wrong, args.out / "likely_wrong_labels.csv", utility.WRONG_LABELS)
-        files.write_text(args.out / "report.html", judging.page(table, details, wrong, text, args.scores))
+        files.write_text(args.out / "report.html", judging.html_report(table, details, wrong, text, args.scores))
         if files.seen_by_git(args.out):
             print(f"{args.out} names patients, and git does not ignore it: do not commit it", file=sys.stderr)
     if runs and images is not None:

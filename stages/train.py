@@ -71,7 +71,7 @@ def main() -> None:
         print(messages.start(cfg.model.backbone, cfg.train.ensemble_size, parameters, len(rows["train"])))
         print(devices.describe_determinism(cfg.train, device))
         machine = provenance.fingerprint(provenance.machine())
-        with members.opened(files.root() / ".checkpoints", fingerprint, machine, ensemble, seeds) as stores:
+        with members.open_stores(files.root() / ".checkpoints", fingerprint, machine, ensemble, seeds) as stores:
             results = train(job._replace(stores=tuple(store.folder for store in stores)), dist)
             for member, result in zip(ensemble.members, results, strict=True):
                 member.load_state_dict(result.best_state)

@@ -44,7 +44,7 @@ def test_as_many_folds_train_at_once_as_there_are_cores_for(
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     changes = {"threads": threads, "device": "cpu", "ensemble_size": members, "nproc_per_node": nproc}
     cfg = make_params({f"train.{name}": value for name, value in changes.items()}).train
-    assert folds.places(cfg, 5) == [{}] * count
+    assert folds.worker_environments(cfg, 5) == [{}] * count
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,9 @@ def test_folds_that_train_at_once_share_no_gpu(make_params, monkeypatch, gpus, v
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     cfg = make_params({f"train.{name}": value for name, value in changes.items()}).train
-    assert folds.places(cfg, 5) == ([{"CUDA_VISIBLE_DEVICES": place} for place in places] if places else [{}])
+    assert folds.worker_environments(cfg, 5) == (
+        [{"CUDA_VISIBLE_DEVICES": place} for place in places] if places else [{}]
+    )
 
 
 def test_two_folds_on_two_gpus_use_one_each(tmp_path, monkeypatch, capsys):
@@ -91,12 +93,12 @@ def test_two_folds_on_two_gpus_use_one_each(tmp_path, monkeypatch, capsys):
 
 
 def test_changed_parameters_decide_how_many_folds_train_at_once(make_params):
-    cfg = folds.changed(
+    cfg = folds.with_overrides(
         make_params({}).train, ["train.ensemble_size=3", "train.device=cuda:1", "seed=4", "train.lr=1e-4"]
     )
     assert (cfg.ensemble_size, cfg.device, cfg.lr) == (3, "cuda:1", make_params({}).train.lr)
     with pytest.raises(PipelineError, match=r"--set-param: ensemble_size = 'many': .*integer"):
-        folds.changed(cfg, ["train.ensemble_size=many"])
+        folds.with_overrides(cfg, ["train.ensemble_size=many"])
 
 
 def test_mean_spread_and_pooled_figure_equal_a_count_by_hand():

@@ -140,7 +140,7 @@ def test_force_clears_the_checkpoints_once_and_not_again_when_torchrun_restarts(
     monkeypatch.setenv(ranks.ERROR_FILE, str(tmp_path / "error"))  # as ranks.launch sets it
 
     def checkpoints_after(content):
-        with members.opened(tmp_path / "checkpoints", "a", "b", ensemble, [1]) as (store,):
+        with members.open_stores(tmp_path / "checkpoints", "a", "b", ensemble, [1]) as (store,):
             if content:
                 (store.folder / f"000001-000000002-{'0' * 64}.safetensors").write_text(content)
             return len(store.paths())

@@ -24,7 +24,6 @@ LESS_IS_BETTER = ["brier"]
 PRIMARY = "roc_auc"
 DRAWS = 20_000  # of the statistics of all measures without a difference
 NUMBERS = ["first", "second", "difference", "ci_low", "ci_high", "p"]
-SURE = 0.05  # probability that equal runs are called different in the primary measure; also in any of the others
 
 
 class Run(NamedTuple):
@@ -120,7 +119,7 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
     """
     pair = _scores(images, 0), _scores(images, 1)
     folds_of = [images[f"fold_{number}"].to_numpy() for number in (0, 1)]
-    pooled = any(len(np.unique(folds)) > 1 for folds in folds_of)
+    within_folds = any(len(np.unique(folds)) > 1 for folds in folds_of)
 
     def compute(number: int, scores: Scores, function: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
         areas = metrics.within(scores, folds_of[number], function) if len(np.unique(folds_of[number])) > 1 else {}
@@ -148,7 +147,7 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
         effect[:] = left_out - row["difference"]
         trainings = [seed_variance.jackknife([member[name] for member in members]) for members in leave_one_out]
         components = tuple(component for component in trainings if component)
-        result = intervals.difference(name, (first, second), left_out, pair, components, pooled)
+        result = intervals.difference(name, (first, second), left_out, pair, components, within_folds)
         if isinstance(result, str):
             row["reason"] = result
         elif len(components) < len(trainings):
@@ -159,7 +158,7 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
     p, others = table["p"].to_numpy(dtype=np.float64, na_value=np.nan), (table["measure"] != primary).to_numpy()
     p[others] = _max_t(p[others], effects[others], seed)
     table = table.assign(p=pd.array(p, dtype="Float64"), primary=~others)
-    return table.assign(differ=(table["p"] <= SURE).fillna(False).astype(bool))
+    return table.assign(differ=(table["p"] <= intervals.ALPHA).fillna(False).astype(bool))
 
 
 def _scores(images: pd.DataFrame, number: int) -> Scores:

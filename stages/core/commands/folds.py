@@ -16,7 +16,7 @@ PROCESSES = ("ensemble_size", "nproc_per_node", "device", "threads")  # keys of 
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # environment variable: the GPUs that a process may use
 
 
-def changed(cfg: Train, changes: list[str]) -> Train:
+def with_overrides(cfg: Train, changes: list[str]) -> Train:
     """``cfg`` with those of ``changes``, KEY=VALUE, that decide how many processes train. Raises PipelineError."""
     values = cfg.model_dump()
     for key, _, value in (change.partition("=") for change in changes):
@@ -25,7 +25,7 @@ def changed(cfg: Train, changes: list[str]) -> Train:
     return params.validate(Train, values, "--set-param")
 
 
-def places(cfg: Train, folds: int) -> list[dict[str, str]]:
+def worker_environments(cfg: Train, folds: int) -> list[dict[str, str]]:
     """The folds that this machine can train at the same time, at least one and at most so many: for each, what its
     environment needs. Each process that trains has cores or a GPU of its own."""
     from core.network.members import max_workers

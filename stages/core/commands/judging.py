@@ -176,7 +176,7 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
     return details
 
 
-def page(table: pd.DataFrame, details: dict[str, Any], wrong: pd.DataFrame, text: str, path: Path) -> str:
+def html_report(table: pd.DataFrame, details: dict[str, Any], wrong: pd.DataFrame, text: str, path: Path) -> str:
     """The report, as one page of HTML. ``wrong``: of utility.likely_wrong."""
     splits = {name: table[table["split"] == name] for name in ("val", "test")}
     test = splits["test"]

@@ -45,6 +45,7 @@ from scipy.special import expit, logit, stdtr, stdtrit
 MAX_LEFT_OUT = 1000  # patients are left out one by one up to this number, and beyond it in so many groups
 MAX_PAIRED = 200  # patients up to which the interaction is estimated: beyond, it is about 1 % of the variance or less
 CONFIDENCE = 0.95
+ALPHA = 0.05  # the level of significance: a difference with a higher p can be chance
 MISSING_PROBABILITY = 0.03  # of the 5 % of intervals that may miss; the other bound misses less often
 ONE_PATIENT = "it depends on one patient, or on one set of copies"
 CHUNK_SIZE = 1_000_000  # images times rows of weights in memory, per core
@@ -102,22 +103,22 @@ def jackknife(scores: Scores, seed: int, auc: bool = True, superset: Scores | No
     if rows < num_units:
         groups = np.random.RandomState(seed % 2**32).permutation(num_units) % rows
 
-    def draw(first: int, count: int) -> np.ndarray:
+    def weights_of(first: int, count: int) -> np.ndarray:
         return (groups != np.arange(first, first + count)[:, None]).astype(np.int64)
 
-    return weighted_measures(scores, draw, rows, max(len(population.labels), num_units), auc)
+    return weighted_measures(scores, weights_of, rows, max(len(population.labels), num_units), auc)
 
 
 def weighted_measures(
-    scores: Scores, draw: Callable[[int, int], np.ndarray], rows: int, size: int, auc: bool = True
+    scores: Scores, weights_of: Callable[[int, int], np.ndarray], rows: int, size: int, auc: bool = True
 ) -> dict[str, np.ndarray]:
     """Each measure with ``rows`` different weights of the units.
 
     Parameters
     ----------
-    draw : callable
-        ``draw(first, count)`` returns the weights of ``count`` rows from ``first`` on: (count, number of units) int64.
-    size : sets how many rows are computed at once; equal sizes give equal calls of ``draw``
+    weights_of : callable
+        ``weights_of(first, count)`` returns those of ``count`` rows from ``first`` on: (count, number of units) int64.
+    size : sets how many rows are computed at once; equal sizes give equal calls of ``weights_of``
 
     Returns
     -------
@@ -140,7 +141,7 @@ def weighted_measures(
     ranked_weights = None if scores.weights is None else scores.weights[order]
 
     def compute(first: int, count: int) -> dict[str, np.ndarray]:
-        weights = draw(first, count)
+        weights = weights_of(first, count)
         measures = _from_counts(weights[:, : len(sums_by_unit)] @ sums_by_unit)
         if auc:
             image_weights = weights.astype(np.float32)[:, ranked_units]
@@ -374,7 +375,7 @@ def difference(
     left_out: np.ndarray,
     pair: tuple[Scores, Scores],
     trainings: tuple[VarianceComponent, ...] = (),
-    pooled: bool = False,
+    within_folds: bool = False,
 ) -> tuple[float, float, float] | str:
     """The 95 % interval of a paired difference (second minus first) and its two-sided p, or why there are none.
 
@@ -387,13 +388,13 @@ def difference(
     left_out : (R,) float64, their difference without each patient
     pair : both classifiers on the same images
     trainings : the variances of each measure over trainings; with them, recipes are compared, otherwise models
-    pooled : whether the areas under the curves compare images of the same fold only
+    within_folds : whether the areas under the curves compare images of the same fold only
     """
     if min(_patients(measure, scores) for scores in pair) < 2:
         return ONE_PATIENT
     observed = values[1] - values[0]
     patients = _difference_variance(measure, left_out - observed, pair)
-    if measure == "roc_auc" and not pooled:
+    if measure == "roc_auc" and not within_folds:
         patients = patients._replace(variance=patients.variance - min(_interaction(*pair), patients.variance / 2))
     total = seed_variance.combine(patients, *trainings)
     if not total.variance > 1e-24:

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from core.evidence.intervals import ALPHA
 from core.evidence.metrics import PREVALENCE_FREE
 from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS, TOO_FEW
 from core.pipeline.text import format_metric, format_p, format_property, pluralise, shorten
 
-CHANCE = 0.05  # a difference between groups, or of the classes between them, with a p of this or more is called chance
 FEW_LARGE = 0.5  # if the effective number of patients is a smaller share of their number, a few have most images
 NOTHING = "Not evidence of anything"
 ALL_LEAK = "every test image is a copy of a training image or shows a patient from training"
@@ -198,7 +198,7 @@ def shortcuts(figures: dict[str, Any]) -> list[str]:
     """The names of the groups that predict the class by themselves, by more than chance on the test images."""
     groups = {name: group["shortcut"] for name, group in figures.get("groups", {}).items() if "shortcut" in group}
     return [
-        name for name, entry in groups.items() if entry["p"] < CHANCE and (entry["group_only_auc"]["ci_low"] or 0) > 0.5
+        name for name, entry in groups.items() if entry["p"] < ALPHA and (entry["group_only_auc"]["ci_low"] or 0) > 0.5
     ]
 
 
@@ -251,7 +251,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         )
     for name, group in figures["groups"].items():
         shortcut = group.get("shortcut", {"p": 1.0})
-        if shortcut["p"] < CHANCE and name not in shortcuts(figures):
+        if shortcut["p"] < ALPHA and name not in shortcuts(figures):
             area_alone = format_metric(shortcut["group_only_auc"])
             lines.append(
                 f"{_escaped(name)} is associated with the class ({format_p(shortcut['p'])}), but alone it does not "
@@ -268,7 +268,7 @@ def _groups(figures: dict[str, Any]) -> list[str]:
         f"({format_p(worst['p'])}, corrected for all comparisons)"
     )
     equal = f"No subgroup of {names} differs significantly from the others, which does not prove that they are equal. "
-    title = "**Lower performance in a subgroup**" if worst["p"] < CHANCE else f"{equal}Subgroup with the smallest p"
+    title = "**Lower performance in a subgroup**" if worst["p"] < ALPHA else f"{equal}Subgroup with the smallest p"
     lines.append(f"{title}: {difference}.")
     few = [
         _escaped(f"{group} {name}")

@@ -293,7 +293,7 @@ class Inventory:
         reasons = named | masks.by_pixels(self.base, list(rows), flat)
         self.mark({file: why for file, why in reasons.items() if file not in self.kept}, Use.MASK)
 
-    def finish(self) -> None:
+    def mark_images(self) -> None:
         self._decide(self.rows["kind"].isin(IMAGES), Use.IMAGE)
 
     def refuse(self, data: Data, missing: list[str]) -> None:

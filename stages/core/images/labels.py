@@ -247,7 +247,7 @@ def _folders(rows: pd.DataFrame) -> "pd.Series[str]":
     return rows["file"].str.extract("([^/]+)/[^/]*$", expand=False)
 
 
-def owners(
+def patients_or_breasts(
     level: str, classes: dict[str, str], rows: pd.DataFrame | None, data: Data, tags: Tags, faults: Faults
 ) -> dict[str, str]:
     """The patient or the breast (``level``) of each image, empty if ``data`` does not name it. Images without one are

@@ -89,7 +89,9 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any], unread
     missing = faults.pop(labels.LABELS_WITHOUT_IMAGE, [])
     faults[Use.NO_LABEL] = sorted(set(images) - set(classes))
     used = {file: name for file, name in classes.items() if data.takes(name)}
-    patients, breasts = (labels.owners(level, used, rows, data, tags, faults) for level in ("patient", "breast"))
+    patients, breasts = (
+        labels.patients_or_breasts(level, used, rows, data, tags, faults) for level in ("patient", "breast")
+    )
     for use, names in faults.items():
         key = {Use.NO_PATIENT: "patient", Use.NO_BREAST: "breast"}.get(Use(use), "labels")
         value = getattr(data, key)
@@ -101,7 +103,7 @@ def collect(folder: Path, data: Data, root: Path, origin: dict[str, Any], unread
     classes = {file: name for file, name in classes.items() if file in good}
     label_of = labels.class_to_label(classes, data)
     stock.mark({file: name for file, name in classes.items() if name not in label_of}, Use.CLASS)
-    stock.finish()
+    stock.mark_images()
 
     kept = stock.paths(Use.IMAGE)
     entries = [(file, label_of[classes[file]], patients.get(file), classes[file]) for file in kept]

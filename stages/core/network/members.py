@@ -45,7 +45,7 @@ class TrainJob(NamedTuple):
     model: Model
     cfg: Train
     seeds: list[int]
-    images: str  # the file
+    images_path: str
     labels: np.ndarray
     rows: dict[str, np.ndarray]
     root: Path  # the folder that model.weights is relative to
@@ -67,12 +67,14 @@ def seeds(seed: int, members: int) -> list[int]:
 def build_member(job: TrainJob, index: int) -> Classifier:
     """A member before its training. Sets torch's seed to the member's."""
     devices.seed_everything(job.seeds[index], job.cfg.reproducible, job.cfg.threads)
-    side = files.read_array(job.images).shape[1]
+    side = files.read_array(job.images_path).shape[1]
     return networks.build(job.model.backbone, job.model.head, side, job.model.weights, job.root)
 
 
 @contextmanager
-def opened(root: Path, fingerprint: str, machine: str, ensemble: Ensemble, seeds: list[int]) -> Iterator[list[Store]]:
+def open_stores(
+    root: Path, fingerprint: str, machine: str, ensemble: Ensemble, seeds: list[int]
+) -> Iterator[list[Store]]:
     """Open the checkpoints of each member. The name of each covers everything that its training depends on: the first
     weights cover the content of the file that model.weights names."""
     with ExitStack() as stack:
@@ -103,7 +105,7 @@ def train(job: TrainJob, callbacks: Callbacks, dist: DistributedContext) -> list
 
 
 def _train_member(job: TrainJob, index: int, callbacks: Callbacks, dist: DistributedContext) -> TrainResult:
-    data = Data(files.read_array(job.images), job.labels, job.rows, job.features)
+    data = Data(files.read_array(job.images_path), job.labels, job.rows, job.features)
     store = Store(job.stores[index]) if job.stores else None  # only the first rank has any
     return training.fit(
         build_member(job, index), data, job.cfg, job.seeds[index], callbacks, store, dist, index, job.name(index),
