@@ -297,7 +297,7 @@ def _above(scores: Scores, units: np.ndarray, weights: np.ndarray) -> np.ndarray
 def interval(
     measure: str, value: float, patients: VarianceComponent, scores: Scores, training: VarianceComponent | None = None
 ) -> tuple[float, float]:
-    """The 95 % interval of a measure.
+    """The 95 % interval (low, high) of a measure.
 
     The images of a test set say nothing of a kind of patient that is missing from it. A kind that makes up a share of
     1 - 0.03^(1/k) of all patients is missing among k patients with a probability of 3 % (exact binomial; k is the

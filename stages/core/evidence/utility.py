@@ -64,6 +64,11 @@ def calibration_line(scores: Scores, slope: bool) -> dict[str, Any]:
 
     A small test set can miss a kind of patients (see intervals.interval). The interval of the slope includes the slope
     that the patients would have with a share of such patients whose labels do not depend on the probabilities.
+
+    Returns
+    -------
+    dict
+        ``value``, ``ci_low`` and ``ci_high``, and the ``reason`` if one of them is None.
     """
     labels, logits = scores.labels, calibration.logits(scores.probabilities)
     positive, negative = logits[labels == 1], logits[labels == 0]
@@ -123,8 +128,18 @@ def _net_benefits(scores: Scores, threshold: float) -> dict[str, dict[str, Any]]
 
 
 def roc_point(scores: Scores, fixed: str, goal: float) -> dict[str, Any]:
-    """The sensitivity at the lowest threshold with a specificity of at least ``goal`` (``fixed`` "specificity"), or the
-    specificity at the highest threshold with such a sensitivity. The variance includes the choice of the threshold."""
+    """The sensitivity at the lowest threshold with a specificity of at least ``goal``, or the specificity at the
+    highest threshold with such a sensitivity. The variance includes the choice of the threshold.
+
+    Parameters
+    ----------
+    fixed : {"specificity", "sensitivity"}, the one that is at least ``goal``
+    goal : in (0, 1)
+
+    Returns
+    -------
+    dict, as ``calibration_line``
+    """
     if len(np.unique(scores.labels)) < 2:
         return _undefined(ONE_CLASS)
     sign, label = (1, 1) if fixed == "specificity" else (-1, 0)
@@ -191,10 +206,11 @@ def likely_wrong(predictions: pd.DataFrame, auc: dict[str, Any], strata: "pd.Ser
     Parameters
     ----------
     predictions : DataFrame
-        Of images that are not in training: otherwise the network may have learned the wrong label.
+        With the columns label and probability, of images that are not in training: otherwise the network may have
+        learned the wrong label.
     auc : dict
         Their ROC AUC, of metrics.metrics_with_ci.
-    strata : Series
+    strata : Series, on the index of ``predictions``
         The fold of each row: networks of different folds have different scales.
     """
     if not intervals.above_chance(auc):

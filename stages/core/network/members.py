@@ -218,7 +218,15 @@ class EpochAverager:
 
 
 def summarise(results: list[TrainResult], seeds: list[int]) -> dict[str, Any]:
-    """How the training went, for metrics/train.json: the means over the members, and each member's own figures."""
+    """How the training went, for metrics/train.json.
+
+    Returns
+    -------
+    dict
+        ``ensemble_size``; the means over the members of ``best_epoch``, ``epochs``, ``train_loss``, ``train_accuracy``,
+        ``val_loss`` and ``val_accuracy``; and ``per_member``, by "member_1", "member_2", ...: the same of each, with
+        its ``seed`` and ``stopped_early``.
+    """
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     entries = {}
     for number, (result, seed) in enumerate(zip(results, seeds, strict=True), start=1):

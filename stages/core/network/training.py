@@ -36,7 +36,7 @@ SYNC_EVERY = 8  # steps: several processes must stop or write a checkpoint at th
 class Data(NamedTuple):
     images: np.ndarray  # uint8 (N, H, W, C)
     labels: np.ndarray  # 0 or 1 (N,)
-    rows: dict[str, np.ndarray]  # the row numbers of "train" and "val"
+    rows: dict[str, np.ndarray]  # of "train" and "val": int64 (M,), their positions in images
     features: Path | None = None  # the folder for the features of a frozen backbone
 
 
