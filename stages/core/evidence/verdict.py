@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from core.evidence.intervals import ALPHA
+from core.evidence.intervals import ALPHA, above_chance
 from core.evidence.metrics import PREVALENCE_FREE
 from core.pipeline.tables import FEW_PATIENTS, GROUP, MIN_PATIENTS, TOO_FEW
 from core.pipeline.text import format_metric, format_p, format_property, pluralise, shorten
@@ -197,9 +197,7 @@ def _words(measure: str) -> str:
 def shortcuts(figures: dict[str, Any]) -> list[str]:
     """The names of the groups that predict the class by themselves, by more than chance on the test images."""
     groups = {name: group["shortcut"] for name, group in figures.get("groups", {}).items() if "shortcut" in group}
-    return [
-        name for name, entry in groups.items() if entry["p"] < ALPHA and (entry["group_only_auc"]["ci_low"] or 0) > 0.5
-    ]
+    return [name for name, entry in groups.items() if entry["p"] < ALPHA and above_chance(entry["group_only_auc"])]
 
 
 def _of_files(figures: dict[str, Any], properties: dict[str, Any] | None) -> list[str]:
