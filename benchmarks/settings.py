@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args()
+    if args.seeds < max(SIZES):
+        parser.error(f"--seeds {args.seeds}: at least {max(SIZES)} are needed, for ensembles of so many networks")
     cfg, rows = load_cfg(args.changes), load_rows(args.listed)
     share = rows["label"].mean()
     odds = cfg.train.pos_weight * share / (1 - share)
