@@ -151,13 +151,13 @@ class Clone:
         return json.loads((self.folder / inside / "data/detail" / f"{name}.json").read_text())
 
     def reset(self):
-        """Restore the committed state.
+        """Restore the committed state, and forget the runs since, which DVC would restore from its cache in other tests.
 
         Outputs are copied from the clone that this one was copied from: dvc checkout would take half a second.
         """
         self.run("git", "checkout", "-q", "-f", "main")
         self.run("git", "clean", "-fdq")
-        for name in ("data", "models", "plots", "reports"):
+        for name in ("data", "models", "plots", "reports", ".dvc/cache/runs"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             shutil.copytree(self.template / name, self.folder / name)
 
