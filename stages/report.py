@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from core.evidence import calibration, curves, metrics, utility, verdict
+from core.evidence import curves, metrics, utility, verdict
 from core.pipeline import entrypoint, files, params, provenance, tables
 from core.pipeline.schemas.base import Section, Seed
 from core.pipeline.schemas.data import Data
@@ -109,12 +109,8 @@ def load_plot_data(folder: Path, evaluated: dict[str, Any]) -> plots.PlotData:
     splits = {name: predictions[predictions["split"] == name].copy() for name in ("val", "test")}
     if "common" in evaluated:
         splits["test"] = metrics.non_leaking(splits["test"])
-    test = splits["test"] = splits["test"].assign(**{"class": tables.classes(folder / LABELS, splits["test"])})
-    predicted = curves.predicted_classes(test, evaluated["threshold"])
-    reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
-    confusion, bins = curves.confusion(predicted), curves.histogram(test)
-    benefit = curves.net_benefit(metrics.non_leaking(test))
-    return plots.PlotData(test, curves.curves(splits), predicted, confusion, bins, reliability, benefit)
+    splits["test"] = splits["test"].assign(**{"class": tables.classes(folder / LABELS, splits["test"])})
+    return plots.PlotData(**curves.for_plots(splits, evaluated["threshold"]))
 
 
 def write_plots(data: plots.PlotData, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:

@@ -151,7 +151,7 @@ class Clone:
         return json.loads((self.folder / inside / "data/detail" / f"{name}.json").read_text())
 
     def reset(self):
-        """Restore the committed state, and forget the runs since, which DVC would restore from its cache in other tests.
+        """Restore the committed state, and forget the runs since: DVC would restore their outputs in another test.
 
         Outputs are copied from the clone that this one was copied from: dvc checkout would take half a second.
         """

@@ -8,7 +8,6 @@ from core.pipeline.schemas import params_yaml
 from core.pipeline.schemas.train import Augment
 from core.report import html, plots
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
@@ -216,12 +215,8 @@ def test_calibration_net_benefit_and_points_of_the_roc_curve_are_on_the_page(fig
 
 def test_plots_take_a_dollar_in_a_name_for_no_formula_and_need_no_non_leaking_image(figures):
     test = TEST.assign(patient=["$x^$", "a", "a", "$"], **{"class": "1"})
-    line = pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1]})
-    by_kind = {kind: {"val": line, "test": line} for kind in ("roc", "pr")}
-    bins = pd.DataFrame({"probability": [0.5], "negatives": [1], "positives": [1]})
-    reliability = pd.DataFrame({"probability": [0.5], "positive_share": [0.5], "images": [2]})
-    benefit = curves.net_benefit(test[:0])  # all test images leak
-    data = plots.PlotData(test, by_kind, test, np.eye(2), bins, reliability, benefit)
+    splits = {"val": test, "test": test.assign(copy_in_train=True, patient_in_train=True)}
+    data = plots.PlotData(**curves.for_plots(splits, 0.5))
     levels = {"$y^$": figures["evaluate"]["test"]}
     vectors = plots.vectors(data, figures["evaluate"] | {"groups": {"site": {"levels": levels}}})
     assert "$x^$" in vectors["patients"] and "site: $y^$" in vectors["groups"]

@@ -179,18 +179,12 @@ def evaluate(table: pd.DataFrame, strategy: float | str, seed: int) -> dict[str,
 def html_report(table: pd.DataFrame, details: dict[str, Any], wrong: pd.DataFrame, text: str, path: Path) -> str:
     """The report, as one page of HTML. ``wrong``: of utility.likely_wrong."""
     splits = {name: table[table["split"] == name] for name in ("val", "test")}
-    test = splits["test"]
-    predicted = curves.predicted_classes(test, details["threshold"])
-    reliability = calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy())
-    data = plots.PlotData(
-        test, curves.curves(splits), predicted, curves.confusion(predicted), curves.histogram(test), reliability,
-        curves.net_benefit(metrics.non_leaking(test)),
-    )  # fmt: skip
+    data = plots.PlotData(**curves.for_plots(splits, details["threshold"]))
     parameters = {"data": {"positive": "1"}, "report": {"planning": True, "checklist": False}}
     return html.report(
         {"evaluate": details, "audit": None, "split": None, "train": None, "external": None}, text,
         plots=plots.vectors(data, details), pictures=[], wrong_labels=html.first_rows(wrong),
-        patients=html.by_patient(test, details["threshold"]),
+        patients=html.by_patient(data.test, details["threshold"]),
         confusion=data.confusion.tolist(), findings={}, parameters=parameters, source={}, preparation={},
         hashes={f"scores ({path.name})": files.sha256(path)}, versions=provenance.installed(),
         python=platform.python_version(),

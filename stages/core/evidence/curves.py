@@ -1,9 +1,22 @@
 """What the plots show: curves, confusion matrix and histogram of predictions, as tables."""
 
-from core.evidence import utility
+from typing import Any
+
+from core.evidence import calibration, metrics, utility
 
 import numpy as np
 import pandas as pd
+
+
+def for_plots(splits: dict[str, pd.DataFrame], threshold: float) -> dict[str, Any]:
+    """What plots.PlotData takes, from the tables of predictions of "val" and "test"."""
+    test = splits["test"]
+    predicted = predicted_classes(test, threshold)
+    return {
+        "test": test, "curves": curves(splits), "predicted": predicted, "confusion": confusion(predicted),
+        "bins": histogram(test), "net_benefit": net_benefit(metrics.non_leaking(test)),
+        "reliability": calibration.reliability(test["label"].to_numpy(), test["probability"].to_numpy()),
+    }  # fmt: skip
 
 
 def curves(splits: dict[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
