@@ -7,13 +7,17 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from core.pipeline.errors import PipelineError
 from core.pipeline.schemas import params_yaml
 
 import hypothesis
@@ -151,7 +155,7 @@ class Clone:
         return json.loads((self.folder / inside / "data/detail" / f"{name}.json").read_text())
 
     def reset(self):
-        """Restore the committed state, and forget the runs since, which DVC would restore from its cache in other tests.
+        """Restore the committed state, and forget the runs since, which DVC would restore from its cache elsewhere.
 
         Outputs are copied from the clone that this one was copied from: dvc checkout would take half a second.
         """
@@ -164,6 +168,21 @@ class Clone:
     def change(self, key, value):
         """Set one key of params.yaml."""
         change_parameters(self.folder / "params.yaml", {key: value})
+
+
+def call(script: ModuleType, folder: Path, *arguments, good=True) -> str:
+    """What a script prints when its main runs in ``folder``, in this process, which has imported the libraries."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        try:
+            script.main()
+        except PipelineError as error:
+            assert not good, error
+            print(error)
+        else:
+            assert good, output.getvalue()
+    return output.getvalue()
 
 
 def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
