@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -222,6 +222,19 @@ def clone(tmp_path_factory, worker_id):
     clone = Clone(shutil.copytree(template, tmp_path_factory.mktemp("clone") / "clone", symlinks=True), template)
     clone.run("git", "status", "--short")  # refresh the index: otherwise git rewrites every copied file
     return clone
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """Compile the template of a page once: that takes nine tenths of the time of a page."""
+    from core.report import html  # a machine for make test-gpu needs no Jinja
+
+    from jinja2 import Environment, FileSystemBytecodeCache
+
+    with pytest.MonkeyPatch.context() as patch:
+        cache = FileSystemBytecodeCache(tmp_path_factory.mktemp("templates"))
+        patch.setattr(html, "Environment", partial(Environment, bytecode_cache=cache))
+        yield
 
 
 @pytest.fixture(scope="session")
