@@ -24,7 +24,7 @@ import evaluate
 import export as export_script
 import predict
 import report
-from conftest import TOP, call, change_parameters, put
+from conftest import CALIBRATED, TOP, call, change_parameters, put
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +33,7 @@ pytestmark = pytest.mark.slow
 def evaluated(clone, tmp_path_factory):
     """A copy of the clone's folder, evaluated with a temperature and a threshold of validation."""
     folder = shutil.copytree(clone.folder, tmp_path_factory.mktemp("evaluated") / "clone", symlinks=True)
-    changes = {"evaluate.threshold": "validation", "evaluate.calibration": "temperature"}
-    change_parameters(folder / "params.yaml", changes)
+    change_parameters(folder / "params.yaml", CALIBRATED)
     for stage in (evaluate, report):
         call(stage, folder)
     return folder
