@@ -7,13 +7,17 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from core.pipeline.errors import PipelineError
 from core.pipeline.schemas import params_yaml
 
 import hypothesis
@@ -33,6 +37,7 @@ SMALL = {
     "data.phantom.images": 160, "data.phantom.patients": 20, "data.phantom.side": 32, "prepare.image_size": 32,
     "train.epochs": 1, "train.ensemble_size": 2, "train.batch_size": 16, "model.backbone": "shufflenet_v2_x0_5",
 }  # fmt: skip
+CALIBRATED = {"evaluate.threshold": "validation", "evaluate.calibration": "temperature"}
 
 
 # The same examples on every run: a pull request does not fail by chance
@@ -135,8 +140,8 @@ class Clone:
         program, *arguments = map(str, command)
         env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         where = {"cwd": self.folder / inside, "env": env, "timeout": 600}
-        if forked.can_run(program, arguments):
-            process = forked.run(program, arguments, **where)
+        if program == "dvc" and forked.can_run(arguments):
+            process = forked.run(arguments, **where)
         else:
             process = subprocess.run([program, *arguments], capture_output=True, text=True, **where)
         assert (process.returncode == 0) is good, f"{command}\n{process.stdout}\n{process.stderr}"
@@ -164,6 +169,21 @@ class Clone:
     def change(self, key, value):
         """Set one key of params.yaml."""
         change_parameters(self.folder / "params.yaml", {key: value})
+
+
+def call(script: ModuleType, folder: Path, *arguments, good=True, **options) -> str:
+    """What a script prints when its main runs in ``folder``, in this process, which has imported the libraries."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        try:
+            script.main(**options)
+        except PipelineError as error:
+            assert not good, error
+            print(error)
+        else:
+            assert good, output.getvalue()
+    return output.getvalue()
 
 
 def clone_to(folder: Path, small: dict[str, Any] = SMALL) -> Clone:
@@ -206,12 +226,24 @@ def clone(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """Compile the template of a page once: that takes nine tenths of the time of a page."""
+    from core.report import html  # a machine for make test-gpu needs no Jinja
+
+    from jinja2 import Environment, FileSystemBytecodeCache
+
+    with pytest.MonkeyPatch.context() as patch:
+        cache = FileSystemBytecodeCache(tmp_path_factory.mktemp("templates"))
+        patch.setattr(html, "Environment", partial(Environment, bytecode_cache=cache))
+        yield
+
+
+@pytest.fixture(scope="session")
 def calibrated(clone):
     """A branch of the clone with a threshold chosen on validation and a temperature, run and committed; the stages that
     ran for it."""
     clone.run("git", "checkout", "-q", "-b", "calibrated")
-    clone.change("evaluate.threshold", "validation")
-    clone.change("evaluate.calibration", "temperature")
+    change_parameters(clone.folder / "params.yaml", CALIBRATED)
     ran = clone.ran("dvc", "repro")
     clone.run("git", "commit", "-qam", "Threshold of validation, and a temperature")
     clone.reset()

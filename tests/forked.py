@@ -1,16 +1,14 @@
-"""Runs commands of DVC, and the scripts of the project that are no stages, in forks of processes that have imported the
-libraries. It takes half of the time, because most of a short command is imports.
+"""Runs commands of DVC in forks of a process that has imported DVC. It takes half of the time, because most of a short
+command is imports.
 
-``run`` starts this file as such a process: one for DVC and one for scripts, for each process of pytest. A fork does
-what the program dvc or python does. Nothing of a clone is imported before the fork. Stages run as users run them:
-provenance and checkpoints name what a process has imported.
+``run`` starts this file as such a process, one for each process of pytest. A fork does what the program dvc does.
+Stages run as users run them: provenance and checkpoints name what a process has imported.
 """
 
 import gc
 import importlib
 import json
 import os
-import runpy
 import select
 import subprocess
 import sys
@@ -29,46 +27,35 @@ MODULES = (
 )  # fmt: skip
 
 
-LIBRARIES = (
-    "duckdb", "dvc.api", "pandas", "pydantic", "safetensors.torch", "scipy.optimize", "scipy.stats", "torch",
-)  # fmt: skip
-SCRIPTS = ("check", "compare", "exps", "export", "judge", "predict")
+def can_run(arguments: list[str]) -> bool:
+    return not {"-f", "--force"} & {*arguments}  # a stage reads these from the command line of DVC
 
 
-def can_run(program: str, arguments: list[str]) -> bool:
-    if program == "dvc":  # a stage reads these from the command line of DVC
-        return not {"-f", "--force"} & {*arguments}
-    return program == "python" and arguments[0] in [f"stages/{name}.py" for name in SCRIPTS]
-
-
-def run(
-    program: str, arguments: list[str], cwd: Path, env: dict[str, str], timeout: float
-) -> subprocess.CompletedProcess[str]:
-    """What subprocess.run([program, *arguments], capture_output=True, text=True) returns, if ``can_run``."""
-    server = _server(program)
+def run(arguments: list[str], cwd: Path, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """What subprocess.run(["dvc", *arguments], capture_output=True, text=True) returns, if ``can_run``."""
+    server = _server()
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("stdout", "stderr")]
         print(json.dumps([arguments, str(cwd), env, paths]), file=server.stdin, flush=True)
         if not select.select([server.stdout], [], [], timeout)[0]:
             server.kill()
             _server.cache_clear()
-            raise subprocess.TimeoutExpired([program, *arguments], timeout)
+            raise subprocess.TimeoutExpired(["dvc", *arguments], timeout)
         code = int(server.stdout.readline())
         return subprocess.CompletedProcess(arguments, code, *(Path(path).read_text() for path in paths))
 
 
 @cache
-def _server(program: str) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, program]
+def _server() -> subprocess.Popen[str]:
+    command = [sys.executable, __file__]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def serve(program: str) -> None:
-    if program == "dvc":
-        from dvc.cli import main, parser
+def serve() -> None:
+    from dvc.cli import main, parser
 
-        parser.get_main_parser()  # imports all commands
-    for name in MODULES if program == "dvc" else LIBRARIES:
+    parser.get_main_parser()  # imports all commands
+    for name in MODULES:
         importlib.import_module(name)
     gc.freeze()  # so that a fork does not copy the memory of all modules
     for line in sys.stdin:
@@ -80,14 +67,10 @@ def serve(program: str) -> None:
             os.environ.clear()
             os.environ.update(env)
             os.chdir(cwd)
-            if program == "dvc":
-                sys.argv = ["dvc", *arguments]
-                sys.exit(main(arguments))
-            sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).parent.resolve())
-            runpy.run_path(arguments[0], run_name="__main__")
-            sys.exit()
+            sys.argv = ["dvc", *arguments]
+            sys.exit(main(arguments))
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve()

@@ -1,10 +1,15 @@
 """docs/branches.md: what is written there about merges, worktrees and experiments, with real git and DVC."""
 
+import json
 import re
 
 import pytest
 
-from conftest import stages
+import check
+import compare
+import demo
+import export
+from conftest import call, stages
 from test_docs import blocks
 
 pytestmark = pytest.mark.slow
@@ -41,7 +46,7 @@ def test_two_branches_that_both_ran_are_merged_by_two_commands(clone):
     text = clone.run("bash", "-ec", blocks("branches")[0])
     assert stages(text) == ["evaluate", "report"]  # the training of one is that of the merge
     assert not clone.run("git", "status", "--short")
-    assert "fresh passes" in clone.run("python", "stages/check.py", "fresh")
+    assert "fresh passes" in call(check, clone.folder, "fresh")
     assert clone.metrics("evaluate")["threshold"] == 0.4
     assert "lr: 0.002" in (clone.folder / "params.yaml").read_text()
 
@@ -54,7 +59,7 @@ def test_only_parameters_and_code_that_both_branches_changed_have_conflict_marke
     clone.run("git", "merge", "one", good=False)
     assert unmerged(clone) == {"params.yaml", "dvc.lock"}
     assert clone.run("git", "grep", "-l", MARKERS, "--", "params.yaml", "dvc.lock").split() == ["params.yaml"]
-    text = clone.run("python", "stages/check.py", "fresh", good=False)
+    text = call(check, clone.folder, "fresh", good=False)
     assert "params.yaml has conflict markers of git: edit it" in text and "dvc repro" not in text
     clone.run("git", "merge", "--abort")
 
@@ -64,33 +69,28 @@ def test_every_message_about_conflict_markers_names_the_way_that_resolves_them(c
     attributes = clone.folder / ".git/info/attributes"
     attributes.parent.mkdir(exist_ok=True)
     attributes.write_text("dvc.lock merge\n**/metrics/** merge\n")
+    metrics = "metrics/detail/evaluate.json"
     for name, value in (("one", "0.3"), ("two", "0.4")):
-        old, new = "threshold: 0.5", f"threshold: {value}"
-        quoted = ('"threshold": 0.5', f'"threshold": {value}')
-        branch(clone, name, {"dvc.lock": (old, new), "metrics/detail/evaluate.json": quoted})
+        parameter = ("planning: false", f"planning: {value}")  # of the stage report, which writes the metrics
+        branch(clone, name, {"dvc.lock": parameter, metrics: ('"threshold": 0.5', f'"threshold": {value}')})
         clone.run("git", "commit", "-qam", name)
     clone.run("git", "merge", "one", good=False)
     attributes.unlink()
-    assert unmerged(clone) == {"dvc.lock", "metrics/detail/evaluate.json"}
+    assert unmerged(clone) == {"dvc.lock", metrics}
     way = (
         r"{} has conflict markers of git: run (git checkout HEAD dvc.lock metrics plots && dvc repro), then git commit"
     )
-    fresh = clone.run("python", "stages/check.py", "fresh", good=False)
+    fresh = call(check, clone.folder, "fresh", good=False)
     command = re.search(way.format("dvc.lock"), fresh)[1]
     assert command in (clone.folder / "docs/branches.md").read_text()
-    for script in (
-        ["compare.py", "main"],
-        ["demo.py", "--port", "0"],
-        ["export.py"],
-        ["check.py", "better"],
-    ):
-        text = clone.run("python", f"stages/{script[0]}", *script[1:], good=False)
-        assert re.search(way.format("metrics/detail/evaluate.json"), text) and "Traceback" not in text, text
+    for script, *arguments in ((compare, "main"), (demo, "--port", "0"), (export,), (check, "better")):
+        text = call(script, clone.folder, *arguments, good=False)
+        assert re.search(way.format(metrics), text), text
     assert clone.run("git", "grep", "-l", MARKERS, "--", "dvc.lock", "metrics").split() == [*sorted(unmerged(clone))]
-    assert stages(clone.run("bash", "-ec", command)) == ["evaluate", "report"]
+    assert stages(clone.run("bash", "-ec", command)) == ["report"]
     clone.run("git", "commit", "-qam", "Merged")
-    assert "fresh passes" in clone.run("python", "stages/check.py", "fresh")
-    assert clone.metrics("evaluate")["threshold"] == 0.5  # of params.yaml
+    assert "fresh passes" in call(check, clone.folder, "fresh")
+    assert json.loads((clone.folder / metrics).read_text())["threshold"] == 0.5  # of params.yaml
 
 
 def test_conflict_markers_that_were_committed_are_named_with_their_revision(clone):
@@ -99,7 +99,7 @@ def test_conflict_markers_that_were_committed_are_named_with_their_revision(clon
     clone.run("git", "checkout", "-q", "-B", "marked")
     path.write_text(f"<<<<<<< HEAD\n{text}=======\n>>>>>>> other\n")
     clone.run("git", "commit", "-qam", "By mistake")
-    text = clone.run("python", "stages/compare.py", "main", "marked", good=False)
+    text = call(compare, clone.folder, "main", "marked", good=False)
     assert "metrics/detail/evaluate.json of marked has conflict markers of git, which were committed" in text
 
 
@@ -111,13 +111,6 @@ def test_a_worktree_takes_everything_from_the_cache_of_the_repository(clone):
         assert second.read_bytes() == (clone.folder / "models/model.safetensors").read_bytes()
     finally:
         clone.run("git", "worktree", "remove", "--force", "../second")
-
-
-def test_the_commands_on_experiments_run(clone):
-    block = blocks("branches")[2].replace("make exps", "make -o .venv/ready exps")
-    text = clone.run("bash", "-ec", block)
-    row = next(line for line in text.splitlines() if line.startswith("  strict "))
-    assert "evaluate.threshold=0.6" in row and "evaluate.threshold: 0.5 -> 0.6" in text
 
 
 def test_dvc_plots_needs_a_network_unless_a_page_of_ones_own_names_the_scripts(clone):

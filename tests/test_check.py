@@ -10,8 +10,9 @@ from core.pipeline.errors import PipelineError
 
 import pytest
 
+import check as check_script
 import comparison as simulation
-from conftest import TOP, Clone, change_parameters
+from conftest import TOP, Clone, call, change_parameters
 
 METRICS = {"evaluate": {"threshold": 0.5, "test": {"roc_auc": {"value": 0.8, "ci_low": 0.7}, "f1": {"value": None}}}}
 
@@ -84,7 +85,7 @@ def bare(clone, tmp_path):
 
 
 def check(clone, *arguments, good=True):
-    return clone.run("python", "stages/check.py", *arguments, good=good)
+    return call(check_script, clone.folder, *arguments, good=good)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 
 from conftest import TOP
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 CLAIM = [str(number) for number in range(1, 45)]
 TRIPOD = re.findall(
     r"\w+",

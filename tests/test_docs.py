@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import SMALL, TOP, change_parameters, clone_to, image, put
+import predict
+from conftest import SMALL, TOP, call, change_parameters, clone_to, image, put
 
 pytestmark = pytest.mark.slow
 
@@ -134,5 +135,5 @@ def test_heatmaps_and_exports_stay_out_of_git(clone):
              "predictions.csv", "heatmaps/1.png")  # fmt: skip
     assert clone.run("git", "check-ignore", *paths).split() == [*paths]
     put(clone.folder, {"own.png": image(9, mode="RGB")})
-    output = clone.run("python", "stages/predict.py", "own.png", "--out", "predictions.csv", "--heatmap", "maps")
+    output = call(predict, clone.folder, "own.png", "--out", "predictions.csv", "--heatmap", "maps")
     assert "maps names or shows patients, and git does not ignore it" in output and "predictions.csv" not in output

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from conftest import Clone
+from test_docs import blocks
 
 pytestmark = pytest.mark.slow
 MOST = 40  # numbers that are registered
@@ -15,13 +16,22 @@ MOST_CHANGED = 30  # rows of dvc metrics diff and columns of dvc exp show --only
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [pytest.param("train.lr", 0.0005, marks=pytest.mark.long), ("evaluate.threshold", 0.6)]
+    ("key", "command"),
+    [
+        pytest.param("train.lr", "dvc exp run --name strict -S train.lr=0.0005", marks=pytest.mark.long),
+        ("evaluate.threshold", blocks("branches")[2].replace("make exps", "make -o .venv/ready exps")),
+    ],
+    ids=["train.lr", "evaluate.threshold"],
 )
-def test_a_run_with_one_changed_parameter_differs_in_few_rows_and_columns(clone, tmp_path, key, value):
+def test_a_run_with_one_changed_parameter_differs_in_few_rows_and_columns(clone, tmp_path, key, command):
+    """The second is that of the commands on experiments in docs/branches.md, which run as they stand there."""
     # A copy of its own: the experiments of other tests would add columns.
     clone = Clone(shutil.copytree(clone.template, tmp_path / "clone", symlinks=True))
-    clone.run("dvc", "exp", "run", "--name", "changed", "--set-param", f"{key}={value}")
-    changed = json.loads(clone.run("dvc", "metrics", "diff", "--json", "main", "changed"))
+    text = clone.run("bash", "-ec", command)
+    if "make" in command:
+        row = next(line for line in text.splitlines() if line.startswith("  strict "))
+        assert "evaluate.threshold=0.6" in row and "evaluate.threshold: 0.5 -> 0.6" in text
+    changed = json.loads(clone.run("dvc", "metrics", "diff", "--json", "main", "strict"))
     assert 0 < sum(map(len, changed.values())) <= MOST_CHANGED
     shown = clone.run("dvc", "exp", "show", "--only-changed", "--csv")
     columns = next(csv.reader(io.StringIO(shown)))
@@ -69,7 +79,7 @@ def test_a_slow_stage_comes_back_from_the_run_cache_when_its_outputs_are_gone(cl
     for name in ("data", "models", "metrics"):
         clone.run("git", "clean", "-fdxq", name)
     clone.run("rm", "-rf", "data/prepared", "data/split.csv", "data/detail", "models", "metrics", "dvc.lock")
-    output = clone.run("dvc", "repro")
+    output = clone.run("dvc", "repro", "evaluate")
     for stage in ("download", "prepare", "audit", "split", "train", "evaluate"):
         assert f"Stage '{stage}' is cached" in output and f"Running stage '{stage}'" not in output
     clone.run("git", "checkout", "-q", ".")

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from conftest import TOP, clone_to, put
+import predict
+from conftest import TOP, call, clone_to, put
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -49,7 +50,7 @@ def test_the_claim_of_the_original_is_reproduced_and_its_cause_found(original):
 
 def ood_share(clone, folder):
     """The share of images in a folder that a model finds out of distribution."""
-    clone.run("python", "stages/predict.py", folder, "--out", folder.parent / f"{folder.name}.csv")
+    call(predict, clone.folder, folder, "--out", folder.parent / f"{folder.name}.csv")
     return (pd.read_csv(folder.parent / f"{folder.name}.csv")["ood_score"] > 1).mean()
 
 
@@ -68,7 +69,7 @@ def test_a_model_of_mammograms_finds_phantoms_out_of_distribution_and_the_revers
         drawn.convert("L").save(tmp_path / f"grey/{number}.png")
     assert ood_share(mammograms, tmp_path / "grey") > 0.95
     assert ood_share(mammograms, tmp_path / "mammograms") < 0.2
-    output = mammograms.run("python", "stages/predict.py", tmp_path / "colour", good=False)
+    output = call(predict, mammograms.folder, tmp_path / "colour", good=False)
     assert "a colour image, but the model was trained on grey images" in output
 
     split = pd.read_csv(clone.folder / "data/split.csv").query("split == 'test'")

@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from conftest import TOP, change_parameters, image, put, stages
+import audit
+import download
+import external
+import prepare
+from conftest import TOP, Clone, call, change_parameters, image, put, stages
 
 pytestmark = pytest.mark.slow
 FOLDER = "hospital-b"
@@ -99,13 +103,20 @@ def test_copies_that_make_half_of_the_other_set_are_left_out_and_named(clone, ot
     grey = model.read_text().replace('"channels": 3', '"channels": 1')
     model.unlink()
     model.write_text(grey)
-    output = clone.run("python", "../stages/external.py", inside=FOLDER, good=False)
+    output = call(external, clone.folder / FOLDER, good=False)
     assert "in colour, but the model was trained on grey images: save them as grey images" in output
 
 
-def test_the_training_set_itself_is_refused_in_one_line_and_nothing_is_lost(clone, other, first):
+def test_the_training_set_itself_is_refused_in_one_line_and_nothing_is_lost(clone, first, tmp_path):
+    clone = Clone(shutil.copytree(clone.folder, tmp_path / "clone", symlinks=True))
     write_set(clone, [Image.open(path) for path in first["path"]], first[["label", "patient"]])
-    output = other(FROM | {"external.patients": "same"}, good=False)
+    folder = shutil.copytree(clone.folder / "recipes/external", clone.folder / FOLDER)
+    given = {"data.location": "../../given", "data.watch": "../../given"}  # without DVC, from the folder itself
+    change_parameters(folder / "params.yaml", FROM | given | {"external.patients": "same"})
+    call(download, folder)
+    call(prepare, folder, like="../data/prepared/preparation.json")
+    call(audit, folder)
+    output = call(external, folder, good=False)
     assert "each of its 160 images is a copy of an image in the first set (160 exact, 0 near)" in output
     assert "This set is not external" in output and "Traceback" not in output
     assert clone.run("git", "status", "--short").splitlines() == [f"?? {FOLDER}/"]

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from conftest import STAGES, STAGES_OF_FIRST_RUN, Clone, image, put, stages
+import compare
+import predict
+from conftest import STAGES, STAGES_OF_FIRST_RUN, Clone, call, image, put, stages
 
 pytestmark = pytest.mark.slow
 
@@ -78,9 +80,8 @@ def test_git_holds_metrics_and_curves_and_no_image_of_a_patient(clone):
 
 def test_an_import_leaves_the_pipeline_up_to_date(clone):
     """A package is a dependency as a folder, and Python writes compiled modules there, with -O new ones."""
-    code = "from core.pipeline import params; from core.network import training"
-    clone.run("python", "-O", "-c", code, inside="stages")
-    assert [*(clone.folder / "stages/core/pipeline/__pycache__").glob("*.opt-1.pyc")]
+    clone.run("python", "-O", "-c", "import core.report, core.split", inside="stages")
+    assert [*(clone.folder / "stages/core/report/__pycache__").glob("*.opt-1.pyc")]
     assert "Data and pipelines are up to date" in clone.run("dvc", "status")
 
 
@@ -138,16 +139,16 @@ def test_the_planted_near_copies_are_found_by_the_audit(clone):
 
 
 def test_two_revisions_are_compared_through_dvc_and_different_test_sets_refused(clone, calibrated, leaking):
-    output = clone.run("python", "stages/compare.py", "main", "calibrated")
+    output = call(compare, clone.folder, "main", "calibrated")
     assert "evaluate.threshold: 0.5 -> validation" in output and "ROC AUC" in output and "SYNTHETIC" in output
-    assert "main and workspace give equal figures." in clone.run("python", "stages/compare.py", "main")
-    assert "| ROC AUC (primary) |" in clone.run("python", "stages/compare.py", "main", "calibrated", "--md")
+    assert "main and workspace give equal figures." in call(compare, clone.folder, "main")
 
-    refused = clone.run("python", "stages/compare.py", "main", "leaking", good=False)
+    refused = call(compare, clone.folder, "main", "leaking", good=False)
     assert "the test sets differ" in refused and "--shared" in refused and "Traceback" not in refused
-    output = clone.run("python", "stages/compare.py", "main", "leaking", "--shared")
+    output = call(compare, clone.folder, "main", "leaking", "--shared", "--md")
     assert "moved from train to test" in output and "split.strategy: patient -> image" in output
-    unknown = clone.run("python", "stages/compare.py", "nowhere", good=False)
+    assert "| ROC AUC (primary) |" in output
+    unknown = call(compare, clone.folder, "nowhere", good=False)
     assert "nowhere is not a commit, branch, tag or experiment here" in unknown and "Traceback" not in unknown
 
 
@@ -223,9 +224,9 @@ def test_a_split_that_leaks_is_refused_unless_it_is_to_be_reported(clone, leakin
 
 def test_a_mistake_in_the_parameters_is_one_line_and_leaves_everything(clone):
     clone.change("train.lr", "fast")
-    output = clone.run("python", "stages/train.py", good=False)
+    output = clone.run("python", "stages/split.py", good=False)
     assert output == "params.yaml: train.lr = 'fast': input should be a valid number\n"
-    assert (clone.folder / "models/model.safetensors").is_file()
+    assert (clone.folder / "data/split.csv").is_file()
 
 
 def test_a_mended_mistake_brings_the_model_back_without_training(clone):
@@ -242,17 +243,17 @@ def test_a_mended_mistake_brings_the_model_back_without_training(clone):
 
 def test_a_watched_source_runs_download_where_it_changed_and_may_be_missing_elsewhere(clone, tmp_path):
     source = put(tmp_path, {f"{label}/{n}.png": image(60 * label + 2 * n) for label in (0, 1) for n in range(20)})
-    changes = {"data.source": "folder", "data.location": str(source), "data.watch": str(source)}
-    for key, value in (changes | {"split.strategy": "image"}).items():
+    for key, value in {"data.source": "folder", "data.location": str(source), "data.watch": str(source)}.items():
         clone.change(key, value)
-    clone.run("dvc", "repro", "split")
+    clone.run("dvc", "repro", "download")
     assert "up to date" in clone.run("dvc", "status", "download")
     put(source, {"1/new.png": image(33)})
     assert f"modified:           {source}" in clone.run("dvc", "status", "download")
-    assert clone.ran("dvc", "repro", "split")[0] == "download" and clone.metrics("audit")["images"] == 41
+    assert clone.ran("dvc", "repro", "download") == ["download"]
+    assert len(pd.read_csv(clone.folder / "data/raw/labels.csv")) == 41
     source.rename(tmp_path.with_name("elsewhere"))
-    assert "No such file" in clone.run("dvc", "repro", "split", good=False)
-    assert not clone.ran("dvc", "repro", "--allow-missing", "split")
+    assert "No such file" in clone.run("dvc", "repro", "download", good=False)
+    assert not clone.ran("dvc", "repro", "--allow-missing", "download")
 
 
 def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
@@ -261,7 +262,7 @@ def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
     for key, value in {"data.source": "folder", "data.location": "with-bad", "split.strategy": "image"}.items():
         clone.change(key, value)
     # DVC can't see that the folder's content has changed, unless data.watch names it.
-    assert "set data.watch to the same path" in clone.run("dvc", "repro", "audit")
+    assert "set data.watch to the same path" in clone.run("dvc", "repro", "download")
     put(clone.folder, {"with-bad/1/bad.png": image(9)[:40]})
     output = clone.run("dvc", "repro", "--force", "download") + clone.run("dvc", "repro", good=False)
     assert "1 of 41 images can't be decoded: 1/bad.png (not an image)" in output and "data.on_bad_image: drop" in output
@@ -271,7 +272,7 @@ def test_an_image_that_cannot_be_decoded_is_named_or_dropped(clone):
     assert np.load(clone.folder / "data/prepared/images.npy", mmap_mode="r").shape == (40, 32, 32, 1)
 
 
-def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evaluation(clone, tmp_path):
+def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evaluation(clone, tmp_path, monkeypatch):
     predictions = pd.read_csv(clone.folder / "data/predictions.csv", index_col="file")["probability"]
     alone = Clone(tmp_path / "alone")
     shutil.copytree(clone.folder / "models", alone.folder / "models")
@@ -290,10 +291,9 @@ def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evalua
     assert 0 < predicted.loc["grey.png", "probability"] < 1
     both = predictions.index
     assert np.allclose(predicted.loc[["new/" + name for name in both], "probability"], predictions, atol=1e-6)
-    path = alone.folder / "stages/predict.py"
-    path.write_text(path.read_text().replace("AT_ONCE = 2**28", "AT_ONCE = 2**16"))  # some images instead of all
-    command = ["python", "stages/predict.py", alone.folder / "new", "../alone/grey.png", "--heatmap", "maps/all"]
-    output = alone.run(*command, "--out", "out.json", good=False)
+    monkeypatch.setattr(predict, "BATCH_BYTES", 2**16)  # 21 images, not all
+    paths = (alone.folder / "new", "../alone/grey.png")
+    call(predict, alone.folder, *paths, "--heatmap", "maps/all", "--out", "out.json", good=False)
     rows = json.loads((alone.folder / "out.json").read_text())
     chances = np.array([row["probability"] for row in rows], dtype=float)  # None becomes NaN
     assert np.allclose(chances, predicted["probability"], rtol=0, atol=1e-6, equal_nan=True)
@@ -301,5 +301,5 @@ def test_predict_needs_only_the_models_and_gives_the_probabilities_of_the_evalua
     maps = [path for path in alone.folder.rglob("*.png") if "maps" in path.parts]
     assert len(maps) == len(predictions) + 1 and all(path.is_relative_to(alone.folder / "maps/all") for path in maps)
     assert all(Image.open(path).size == (256, 256) for path in maps)
-    assert "must end in .csv or .json" in alone.run("python", "stages/predict.py", "new", "--out", "o.txt", good=False)
-    assert "no image or folder nowhere" in alone.run("python", "stages/predict.py", "nowhere", good=False)
+    assert "must end in .csv or .json" in call(predict, alone.folder, "new", "--out", "o.txt", good=False)
+    assert "no image or folder nowhere" in call(predict, alone.folder, "nowhere", good=False)

@@ -48,10 +48,10 @@ def test_a_shell_hands_a_recipe_to_dvc_without_changing_a_value(recipe, make_par
 
 @pytest.fixture
 def queue(clone):
-    """Queue an experiment with options as a person types them, and return its params.yaml, as text."""
+    """Queue an experiment with options, and return its params.yaml, as text."""
 
-    def params(options):
-        clone.run("bash", "-ec", f"dvc exp run --queue {options}")
+    def params(*options):
+        clone.run("dvc", "exp", "run", "--queue", *options)
         return clone.run("git", "show", "refs/exps/celery/stash:params.yaml")
 
     yield params
@@ -60,7 +60,7 @@ def queue(clone):
 
 @pytest.mark.slow
 def test_a_parameter_after_a_recipe_wins(queue):
-    values = yaml12.load(queue("--name original $(cat recipes/original.txt) -S train.epochs=3"))
+    values = yaml12.load(queue("--name", "original", *words("original"), "-S", "train.epochs=3"))
     assert values["train"]["epochs"] == 3 and values["train"]["lr"] == 0.002
     assert values["data"]["patient"] == "^(?P<patient>[^_]+)_" and values["train"]["grad_clip_norm"] is None
 
@@ -79,7 +79,7 @@ def test_setting_a_parameter_changes_only_its_line_of_params_yaml(clone, queue):
         ("prepare.levels=[1,99]", "  - 0\n  - 100", "  - 1\n  - 99"),
     ):
         assert text.count(f"{old}\n") == 1, old
-        assert queue(f"-S {option}") == text.replace(f"{old}\n", f"{new}\n"), option
+        assert queue("-S", option) == text.replace(f"{old}\n", f"{new}\n"), option
         numbers = clone.run("git", "diff", "--numstat", "HEAD", "refs/exps/celery/stash", "--", "params.yaml")
         assert numbers.split()[:2] == [str(1 + new.count("\n"))] * 2
     # The workspace, too, which a run that fails leaves as it was asked for. It fails in the first stage: earlier stages

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import evaluate
 import judge
+from conftest import CALIBRATED, call, change_parameters
 
 
 def scores(count=120, each=6, shift=1.5, seed=0):
@@ -162,17 +164,14 @@ def test_a_file_that_is_missing_or_no_parquet_and_a_wrong_threshold_are_one_line
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("branch", ["main", "calibrated"])
-def test_our_own_predictions_are_judged_to_the_byte(clone, calibrated, branch):
+@pytest.mark.parametrize("changes", [{}, CALIBRATED], ids=["main", "calibrated"])
+def test_our_own_predictions_are_judged_to_the_byte(clone, changes):
     """The figures of the run, from its table of predictions alone."""
-    clone.run("git", "checkout", "-q", branch)
-    clone.run("dvc", "checkout", "data/predictions.csv")
-    strategy = "validation" if branch == "calibrated" else "0.5"
-    command = ["python", "stages/judge.py", "data/predictions.csv", "--out", "data/judged", "--threshold", strategy]
-    clone.run(*command)
-    for written, of_run in (
-        ("evaluate.json", "metrics/evaluate.json"),
-        ("detail.json", "metrics/detail/evaluate.json"),
-    ):
+    change_parameters(clone.folder / "params.yaml", changes)
+    if changes:
+        call(evaluate, clone.folder)
+    threshold = changes.get("evaluate.threshold", 0.5)
+    call(judge, clone.folder, "data/predictions.csv", "--out", "data/judged", "--threshold", threshold)
+    for written, of_run in (("evaluate.json", "metrics/evaluate.json"), ("detail.json", "data/detail/evaluate.json")):
         assert (clone.folder / "data/judged" / written).read_bytes() == (clone.folder / of_run).read_bytes()
     assert tables.read(clone.folder / "data/predictions.csv", tables.PREDICTIONS)["file"].is_unique

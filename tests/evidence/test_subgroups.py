@@ -45,7 +45,7 @@ def test_each_difference_equals_scikit_learn_on_the_two_sides():
 
 @pytest.mark.slow
 def test_a_level_with_other_scores_is_detected_and_the_false_positive_rate_is_5_percent(monkeypatch):
-    monkeypatch.setattr(subgroups, "PERMUTATIONS", 400)  # the test is exact with any number
+    monkeypatch.setattr(subgroups, "PERMUTATIONS", 200)  # the test is exact with any number
     assert sum(significant(simulated(seed, shift=-1.5), seed) for seed in range(20)) >= 18
     assert sum(significant(simulated(seed), seed) for seed in range(100)) <= 11  # more: a probability of 1 % at 5 %
 
@@ -134,7 +134,7 @@ def test_a_patient_in_several_levels_counts_once_on_a_side_and_is_permuted_among
 
 @pytest.mark.slow
 def test_the_false_positive_rate_is_5_percent_for_patients_in_several_levels(monkeypatch):
-    monkeypatch.setattr(subgroups, "PERMUTATIONS", 400)
+    monkeypatch.setattr(subgroups, "PERMUTATIONS", 200)
 
     def stacked(seed):
         tables = [crossed(seed + 1000 * number) for number in range(3)]

@@ -1,7 +1,9 @@
 """Several processes under torchrun, on the CPU, with gloo."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 
@@ -26,7 +28,7 @@ RULES = {
 
 def share(folder, count, *options, rules=RULES):
     """What tests/sharing.py writes, by each of ``count`` ranks: the losses of each step and epoch, the norms of the
-    weights, their hash, the restarts, and the epochs. With "differ", the process that ran it."""
+    weights, their hash, the restarts, and the epochs."""
     parameters = change_parameters(folder / "params.yaml", rules)
     written = folder / f"{count}.losses"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(int("dies" in options))]
@@ -36,8 +38,6 @@ def share(folder, count, *options, rules=RULES):
         [sys.executable, *command, parameters, written, *options],
         cwd=TOP, env=os.environ | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    if "differ" in options:
-        return run
     assert run.returncode == 0, run.stderr
     return [json.loads(written.with_suffix(f".{rank}").read_text()) for rank in range(count)]
 
@@ -94,10 +94,30 @@ def test_two_ranks_take_the_steps_of_one_where_batch_norm_uses_its_own_statistic
         np.testing.assert_allclose(norms, alone[1], rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_processes_that_were_given_something_else_are_refused(tmp_path):
-    run = share(tmp_path, 2, "differ")
-    assert run.returncode and "Parameters, data or code of process 1 differ from those of process 0" in run.stderr
+def test_processes_that_were_given_something_else_are_refused(tmp_path, monkeypatch):
+    """Forks of this process, with the environment that torchrun gives: three of one run, then of another."""
+
+    def join(rank, text):
+        os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+        with ranks.process_group(torch.device("cpu"), minutes=1) as dist:
+            dist.check_equal(text)
+
+    error = tmp_path / "error"
+    for texts, message in (("aa", ""), ("ab", "Parameters, data or code of process 1 differ from those of process 0")):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        for name, value in {
+            "TORCHELASTIC_RUN_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2,
+            ranks.ERROR_FILE: error,
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, str(value))
+        processes = [multiprocessing.get_context("fork").Process(target=join, args=args) for args in enumerate(texts)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=60)
+        assert [process.exitcode for process in processes] == [0, 0]
+        assert message in (error.read_text() if error.exists() else "") and bool(message) == error.exists()
 
 
 def test_the_shares_of_a_batch_are_its_images_each_once():

@@ -14,6 +14,8 @@ from matplotlib import pyplot
 
 from conftest import TOP
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 @pytest.fixture
 def figures():
