@@ -4,11 +4,13 @@
 
 A simulation of patients with 3 to 8 images each, half of the patients positive. The score of an image is the sum of a
 class effect, a patient effect common to both models, a patient effect of this model, and noise. The last two differ
-between the models, as they differ between two training seeds.
+between the models, as they differ between two training seeds. Recipes are simulated as ensembles of four networks, each
+with a patient effect, a noise and a distance of the classes of its own.
 """
 
 import argparse
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.commands import comparison
 from core.evidence import intervals
 from core.evidence.intervals import Scores
+from core.pipeline import tables
 
 PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
 AUCS = (0.80, 0.85)  # the true ROC AUC of the table
 SIZES = (20, 40, 80, 160)
 DESIGN_SIZES = (12, 20, 40)
+RECIPE_SIZES = (20, 40, 80)
 FIRST_SEED = 500_000  # the test was chosen with seeds below
 DESIGNS = {
     "mixed": "each patient has images of both classes",
@@ -35,6 +39,8 @@ DESIGNS = {
     "uneven": "1 in 4 patients positive",
     "half": "one patient has half of all images",
 }
+MEMBERS = 4  # networks of an ensemble
+SPREADS = (0.0, 0.1, 0.3)  # SD over networks of the distance of the classes; SDs of the AUC of 0.00, 0.02 and 0.06
 FEW_IMAGES = (3, 9)  # images of a patient in the table: fewer take less time
 
 
@@ -68,22 +74,49 @@ def runs(
 ) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
     """Two runs on one simulated test set, and the table of its images."""
     patient, label, probabilities = draw(seed, distances, patients, images)
+    first, second = (run(f"seed {number}", patient, label, each) for number, each in enumerate(probabilities, start=1))
+    return (first, second), comparison.test_images((first, second), shared=False)
+
+
+def run(
+    name: str, patient: np.ndarray, label: np.ndarray, probability: np.ndarray, members: np.ndarray | None = None
+) -> comparison.Run:
+    """The patient, label and probability of N images as a run; members: (K, N), by each network of an ensemble."""
+    table = pd.DataFrame(
+        {
+            "file": [f"f{image}" for image in range(len(patient))],
+            "label": label,
+            "patient": pd.array([f"p{unit}" for unit in patient], dtype="string"),
+            "cluster": pd.array([None] * len(patient), dtype="Int64"),
+            "split": "test",
+            "probability": probability,
+            "pixels_sha256": "",
+            "copy_in_train": pd.array([False] * len(patient), dtype="boolean"),
+            "patient_in_train": pd.array([False] * len(patient), dtype="boolean"),
+        }
+    )
+    if members is not None:
+        table = table.join(tables.of_members(members.T))
+    return comparison.Run(name, table, table, 0.5, {})
+
+
+def recipe_runs(
+    seed: int, distances: tuple[float, float], patients: int, spread: float, design: str = ""
+) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
+    """Two runs of ensembles. ``spread`` is the SD over networks of the distance between the class means."""
+    patient, label, _ = draw(seed, distances, patients, FEW_IMAGES, design)
+    random = np.random.RandomState(seed + 2**31)
+    noise = random.standard_normal
+    common = np.sqrt(0.4) * noise(patients)[patient] + np.sqrt(0.2) * noise(len(patient))
     pair = []
-    for number, probability in enumerate(probabilities, start=1):
-        table = pd.DataFrame(
-            {
-                "file": [f"f{image}" for image in range(len(patient))],
-                "label": label,
-                "patient": pd.array([f"p{unit}" for unit in patient], dtype="string"),
-                "cluster": pd.array([None] * len(patient), dtype="Int64"),
-                "split": "test",
-                "probability": probability,
-                "pixels_sha256": "",
-                "copy_in_train": pd.array([False] * len(patient), dtype="boolean"),
-                "patient_in_train": pd.array([False] * len(patient), dtype="boolean"),
-            }
-        )
-        pair.append(comparison.Run(f"seed {number}", table, table, 0.5, {}))
+    for number, distance in enumerate(distances):
+        shared = common + np.sqrt(0.1) * noise(patients)[patient]
+        members = [
+            expit((distance + spread * noise()) * (label - 0.5) + shared
+                  + np.sqrt(0.15) * noise(patients)[patient] + np.sqrt(0.2) * noise(len(patient)))
+            for _ in range(MEMBERS)
+        ]  # fmt: skip
+        pair.append(run(f"recipe {number}", patient, label, np.mean(members, axis=0), np.array(members)))
     return (pair[0], pair[1]), comparison.test_images((pair[0], pair[1]), shared=False)
 
 
@@ -119,9 +152,18 @@ def other_measures_rate(distances: tuple[float, float], patients: int, pairs: in
     return float(np.mean([table.loc[~table["primary"], "differ"].any() for table in tables]))
 
 
+def recipe_rates(distances: tuple[float, float], patients: int, spread: float, design: str, pairs: int) -> pd.DataFrame:
+    """Of each pair: the difference of ROC AUC, and whether compare.py calls the recipes different."""
+    rows = []
+    for seed in range(FIRST_SEED, FIRST_SEED + pairs):
+        table = comparison.measure(*recipe_runs(seed, distances, patients, spread, design)).set_index("measure")
+        rows.append((table.loc["roc_auc", "difference"], table.loc["roc_auc", "differ"]))
+    return pd.DataFrame(rows, columns=["difference", "called"]).astype(float)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=4000, help="for ROC AUC; for any other, a twentieth")
+    parser.add_argument("--pairs", type=int, default=4000, help="of models; of recipes, a fourth or a tenth")
     parser.add_argument("--patients", type=int, nargs="*", default=SIZES)
     args = parser.parse_args()
     low, high = (float(np.sqrt(2) * norm.ppf(auc)) for auc in AUCS)
@@ -143,6 +185,17 @@ def main() -> None:
             auc_differences((low, low), patients, args.pairs, design)["called"].mean() for patients in DESIGN_SIZES
         ]
         print(f"| {title} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |", flush=True)
+    print(f"\nRecipes of {MEMBERS} networks called different in ROC AUC, in %\n")
+    print("| test sets | spread | patients | equal | better | known SD | share of it |\n|---|---|---|---|---|---|---|")
+    for design, spread, patients in product(("", "mixed"), SPREADS, RECIPE_SIZES):
+        equal, better = (
+            recipe_rates((low, second), patients, spread, design, args.pairs // share)
+            for second, share in ((low, 4), (high, 10))
+        )
+        power = float((better["difference"].abs() > norm.ppf(0.975) * better["difference"].std()).mean())
+        cells = [f"{100 * share:.1f}" for share in (equal["called"].mean(), better["called"].mean(), power)]
+        title, ratio = DESIGNS.get(design, "all images of a patient have one class"), better["called"].mean() / power
+        print(f"| {title} | {spread} | {patients} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from comparison import equal_runs, unequal_runs
+from comparison import equal_runs, recipe_runs, unequal_runs
 
 
 def run(rows, name="one", threshold=0.5, params=None):
@@ -210,6 +210,21 @@ def test_markdown_is_a_table_of_equal_columns():
 def test_runs_that_differ_in_the_seed_alone_cannot_be_told_apart_in_nine_of_ten_pairs():
     differ = [bool(comparison.measure(*equal_runs(seed))["differ"].any()) for seed in range(50)]
     assert sum(differ) <= 5
+
+
+@pytest.mark.parametrize(("spread", "low", "high"), [(0.0, 0.1, 0.5), (0.3, 0.7, 1.0)])
+def test_where_networks_differ_only_in_what_they_see_in_patients_little_variance_over_trainings_is_left(
+    monkeypatch, spread, low, high
+):
+    """In the variance of 20 pairs of recipes over patients and trainings, what is of trainings, with the interaction
+    and without it. Leaving out one of 40 patients at a time counts the interaction twice."""
+    passed = []
+    monkeypatch.setattr(comparison.intervals, "difference", lambda *args: passed.append(args[4]) or "not needed")
+    for seed in range(20):
+        comparison.measure(*recipe_runs(seed, (1.2, 1.2), 40, spread, "mixed"))
+    areas = passed[list(comparison.metrics.MEASURES).index("roc_auc") :: len(comparison.metrics.MEASURES)]
+    total = sum(component.variance for components in areas for component in components if component.variance > 0)
+    assert low < sum(component.variance for components in areas for component in components) / total < high
 
 
 def test_a_truly_better_model_is_told_apart_and_named():

@@ -142,3 +142,15 @@ def test_on_real_trainings_intervals_contain_the_true_value_and_equal_recipes_do
     assert (defined["recipe_luck"] > 0).any()
     calls = trainings.load_or_measure("equal_recipes", sets, trainings.SMALL, equal_recipes.rows)
     assert not calls.loc[calls["compared"] == "recipes of 4 members", "any"].any()
+
+
+def test_the_interaction_of_patients_and_trainings_is_that_of_a_two_way_analysis_of_variance():
+    values = np.array([[1.0, 4, 2, 8, 5], [2, 3, 9, 6, 1], [7, 5, 3, 3, 4]])  # of 3 networks and 5 patients
+    networks, patients = values.shape
+    effects = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    mean_square = (effects**2).sum() / ((networks - 1) * (patients - 1))
+    members = [float(np.delete(values, number, 0).mean()) for number in range(networks)]
+    left_out = np.array([np.delete(values, number, 1).mean() for number in range(patients)])
+    crossed = [[np.delete(np.delete(values, k, 0), r, 1).mean() for r in range(patients)] for k in range(networks)]
+    component = seed_variance.interaction(float(values.mean()), members, left_out, np.array(crossed))
+    assert component == (pytest.approx(mean_square / values.size), 8)

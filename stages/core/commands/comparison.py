@@ -121,36 +121,25 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
     folds_of = [images[f"fold_{number}"].to_numpy() for number in (0, 1)]
     within_folds = any(len(np.unique(folds)) > 1 for folds in folds_of)
 
-    def compute(number: int, scores: Scores, function: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
-        areas = metrics.within(scores, folds_of[number], function) if len(np.unique(folds_of[number])) > 1 else {}
-        return function(scores) | areas
-
-    values = [compute(number, scores, metrics.measures) for number, scores in enumerate(pair)]
-    leave_one_out = [
-        [compute(number, others, metrics.measures) for others in scores.leave_one_out]
-        for number, scores in enumerate(pair) if recipes(runs)
-    ]  # fmt: skip
-    jackknife = [
-        compute(number, scores, partial(intervals.jackknife, seed=seed, superset=scores))
-        for number, scores in enumerate(pair)
-    ]
-    effects = np.zeros((len(metrics.MEASURES), len(jackknife[0]["accuracy"])))
+    first, second = (
+        _measured(scores, folds, seed, recipes(runs)) for scores, folds in zip(pair, folds_of, strict=True)
+    )
+    effects = np.zeros((len(metrics.MEASURES), len(first.left_out["accuracy"])))
     rows = []
     for name, effect in zip(metrics.MEASURES, effects, strict=True):
-        first, second = values[0][name], values[1][name]
-        row: dict[str, Any] = {"measure": name, "first": first, "second": second, "reason": "not defined"}
+        values = first.values[name], second.values[name]
+        row: dict[str, Any] = {"measure": name, "first": values[0], "second": values[1], "reason": "not defined"}
         rows.append(row)
-        if first is None or second is None:
+        if None in values:
             continue
-        row["difference"] = second - first
-        left_out = jackknife[1][name] - jackknife[0][name]
+        row["difference"] = values[1] - values[0]
+        left_out = second.left_out[name] - first.left_out[name]
         effect[:] = left_out - row["difference"]
-        trainings = [seed_variance.jackknife([member[name] for member in members]) for members in leave_one_out]
-        components = tuple(component for component in trainings if component)
-        result = intervals.difference(name, (first, second), left_out, pair, components, within_folds)
+        trainings = first.training(name), second.training(name)
+        result = intervals.difference(name, values, left_out, pair, sum(trainings, ()), within_folds)
         if isinstance(result, str):
             row["reason"] = result
-        elif len(components) < len(trainings):
+        elif recipes(runs) and not all(trainings):
             row["reason"] = "not defined without one of the members"
         else:
             row |= dict(zip(("ci_low", "ci_high", "p"), result, strict=True), reason="")
@@ -159,6 +148,38 @@ def measure(runs: tuple[Run, Run], images: pd.DataFrame, seed: int = 0, primary:
     p[others] = _max_t(p[others], effects[others], seed)
     table = table.assign(p=pd.array(p, dtype="Float64"), primary=~others)
     return table.assign(differ=(table["p"] <= intervals.ALPHA).fillna(False).astype(bool))
+
+
+class _Measures(NamedTuple):
+    """The measures of a run, and of an ensemble those without each of its networks."""
+
+    values: dict[str, Any]
+    left_out: dict[str, np.ndarray]  # (R,): without each patient
+    members: list[dict[str, Any]]  # without each of K networks
+    crossed: list[dict[str, np.ndarray]]  # (R,): without each of K networks and each patient
+
+    def training(self, name: str) -> tuple[seed_variance.VarianceComponent, ...]:
+        """The variance of a measure over trainings, and minus its interaction with patients; none if not defined."""
+        members = [measures[name] for measures in self.members]
+        if not (total := seed_variance.jackknife(members)):
+            return ()
+        crossed = np.stack([left_out[name] for left_out in self.crossed])
+        both = seed_variance.interaction(self.values[name], members, self.left_out[name], crossed)
+        return total, both._replace(variance=-min(both.variance, total.variance))
+
+
+def _measured(scores: Scores, folds: np.ndarray, seed: int, ensemble: bool) -> _Measures:
+    """``folds``, int64 (N,), are those of the images: the areas under the curves compare images of the same fold."""
+
+    def compute(images: Scores, function: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
+        return function(images) | (metrics.within(images, folds, function) if len(np.unique(folds)) > 1 else {})
+
+    jackknife = partial(intervals.jackknife, seed=seed, superset=scores)
+    members = scores.leave_one_out if ensemble else ()
+    return _Measures(
+        compute(scores, metrics.measures), compute(scores, jackknife),
+        [compute(member, metrics.measures) for member in members], [compute(member, jackknife) for member in members],
+    )  # fmt: skip
 
 
 def _scores(images: pd.DataFrame, number: int) -> Scores:

@@ -387,7 +387,7 @@ def difference(
     values : the measure of both classifiers
     left_out : (R,) float64, their difference without each patient
     pair : both classifiers on the same images
-    trainings : the variances of each measure over trainings; with them, recipes are compared, otherwise models
+    trainings : variances over trainings, minus interactions; with them, recipes are compared, otherwise models
     within_folds : whether the areas under the curves compare images of the same fold only
     """
     if min(_patients(measure, scores) for scores in pair) < 2:

@@ -9,9 +9,11 @@ Patients and trainings are crossed, as cases and readers are where several reade
 Rockette 1995, Communications in Statistics 24(2), 285-308). The variance of a measure on new patients and after a new
 training is at most the sum of the variance over patients, with fixed networks (core.evidence.intervals), and that over
 trainings, from the jackknife with fixed patients: their interaction is in both (Owen 2007, The Annals of Applied
-Statistics 1(2), 386-411). It stays in both, because with few patients and networks it can't be estimated. The degrees
-of freedom of the sum are Satterthwaite's (1946, Biometrics Bulletin 2(6), 110-114), but never more than those of the
-patients: otherwise the interval of a recipe could be narrower than that of one of its models.
+Statistics 1(2), 386-411). In the interval of a measure, it is small beside the variance over patients, and stays in
+both. In a difference of two runs, what patients have in common cancels out, and the ``interaction`` is subtracted once:
+otherwise, equal recipes are hardly ever called different, and better ones too seldom. The degrees of freedom of the sum
+are Satterthwaite's (1946, Biometrics Bulletin 2(6), 110-114), but never more than those of the patients: otherwise the
+interval of a recipe could be narrower than that of one of its models.
 """
 
 from typing import NamedTuple
@@ -76,8 +78,27 @@ def jackknife(values: list[float | None]) -> VarianceComponent | None:
     return VarianceComponent(variance, len(defined) - 1)
 
 
+def interaction(value: float, members: list[float], patients: np.ndarray, crossed: np.ndarray) -> VarianceComponent:
+    """The variance from the interaction of patients and trainings.
+
+    It is that of a two-way analysis of variance, with its degrees of freedom, from the values without a network and a
+    patient: exact for a mean over networks and patients.
+
+    Parameters
+    ----------
+    value, members : the measure, and its K values without each network
+    patients : (R,) float64, the measure without each patient
+    crossed : (K, R) float64, without each network and each patient
+    """
+    effects = crossed - np.array(members)[:, None] - patients + value
+    networks, rows = crossed.shape
+    df = (networks - 1) * (rows - 1)
+    return VarianceComponent(df / (networks * rows) * float(np.nansum(effects**2)), df)
+
+
 def satterthwaite(*components: VarianceComponent) -> VarianceComponent:
-    """The sum of independent components, with Satterthwaite's degrees of freedom (1946); infinite if all are 0."""
+    """The sum of independent components, of which some can be subtracted (negative), with Satterthwaite's degrees of
+    freedom (1946); infinite if all are 0."""
     total = sum(component.variance for component in components)
     squares = sum(component.variance**2 / component.df for component in components)
     return VarianceComponent(total, total**2 / squares if squares > 0 else np.inf)
