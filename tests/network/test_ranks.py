@@ -16,7 +16,7 @@ import torch
 from conftest import TOP, change_parameters
 
 RULES = {
-    "train.epochs": 5, "train.batch_size": 9, "train.lr": 0.001, "train.schedule": "plateau", "train.device": "cpu",
+    "train.epochs": 5, "train.batch_size": 10, "train.lr": 0.001, "train.schedule": "plateau", "train.device": "cpu",
     "train.precision": "fp32",
     # Without ReLU and maximum, which now and then make another step from another rounding.
     "model.backbone": "timm/test_convnext", "model.head": "linear",
@@ -26,14 +26,15 @@ RULES = {
 
 def share(folder, count, *options, rules=RULES):
     """What tests/sharing.py writes, by each of ``count`` ranks: the losses of each step and epoch, the norms of the
-    weights, their hash, the restarts, and the epochs. With "differ", the process that ran it."""
+    weights, their hash, the restarts, and the epochs. With "differ", the process that ran it. One rank needs no
+    torchrun."""
     parameters = change_parameters(folder / "params.yaml", rules)
     written = folder / f"{count}.losses"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(int("dies" in options))]
-    command = [*torchrun, "--nproc-per-node", str(count), "tests/sharing.py"]
+    command = [*torchrun, "--nproc-per-node", str(count)] if count > 1 else []
     environment = {"PYTHONPATH": "stages", "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     run = subprocess.run(
-        [sys.executable, *command, parameters, written, *options],
+        [sys.executable, *command, "tests/sharing.py", parameters, written, *options],
         cwd=TOP, env=os.environ | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if "differ" in options:
@@ -44,11 +45,11 @@ def share(folder, count, *options, rules=RULES):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_one_process_and_several_take_the_same_steps(tmp_path, count):
+def test_one_process_and_three_take_the_same_steps(tmp_path):
+    """Shares are unequal: a batch of ten is four, three and three images, and of the last two, one rank has none."""
     ((alone, weights, *_),) = share(tmp_path, 1)
-    results = share(tmp_path, count)
-    assert sum(len(steps) for steps in alone[::2]) == 50  # five epochs of ten steps, the last of two images
+    results = share(tmp_path, 3)
+    assert sum(len(steps) for steps in alone[::2]) == 45  # five epochs of nine steps
     for losses, norms, *_ in results:
         assert losses == results[0][0]
         for actual, expected in zip(losses, alone, strict=True):
