@@ -70,6 +70,7 @@ def steps(kind, **more):
 
 
 torch.set_num_threads(2)
+torch.optim.NAdam.add_param_group = NAdam.add_param_group  # which does not import the compiler
 random = np.random.default_rng(1)
 images, tokens, many = exact(16, 24, 16, 16), exact(16, 50, 192), np.abs(exact(200_000).double().numpy()) + 0.1
 print(json.dumps({

@@ -20,7 +20,8 @@ import processors
 from conftest import TOP, change_parameters
 
 FOLDERS = ("data", "models", "metrics", "plots", "reports")
-LATE_STAGES = ("train", "evaluate", "report")
+TRAIN, OPERATORS = "stages/train.py", "tests/operators.py"
+LATE_STAGES = (TRAIN, "stages/evaluate.py", "stages/report.py")
 # What someone could have exported, each of which would change the bytes if it had an effect.
 HOSTILE = {
     "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "AVX2",
@@ -70,8 +71,8 @@ def hashes(folder):
     return {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
 
 
-def operators(*before, without=()):
-    command = [*before, sys.executable, TOP / "tests/operators.py", *without]
+def operators(*without):
+    command = [sys.executable, TOP / OPERATORS, *without]
     path = os.environ | {"PYTHONPATH": str(TOP / "stages"), "OMP_NUM_THREADS": "2"}  # OpenBLAS reads it too
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=path, timeout=900).stdout)
 
@@ -102,30 +103,27 @@ def test_the_number_of_cores_and_the_environment_change_no_byte(workspace):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_another_processor_computes_the_same_bytes_and_continues_a_training_killed_on_this_one(workspace, emulated):
-    """The first processor continues the training, the second runs it from the start, evaluates and reports."""
-    here = workspace("here")
-    computed(here, arguments=["train"])
-    after_training = hashes(here)
-    _, expected = computed(here, arguments=["evaluate", "report"])
+def test_another_processor_computes_the_same_bytes_and_continues_a_training_killed_on_this_one(
+    workspace, emulated, here
+):
+    """The first processor continues the training, the second runs it from the start, evaluates and reports. Then each
+    computes the operations: they have the same bytes, except the root that is avoided."""
+    native = workspace("native")
+    _, after_training = computed(native, arguments=[TRAIN])
+    _, expected = computed(native, arguments=LATE_STAGES[1:])
     killed = workspace("killed")
-    process = start(killed, arguments=["train"])
+    process = start(killed, arguments=[TRAIN])
     while process.poll() is None and not [*killed.glob(".checkpoints/*/000001-*.safetensors")]:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     first, second, *_ = processors.PROCESSORS
-    output, continued = computed(killed, emulated(first), arguments=["--emulated", "train"])
+    output, continued = computed(killed, emulated(first), arguments=["--emulated", TRAIN, OPERATORS])
     assert "Resuming after epoch 1" in output and other(after_training, continued) == [], first
-    output, there = computed(workspace("there"), emulated(second), arguments=["--emulated", *LATE_STAGES])
+    assert other(here, json.loads(output.splitlines()[-1])) == ["torch's NAdam"], first
+    output, there = computed(workspace("there"), emulated(second), arguments=["--emulated", *LATE_STAGES, OPERATORS])
     assert "Resuming after epoch" not in output and other(expected, there) == [], second
-
-
-@pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.parametrize("processor", processors.PROCESSORS[:2])
-def test_operations_have_the_same_bytes_on_another_processor_except_the_root_that_is_avoided(emulated, here, processor):
-    assert other(here, operators(*emulated(processor))) == ["torch's NAdam"]
+    assert other(here, json.loads(output.splitlines()[-1])) == ["torch's NAdam"], second
 
 
 @pytest.mark.long
@@ -134,4 +132,4 @@ def test_operations_have_the_same_bytes_on_another_processor_except_the_root_tha
 def test_each_setting_changes_bytes_on_a_processor_with_avx512(here, setting):
     if "avx512f" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX-512")
-    assert other(here, operators(without=[setting])) != []
+    assert other(here, operators(setting)) != []
