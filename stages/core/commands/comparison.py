@@ -156,29 +156,36 @@ class _Measures(NamedTuple):
     values: dict[str, Any]
     left_out: dict[str, np.ndarray]  # (R,): without each patient
     members: list[dict[str, Any]]  # without each of K networks
-    crossed: list[dict[str, np.ndarray]]  # (R,): without each of K networks and each patient
+    crossed: list[dict[str, np.ndarray]]  # (R,): without each of K networks and each patient; [] for many patients
 
     def training(self, name: str) -> tuple[seed_variance.VarianceComponent, ...]:
         """The variance of a measure over trainings, and minus its interaction with patients; none if not defined."""
         members = [measures[name] for measures in self.members]
         if not (total := seed_variance.jackknife(members)):
             return ()
+        if not self.crossed:
+            return (total,)
         crossed = np.stack([left_out[name] for left_out in self.crossed])
         both = seed_variance.interaction(self.values[name], members, self.left_out[name], crossed)
         return total, both._replace(variance=-min(both.variance, total.variance))
 
 
 def _measured(scores: Scores, folds: np.ndarray, seed: int, ensemble: bool) -> _Measures:
-    """``folds``, int64 (N,), are those of the images: the areas under the curves compare images of the same fold."""
+    """``folds``, int64 (N,), are those of the images: the areas under the curves compare images of the same fold.
+
+    With more than MAX_LEFT_OUT patients, their interaction with trainings is a small part of the variance over
+    trainings, and is not computed, which would take most of the time.
+    """
 
     def compute(images: Scores, function: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
         return function(images) | (metrics.within(images, folds, function) if len(np.unique(folds)) > 1 else {})
 
     jackknife = partial(intervals.jackknife, seed=seed, superset=scores)
     members = scores.leave_one_out if ensemble else ()
+    crossed = members if scores.units.max() < intervals.MAX_LEFT_OUT else ()
     return _Measures(
         compute(scores, metrics.measures), compute(scores, jackknife),
-        [compute(member, metrics.measures) for member in members], [compute(member, jackknife) for member in members],
+        [compute(member, metrics.measures) for member in members], [compute(member, jackknife) for member in crossed],
     )  # fmt: skip
 
 
