@@ -87,7 +87,8 @@ def test_own_images_are_classified_and_new_ones_compared(tmp_path):
     small = {name: SMALL[name] for name in ("prepare.image_size", "model.backbone")} | {"model.weights": "none"}
     source, look = (revisions.flat(yaml12.load(block)) for block in blocks("own-data", "yaml"))
     assert set(small) < set(look)  # what would take a GPU and a network
-    change_parameters(clone.folder / "params.yaml", source | look | small)
+    short = {"train.epochs": 1, "train.ensemble_size": 1}
+    change_parameters(clone.folder / "params.yaml", source | look | small | short)
     first, arrived, classify = blocks("own-data")
     run(clone, first)
     assert clone.metrics("audit")["images"] == 120 and clone.metrics("audit")["patients"] == 20

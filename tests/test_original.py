@@ -16,11 +16,12 @@ from conftest import TOP, call, clone_to, put
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
-def run_recipe(clone, name, archive):
-    """Run a recipe as docs/original.md says, on a local copy of the set."""
+def run_recipe(clone, name, archive, epochs=12):
+    """Run a recipe as docs/original.md says, on a local copy of the set, in these epochs instead of its twelve."""
     page = (TOP / "docs/original.md").read_text()
     command, look = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     command = command.replace("ARCHIVE", str(archive)).replace("claimed", name)
+    command = f"{command.rstrip()} -S train.epochs={epochs}\n"
     output = clone.run("bash", "-e", "-o", "pipefail", "-c", command + look.splitlines()[0])
     assert "# Verdict" in output
     return clone.metrics("split"), clone.metrics("evaluate")
@@ -33,7 +34,7 @@ def original(shared, tmp_path_factory):
     archive = shared / "breast-histopathology-images-modified.tar"
     claimed = run_recipe(clone, "claimed", archive)
     clone.run("git", "checkout", "-q", "-f")
-    return clone, claimed, run_recipe(clone, "honest", archive)
+    return clone, claimed, run_recipe(clone, "honest", archive, epochs=4)
 
 
 def test_the_claim_of_the_original_is_reproduced_and_its_cause_found(original):
