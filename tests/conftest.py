@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -146,6 +147,13 @@ class Clone:
             process = subprocess.run([program, *arguments], capture_output=True, text=True, **where)
         assert (process.returncode == 0) is good, f"{command}\n{process.stdout}\n{process.stderr}"
         return process.stdout + process.stderr
+
+    def run_queue(self):
+        """Run the experiments of the queue, and wait until its worker has ended: it would take what is queued next."""
+        self.run("dvc", "exp", "run", "--run-all")  # exits with 0 even if one failed
+        self.run("dvc", "queue", "stop")
+        while "0 active, 0 idle" not in self.run("dvc", "queue", "status"):
+            time.sleep(1)  # asking takes a third of a CPU second
 
     def ran(self, *command):
         """The stages that a DVC command ran or restored from the cache."""

@@ -133,7 +133,7 @@ def test_a_queued_run_with_a_relative_watched_source_fails_in_one_line_unless_no
     clone.run("git", "checkout", "-q", "-B", "watched")
     clone.run("dvc", "exp", "run", "--queue", "--name", "relative", "-S", "data.source=folder",
               "-S", "data.location=images", "-S", "data.watch=images")  # fmt: skip
-    clone.run("dvc", "exp", "run", "--run-all")  # exits with 0 although one failed
+    clone.run_queue()
     text = clone.run("dvc", "queue", "logs", "relative")
     clone.run("dvc", "queue", "remove", "--all")
     error = next(line for line in text.splitlines() if line.startswith("ERROR"))

@@ -92,7 +92,7 @@ def test_experiments_set_parameters_queue_and_run_aside(clone):
     clone.run("dvc", "exp", "run", "--temp", "--name", "aside", "-S", "data.source=folder", "-S", "data.location=mine",
               "-S", "train.lr=0.000001", "audit")  # fmt: skip
     clone.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "evaluate.threshold=0.2")
-    clone.run("dvc", "exp", "run", "--run-all")
+    clone.run_queue()
     shown = clone.run("dvc", "exp", "show", "--csv")
     assert {"aside", "queued"} <= set(shown.replace("\n", ",").split(","))
     assert clone.metrics("evaluate")["threshold"] == 0.5
