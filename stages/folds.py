@@ -78,7 +78,7 @@ def run(changes: list[str], name: str, free: SimpleQueue[dict[str, str]], prefix
     count, fold = name.rsplit("-", 2)[1:]
     print(f"fold {fold} of {count}: dvc exp run --temp --name {name}", flush=True)
     options = [word for change in changes for word in ("--set-param", change)]
-    command = ["dvc", "exp", "run", "--wait-for-lock", "--temp", "--allow-missing", "--name", name, *options]
+    command = ["dvc", "--wait-for-lock", "exp", "run", "--temp", "--allow-missing", "--name", name, *options]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if prefix else {}
     environment = free.get()
     process = subprocess.Popen(command, env=os.environ | environment, **output)
