@@ -3,8 +3,8 @@
     python benchmarks/coverage.py [--sets 40] [--small]
 
 The true value of a model is its measure on images of 600 new patients. The true value of the recipe is the mean of this
-over all ensembles that can be formed from twice as many trainings on the same data. A data set takes about four minutes
-on two cores.
+over all ensembles that can be formed from twice as many trainings on the same data. A data set takes about two minutes
+of one core.
 """
 
 import sys
