@@ -67,16 +67,19 @@ BATCH_NORM = RULES | {
 @pytest.mark.slow
 def test_batch_norm_dropout_and_a_last_batch_of_two_images_survive_a_killed_rank_with_the_same_bytes(tmp_path):
     """18 images in batches of 16: each of two ranks had one image of the last batch, on which batch normalisation
-    can't train."""
+    can't train. The order, the rate and the number of steps are those of one process; dropout and the statistics of
+    each share are not."""
     (tmp_path / "again").mkdir()
     undisturbed = share(tmp_path, 2, "18", rules=BATCH_NORM)
     killed = share(tmp_path / "again", 2, "18", "dies", rules=BATCH_NORM)
+    (alone,) = share(tmp_path, 1, "18", rules=BATCH_NORM)
     assert [rank[3] for rank in killed] == [1, 1] and [rank[3] for rank in undisturbed] == [0, 0]
     assert len({rank[2] for rank in (*undisturbed, *killed)}) == 1  # the hash of the weights
     epochs = {rank[4] for rank in (*undisturbed, *killed)}
     assert len(epochs) == 1 and epochs.pop() < 30  # they stopped early, all at the same epoch
     assert undisturbed[0][0] == undisturbed[1][0]
-    assert len(undisturbed[0][0][0]) == 2  # steps of the first epoch
+    first, other = undisturbed[0][0][:2], alone[0][:2]  # the steps of the first epoch, and its figures
+    assert len(first[0]) == len(other[0]) == 2 and first[1][-1] == other[1][-1]
 
 
 @pytest.mark.long
