@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from core.commands import comparison
+from core.evidence import seed_variance
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ def rows(seed: int, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     aucs = [trainings.roc_auc(better.fresh, members) for members in ensembles]
     true = np.mean(aucs) - trainings.roc_auc(worse.fresh, first)
     others = [trainings.roc_auc(worse.fresh, first[:number] + first[number + 1 :]) for number in first]
-    training_variance = np.var(aucs) + (size - 1) * np.var(others)  # of half a better ensemble, of a worse one
+    training_variance = np.var(aucs) + seed_variance.jackknife(others).variance  # of half a better one, of the worse
     random = np.random.default_rng(seed)
     results = []
     for members in ensembles:

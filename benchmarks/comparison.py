@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from core.commands import comparison
 from core.evidence import intervals
 from core.evidence.intervals import Scores
-from core.pipeline import tables
+
+import trainings
 
 PATIENTS = 100
 EQUAL, BETTER = 1.5, 2.5  # distance between the class means, in standard deviations of a score
@@ -74,30 +75,25 @@ def runs(
 ) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
     """Two runs on one simulated test set, and the table of its images."""
     patient, label, probabilities = draw(seed, distances, patients, images)
-    first, second = (run(f"seed {number}", patient, label, each) for number, each in enumerate(probabilities, start=1))
-    return (first, second), comparison.test_images((first, second), shared=False)
+    members = [probability[:, None] for probability in probabilities]
+    return simulated_pair("seed", patient, label, members)
 
 
-def run(
-    name: str, patient: np.ndarray, label: np.ndarray, probability: np.ndarray, members: np.ndarray | None = None
-) -> comparison.Run:
-    """The patient, label and probability of N images as a run; members: (K, N), by each network of an ensemble."""
-    table = pd.DataFrame(
-        {
-            "file": [f"f{image}" for image in range(len(patient))],
-            "label": label,
-            "patient": pd.array([f"p{unit}" for unit in patient], dtype="string"),
-            "cluster": pd.array([None] * len(patient), dtype="Int64"),
-            "split": "test",
-            "probability": probability,
-            "pixels_sha256": "",
-            "copy_in_train": pd.array([False] * len(patient), dtype="boolean"),
-            "patient_in_train": pd.array([False] * len(patient), dtype="boolean"),
-        }
+def simulated_pair(
+    name: str, patient: np.ndarray, label: np.ndarray, members: list[np.ndarray]
+) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
+    """Two runs, and the table of their images: of each, the probability by each of its networks, (N, K)."""
+    columns = {
+        "file": np.array([f"f{image}" for image in range(len(patient))]), "label": label,
+        "patient": np.array([f"p{unit}" for unit in patient]), "unit": patient,
+    }  # fmt: skip
+    first, second = (
+        trainings.run(
+            trainings.prediction_table(columns, by_member), list(range(by_member.shape[1])), f"{name} {number}"
+        )
+        for number, by_member in enumerate(members, start=1)
     )
-    if members is not None:
-        table = table.join(tables.of_members(members.T))
-    return comparison.Run(name, table, table, 0.5, {})
+    return (first, second), comparison.test_images((first, second), shared=False)
 
 
 def recipe_runs(
@@ -108,16 +104,16 @@ def recipe_runs(
     random = np.random.RandomState(seed + 2**31)
     noise = random.standard_normal
     common = np.sqrt(0.4) * noise(patients)[patient] + np.sqrt(0.2) * noise(len(patient))
-    pair = []
-    for number, distance in enumerate(distances):
+    by_member = []
+    for distance in distances:
         shared = common + np.sqrt(0.1) * noise(patients)[patient]
         members = [
             expit((distance + spread * noise()) * (label - 0.5) + shared
                   + np.sqrt(0.15) * noise(patients)[patient] + np.sqrt(0.2) * noise(len(patient)))
             for _ in range(MEMBERS)
         ]  # fmt: skip
-        pair.append(run(f"recipe {number}", patient, label, np.mean(members, axis=0), np.array(members)))
-    return (pair[0], pair[1]), comparison.test_images((pair[0], pair[1]), shared=False)
+        by_member.append(np.column_stack(members))
+    return simulated_pair("recipe", patient, label, by_member)
 
 
 def equal_runs(seed: int) -> tuple[tuple[comparison.Run, comparison.Run], pd.DataFrame]:
