@@ -74,7 +74,10 @@ def main(first: str | None = None) -> None:
         details["external"] = files.read_json(EVALUATE)
         vectors |= plots.vectors(load_plot_data(Path(), details["external"]), details["external"], "external_")
     else:
-        write_plots(data, evaluated, epochs)
+        plots.write(data, evaluated, epochs, EVALUATED)
+        for path in filter(Path.is_file, sorted(Path(CURVES).rglob("*"))):  # in git, so that branches can be compared
+            with files.atomic_write(TRAINED / path.relative_to(CURVES)) as unfinished:
+                shutil.copyfile(path, unfinished)
         for path, stage in ((AUDIT_IN_GIT, "audit"), (SPLIT_IN_GIT, "split"), (TRAIN_IN_GIT, "train")):
             files.write_json(path, details[stage])
     files.write_json(EVALUATE_IN_GIT, details["external"] or evaluated)
@@ -106,26 +109,11 @@ def main(first: str | None = None) -> None:
 def load_plot_data(folder: Path, evaluated: dict[str, Any]) -> plots.PlotData:
     """What the plots of the test images in a folder show; of an external set, only the images that the first lacks."""
     predictions = tables.read(folder / PREDICTIONS, tables.PREDICTIONS)
-    splits = {name: predictions[predictions["split"] == name].copy() for name in ("val", "test")}
+    splits = {name: predictions[predictions["split"] == name] for name in ("val", "test")}
     if "common" in evaluated:
         splits["test"] = metrics.non_leaking(splits["test"])
     splits["test"] = splits["test"].assign(**{"class": tables.classes(folder / LABELS, splits["test"])})
     return plots.PlotData(**curves.for_plots(splits, evaluated["threshold"]))
-
-
-def write_plots(data: plots.PlotData, evaluated: dict[str, Any], epochs: pd.DataFrame) -> None:
-    """The tables that DVC plots, and the same as pictures."""
-    by_name = {f"{split}_{kind}": curve for kind, by_split in data.curves.items() for split, curve in by_split.items()}
-    by_name |= {"confusion": data.predicted, "histogram": data.bins, "reliability": data.reliability}
-    by_name["net_benefit"] = data.net_benefit
-    for name, table in by_name.items():
-        marked = table.assign(synthetic=True) if evaluated["synthetic"] else table
-        tables.write(marked, f"{EVALUATED}/{name}.csv", list(marked.columns))
-    for path in filter(Path.is_file, sorted(Path(CURVES).rglob("*"))):  # in git, so that branches can be compared
-        with files.atomic_write(TRAINED / path.relative_to(CURVES)) as unfinished:
-            shutil.copyfile(path, unfinished)
-    plots.evaluation(data, evaluated, f"{EVALUATED}/evaluation.png")
-    plots.training(epochs, f"{EVALUATED}/training.png", evaluated["synthetic"])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # draw without a display
 
-from core.pipeline import files
+from core.pipeline import files, tables
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,19 @@ class PlotData(NamedTuple):
     bins: pd.DataFrame  # of curves.histogram
     reliability: pd.DataFrame  # of calibration.reliability
     net_benefit: pd.DataFrame  # of curves.net_benefit, of the non-leaking images
+
+
+def write(data: PlotData, figures: dict[str, Any], epochs: pd.DataFrame, folder: str) -> None:
+    """The tables that DVC plots, and the same as two pictures, in ``folder``; arguments as ``evaluation`` and
+    ``training`` have them."""
+    by_name = {f"{split}_{kind}": curve for kind, by_split in data.curves.items() for split, curve in by_split.items()}
+    by_name |= {"confusion": data.predicted, "histogram": data.bins, "reliability": data.reliability}
+    by_name["net_benefit"] = data.net_benefit
+    for name, table in by_name.items():
+        marked = table.assign(synthetic=True) if figures["synthetic"] else table
+        tables.write(marked, f"{folder}/{name}.csv", list(marked.columns))
+    evaluation(data, figures, f"{folder}/evaluation.png")
+    training(epochs, f"{folder}/training.png", figures["synthetic"])
 
 
 def evaluation(data: PlotData, figures: dict[str, Any], path: str | Path) -> None:
